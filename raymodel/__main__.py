@@ -1,0 +1,5 @@
+import sys
+
+from raymodel.cli import main
+
+sys.exit(main())

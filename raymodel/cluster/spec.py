@@ -1,0 +1,51 @@
+"""`cluster:` where the job runs. Nothing here changes what is computed."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
+
+from raymodel.spec.base import Spec
+from raymodel.spec.quantity import Count
+
+
+class ElasticSpec(Spec):
+    """A number of workers that may change while a run goes on."""
+
+    min: int = Field(ge=1)
+    """The run waits while fewer than this many workers can be placed."""
+    max: int = Field(ge=1)
+    """The run grows up to this many workers when the cluster has room."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ElasticSpec:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max is {self.max}; min must not exceed max")
+        return self
+
+
+class ClusterSpec(Spec):
+    """How many workers train, and what each one holds."""
+
+    workers: int | ElasticSpec = Field(default=1)
+    """Training processes: a number, or `{min, max}` for a run that shrinks and grows."""
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    """GPUs of each worker. One process drives one GPU; 0 trains on the CPU with gloo."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Logical CPUs that Ray reserves for each training worker."""
+    threads_per_worker: Count | None = None
+    """Threads of torch in each worker; by default the machine's cores shared out evenly."""
+
+    @field_validator("workers")
+    @classmethod
+    def _positive(cls, value: int | ElasticSpec) -> int | ElasticSpec:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{value} workers; at least one worker trains")
+        return value
+
+    @property
+    def min_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.max

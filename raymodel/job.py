@@ -1,0 +1,76 @@
+"""Job: one file, one section for each stage, and the checks that span stages."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.spec import PrepareSpec
+from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.serve.spec import ServeSpec
+from raymodel.spec.base import Spec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
+
+
+class Job(Spec):
+    """The whole way from raw data to a served model, or any part of it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    """Folder name of the run under `storage`: lower-case letters, digits, dots, dashes."""
+    storage: str = "runs"
+    """Where artifacts are written: a folder, or `s3:// gs:// abfs:// hdfs://`."""
+    seed: int = Field(default=0, ge=0)
+    """Decides initial weights, data order and the sampling of a sweep."""
+    cluster: ClusterSpec = ClusterSpec()
+    """Where it runs."""
+    prepare: PrepareSpec | None = None
+    """Raw text to shards of tokens."""
+    pretrain: PretrainSpec | None = None
+    """Shards to a model."""
+    finetune: FinetuneSpec | None = None
+    """A model to a better one for a task."""
+    evaluate: EvaluateSpec | None = None
+    """Measures on held-out data; gates."""
+    serve: ServeSpec | None = None
+    """The model behind an HTTP API."""
+
+    @model_validator(mode="after")
+    def _checks_across_stages(self) -> Job:
+        if not any((self.prepare, self.pretrain, self.finetune, self.evaluate, self.serve)):
+            raise ValueError("no stage given; write at least one of prepare, pretrain, finetune, evaluate, serve")
+        if self.pretrain and not (self.prepare or self.pretrain.data):
+            raise ValueError("pretrain has no data; add a `prepare` section or set `pretrain.data`")
+        if self.finetune and not (self.pretrain or self.finetune.base):
+            raise ValueError("finetune has no model; add a `pretrain` section or set `finetune.base`")
+        if self.evaluate and not (self.pretrain or self.finetune):
+            raise ValueError("evaluate has no model; add `pretrain` or `finetune`")
+        if self.serve and not (self.pretrain or self.finetune or self.serve.model):
+            raise ValueError("serve has no model; add `pretrain` or `finetune`, or set `serve.model`")
+        for stage, spec in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if spec is not None:
+                _check_global_batch(stage, spec, self.cluster)
+        return self
+
+    @property
+    def task(self) -> str:
+        """The task whose model is evaluated and served."""
+        if self.finetune:
+            return self.finetune.task
+        return self.pretrain.objective if self.pretrain else "causal_lm"
+
+
+def _check_global_batch(stage: str, spec: TrainSpec, cluster: ClusterSpec) -> None:
+    if isinstance(cluster.workers, int) and spec.global_batch % cluster.workers:
+        lower = spec.global_batch // cluster.workers * cluster.workers
+        raise ValueError(
+            f"{stage}.global_batch of {spec.global_batch} cannot be divided by {cluster.workers} "
+            f"workers; use {lower or cluster.workers} or {lower + cluster.workers}, "
+            "or change cluster.workers"
+        )
+    if spec.global_batch < cluster.max_workers:
+        raise ValueError(
+            f"{stage}.global_batch of {spec.global_batch} is less than {cluster.max_workers} "
+            "workers; each worker needs at least one row a step"
+        )

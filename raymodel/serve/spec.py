@@ -1,0 +1,57 @@
+"""`serve:` how the best model answers over HTTP."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from raymodel.spec.base import Spec
+from raymodel.spec.quantity import Count, Seconds
+
+
+class ReplicasSpec(Spec):
+    """How many copies of the model answer."""
+
+    min: int = Field(default=1, ge=1)
+    """Replicas that always run."""
+    max: int = Field(default=1, ge=1)
+    """Replicas under load."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ReplicasSpec:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max is {self.max}; min must not exceed max")
+        return self
+
+
+class ServeSpec(Spec):
+    """One HTTP application for the promoted model."""
+
+    model: str | None = None
+    """A model artifact or Hugging Face folder; by default this job's `best`."""
+    name: str | None = None
+    """The model's name in the API; by default the job's name."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs a token."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port to listen on."""
+    token_env: str | None = None
+    """Name of the environment variable that holds the bearer token clients must send."""
+    replicas: ReplicasSpec = ReplicasSpec()
+    """Copies of the model."""
+    batch: int = Field(default=8, ge=1)
+    """Requests that one replica answers at the same time."""
+    queue: int = Field(default=64, ge=1)
+    """Requests that wait for a place; more are refused with 503 and Retry-After."""
+    max_tokens: Count = 256
+    """Longest answer of one request, in tokens."""
+    timeout: Seconds = "120s"  # type: ignore[assignment]
+    """A request that takes longer is ended with 504."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ServeSpec:
+        if self.host not in ("127.0.0.1", "localhost", "::1") and self.token_env is None:
+            raise ValueError(
+                f"host {self.host!r} can be reached from outside; set `token_env` to the name of "
+                "the environment variable with the bearer token, or listen on 127.0.0.1"
+            )
+        return self

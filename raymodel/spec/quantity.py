@@ -1,0 +1,122 @@
+"""Values with units: `"2h"`, `"64GiB"`, `"5%"`, `"2M tokens"`, `"100 steps"`.
+
+Each parses from the string a person writes and prints back as one, so that a resolved spec reads
+like the job file it came from.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+)
+from pydantic_core import core_schema
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_SCALE = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40
+}  # fmt: skip
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_UNITS = {"step": "steps", "token": "tokens", "epoch": "epochs", "row": "rows"}
+
+
+def parse_bytes(value: object) -> int:
+    """`"64GiB"` → bytes. A bare number is refused: its unit would be a guess."""
+    if isinstance(value, str):
+        match = re.fullmatch(_NUMBER + r"\s*([KMGT]?i?B)", value.strip())
+        if match and match[2] in _BYTES:
+            return int(float(match[1]) * _BYTES[match[2]])
+    raise ValueError(f'{value!r} is not a size; write a number with a unit, like "64MiB" or "2GB"')
+
+
+def parse_seconds(value: object) -> float:
+    """`"2h"`, `"90s"`, `"10min"` → seconds."""
+    if isinstance(value, str):
+        match = re.fullmatch(_NUMBER + r"\s*(ms|s|min|h|d)", value.strip())
+        if match:
+            return float(match[1]) * _SECONDS[match[2]]
+    raise ValueError(f'{value!r} is not a time; write a number with a unit, like "90s" or "2h"')
+
+
+def parse_fraction(value: object) -> float:
+    """`"5%"` or `0.05` → 0.05."""
+    if isinstance(value, str):
+        match = re.fullmatch(_NUMBER + r"\s*%", value.strip())
+        if match:
+            value = float(match[1]) / 100
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    raise ValueError(f'{value!r} is not a fraction; write "5%" or a number from 0 to 1, like 0.05')
+
+
+def parse_count(value: object) -> int:
+    """`10000`, `"10K"`, `"2M"` → int."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str):
+        match = re.fullmatch(_NUMBER + r"\s*([KMBT]?)", value.strip())
+        if match:
+            return int(float(match[1]) * _SCALE[match[2]])
+    raise ValueError(f'{value!r} is not a count; write a whole number, or one like "10K" or "2M"')
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), PlainSerializer(lambda v: f"{v}B")]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), PlainSerializer(lambda v: f"{v:g}s")]
+Fraction = Annotated[float, BeforeValidator(parse_fraction)]
+Count = Annotated[int, BeforeValidator(parse_count)]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number of steps, tokens, epochs or rows: how long to train, or how often to act."""
+
+    value: float
+    unit: Literal["steps", "tokens", "epochs", "rows"]
+
+    @classmethod
+    def parse(cls, text: object) -> Amount:
+        """`"2M tokens"` → Amount(2e6, "tokens"). Raises ValueError with the rule."""
+        if isinstance(text, cls):
+            return text
+        if isinstance(text, str):
+            match = re.fullmatch(_NUMBER + r"\s*([KMBT]?)\s*(step|token|epoch|row)s?", text.strip())
+            if match and float(match[1]) > 0:
+                return cls(float(match[1]) * _SCALE[match[2]], _UNITS[match[3]])  # type: ignore[arg-type]
+        raise ValueError(
+            f'{text!r} is not an amount above zero; write "100 steps", "2M tokens" or "3 epochs"'
+        )
+
+    def __str__(self) -> str:
+        return f"{self.value:.12g} {self.unit}"
+
+    def steps(self, *, tokens_per_step: float, rows_per_step: int, rows_per_epoch: int) -> int:
+        """The whole number of steps that covers this amount (at least one)."""
+        per_step = {
+            "steps": 1.0,
+            "tokens": tokens_per_step,
+            "rows": rows_per_step,
+            "epochs": rows_per_step / rows_per_epoch,
+        }[self.unit]
+        return max(1, math.ceil(self.value / per_step - 1e-9))
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "examples": ["100 steps", "2M tokens", "3 epochs"]}

@@ -1,0 +1,1 @@
+"""The one door to disks and buckets."""

@@ -1,0 +1,94 @@
+"""What a task is: the only plug-in axis of the system.
+
+A task says which `AutoModelFor…` it needs, how a raw record becomes features, how features become
+a batch, what its loss is, what is measured, and how a request is answered. Data, train, evaluate
+and serve call these methods; none of them switches on a task's name. Modules of tasks load torch
+and transformers only inside methods, so that `raymodel check` can ask a task about a spec.
+
+Shapes: B rows, T tokens, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from raymodel.data.spec import SourceSpec
+
+Record = Mapping[str, Any]
+Features = dict[str, Any]
+
+
+class Task(ABC):
+    """One file a task; instances hold no state but what `labels` gives them."""
+
+    name: ClassVar[str]
+    auto_class: ClassVar[str]
+    """Name of the `transformers` class that builds the model, such as `AutoModelForCausalLM`."""
+    measures: ClassVar[tuple[str, ...]]
+    """Names that `evaluate.metrics` may ask of this task."""
+
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        self.labels = tuple(labels)
+
+    @abstractmethod
+    def check_source(self, source: SourceSpec) -> None:
+        """Raises ValueError when the source lacks what this task needs (a prompt, a label)."""
+
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Columns of one example in a shard."""
+
+    @abstractmethod
+    def features(
+        self,
+        record: Record,
+        source: SourceSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+    ) -> Features | None:
+        """One raw record → one example of `schema`; None when nothing in it can be learnt."""
+
+    @abstractmethod
+    def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
+        """Columns of B examples (lists or arrays) → one padded batch on the CPU.
+
+        The result holds at least what `loss` needs. Targets that must bear no loss are -100.
+        """
+
+    def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """How many targets bear loss in this batch (tokens, or examples)."""
+        return int((batch["labels"] != -100).sum())
+
+    @abstractmethod
+    def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The *sum* of the loss over the batch's targets, a scalar in fp32.
+
+        The caller divides by the targets of the global batch, so the curve does not depend on how
+        the batch was cut up.
+        """
+
+    def model_arguments(self) -> dict[str, Any]:
+        """Extra arguments of the model's configuration (number of labels and their names)."""
+        return {}
+
+    def labels_of(self, values: Sequence[Any]) -> tuple[str, ...]:
+        """The sorted label names among raw label values; empty for tasks without labels."""
+        return ()
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Mapping[str, Sequence[Any]],
+        measures: Sequence[str],
+        **limits: int,
+    ) -> dict[str, float]:
+        """Measures of `model` on held-out examples (columns of `schema`)."""

@@ -1,0 +1,137 @@
+"""`pretrain:` and `finetune:` how a model is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.model.spec import AdapterSpec, ModelSpec
+from raymodel.spec.base import OPERATIONAL, Many, Spec
+from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
+from raymodel.tune.spec import SweepSpec
+
+
+class OptimizerSpec(Spec):
+    """The optimizer and its numbers."""
+
+    name: Literal["adamw"] = "adamw"
+    """AdamW (arXiv:1711.05101), torch's fused implementation."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """The peak of the schedule."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Applied to matrices and embeddings, not to biases and norms."""
+    betas: Many[float] = Field(default=(0.9, 0.95), min_length=2, max_length=2)
+    """Decay rates of the two moments; 0.95 is usual for language models (arXiv:2005.14165)."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+    gradient_clip: float = Field(default=1.0, ge=0)
+    """Largest global norm of the gradient; 0 switches clipping off."""
+
+
+class ScheduleSpec(Spec):
+    """The learning rate over time, relative to its peak."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    warmup: Fraction = 0.02
+    """Share of all steps over which the rate rises linearly from near zero."""
+    final: Fraction = 0.1
+    """The rate at the end, as a share of the peak; not used by `constant`."""
+
+
+class ParallelSpec(Spec):
+    """How the model state is spread over the workers. Never changes the curve."""
+
+    zero: int = Field(default=1, ge=0, le=3)
+    """ZeRO stage (arXiv:1910.02054): 0 replicates, 1 shards optimizer state, 2 adds gradients,
+    3 adds weights."""
+
+
+class CheckpointSpec(Spec):
+    """When training state is saved, and how much of it is kept."""
+
+    every: Amount | None = None
+    """Steps or tokens between checkpoints; by default a tenth of the run."""
+    keep: int = Field(default=2, ge=1)
+    """The newest checkpoints that stay."""
+    wait: bool = False
+    """Write while training waits. By default a thread writes beside it; only the copy out of the
+    optimizer stops training."""
+
+
+class FaultSpec(Spec):
+    """What is done when something breaks."""
+
+    retries: int = Field(default=3, ge=0)
+    """Infrastructure failures (worker, node, storage) survived before the run gives up."""
+    non_finite_loss: Literal["stop", "skip", "rewind"] = "stop"
+    """`skip` leaves the step's update out; `rewind` goes back to the last checkpoint and leaves
+    out the steps' data up to the bad one."""
+    hang_after: Seconds = "30min"  # type: ignore[assignment]
+    """No step for this long counts as a failure; stack traces are saved first."""
+
+
+class TrainSpec(Spec):
+    """What pretraining and fine-tuning share."""
+
+    global_batch: int = Field(ge=1)
+    """Rows in one optimizer step, over all workers."""
+    micro_batch: Annotated[int | None, OPERATIONAL] = Field(default=None, ge=1)
+    """Rows in one forward pass of one worker; by default all of its share of the batch."""
+    duration: Amount
+    """How long to train."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimizer."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """The learning rate over time."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Number format of weights and activations; the optimizer always keeps fp32 weights."""
+    parallel: Annotated[ParallelSpec, OPERATIONAL] = ParallelSpec()
+    """How the state is spread."""
+    checkpoint: Annotated[CheckpointSpec, OPERATIONAL] = CheckpointSpec()
+    """Saving."""
+    fault: Annotated[FaultSpec, OPERATIONAL] = FaultSpec()
+    """Failures."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """`skip` leaves out the rows of a corrupt shard, counts them, and changes the data digest."""
+    validate_every: Annotated[Amount | None, OPERATIONAL] = None
+    """Steps between measurements on held-out rows; by default five times in a run."""
+    validate_rows: Annotated[Count, OPERATIONAL] = 256
+    """Held-out rows used for each measurement."""
+    log_every: Annotated[Amount | None, OPERATIONAL] = None
+    """Steps between log records; by default about two hundred in a run."""
+
+
+class PretrainSpec(TrainSpec):
+    """Trains a fresh model on prepared rows."""
+
+    objective: Literal["causal_lm"] = "causal_lm"
+    """What the model learns to predict."""
+    model: ModelSpec
+    """The model."""
+    data: str | None = None
+    """A dataset artifact (URI or `RUN/prepare`); by default this job's `prepare`."""
+
+
+class FinetuneSpec(TrainSpec):
+    """Adapts a model to labelled data."""
+
+    task: Literal["causal_lm", "text_classification"]
+    """What the model is adapted to."""
+    sources: Many[SourceSpec] = Field(min_length=1)
+    """Labelled records."""
+    clean: CleanSpec = CleanSpec()
+    """What to keep."""
+    holdout: Fraction = 0.05
+    """Share of the documents kept for evaluation, chosen by a hash of the document."""
+    max_length: Count = Field(default=512, gt=1)
+    """Longest example in tokens; longer ones are cut."""
+    base: str | None = None
+    """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
+    default this job's `pretrain`."""
+    adapter: AdapterSpec | None = None
+    """Train an adapter and merge it at the end; by default all weights are trained."""
+    sweep: Annotated[SweepSpec | None, "sweep"] = None
+    """Search over settings; the best trial becomes the result."""
