@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 Features = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One held-out example as a person reads it."""
+
+    prompt: str
+    answer: str
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `Task.evaluate` found."""
+
+    metrics: dict[str, float]
+    """Measure → value."""
+    samples: tuple[Sample, ...] = ()
+    """A few answers of the model beside what was expected."""
 
 
 class Task(ABC):
@@ -87,8 +107,8 @@ class Task(ABC):
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        rows: Mapping[str, Sequence[Any]],
+        rows: Mapping[str, Any],
         measures: Sequence[str],
         **limits: int,
-    ) -> dict[str, float]:
-        """Measures of `model` on held-out examples (columns of `schema`)."""
+    ) -> Evaluation:
+        """Measures of `model` on held-out examples (columns as `collate` takes them)."""

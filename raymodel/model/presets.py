@@ -1,0 +1,47 @@
+"""Presets: model geometries as data. Loads only YAML, so that `raymodel check` can ask."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raymodel.errors import SpecError
+from raymodel.model.spec import ModelSpec
+
+PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+
+
+def load_presets() -> dict[str, dict[str, Any]]:
+    """Preset name → `{"architecture": model_type, "config": {field: value}}`; the caller's own."""
+    return copy.deepcopy(_read())
+
+
+@cache
+def _read() -> dict[str, dict[str, Any]]:
+    presets: dict[str, dict[str, Any]] = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    return presets
+
+
+def resolve_model(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    """The `model_type` and configuration fields that `spec` stands for.
+
+    Raises:
+        SpecError: the preset does not exist; the message holds the nearest name.
+    """
+    if spec.architecture is not None:
+        return spec.architecture, copy.deepcopy(spec.config)
+    presets = load_presets()
+    assert spec.preset is not None  # ModelSpec holds exactly one of the two
+    if spec.preset not in presets:
+        nearest = difflib.get_close_matches(spec.preset, presets, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise SpecError(
+            f"there is no model preset {spec.preset!r}; the presets are {', '.join(presets)}{hint}"
+        )
+    preset = presets[spec.preset]
+    return preset["architecture"], preset["config"] | copy.deepcopy(spec.config)

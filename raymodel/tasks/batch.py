@@ -1,0 +1,62 @@
+"""From columns of examples to padded tensors, and from many rows to batches of few.
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Tensor cores work on tiles of 8 bf16 numbers; it also bounds the number of different shapes.
+_MULTIPLE = 8
+
+
+def pad_right(rows: Sequence[Any], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """B id sequences of different lengths → ids and mask, both (B, T) int64 on the CPU.
+
+    T is the longest length, rounded up to a multiple of 8. The mask is 1 on real tokens.
+    """
+    lengths = [len(row) for row in rows]
+    width = -(-max(lengths) // _MULTIPLE) * _MULTIPLE
+    ids_BT = np.full((len(lengths), width), pad_token_id, dtype=np.int64)
+    mask_BT = np.zeros((len(lengths), width), dtype=np.int64)
+    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        ids_BT[index, :length] = row
+        mask_BT[index, :length] = 1
+    return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT)
+
+
+def pad_left(rows: Sequence[Any], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like `pad_right`, but the tokens end where the generated ones begin; no rounding."""
+    width = max(len(row) for row in rows)
+    ids_BT = np.full((len(rows), width), pad_token_id, dtype=np.int64)
+    mask_BT = np.zeros((len(rows), width), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids_BT[index, width - len(row) :] = row
+        mask_BT[index, width - len(row) :] = 1
+    return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT)
+
+
+def batches(rows: Mapping[str, Any], batch_rows: int) -> Iterator[dict[str, Any]]:
+    """Cuts columns into pieces of `batch_rows` rows, in order; the last may be shorter."""
+    num_rows = len(next(iter(rows.values())))
+    for start in range(0, num_rows, batch_rows):
+        yield {name: column[start : start + batch_rows] for name, column in rows.items()}
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad with: of the pad token, else of the end-of-text token, else 0.
+
+    Padding bears no loss and is masked, so any id serves.
+    """
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return 0

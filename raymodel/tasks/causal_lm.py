@@ -1,0 +1,147 @@
+"""Causal language modelling: predict the next token of a text, or of a response to a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raymodel.tasks.base import Evaluation, Features, Record, Task
+from raymodel.tasks.template import render, template_fields
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from raymodel.data.spec import SourceSpec
+
+
+class CausalLM(Task):
+    """A decoder (`AutoModelForCausalLM`) over one of two kinds of rows.
+
+    Packed rows, from `prepare`: `tokens` (T ids), of which the first `length` are real. Every token
+    but the first bears loss. Examples, from `finetune`: `input_ids`, of which the first
+    `prompt_length` are the prompt. Only the response bears loss.
+    """
+
+    name = "causal_lm"
+    auto_class = "AutoModelForCausalLM"
+    measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
+
+    def check_source(self, source: SourceSpec) -> None:
+        """A prompt and a response, each a template that names at least one field."""
+        for name in ("prompt", "response"):
+            template = getattr(source, name)
+            if template is None:
+                raise ValueError(
+                    f"source {source.path!r} has no `{name}`; write a template over the record's "
+                    'fields, such as prompt: "{code}" and response: "{docstring}"'
+                )
+            if not template_fields(template):
+                raise ValueError(
+                    f"source {source.path!r}: {name} {template!r} names no field; "
+                    f"write it in braces, like {{{template.strip() or 'text'}}}"
+                )
+
+    def schema(self) -> pa.Schema:
+        """`input_ids` list<int32>, `prompt_length` int32."""
+        import pyarrow as pa
+
+        return pa.schema([("input_ids", pa.list_(pa.int32())), ("prompt_length", pa.int32())])
+
+    def features(
+        self,
+        record: Record,
+        source: SourceSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+    ) -> Features | None:
+        """Prompt and response ids, closed by end-of-text; None for an empty response.
+
+        The two are tokenised apart, so that the boundary is where it is when the model is served.
+        An example that is too long loses the *start* of its prompt, and of a response of more than
+        half of `max_length` the end (without end-of-text then, since it does not end there).
+
+        Raises:
+            ValueError: the record lacks a field, or the tokenizer has no end-of-text token.
+        """
+        assert source.prompt is not None, "check_source asks for a prompt"
+        assert source.response is not None, "check_source asks for a response"
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
+        response_text = render(source.response, record)
+        if not response_text.strip():
+            return None
+        prompt = tokenizer(render(source.prompt, record))["input_ids"]
+        response = tokenizer(response_text, add_special_tokens=False)["input_ids"]
+        response.append(tokenizer.eos_token_id)
+        if len(prompt) + len(response) > max_length:
+            response = response[: max(max_length // 2, max_length - len(prompt))]
+            prompt = prompt[max(0, len(prompt) + len(response) - max_length) :]
+        return {"input_ids": prompt + response, "prompt_length": len(prompt)}
+
+    def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
+        """`input_ids` and `labels`, both (B, T).
+
+        There is no attention mask: padding is on the right, where the causal mask already hides it
+        from every real token, and without a mask attention takes its fast causal path.
+        """
+        import numpy as np
+        import torch
+
+        from raymodel.tasks.batch import pad_right
+        from raymodel.tasks.loss import IGNORED
+
+        if "tokens" in rows:
+            input_ids = torch.from_numpy(np.stack(rows["tokens"]).astype(np.int64))
+            first, end = np.zeros(len(input_ids), dtype=np.int64), np.asarray(rows["length"])
+        else:
+            input_ids, _ = pad_right(rows["input_ids"], pad_token_id)
+            first = np.asarray(rows["prompt_length"])
+            end = np.asarray([len(ids) for ids in rows["input_ids"]])
+        position = np.arange(input_ids.shape[1])
+        bears_loss = (position >= first[:, None]) & (position < end[:, None])
+        labels = input_ids.masked_fill(~torch.from_numpy(bears_loss), IGNORED)
+        return {"input_ids": input_ids, "labels": labels}
+
+    def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Predicted tokens: the first token of a row has nothing before it to be predicted from."""
+        return int((batch["labels"][:, 1:] != -100).sum())
+
+    def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Sum of the next-token cross-entropy; `model` may be wrapped by DeepSpeed or peft."""
+        from raymodel.tasks.loss import next_token_loss
+
+        logits = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch.get("attention_mask"),
+            use_cache=False,
+        ).logits
+        return next_token_loss(logits, batch["labels"])
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Mapping[str, Any],
+        measures: Sequence[str],
+        **limits: int,
+    ) -> Evaluation:
+        """Perplexity and bits per byte of all rows; BLEU and chrF of answers to some prompts.
+
+        Args:
+            limits: `batch_rows`; `generate_rows` prompts are answered with `max_new_tokens` each.
+                Packed rows have no prompts: their BLEU and chrF are left out of the result.
+        """
+        from raymodel.tasks.generation import measure_answers
+        from raymodel.tasks.likelihood import measure_likelihood
+
+        metrics: dict[str, float] = {}
+        if {"perplexity", "bits_per_byte"} & set(measures):
+            metrics |= measure_likelihood(self, model, tokenizer, rows, limits.get("batch_rows", 8))
+        samples = ()
+        if {"bleu", "chrf"} & set(measures) and "prompt_length" in rows:
+            scores, samples = measure_answers(model, tokenizer, rows, limits)
+            metrics |= scores
+        chosen = {name: metrics[name] for name in measures if name in metrics}
+        return Evaluation(metrics=chosen, samples=samples)

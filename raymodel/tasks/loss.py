@@ -1,0 +1,82 @@
+"""Cross-entropy that never holds a full fp32 copy of the logits.
+
+With B=32 rows, T=4096 and V=128256, logits in bf16 are 33 GB and `F.cross_entropy(logits.float())`
+keeps two fp32 tensors of twice that beside them. Here both passes walk over chunks of rows: the
+forward keeps one fp32 number a row (the log of the sum of exponentials), from which the backward
+recomputes the probabilities of each chunk.
+
+Shapes: N targets, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+IGNORED = -100
+"""The label that bears no loss, as in `torch.nn.functional.cross_entropy`."""
+
+# fp32 elements in one chunk. On a CPU 4 MiB stays in the cache; on a GPU 256 MiB keeps the number
+# of kernel launches small and is still far below the logits themselves.
+_CHUNK_ELEMENTS_CPU = 2**20
+_CHUNK_ELEMENTS_GPU = 2**26
+
+
+def next_token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """Sum over the batch of -log p(labels[:, t+1] | tokens up to t), a scalar in fp32.
+
+    The labels are shifted, not the logits: a shifted view of the logits would have to be copied
+    to become a matrix.
+    """
+    targets_BT = torch.full_like(labels_BT, IGNORED)
+    targets_BT[:, :-1] = labels_BT[:, 1:]
+    return cross_entropy_sum(logits_BTV.flatten(0, 1), targets_BT.flatten())
+
+
+def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropy over all targets that are not `IGNORED`, a scalar in fp32."""
+    loss: torch.Tensor = _CrossEntropySum.apply(logits_NV, targets_N.to(logits_NV.device))
+    return loss
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        log_sum_N = logits_NV.new_zeros(len(targets_N), dtype=torch.float32)
+        loss = logits_NV.new_zeros((), dtype=torch.float32)
+        for rows in _chunks(logits_NV):
+            logits = logits_NV[rows].float()
+            bears_loss = targets_N[rows] != IGNORED
+            picked = logits.gather(1, targets_N[rows].clamp(min=0)[:, None])[:, 0]
+            log_sum_N[rows] = torch.logsumexp(logits, dim=1)
+            # `where`, not a product: an infinity in a row without a target must not become NaN.
+            loss += torch.where(bears_loss, log_sum_N[rows] - picked, 0.0).sum()
+        ctx.save_for_backward(logits_NV, targets_N, log_sum_N)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits_NV, targets_N, log_sum_N = ctx.saved_tensors
+        grad_NV = torch.empty_like(logits_NV)
+        for rows in _chunks(logits_NV):
+            targets = targets_N[rows]
+            delta = (logits_NV[rows].float() - log_sum_N[rows, None]).exp_()
+            delta.scatter_add_(1, targets.clamp(min=0)[:, None], _minus_ones(targets))
+            delta.mul_(grad).masked_fill_((targets == IGNORED)[:, None], 0.0)
+            grad_NV[rows] = delta
+        return grad_NV, None
+
+
+def _minus_ones(targets_N: torch.Tensor) -> torch.Tensor:
+    return torch.full((len(targets_N), 1), -1.0, device=targets_N.device)
+
+
+def _chunks(logits_NV: torch.Tensor) -> Iterator[slice]:
+    elements = _CHUNK_ELEMENTS_GPU if logits_NV.is_cuda else _CHUNK_ELEMENTS_CPU
+    num_rows, num_classes = logits_NV.shape
+    step = max(1, elements // num_classes)
+    for start in range(0, num_rows, step):
+        yield slice(start, min(start + step, num_rows))

@@ -1,0 +1,138 @@
+"""Text classification: one label of a fixed set for each text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raymodel.tasks.base import Evaluation, Features, Record, Sample, Task
+from raymodel.tasks.template import render, template_fields
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from raymodel.data.spec import SourceSpec
+
+
+class TextClassification(Task):
+    """An encoder or decoder with a classification head (`AutoModelForSequenceClassification`)."""
+
+    name = "text_classification"
+    auto_class = "AutoModelForSequenceClassification"
+    measures = ("accuracy", "f1")
+
+    def check_source(self, source: SourceSpec) -> None:
+        """A label field, and a text template that names at least one field."""
+        if source.label is None:
+            raise ValueError(
+                f"source {source.path!r} has no `label`; name the field that holds the label"
+            )
+        if not template_fields(source.text):
+            raise ValueError(
+                f"source {source.path!r}: text {source.text!r} names no field; "
+                f"write it in braces, like {{{source.text.strip() or 'text'}}}"
+            )
+
+    def schema(self) -> pa.Schema:
+        """`input_ids` list<int32>, `label` int32."""
+        import pyarrow as pa
+
+        return pa.schema([("input_ids", pa.list_(pa.int32())), ("label", pa.int32())])
+
+    def features(
+        self,
+        record: Record,
+        source: SourceSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+    ) -> Features | None:
+        """Token ids with the tokenizer's special tokens; None without a text or a label.
+
+        Raises:
+            ValueError: the record lacks a field, or its label is not one of `labels`.
+        """
+        text = render(source.text, record)
+        label = render(f"{{{source.label}}}", record)
+        if not text.strip() or not label:
+            return None
+        if label not in self.labels:
+            raise ValueError(
+                f"label {label!r} is not one of the {len(self.labels)} known: "
+                f"{', '.join(self.labels[:20])}; all labels must occur in the training data"
+            )
+        input_ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+        return {"input_ids": input_ids, "label": self.labels.index(label)}
+
+    def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` (B, T); `labels` (B,)."""
+        import numpy as np
+        import torch
+
+        from raymodel.tasks.batch import pad_right
+
+        input_ids, mask = pad_right(rows["input_ids"], pad_token_id)
+        labels = torch.from_numpy(np.asarray(rows["label"], dtype=np.int64))
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+    def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Sum of the cross-entropy over the examples."""
+        from raymodel.tasks.loss import cross_entropy_sum
+
+        return cross_entropy_sum(self._logits(model, batch), batch["labels"])
+
+    @staticmethod
+    def _logits(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits: torch.Tensor = model(**inputs).logits  # (B, C)
+        return logits
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The label names, which the model's configuration keeps in both directions."""
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+        }
+
+    def labels_of(self, values: Sequence[Any]) -> tuple[str, ...]:
+        """The sorted names of all labels that occur."""
+        return tuple(sorted({str(value) for value in values if value is not None}))
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Mapping[str, Any],
+        measures: Sequence[str],
+        **limits: int,
+    ) -> Evaluation:
+        """Accuracy and macro F1 over all rows; the texts beside their labels as samples."""
+        import numpy as np
+        import torch
+
+        from raymodel.evaluate.metrics import accuracy, macro_f1
+        from raymodel.tasks.batch import batches, pad_id
+
+        predicted = []
+        with torch.inference_mode():
+            for part in batches(rows, limits.get("batch_rows", 16)):
+                batch = self.collate(part, pad_id(tokenizer))
+                batch = {name: value.to(model.device) for name, value in batch.items()}
+                predicted.append(self._logits(model, batch).argmax(-1).cpu().numpy())
+        classes = np.concatenate(predicted)
+        truth = np.asarray(rows["label"])
+        names = model.config.id2label
+        available = {"accuracy": accuracy, "f1": macro_f1}
+        return Evaluation(
+            metrics={name: available[name](truth, classes) for name in measures},
+            samples=tuple(
+                Sample(
+                    prompt=tokenizer.decode(rows["input_ids"][index], skip_special_tokens=True),
+                    answer=names[int(classes[index])],
+                    reference=names[int(truth[index])],
+                )
+                for index in range(min(limits.get("num_samples", 5), len(classes)))
+            ),
+        )
