@@ -1,0 +1,35 @@
+"""One execution of one stage: what it reads, where it writes, and for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from raymodel.cluster.spec import ClusterSpec
+
+if TYPE_CHECKING:
+    from raymodel.storage.artifact import Artifact
+    from raymodel.storage.uri import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Given by the pipeline to a stage's `run`; picklable, so that it travels to Ray workers.
+
+    A stage writes its result below `location` (`data/`, `model/` or `report/`) and returns the
+    `content` of its manifest; the pipeline then commits the manifest, last. Whatever is already
+    below `location` is the work of an earlier attempt, to be resumed by listing what is missing.
+    """
+
+    job_name: str
+    stage: str
+    fingerprint: str
+    location: Location
+    """`<storage>/<job name>/<stage>/<fingerprint>`."""
+    seed: int
+    cluster: ClusterSpec
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    """Complete input artifacts by role: `data`, `model`, `base`, `examples`."""
+    attempt: int = 1
+    """Counts the starts of this execution, from 1."""

@@ -1,0 +1,171 @@
+"""Run: all that one job has made, under `<storage>/<job name>`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from raymodel.errors import ArtifactError, StorageError
+from raymodel.storage.artifact import Artifact, find_artifact, open_artifact
+from raymodel.storage.uri import Location
+
+STAGES = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve")
+_FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
+_LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One job's folder. Picklable; nothing is read before it is asked for."""
+
+    location: Location
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.location.name
+
+    def execution(self, stage: str, fingerprint: str) -> Location:
+        """Where the stage with this fingerprint writes."""
+        return self.location / stage / fingerprint
+
+    def executions(self, stage: str) -> list[Location]:
+        """All executions of a stage, complete or not."""
+        folder = self.location / stage
+        return [
+            folder / entry.name
+            for entry in folder.list()
+            if entry.is_dir and _FINGERPRINT.fullmatch(entry.name)
+        ]
+
+    def stages(self) -> list[str]:
+        """The stages that were started at least once, in the order of the data."""
+        names = [e.name for e in self.location.list() if e.is_dir and self.executions(e.name)]
+        return sorted(names, key=lambda n: (STAGES.index(n) if n in STAGES else len(STAGES), n))
+
+    def latest(self, stage: str) -> Artifact | None:
+        """The newest complete artifact of a stage; None when there is none yet.
+
+        Raises:
+            ArtifactError: when the artifact that `latest` names is not good.
+        """
+        pointer = self.location / stage / "latest"
+        if not pointer.exists():
+            return None
+        return open_artifact(self.execution(stage, pointer.read_text().strip()))
+
+    def set_latest(self, stage: str, fingerprint: str) -> None:
+        """Makes this execution the stage's newest. It must be complete."""
+        (self.location / stage / "latest").write_text(fingerprint + "\n")
+
+    def best(self) -> Artifact | None:
+        """The promoted model; None when none was promoted yet.
+
+        Raises:
+            ArtifactError: when the artifact that `best` names is not good.
+        """
+        pointer = self.location / "best"
+        if not pointer.exists():
+            return None
+        stage, _, fingerprint = pointer.read_text().strip().partition("/")
+        return open_artifact(self.execution(stage, fingerprint))
+
+    def set_best(self, artifact: Artifact) -> None:
+        """Promotes a model artifact of this run.
+
+        Raises:
+            ArtifactError: when the artifact belongs to another run.
+        """
+        if artifact.location != self.execution(artifact.stage, artifact.fingerprint):
+            raise ArtifactError(
+                f"{artifact.location} is not part of the run {self.location}; only a run's own "
+                "artifact can be its best. Point `serve.model` at the other run instead"
+            )
+        (self.location / "best").write_text(f"{artifact.stage}/{artifact.fingerprint}\n")
+
+
+def list_runs(storage: Location) -> list[Run]:
+    """All runs below a storage, by name."""
+    runs = [Run(storage / entry.name) for entry in storage.list() if entry.is_dir]
+    return [run for run in runs if run.stages()]
+
+
+def resolve_artifact(
+    reference: str, storage: Location, base: Path | None = None
+) -> Artifact | None:
+    """The artifact that a job file names.
+
+    Args:
+        reference: `RUN/STAGE` (its newest), `RUN/best`, or the URI of an artifact's folder.
+        storage: where runs are looked up.
+        base: where relative paths start; the current directory when None.
+
+    Returns:
+        None when the reference names neither a run's artifact nor an artifact's folder (it may
+        still be something else, such as a Hugging Face folder).
+
+    Raises:
+        ArtifactError: when it names an artifact that is not good.
+    """
+    match = re.fullmatch(r"([a-z0-9][a-z0-9._-]*)/([a-z]+)", reference)
+    if match:
+        run = Run(storage / match[1])
+        artifact = run.best() if match[2] == "best" else run.latest(match[2])
+        if artifact is not None:
+            return artifact
+    return find_artifact(Location.parse(reference, base))
+
+
+@contextmanager
+def lock_run(run: Run) -> Iterator[None]:
+    """Keeps a second process from running the same job at the same time.
+
+    On local disks this is a lock of the operating system, which ends with the process however it
+    ends. Object stores have no such lock: there, nothing is checked, and two runs of one job at a
+    time must be avoided by who starts them (`raymodel submit` does, by its submission id).
+
+    Raises:
+        StorageError: when another process holds the lock; names its process id.
+    """
+    if not run.location.is_local:
+        yield
+        return
+    path = run.location.local_path / _LOCK_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise StorageError(
+                f"the job {run.name!r} is already being run by process {file.read().strip()} "
+                f"(lock {path}); one process runs a job at a time. Wait for it, end it, or give "
+                "this job another `name`"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)  # the empty file stays: deleting it would race with the next holder
+
+
+def find_lock_holder(run: Run) -> int | None:
+    """The process id of who runs this job now; None when nobody does, or on object stores."""
+    if not run.location.is_local:
+        return None
+    path = run.location.local_path / _LOCK_FILE
+    if not path.exists():
+        return None
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read().strip() or 0)
+        return None

@@ -1,0 +1,335 @@
+"""Location: one file or folder on a disk or in a bucket.
+
+Everything that raymodel reads or writes goes through here. A location is only a string: the
+pyarrow file system behind it is made on first use in each process, so a location pickles, and
+importing this module costs nothing. Credentials come from the environment, never from the URI.
+
+Errors: a missing file is a `StorageError`; any other `OSError` of the file system passes through,
+because it may be a hiccup that the caller wants to retry with back-off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from raymodel.errors import ArtifactError, StorageError
+from raymodel.storage.filesystem import (
+    PART_SUFFIX,
+    SCHEMES,
+    check_no_secret,
+    open_filesystem,
+    replace_file,
+)
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile
+    from pyarrow.fs import FileSystem
+
+CHUNK_BYTES = 8 * 2**20  # S3 takes no smaller part than 5 MiB but the last
+
+
+class Entry(NamedTuple):
+    """One line of a listing."""
+
+    name: str
+    """The name in its folder (`list`), or the path relative to the start (`walk`)."""
+    bytes: int
+    """Size of a file; 0 for a folder."""
+    is_dir: bool
+
+
+# An alias, because inside the class the name `list` is a method.
+Listing = list[Entry]
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A place that may or may not exist yet. Make one with `Location.parse`."""
+
+    uri: str
+    """An absolute path for local disks, else `scheme://authority/path[?options]`."""
+
+    @classmethod
+    def parse(cls, uri: str, base: Path | None = None) -> Location:
+        """Reads a path or URI as a person writes it.
+
+        Args:
+            uri: a local path, `file://…`, `s3://bucket/…`, `gs://…`, `abfs://…` or `hdfs://…`.
+            base: where relative paths start; the current directory when None.
+
+        Raises:
+            StorageError: for an unknown scheme, no bucket, or credentials inside the URI.
+        """
+        scheme, separator, rest = uri.partition("://")
+        if not separator or scheme == "file":
+            path = Path(rest if separator else uri).expanduser()
+            return cls(os.path.abspath(path if base is None else base / path))
+        if scheme not in SCHEMES:
+            raise StorageError(
+                f"{uri!r}: the scheme {scheme!r} is unknown; use a local path, "
+                + ", ".join(f"{name}://" for name in SCHEMES)
+            )
+        place, question, options = rest.partition("?")
+        authority, _, path_in_store = place.partition("/")
+        check_no_secret(scheme, authority, options)
+        if not authority and scheme != "hdfs":
+            raise StorageError(f"{uri!r} names no bucket; write {scheme}://BUCKET/FOLDER")
+        tail = "/".join(part for part in path_in_store.split("/") if part)
+        return cls(f"{scheme}://{authority}/{tail}{question}{options}")
+
+    def __truediv__(self, name: str) -> Location:
+        parts = [part for part in name.split("/") if part]
+        assert parts, "an empty name would be the location itself"
+        assert ".." not in parts, f"{name!r} does not lie below {self}"
+        place, options = self._place_and_options
+        return Location(f"{place.rstrip('/')}/{'/'.join(parts)}{options}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self._place_and_options[0].rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        """The folder that holds this location."""
+        place, options = self._place_and_options
+        return Location((place.rstrip("/").rpartition("/")[0] or "/") + options)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a path on a disk that this machine mounts."""
+        return "://" not in self.uri
+
+    @property
+    def local_path(self) -> Path:
+        """The path on this machine's disk.
+
+        Raises:
+            StorageError: when the location is in a bucket.
+        """
+        if not self.is_local:
+            raise StorageError(f"{self} is not on a local disk; a local folder is needed here")
+        return Path(self.uri)
+
+    @property
+    def _place_and_options(self) -> tuple[str, str]:
+        """The URI without its options, and the options with their question mark."""
+        if self.is_local:  # a question mark in a file name is only a character
+            return self.uri, ""
+        place, question, options = self.uri.partition("?")
+        return place, question + options
+
+    @property
+    def _filesystem(self) -> FileSystem:
+        return open_filesystem(self._root)[0]
+
+    @property
+    def _root(self) -> str:
+        """Scheme, authority and options, which decide the file system; "" for local disks."""
+        if self.is_local:
+            return ""
+        place, options = self._place_and_options
+        scheme, _, rest = place.partition("://")
+        return f"{scheme}://{rest.partition('/')[0]}/{options}"
+
+    @property
+    def _path(self) -> str:
+        """The path as the file system wants it."""
+        if self.is_local:
+            return self.uri
+        path_in_store = self._place_and_options[0].partition("://")[2].partition("/")[2]
+        return f"{open_filesystem(self._root)[1].rstrip('/')}/{path_in_store}".rstrip("/")
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether a file or folder is here. A bucket's folder exists while a file is in it."""
+        from pyarrow.fs import FileType
+
+        return bool(self._filesystem.get_file_info(self._path).type != FileType.NotFound)
+
+    def size(self) -> int:
+        """Bytes in this file.
+
+        Raises:
+            StorageError: when there is no file here.
+        """
+        info = self._filesystem.get_file_info(self._path)
+        if not info.is_file:
+            raise _missing(self)
+        return int(info.size)
+
+    def open_input(self, *, memory_map: bool = False) -> NativeFile:
+        """A random-access file for pyarrow readers.
+
+        Args:
+            memory_map: map a local file into memory (no copy); plain reads elsewhere.
+        """
+        if memory_map and self.is_local:
+            from pyarrow import memory_map as open_memory_map
+
+            return self._guard(lambda: open_memory_map(self.uri))
+        return self._guard(lambda: self._filesystem.open_input_file(self._path))
+
+    def read_bytes(self) -> bytes:
+        """The whole file."""
+        with self.open_input() as stream:
+            return bytes(stream.read())
+
+    def read_range(self, start: int, length: int) -> bytes:
+        """`length` bytes from `start` on; fewer when the file ends before."""
+        with self.open_input() as stream:
+            stream.seek(min(start, stream.size()))
+            return bytes(stream.read(length))
+
+    def read_text(self) -> str:
+        """The whole file as UTF-8 text."""
+        return self.read_bytes().decode()
+
+    def read_json(self) -> Any:
+        """The whole file as JSON.
+
+        Raises:
+            ArtifactError: when it is not JSON, as after a cut or an edit.
+        """
+        try:
+            return json.loads(self.read_bytes())
+        except ValueError as error:
+            raise ArtifactError(
+                f"{self} is not valid JSON ({error}); it was cut short or edited. "
+                "Restore it, or delete its folder and run again"
+            ) from error
+
+    def list(self) -> Listing:
+        """What lies directly in this folder, by name; empty when the folder does not exist."""
+        return self._entries(recursive=False)
+
+    def walk(self) -> Listing:
+        """All files below this folder, with paths relative to it; empty when it does not exist."""
+        return [entry for entry in self._entries(recursive=True) if not entry.is_dir]
+
+    def _entries(self, *, recursive: bool, parts: bool = False) -> Listing:
+        from pyarrow.fs import FileSelector, FileType
+
+        base = self._path.rstrip("/") + "/"
+        selector = FileSelector(self._path, recursive=recursive, allow_not_found=True)
+        entries = [
+            Entry(info.path.removeprefix(base), info.size or 0, info.type == FileType.Directory)
+            for info in self._filesystem.get_file_info(selector)
+        ]
+        return sorted(entry for entry in entries if entry.name.endswith(PART_SUFFIX) == parts)
+
+    def _guard(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing(self) from error
+
+    # ---- writing -------------------------------------------------------------------------------
+
+    def write_bytes(self, data: bytes) -> None:
+        """Writes the whole file: afterwards it holds the old or the new content, never a part."""
+        self._write(lambda stream: stream.write(data))
+
+    def write_text(self, text: str) -> None:
+        """Writes UTF-8 text, atomically."""
+        self.write_bytes(text.encode())
+
+    def write_json(self, data: Any) -> None:
+        """Writes JSON, atomically. NaN and infinity are refused: they are not JSON."""
+        self.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+    def upload(self, local_file: Path) -> None:
+        """Copies a file of this machine here, atomically and in constant memory."""
+        with open(local_file, "rb") as source:
+            self._write(lambda stream: shutil.copyfileobj(source, stream, CHUNK_BYTES))
+
+    def _write(self, fill: Callable[[Any], object]) -> None:
+        if self.is_local:
+            replace_file(Path(self.uri), fill)
+            return
+        # Object stores show an object only once it is whole; on HDFS a reader may see it grow,
+        # which the sizes in the manifest find out.
+        stream = self._filesystem.open_output_stream(self._path)
+        try:
+            fill(stream)
+        except BaseException:
+            # pyarrow has no abort: closing publishes what was sent, so take it away again.
+            with suppress(OSError):
+                stream.close()
+                self._filesystem.delete_file(self._path)
+            raise
+        stream.close()
+
+    def make_dir(self) -> None:
+        """Makes this folder and those above it. Buckets need none, so nothing is written there."""
+        if self.is_local:
+            Path(self.uri).mkdir(parents=True, exist_ok=True)
+
+    def delete_file(self) -> None:
+        """Deletes this file; nothing happens when it is already gone."""
+        with suppress(FileNotFoundError):
+            self._filesystem.delete_file(self._path)
+
+    def delete_tree(self) -> None:
+        """Deletes this folder and all in it; nothing happens when it is already gone."""
+        with suppress(FileNotFoundError):
+            self._filesystem.delete_dir(self._path)
+
+    def delete_parts(self) -> None:
+        """Deletes what killed writers left half-written below this folder."""
+        if self.is_local:
+            for entry in self._entries(recursive=True, parts=True):
+                (self / entry.name).delete_file()
+
+
+def sha256(location: Location) -> str:
+    """Hex digest of a file's content, read in chunks."""
+    digest = hashlib.sha256()
+    with location.open_input() as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_writable(location: Location) -> None:
+    """Writes, reads back and deletes a small file below `location`.
+
+    Raises:
+        StorageError: when any of this fails; the message names the storage and the cause.
+    """
+    probe, content = location / f".probe-{secrets.token_hex(4)}", secrets.token_bytes(32)
+    try:
+        probe.write_bytes(content)
+        read_back = probe.read_bytes()
+        probe.delete_file()
+    except (OSError, StorageError) as error:
+        raise StorageError(
+            f"the storage {location} cannot be written ({error}); a run must be able to write, "
+            "read and delete files there. Set `storage:` to another place, or check the "
+            "permissions, the bucket's name and the credentials in the environment"
+        ) from error
+    if read_back != content:
+        raise StorageError(
+            f"the storage {location} gave back other bytes than were written; it must be "
+            "consistent after a write. Set `storage:` to another place"
+        )
+
+
+def _missing(location: Location) -> StorageError:
+    return StorageError(
+        f"{location} does not exist; it must be a readable file. Check the path, or run the "
+        "stage that writes it"
+    )
