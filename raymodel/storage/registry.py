@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from raymodel.errors import ArtifactError, StorageError
 from raymodel.storage.artifact import Artifact, find_artifact, open_artifact
@@ -138,15 +140,13 @@ def lock_run(run: Run) -> Iterator[None]:
     path = run.location.local_path / _LOCK_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take_lock(file):
             file.seek(0)
             raise StorageError(
                 f"the job {run.name!r} is already being run by process {file.read().strip()} "
                 f"(lock {path}); one process runs a job at a time. Wait for it, end it, or give "
                 "this job another `name`"
-            ) from None
+            )
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
@@ -154,6 +154,17 @@ def lock_run(run: Run) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)  # the empty file stays: deleting it would race with the next holder
+
+
+def _take_lock(file: IO[str]) -> bool:
+    # More than one try, because `find_lock_holder` holds the lock for an instant when it looks.
+    for wait_s in (0.05, 0.05, 0.0):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(wait_s)
+    return False
 
 
 def find_lock_holder(run: Run) -> int | None:
