@@ -1,0 +1,234 @@
+"""Which rows belong to which step: a pure function of (parts, seed, step).
+
+Nothing else enters: not the number of workers, not restarts, not timing. Memory is constant in
+the size of the corpus, and any step is found at once.
+
+Three levels, from the stream of all steps down to a row:
+
+1. **Mixture.** An epoch has `round(weight × rows)` places for each part. Place p of the epoch
+   belongs to the part in whose share `(p · g + c) mod W` falls, with W places in all and g near
+   W / golden ratio and coprime to W. Such a sequence (Weyl's) spreads the parts as evenly as can
+   be, every epoch fills each share exactly, and how often a part came up before place p is a sum
+   of floors, which Euclid's algorithm gives in O(log W).
+2. **Blocks.** Each pass over a part permutes its blocks (row groups of its shards).
+3. **Windows.** The permuted blocks are cut into windows of about 128, and the rows of a window
+   are permuted among themselves; so a reader that keeps one window in memory reads each block
+   once. A part with no more blocks than that is one window: a full permutation of its rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from raymodel.data.permutation import Indices, Permutation, derive_key, mix64
+from raymodel.data.plan import WINDOW_BLOCKS
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one source in a dataset."""
+
+    rows: int
+    rows_per_block: int
+    weight: float = 1.0
+    """Visits of each row in one epoch of the mixture."""
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.rows // self.rows_per_block)
+
+
+class Order:
+    """The rows of every step of training."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        seed: int,
+        global_batch: int,
+        window_blocks: int = WINDOW_BLOCKS,
+    ) -> None:
+        """Args:
+        parts: the parts of the dataset, in the order in which its row ids count through them.
+        seed: the job's seed.
+        global_batch: rows in a step, over all workers.
+        window_blocks: blocks mixed at a time; part of the order, so leave it.
+        """
+        assert parts, "a dataset has at least one part"
+        assert all(part.rows > 0 for part in parts), "a part has at least one row"
+        self.parts = tuple(parts)
+        self.seed = seed
+        self.global_batch = global_batch
+        self.window_blocks = window_blocks
+        self.num_rows = sum(part.rows for part in parts)
+        self._first_rows = np.cumsum([0, *(part.rows for part in parts)])
+        self._quotas = [max(1, round(part.weight * part.rows)) for part in parts]
+        self._shares = np.cumsum([0, *self._quotas])
+        self.rows_per_epoch = int(self._shares[-1])
+        """Rows in one epoch of the mixture; the number of rows where all weights are 1."""
+        self._stride = _coprime_stride(self.rows_per_epoch)
+        assert self.rows_per_epoch * global_batch < 2**62, "places are computed in 64 bits"
+
+    def rows(self, step: int) -> Indices:
+        """Row ids of the global batch of `step`, counted from 0, in their order. (global_batch,)"""
+        position, end = step * self.global_batch, (step + 1) * self.global_batch
+        pieces = []
+        while position < end:
+            epoch, place = divmod(position, self.rows_per_epoch)
+            count = min(end - position, self.rows_per_epoch - place)
+            pieces.append(self._rows_in_epoch(epoch, place, count))
+            position += count
+        return np.concatenate(pieces)
+
+    def _rows_in_epoch(self, epoch: int, place: int, count: int) -> Indices:
+        total = self.rows_per_epoch
+        offset = int.from_bytes(derive_key(self.seed, "mixture", epoch)[:8], "little") % total
+        first = (place * self._stride + offset) % total
+        places = (first + np.arange(count, dtype=np.int64) * self._stride) % total
+        part_of = np.searchsorted(self._shares, places, side="right") - 1
+        row_ids = np.empty(count, dtype=np.int64)
+        for part_index in np.unique(part_of):
+            chosen = np.flatnonzero(part_of == part_index)
+            before = self._visits_before(int(part_index), offset, place)
+            start = epoch * self._quotas[part_index] + before
+            row_ids[chosen] = self._rows_of_part(int(part_index), start, len(chosen))
+        return row_ids
+
+    def _visits_before(self, part_index: int, offset: int, place: int) -> int:
+        """How many of the first `place` places of an epoch belong to a part."""
+        low, high = int(self._shares[part_index]), int(self._shares[part_index + 1])
+        total = self.rows_per_epoch
+        # (x mod W) ≥ a  ⇔  floor((x + W - a) / W) - floor(x / W) = 1
+        above_low = _floor_sum(place, total, self._stride, offset + total - low)
+        above_high = _floor_sum(place, total, self._stride, offset + total - high)
+        return above_low - above_high
+
+    def _rows_of_part(self, part_index: int, start: int, count: int) -> Indices:
+        """Visits `start` … `start + count` of a part, over its own passes, as row ids."""
+        part, row_ids = self.parts[part_index], np.empty(count, dtype=np.int64)
+        done = 0
+        while done < count:
+            passes, index = divmod(start + done, part.rows)
+            taken = min(count - done, part.rows - index)
+            indices = np.arange(index, index + taken, dtype=np.int64)
+            shuffle = BlockShuffle(part, self.window_blocks, (self.seed, part_index, passes))
+            row_ids[done : done + taken] = shuffle.rows(indices)
+            done += taken
+        return row_ids + int(self._first_rows[part_index])
+
+
+class BlockShuffle:
+    """One pass over one part: a permutation of its rows that keeps reading local."""
+
+    def __init__(self, part: Part, window_blocks: int, key: tuple[int, int, int]) -> None:
+        self._part, self._key = part, key
+        self._num_windows = -(-part.num_blocks // window_blocks)
+
+    def rows(self, indices: Indices) -> Indices:
+        """Rows of the part at these places of the pass."""
+        windows = self._window_of(indices // self._part.rows_per_block)
+        rows = np.empty_like(indices)
+        for window in np.unique(windows):
+            chosen = windows == window
+            rows[chosen] = self._rows_in_window(int(window), indices[chosen])
+        return rows
+
+    def _window_of(self, blocks: Indices) -> Indices:
+        # Window w begins at floor(w · blocks / windows), so that windows differ by one block.
+        return ((blocks + 1) * self._num_windows - 1) // self._part.num_blocks
+
+    def _rows_in_window(self, window: int, indices: Indices) -> Indices:
+        num_blocks, per_block = self._part.num_blocks, self._part.rows_per_block
+        start = window * num_blocks // self._num_windows * per_block
+        end = (window + 1) * num_blocks // self._num_windows * per_block
+        end = min(end, self._part.rows)
+        permute = _permutation(end - start, *self._key, window)
+        places = permute(indices - start) + start
+        return self._block_at(places // per_block) * per_block + places % per_block
+
+    def _block_at(self, positions: Indices) -> Indices:
+        """The block at each position of the pass; the short last block always stays last.
+
+        Where it stays, its window mixes it with the others, and every window's first row is a
+        plain product.
+        """
+        full = self._part.rows // self._part.rows_per_block
+        if full == 0:
+            return positions
+        permute = _permutation(full, *self._key, -1)
+        inside = positions < full
+        return np.where(inside, permute(np.minimum(positions, full - 1)), positions)
+
+
+@lru_cache(maxsize=256)
+def _permutation(n: int, seed: int, part_index: int, passes: int, window: int) -> Permutation:
+    return Permutation(n, derive_key(seed, part_index, passes, window))
+
+
+def _coprime_stride(total: int) -> int:
+    """The integer nearest to total / golden ratio that has no factor in common with it."""
+    wanted = round(total * (math.sqrt(5) - 1) / 2)
+    for distance in range(total + 1):
+        for stride in (wanted - distance, wanted + distance):
+            if stride >= 1 and math.gcd(stride, total) == 1:
+                return stride
+    raise AssertionError("1 is coprime to everything")
+
+
+def _floor_sum(n: int, m: int, a: int, b: int) -> int:
+    """Sum of floor((a·i + b) / m) for 0 ≤ i < n, by Euclid's algorithm, in O(log m).
+
+    Knuth, Graham and Patashnik, Concrete Mathematics, section 3.5.
+    """
+    total = 0
+    while n > 0:
+        quotient, a = divmod(a, m)
+        total += n * (n - 1) // 2 * quotient
+        quotient, b = divmod(b, m)
+        total += n * quotient
+        highest = a * n + b
+        n, b, m, a = highest // m, highest % m, a, m
+    return total
+
+
+def slice_for(rank: int, world_size: int, global_batch: int) -> tuple[int, int]:
+    """Positions of the global batch that one worker trains on: start, and the one after the end.
+
+    Contiguous, and as even as can be: the first `global_batch % world_size` workers get one more.
+    """
+    assert 0 <= rank < world_size, (rank, world_size)
+    share, extra = divmod(global_batch, world_size)
+    start = rank * share + min(rank, extra)
+    return start, start + share + (rank < extra)
+
+
+def local_sum(positions: Any, row_ids: Any) -> int:
+    """One worker's term of a step's digest, as a signed 64-bit integer for `all_reduce`.
+
+    Each (position in the global batch, row id) is hashed to 64 bits; the hashes are summed modulo
+    2^64. The sum over all workers is therefore the same for any number of them.
+    """
+    positions_u64 = np.asarray(positions).astype(np.uint64) + np.uint64(1)
+    row_ids_u64 = np.asarray(row_ids).astype(np.uint64)
+    hashes = mix64(mix64(positions_u64 * np.uint64(0x9E3779B97F4A7C15)) + row_ids_u64)
+    return int(hashes.sum(dtype=np.uint64).astype(np.int64))
+
+
+class DataDigest:
+    """A running hash over all rows consumed, in 16 hex digits: `data_digest` in the log."""
+
+    def __init__(self, state_hex: str = "0" * 16) -> None:
+        self.hex = state_hex
+
+    def update(self, step: int, total_sum: int) -> DataDigest:
+        """Adds a step, given the sum of `local_sum` over all workers (modulo 2^64)."""
+        record = f"{self.hex}:{step}:{total_sum % 2**64:016x}"
+        self.hex = hashlib.blake2b(record.encode(), digest_size=8).hexdigest()
+        return self

@@ -1,0 +1,81 @@
+"""Counts of the data path: partitions of the sources, rows of a block, rows of a shard.
+
+Everything here is a function of the data alone, never of the number of workers or CPUs, so that
+the bytes of the shards do not depend on where they were made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIN_PARTITION_BYTES = 2 * 2**20
+"""Enough work (about a second) to outweigh starting a task."""
+MAX_PARTITION_BYTES = 256 * 2**20
+"""Keeps one task's text, tokens and Arrow copies within about 2 GiB."""
+TARGET_PARTITIONS = 1024
+"""Between the two limits a source is cut into about this many partitions."""
+
+BLOCK_BYTES = 512 * 2**10
+"""One range read. Object stores take tens of milliseconds to the first byte; half a megabyte is
+where the transfer begins to cost as much as the wait."""
+SHARD_BYTES = 64 * 2**20
+"""One file. Large enough that 10 TB are some 10^5 files, small enough to check and copy whole."""
+MIN_BLOCKS = 16
+"""A small corpus still has this many blocks: a bad block then costs a sixteenth, not everything."""
+
+WINDOW_BLOCKS = 128
+"""Blocks that are mixed row by row at a time (64 MiB of rows); see `data/order.py`."""
+
+BUCKET_KEYS = 4_000_000
+"""Document keys that one deduplication task holds in memory, 32 bytes each."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """How the rows of one part are laid out in files. The last shard and block are shorter."""
+
+    rows: int
+    rows_per_block: int
+    rows_per_shard: int
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.rows // self.rows_per_shard)
+
+    def shard_rows(self, shard_index: int) -> tuple[int, int]:
+        """First row of a shard, and the row after its last."""
+        start = shard_index * self.rows_per_shard
+        return start, min(start + self.rows_per_shard, self.rows)
+
+
+def plan_shards(rows: int, row_bytes: float) -> ShardPlan:
+    """Rows per block and shard for `rows` rows of `row_bytes` bytes each on average."""
+    assert rows > 0, "a part without rows has no shards"
+    by_size = max(1, int(BLOCK_BYTES / max(row_bytes, 1.0)))
+    rows_per_block = max(1, min(by_size, -(-rows // MIN_BLOCKS)))
+    blocks_per_shard = max(1, int(SHARD_BYTES / (rows_per_block * max(row_bytes, 1.0))))
+    return ShardPlan(rows, rows_per_block, rows_per_block * blocks_per_shard)
+
+
+def plan_partition_bytes(total_bytes: int) -> int:
+    """Bytes of source that one task reads."""
+    wanted = -(-total_bytes // TARGET_PARTITIONS)
+    return max(MIN_PARTITION_BYTES, min(MAX_PARTITION_BYTES, wanted))
+
+
+def plan_buckets(total_keys: int) -> int:
+    """Tasks among which the document keys are shared out to find duplicates."""
+    return max(1, -(-total_keys // BUCKET_KEYS))
+
+
+def plan_chunk_steps(worker_rows: int, row_bytes: float, total_steps: int) -> int:
+    """Steps that one reading task delivers to one worker.
+
+    About 4 MiB a task, so that the fixed cost of a task (a few milliseconds) is small beside it;
+    but at least some tens of tasks in a run that has as many steps, so that the first batch comes
+    soon and reading spreads over the cluster; and at most 4096, since each is planned up front.
+    """
+    by_size = int(4 * 2**20 / max(worker_rows * row_bytes, 1.0))
+    spread = max(1, total_steps // 32)
+    fewest = -(-total_steps // 4096)
+    return max(1, fewest, min(by_size, spread, 1024))
