@@ -34,7 +34,12 @@ class Spec(BaseModel):
     """One section of a job file. Unknown keys are errors; values are never coerced."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,  # a fingerprint is taken over JSON, which has neither
     )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -68,10 +68,45 @@ def parse_count(value: object) -> int:
     raise ValueError(f'{value!r} is not a count; write a whole number, or one like "10K" or "2M"')
 
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes), PlainSerializer(lambda v: f"{v}B")]
-Seconds = Annotated[float, BeforeValidator(parse_seconds), PlainSerializer(lambda v: f"{v:g}s")]
-Fraction = Annotated[float, BeforeValidator(parse_fraction)]
-Count = Annotated[int, BeforeValidator(parse_count)]
+@dataclass(frozen=True)
+class Quantity:
+    """How a quantity is written: its words for people, its JSON Schema for editors."""
+
+    words: str
+    examples: tuple[str | int | float, ...]
+    json_types: tuple[str, ...] = ("string",)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        types = self.json_types[0] if len(self.json_types) == 1 else list(self.json_types)
+        return {"type": types, "examples": list(self.examples)}
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_bytes),
+    PlainSerializer(lambda v: f"{v}B"),
+    Quantity('a size, like "64MiB" or "2GB"', ("64MiB", "2GB")),
+]
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_seconds),
+    PlainSerializer(lambda v: f"{v:g}s"),
+    Quantity('a time, like "90s" or "2h"', ("90s", "10min", "2h")),
+]
+Fraction = Annotated[
+    float,
+    BeforeValidator(parse_fraction),
+    Quantity('a fraction, like "5%" or 0.05', ("5%", 0.05), ("string", "number")),
+]
+Count = Annotated[
+    int,
+    BeforeValidator(parse_count),
+    Quantity(
+        'a whole number, or one like "10K" or "2M"', (512, "10K", "2M"), ("integer", "string")
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -80,6 +115,11 @@ class Amount:
 
     value: float
     unit: Literal["steps", "tokens", "epochs", "rows"]
+
+    quantity: ClassVar[Quantity] = Quantity(
+        'an amount, like "100 steps", "2M tokens" or "3 epochs"',
+        ("100 steps", "2M tokens", "3 epochs"),
+    )
 
     @classmethod
     def parse(cls, text: object) -> Amount:
@@ -119,4 +159,4 @@ class Amount:
     def __get_pydantic_json_schema__(
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"type": "string", "examples": ["100 steps", "2M tokens", "3 epochs"]}
+        return cls.quantity.__get_pydantic_json_schema__(schema, handler)

@@ -1,0 +1,149 @@
+"""Looks into the models of a job file: which field a path names, and its type in words."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic.fields import FieldInfo
+
+from raymodel.spec.base import Spec
+from raymodel.spec.document import Path
+from raymodel.spec.quantity import Quantity
+
+_PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    Any: "any value",
+}
+_BOUNDS: tuple[tuple[type, str, str], ...] = (
+    (annotated_types.Ge, "ge", "at least"),
+    (annotated_types.Gt, "gt", "above"),
+    (annotated_types.Le, "le", "at most"),
+    (annotated_types.Lt, "lt", "below"),
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a path names: its type, and its entry in the model that holds it."""
+
+    annotation: Any
+    info: FieldInfo | None = None
+    """None for the root, list items and the values of free keys."""
+
+    @property
+    def section(self) -> type[Spec] | None:
+        """The model that a mapping at this place is read as."""
+        return next((kind for kind in kinds(self.annotation) if _is_section(kind)), None)
+
+    @property
+    def description(self) -> str:
+        """The docstring of the field, on one line."""
+        return " ".join((self.info.description or "").split()) if self.info else ""
+
+
+def kinds(annotation: Any) -> list[Any]:
+    """The members of a (possibly annotated, optional) union, without None."""
+    if get_origin(annotation) is Annotated:
+        return kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [kind for member in get_args(annotation) for kind in kinds(member)]
+    return [] if annotation is type(None) else [annotation]
+
+
+def find_field(model: type[Spec], path: Path) -> Field | None:
+    """The field that `path` names below `model`; None when there is no such field."""
+    field = Field(model)
+    for part in path:
+        found = _step(field, part)
+        if found is None:
+            return None
+        field = found
+    return field
+
+
+def walk_fields(model: type[Spec], prefix: Path = ()) -> Iterator[Path]:
+    """The paths of all fields below `model`, sections before what they hold; not into lists."""
+    for name, info in model.model_fields.items():
+        path = (*prefix, name)
+        yield path
+        section = Field(info.annotation).section
+        if section is not None:
+            yield from walk_fields(section, path)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, if any is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+
+
+def in_words(annotation: Any) -> str:
+    """A type as a job file's author would say it: `int | None` → "a whole number"."""
+    if get_origin(annotation) is Annotated:
+        base, *marks = get_args(annotation)
+        for mark in marks:
+            if isinstance(mark, Quantity):
+                return mark.words
+        return in_words(base) + _bounds_in_words(marks)
+    members = kinds(annotation)
+    if members != [annotation]:
+        return " or ".join(in_words(member) for member in _union_members(annotation))
+    return _PLAIN.get(annotation) or _composite_in_words(annotation)
+
+
+def field_in_words(info: FieldInfo) -> str:
+    """The type of a model's field in words, with its bounds."""
+    return in_words(info.rebuild_annotation())
+
+
+def _step(field: Field, part: str | int) -> Field | None:
+    for kind in kinds(field.annotation):
+        if _is_section(kind) and part in kind.model_fields:
+            info = kind.model_fields[part]
+            return Field(info.annotation, info)
+        if get_origin(kind) is dict and isinstance(part, str):
+            return Field(get_args(kind)[1])
+        if get_origin(kind) is tuple and isinstance(part, int):
+            return Field(get_args(kind)[0])
+    return None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Spec)
+
+
+def _union_members(annotation: Any) -> list[Any]:
+    return [member for member in get_args(annotation) if member is not type(None)]
+
+
+def _bounds_in_words(marks: Iterable[Any]) -> str:
+    said = [
+        f"{words} {getattr(mark, attribute):g}"
+        for mark in marks
+        for kind, attribute, words in _BOUNDS
+        if isinstance(mark, kind)
+    ]
+    return f", {' and '.join(said)}" if said else ""
+
+
+def _composite_in_words(annotation: Any) -> str:
+    quantity = getattr(annotation, "quantity", None)
+    if isinstance(quantity, Quantity):
+        return quantity.words
+    if get_origin(annotation) is Literal:
+        choices = [str(choice) for choice in get_args(annotation)]
+        return choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+    if get_origin(annotation) is tuple:
+        return f"a list, each item {in_words(get_args(annotation)[0])}"
+    if get_origin(annotation) is dict:
+        return f"a section of free keys, each {in_words(get_args(annotation)[1])}"
+    if _is_section(annotation):
+        return f"a section ({', '.join(annotation.model_fields)})"
+    return str(getattr(annotation, "__name__", annotation))

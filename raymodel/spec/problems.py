@@ -1,0 +1,216 @@
+"""What is wrong with a job file, in the author's words: one line a problem.
+
+Pydantic reports in Python's words, and once for every member of a union. Here each report becomes
+a `Problem`: where it stands, the value seen, the rule, and the nearest name that would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from raymodel.errors import SpecError
+from raymodel.spec.base import Spec
+from raymodel.spec.document import Path, Position, dotted
+from raymodel.spec.fields import Field, find_field, in_words, nearest, walk_fields
+
+_COMPARED = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong at one place."""
+
+    path: Path
+    message: str
+
+    def text(self, positions: Mapping[Path, Position]) -> str:
+        """`jobs/x.yaml:12: pretrain.duration: …`"""
+        where = [str(position)] if (position := self.position(positions)) else []
+        return ": ".join([*where, *([dotted(self.path)] if self.path else []), self.message])
+
+    def position(self, positions: Mapping[Path, Position]) -> Position | None:
+        """Where the path, or the nearest section around it, was written.
+
+        A check across a section names the field that it is about as its first word; then that
+        field's line is more help than the section's.
+        """
+        subject = (*self.path, *self.message.split(maxsplit=1)[0].split("."))
+        if subject in positions:
+            return positions[subject]
+        for end in range(len(self.path), -1, -1):
+            if self.path[:end] in positions:
+                return positions[self.path[:end]]
+        return None
+
+
+def spec_error(problems: Sequence[Problem], positions: Mapping[Path, Position]) -> SpecError:
+    """One error for all problems, in the order of the file."""
+    ordered = sorted(problems, key=lambda problem: _line(problem, positions))
+    lines = list(dict.fromkeys(problem.text(positions) for problem in ordered))
+    head = [f"{len(lines)} problems"] if len(lines) > 1 else []
+    return SpecError("\n".join([*head, *lines]))
+
+
+def find_problems(error: ValidationError, model: type[Spec], data: Any) -> list[Problem]:
+    """The problems behind pydantic's errors for `data` read as `model`."""
+    reports = [_Report.of(detail, data) for detail in error.errors(include_url=False)]
+    return [_problem(report, model) for report in _without_union_noise(reports)]
+
+
+def show(value: Any) -> str:
+    """A value as a job file writes it; sections and lists by their kind."""
+    if isinstance(value, dict):
+        return "a section" if value else "an empty section"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
+
+
+def unknown_key(path: Path, model: type[Spec]) -> Problem:
+    """The key at the end of `path` is not a field; names the one that was probably meant."""
+    *parents, name = path
+    holder = find_field(model, tuple(parents))
+    section = holder.section if holder else None
+    known = list(section.model_fields) if section else []
+    close = nearest(str(name), known) or _found_deeper(str(name), section)
+    return Problem(path, f"unknown key {name!r}{_suggest(close)} (known keys: {', '.join(known)})")
+
+
+@dataclass(frozen=True)
+class _Report:
+    """One of pydantic's errors, its location split into the path and the union's member."""
+
+    kind: str
+    path: Path
+    union: Path | None
+    """Path of the field whose type is a union, when the error comes from one of its members."""
+    at_member: bool
+    """Whether the value is not of the member's type at all."""
+    detail: ErrorDetails
+
+    @property
+    def is_consequence(self) -> bool:
+        """Pydantic counts only a list's valid items; a bad item makes the list seem too short."""
+        value, context = self.detail["input"], self.detail.get("ctx", {})
+        return self.kind == "too_short" and len(value) >= context["min_length"]
+
+    @classmethod
+    def of(cls, detail: ErrorDetails, data: Any) -> _Report:
+        path: list[str | int] = []
+        union: Path | None = None
+        here, location = data, detail["loc"]
+        for i, part in enumerate(location):
+            is_missing = detail["type"] == "missing" and i == len(location) - 1
+            if is_missing or _holds(here, part):
+                path.append(part)
+                here = None if is_missing else here[part]
+            elif union is None:  # not in the data: the name of a union's member
+                union = tuple(path)
+        at_member = tuple(path) == union and detail["type"].endswith("_type")
+        return cls(detail["type"], tuple(path), union, at_member, detail)
+
+
+def _holds(data: Any, part: str | int) -> bool:
+    if isinstance(data, dict):
+        return part in data
+    return isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+
+
+def _without_union_noise(reports: Iterable[_Report]) -> list[_Report]:
+    """Of a union's members, keep the one that the value was meant as; else one for the union."""
+    reports = [report for report in reports if not report.is_consequence]
+    meant = {report.union for report in reports if report.union and not report.at_member}
+    kept, collapsed = [], set()
+    for report in reports:
+        if not report.at_member:
+            kept.append(report)
+        elif report.union not in meant and report.union not in collapsed:
+            collapsed.add(report.union)
+            kept.append(report)
+    return kept
+
+
+def _problem(report: _Report, model: type[Spec]) -> Problem:
+    path, value = report.path, report.detail["input"]
+    field = find_field(model, path)
+    context = report.detail.get("ctx", {})
+    if report.kind == "extra_forbidden":
+        return unknown_key(path, model)
+    if report.kind == "missing":
+        return _missing(path, field)
+    if report.kind == "literal_error" and field:
+        return Problem(path, _wrong_choice(value, field))
+    if report.kind in _COMPARED:
+        bound, words = _COMPARED[report.kind]
+        return Problem(path, f"{show(value)} must be {words} {context[bound]:g}")
+    if report.kind == "value_error":
+        return Problem(path, str(context["error"]))
+    if report.kind in ("too_short", "too_long"):
+        return Problem(path, _wrong_length(report.kind, value, context))
+    if report.kind == "string_pattern_mismatch" and field:
+        return Problem(path, f"{show(value)} does not fit; wanted: {field.description}")
+    if field and (report.kind.endswith("_type") or report.kind == "int_from_float"):
+        return Problem(path, f"{show(value)} is not {_wanted(field)}{_hint(value, field)}")
+    return Problem(path, f"{show(value)}: {report.detail['msg']}")
+
+
+def _missing(path: Path, field: Field | None) -> Problem:
+    message = f"`{path[-1]}` is missing"
+    if field:
+        meaning = field.description.split(". ")[0].rstrip(".")
+        message += f" ({meaning}); write {_wanted(field)}"
+    return Problem(path[:-1], message)
+
+
+def _wanted(field: Field) -> str:
+    return in_words(field.info.rebuild_annotation() if field.info else field.annotation)
+
+
+def _wrong_choice(value: Any, field: Field) -> str:
+    choices = in_words(field.annotation).removeprefix("one of ")
+    close = nearest(str(value), choices.split(", "))
+    return f"unknown value {show(value)}{_suggest(close)} (known values: {choices})"
+
+
+def _suggest(close: str | None) -> str:
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def _wrong_length(kind: str, value: Any, context: Mapping[str, Any]) -> str:
+    least, most = context.get("min_length"), context.get("max_length")
+    rule = f"at least {least}" if kind == "too_short" else f"at most {most}"
+    return f"{len(value)} given; give {rule}"
+
+
+def _hint(value: Any, field: Field) -> str:
+    """What to type instead, where the value shows what was meant."""
+    wanted = _wanted(field)
+    if wanted.startswith("text") and isinstance(value, bool | int | float):
+        return f'; quote it: "{show(value)}"'
+    if wanted.startswith("a list") and not isinstance(value, dict | list | None):
+        return f"; write [{value}]"
+    if wanted.startswith("true or false") and str(value).lower() in ("yes", "no", "on", "off"):
+        return f"; write {'true' if str(value).lower() in ('yes', 'on') else 'false'}"
+    return ""
+
+
+def _found_deeper(name: str, section: type[Spec] | None) -> str | None:
+    paths = walk_fields(section) if section else ()
+    return next((dotted(path) for path in paths if path[-1] == name and len(path) > 1), None)
+
+
+def _line(problem: Problem, positions: Mapping[Path, Position]) -> float:
+    position = problem.position(positions)
+    return position.line if position and position.line else float("inf")
