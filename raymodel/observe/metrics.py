@@ -1,7 +1,8 @@
 """The table of metrics: every name that may stand in `metrics.jsonl`, and what it means.
 
-A record holds `step` and any of the others. The progress line, trackers, reports and
-`raymodel status` read these records and nothing else.
+A record holds `step` and any of the others; rates and times are over the steps since the last
+record. The progress line, trackers, reports and `raymodel status` read these records and nothing
+else.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ _TABLE = (
     Metric("loss_scale", "", "same", "factor on the loss under fp16"),
     Metric("non_finite_steps", "steps", "same", "steps left out since step 0: loss not finite"),
     Metric("bad_rows", "rows", "sum", "rows left out since step 0: their shard was corrupt"),
-    Metric("tokens_per_s", "tokens/s", "sum", "tokens of all workers over wall time, since the last record"),
+    Metric("tokens_per_s", "tokens/s", "sum", "tokens of all workers over wall time"),
     Metric("mfu", "", "same", "model FLOPs per second over the peak of the devices; null on CPU"),
     Metric("step_time_s", "s", "max", "mean wall time of a step since the last record"),
     Metric("data_wait_s", "s", "max", "part of a step spent waiting for its batch"),
-    Metric("checkpoint_stall_s", "s", "max", "time that checkpoints stopped training since the last record"),
-    Metric("memory_peak_bytes", "bytes", "max", "largest memory of a worker: device, or resident on CPU"),
+    Metric("checkpoint_stall_s", "s", "max", "time that checkpoints stopped training"),
+    Metric("memory_peak_bytes", "bytes", "max", "most memory of a worker: device, or RSS on CPU"),
     Metric("goodput", "", "same", "productive share of all wall time so far, over all attempts"),
     Metric("data_digest", "hex", "same", "running hash of the row ids consumed, in order"),
 )  # fmt: skip

@@ -1,0 +1,60 @@
+"""Quiet: the log noise of libraries goes to a file, so that the user sees the story of the job."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+# Read by the libraries when they are imported, so set before; a user's own value wins.
+_ENVIRONMENT = {
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TQDM": "0",
+    # Ray 2.60 warns about a future default on every start without GPUs; this is that default.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "GRPC_VERBOSITY": "ERROR",
+}
+_LOGGERS = (
+    "ray", "DeepSpeed", "deepspeed", "transformers", "tokenizers", "peft", "accelerate", "torch",
+    "tensorboard", "tensorflow", "absl", "datasets", "huggingface_hub", "optuna", "filelock",
+    "urllib3", "botocore", "asyncio", "uvicorn", "fsspec", "raymodel", "py.warnings",
+)  # fmt: skip
+
+
+def quiet_logs(log_file: Path) -> None:
+    """Sends what libraries log and Python's warnings to `log_file`.
+
+    Call it first, before the libraries are imported, for the environment variables; and again
+    after `ray.init` or the import of DeepSpeed, which install handlers of their own.
+
+    Args:
+        log_file: appended to; the folder is made.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = _file_handler(log_file)
+    logging.captureWarnings(True)
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+def _file_handler(log_file: Path) -> logging.Handler:
+    for handler in logging.getLogger("raymodel").handlers:
+        if isinstance(handler, logging.FileHandler) and handler.baseFilename == str(
+            log_file.absolute()
+        ):
+            return handler
+    handler = logging.FileHandler(log_file, delay=True)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+    )
+    return handler
