@@ -24,7 +24,7 @@ class EvaluateSpec(Spec):
     """Held-out prompts answered for the measures on generated text."""
     max_new_tokens: Count = 64
     """Longest answer generated, in tokens."""
-    gates: dict[str, str] = {}
+    gates: dict[str, str] = Field(default_factory=dict)
     """Measure → condition, such as `perplexity: "< 40"`. All must hold for `best` to move."""
 
     @field_validator("gates")

@@ -16,7 +16,7 @@ class ModelSpec(Spec):
     """A name from `model/presets.yaml`, such as `llama-tiny`."""
     architecture: str | None = None
     """A Hugging Face `model_type`, such as `llama`, when no preset is used."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     """Fields of the Hugging Face configuration; with a preset, these replace the preset's."""
 
     @model_validator(mode="after")

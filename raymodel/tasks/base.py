@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from raymodel.data.spec import SourceSpec
 
@@ -51,6 +51,8 @@ class Task(ABC):
     name: ClassVar[str]
     auto_class: ClassVar[str]
     """Name of the `transformers` class that builds the model, such as `AutoModelForCausalLM`."""
+    peft_task: ClassVar[str]
+    """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full."""
     measures: ClassVar[tuple[str, ...]]
     """Names that `evaluate.metrics` may ask of this task."""
 
@@ -97,6 +99,9 @@ class Task(ABC):
     def model_arguments(self) -> dict[str, Any]:
         """Extra arguments of the model's configuration (number of labels and their names)."""
         return {}
+
+    def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 (most tasks take any)
+        """Raises ValueError when a model of this configuration would learn the wrong thing."""
 
     def labels_of(self, values: Sequence[Any]) -> tuple[str, ...]:
         """The sorted label names among raw label values; empty for tasks without labels."""

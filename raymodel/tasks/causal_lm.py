@@ -11,7 +11,7 @@ from raymodel.tasks.template import render, template_fields
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from raymodel.data.spec import SourceSpec
 
@@ -26,7 +26,16 @@ class CausalLM(Task):
 
     name = "causal_lm"
     auto_class = "AutoModelForCausalLM"
+    peft_task = "CAUSAL_LM"
     measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
+
+    def check_model(self, config: PretrainedConfig) -> None:
+        """Refuses encoders: they see the token to predict, so their loss means nothing."""
+        if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_decoder", True):
+            raise ValueError(
+                f"a {config.model_type!r} model reads its text in both directions; causal_lm needs "
+                "a decoder, such as llama or qwen3 (or set `is_decoder: true` in its configuration)"
+            )
 
     def check_source(self, source: SourceSpec) -> None:
         """A prompt and a response, each a template that names at least one field."""

@@ -21,6 +21,7 @@ class TextClassification(Task):
 
     name = "text_classification"
     auto_class = "AutoModelForSequenceClassification"
+    peft_task = "SEQ_CLS"
     measures = ("accuracy", "f1")
 
     def check_source(self, source: SourceSpec) -> None:
@@ -112,7 +113,7 @@ class TextClassification(Task):
         import numpy as np
         import torch
 
-        from raymodel.evaluate.metrics import accuracy, macro_f1
+        from raymodel.tasks.agreement import accuracy, macro_f1
         from raymodel.tasks.batch import batches, pad_id
 
         predicted = []

@@ -1,0 +1,24 @@
+"""Which parameters the optimizer decays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups: matrices and embeddings with weight decay, vectors without.
+
+    Biases and the scales of norms are vectors; decaying them only shrinks activations
+    (arXiv:2005.14165 and the code around it). Frozen parameters are left out, tied ones come once,
+    and a group without parameters is not made. Call before ZeRO-3 flattens the parameters.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim >= 2]
+    vectors = [parameter for parameter in trained if parameter.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,96 @@
+"""Answers to held-out prompts, scored against their references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sacrebleu
+import torch
+
+from raymodel.tasks.base import Sample
+from raymodel.tasks.batch import batches, pad_id, pad_left
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def measure_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Mapping[str, Any],
+    limits: Mapping[str, int],
+) -> tuple[dict[str, float], tuple[Sample, ...]]:
+    """Corpus `bleu` and `chrf` (0-100, sacrebleu defaults) of greedy answers, and samples.
+
+    Args:
+        rows: Columns `input_ids` and `prompt_length`.
+        limits: `generate_rows` prompts, spread evenly over the rows; `max_new_tokens` an answer;
+            `batch_rows` answered together; `num_samples` returned.
+    """
+    chosen = spread(len(rows["input_ids"]), limits.get("generate_rows", 32))
+    examples = [rows["input_ids"][index] for index in chosen]
+    lengths = [int(rows["prompt_length"][index]) for index in chosen]
+    prompts = [ids[:length] for ids, length in zip(examples, lengths, strict=True)]
+    answers: list[str] = []
+    for part in batches({"prompts": prompts}, limits.get("batch_rows", 8)):
+        answers += generate_answers(
+            model, tokenizer, part["prompts"], limits.get("max_new_tokens", 64)
+        )
+    references = [
+        tokenizer.decode(ids[length:], skip_special_tokens=True).strip()
+        for ids, length in zip(examples, lengths, strict=True)
+    ]
+    samples = [
+        Sample(prompt=tokenizer.decode(prompt), answer=answer, reference=reference)
+        for prompt, answer, reference in zip(prompts, answers, references, strict=True)
+    ]
+    return score_answers(answers, references), tuple(samples[: limits.get("num_samples", 5)])
+
+
+def score_answers(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU and chrF (arXiv:1804.08771), each from 0 to 100."""
+    # `force` only silences a warning about text that looks tokenised, as code does.
+    return {
+        "bleu": float(sacrebleu.corpus_bleu(list(answers), [list(references)], force=True).score),
+        "chrf": float(sacrebleu.corpus_chrf(list(answers), [list(references)]).score),
+    }
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+) -> list[str]:
+    """Greedy answers to a batch of prompts, stripped, each up to its end-of-text token.
+
+    A prompt that leaves no room for the answer in the model's positions loses its start.
+    """
+    room = model.config.max_position_embeddings - max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens}, but the model has only "
+            f"{model.config.max_position_embeddings} positions; ask for fewer tokens"
+        )
+    # An empty prompt starts as a document does in training: after an end-of-text token.
+    tokens = [list(prompt[-room:]) or [tokenizer.eos_token_id] for prompt in prompts]
+    input_ids, mask = pad_left(tokens, pad_id(tokenizer))  # (B, T)
+    output = model.generate(
+        input_ids=input_ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad_id(tokenizer),
+    )
+    new_tokens = output[:, input_ids.shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
+
+
+def spread(num_rows: int, num_chosen: int) -> list[int]:
+    """Up to `num_chosen` row indexes, spread evenly: neighbouring rows come from the same file."""
+    count = min(num_rows, num_chosen)
+    return np.linspace(0, num_rows - 1, count).round().astype(int).tolist()
