@@ -1,0 +1,49 @@
+"""(code, docstring) pairs out of Python source, by its syntax tree; nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import warnings
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def read_functions(text: str) -> list[dict[str, str]]:
+    """Each documented function and method of a module, in the order of the source.
+
+    Fields: `code`, the source with its signature and decorators but without the docstring,
+    dedented; `docstring`, cleaned of its indentation; `name`. Functions whose body is nothing but
+    the docstring are left out: there is no code to explain.
+
+    Raises:
+        SyntaxError: the text is not Python of this interpreter's version.
+        ValueError: the text holds null bytes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in old modules are not our concern
+        tree = ast.parse(text)
+    # ast counts lines by these ends only; str.splitlines also splits at form feeds.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    found = [node for node in ast.walk(tree) if isinstance(node, _Function)]
+    found.sort(key=lambda node: (node.lineno, node.col_offset))
+    pairs = (_pair(node, lines) for node in found)
+    return [pair for pair in pairs if pair is not None]
+
+
+def _pair(node: _Function, lines: list[str]) -> dict[str, str] | None:
+    docstring = ast.get_docstring(node, clean=False)
+    if docstring is None or len(node.body) < 2:
+        return None
+    comment, first_line = node.body[0], min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    shares_line = comment.lineno == node.lineno or node.body[1].lineno == comment.end_lineno
+    cleaned = inspect.cleandoc(docstring)
+    if shares_line or not cleaned or comment.end_lineno is None or node.end_lineno is None:
+        return None
+    before = lines[first_line - 1 : comment.lineno - 1]
+    after = lines[comment.end_lineno : node.end_lineno]
+    while after and not after[0].strip():
+        after = after[1:]
+    code = textwrap.dedent("\n".join([*before, *after])).rstrip()
+    return {"code": code, "docstring": cleaned, "name": node.name}
