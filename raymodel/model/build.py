@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.precision import cast_parameters
@@ -95,7 +96,7 @@ def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
             )
     try:
         return transformers.AutoConfig.for_model(architecture, **fields)
-    except (ValueError, TypeError) as error:  # pydantic-like checks of transformers' dataclasses
+    except (StrictDataclassError, ValueError, TypeError) as error:
         raise SpecError(f"model.config: {' '.join(str(error).split())}") from error
 
 
@@ -134,7 +135,7 @@ def load_model(
                 ignore_mismatched_sizes=True,
                 **_LOCAL_ONLY,
             )
-    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+    except _LOAD_ERRORS as error:
         raise ArtifactError(
             f"{folder} cannot be loaded as {task.auto_class}: {str(error).splitlines()[0]} "
             "(its config.json must name an architecture for this task, and its weights must be "
@@ -144,6 +145,7 @@ def load_model(
     return model.eval()
 
 
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 _LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
 
 

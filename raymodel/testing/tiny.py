@@ -1,0 +1,116 @@
+"""Models and text small enough for a test, real enough to behave like the large ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+_VERBS = ("read", "write", "open", "close", "count", "merge", "split", "sort", "find", "drop")
+_NOUNS = ("file", "line", "row", "word", "key", "value", "block", "table", "queue", "node")
+
+
+def build_tiny_llama(
+    *, vocab_size: int = 300, max_positions: int = 64, seed: int = 0, **config: Any
+) -> PreTrainedModel:
+    """A Llama of two layers and width 32, with grouped queries; weights from `seed` alone."""
+    import torch
+
+    from raymodel.model.build import build_model
+    from raymodel.model.spec import ModelSpec
+    from raymodel.tasks import get_task
+
+    fields = _SMALL | {"num_key_value_heads": 2} | config
+    return build_model(
+        ModelSpec(architecture="llama", config=fields),
+        get_task("causal_lm")(),
+        vocab_size=vocab_size,
+        max_positions=max_positions,
+        pad_token_id=1,
+        eos_token_id=0,
+        seed=seed,
+        dtype=torch.float32,
+    )
+
+
+def build_tiny_bert(
+    labels: Iterable[str] = ("no", "yes"), *, vocab_size: int = 300, seed: int = 0
+) -> PreTrainedModel:
+    """A BERT classifier of two layers and width 32; weights from `seed` alone."""
+    import torch
+
+    from raymodel.model.build import build_model
+    from raymodel.model.spec import ModelSpec
+    from raymodel.tasks import get_task
+
+    return build_model(
+        ModelSpec(architecture="bert", config=_SMALL),
+        get_task("text_classification")(tuple(labels)),
+        vocab_size=vocab_size,
+        max_positions=64,
+        pad_token_id=1,
+        eos_token_id=None,
+        seed=seed,
+        dtype=torch.float32,
+    )
+
+
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+
+
+def write_tiny_corpus(folder: Path, *, num_documents: int = 40, seed: int = 0) -> list[Path]:
+    """Writes small Python modules of documented functions, all different; returns their paths.
+
+    They read as `text` (a document a file) and as `python_functions` (code and docstring).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(seed)
+    paths = []
+    for index in range(num_documents):
+        functions = [
+            _function(draw.choice(_VERBS), draw.choice(_NOUNS), draw.randint(1, 99))
+            for _ in range(draw.randint(2, 5))
+        ]
+        path = folder / f"module_{index:03}.py"
+        header = f'"""Module {index}."""\n\n\n'
+        path.write_text(header + "\n\n".join(functions), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def _function(verb: str, noun: str, number: int) -> str:
+    return (
+        f"def {verb}_{noun}(items):\n"
+        f'    """{verb.capitalize()} each {noun} up to {number}."""\n'
+        f"    return [{verb}({noun}) for {noun} in items[:{number}]]\n"
+    )
+
+
+def train_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 300) -> PreTrainedTokenizerFast:
+    """A byte-level BPE; id 0 is the end-of-text token and id 1 the padding."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token="<|pad|>"
+    )

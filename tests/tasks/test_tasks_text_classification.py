@@ -1,0 +1,83 @@
+"""Text classification: labels, padding, measures against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, f1_score
+
+from raymodel.data.spec import SourceSpec
+from raymodel.tasks import get_task
+from raymodel.tasks.agreement import accuracy, macro_f1
+from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer
+
+SOURCE = SourceSpec(path="x", format="csv", text="{title}: {body}", label="topic")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tiny_tokenizer(["sport and business news"])
+
+
+@pytest.fixture
+def task():
+    return get_task("text_classification")(("business", "sport"))
+
+
+def test_a_record_becomes_ids_and_the_number_of_its_label(task, tokenizer):
+    record = {"title": "Cup", "body": "final", "topic": "sport"}
+    example = task.features(record, SOURCE, tokenizer, 64)
+    assert example == {"input_ids": tokenizer("Cup: final")["input_ids"], "label": 1}
+    assert len(task.features(record, SOURCE, tokenizer, 3)["input_ids"]) == 3
+
+
+def test_an_unknown_label_is_named_with_the_known_ones(task, tokenizer):
+    record = {"title": "Cup", "body": "final", "topic": "sprot"}
+    with pytest.raises(ValueError, match=r"'sprot'.*business, sport"):
+        task.features(record, SOURCE, tokenizer, 64)
+
+
+def test_a_record_without_label_teaches_nothing(task, tokenizer):
+    assert task.features({"title": "", "body": "", "topic": None}, SOURCE, tokenizer, 9) is None
+
+
+def test_labels_are_sorted_names():
+    assert get_task("text_classification")().labels_of([3, "b", "a", None, 3]) == ("3", "a", "b")
+
+
+def test_a_source_without_label_is_refused(task):
+    with pytest.raises(ValueError, match="no `label`"):
+        task.check_source(SourceSpec(path="x"))
+
+
+def test_the_loss_is_the_sum_over_examples_whatever_the_padding(task):
+    model = build_tiny_bert(task.labels).eval()
+    rows = {"input_ids": [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15, 16]], "label": [0, 1]}
+    batch = task.collate(rows, pad_token_id=1)
+    assert batch["input_ids"].shape == (2, 16)
+    assert task.num_targets(batch) == 2
+    expected = sum(
+        F.cross_entropy(model(torch.tensor([ids])).logits, torch.tensor([label]))
+        for ids, label in zip(rows["input_ids"], rows["label"], strict=True)
+    )
+    torch.testing.assert_close(task.loss(model, batch), expected)
+
+
+def test_accuracy_and_macro_f1_equal_scikit_learn():
+    generator = np.random.default_rng(5)
+    truth, predicted = generator.integers(0, 4, 200), generator.integers(0, 5, 200)
+    assert accuracy(truth, predicted) == pytest.approx(accuracy_score(truth, predicted))
+    assert macro_f1(truth, predicted) == pytest.approx(
+        f1_score(truth, predicted, average="macro", zero_division=0)
+    )
+
+
+def test_evaluate_compares_the_model_with_the_labels(task, tokenizer):
+    model = build_tiny_bert(task.labels).eval()
+    with torch.no_grad():  # always answers "sport"
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
+    rows = {"input_ids": [[5, 6], [7], [8, 9, 10]], "label": [1, 0, 1]}
+    result = task.evaluate(model, tokenizer, rows, ["accuracy", "f1"], batch_rows=2)
+    assert result.metrics == pytest.approx({"accuracy": 2 / 3, "f1": 0.4})
+    assert (result.samples[1].answer, result.samples[1].reference) == ("sport", "business")
