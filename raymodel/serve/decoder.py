@@ -1,0 +1,135 @@
+"""Which decoder a model can have: batched slots, or one request at a time."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from raymodel.serve.slots import SlotDecoder
+
+log = logging.getLogger(__name__)
+
+# Rotary scalings whose frequencies follow the longest row of a batch: a row's answer would depend
+# on its neighbours. (transformers, modeling_rope_utils.dynamic_rope_update)
+_ROPE_OF_THE_BATCH = ("dynamic", "longrope")
+# Allowed difference of the probe's logits, as a share of the largest: the noise of summation order
+# is a hundredth of these, a wrong position or mask far more.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+class Decoder(Protocol):
+    """Rows of running requests; see `SlotDecoder` for the meaning of each method."""
+
+    mode: str
+    num_slots: int
+    lengths: list[int]
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor: ...
+    def step(self, tokens: Sequence[int]) -> torch.Tensor: ...
+    def release(self, row: int) -> None: ...
+
+
+class SingleDecoder:
+    """One request at a time, for every architecture: the model keeps its own kind of cache.
+
+    A model whose output brings no cache is run over the whole row at every step.
+    """
+
+    mode = "one request at a time"
+    num_slots = 1
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.lengths: list[int] = []
+        self._tokens: list[int] = []
+        self._cache: Any = None
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Starts the one row; returns (1, V) logits."""
+        [prompt] = prompts
+        assert not self.lengths, "the one slot is taken"
+        self._tokens, self._cache = list(prompt), None
+        self.lengths = [len(prompt)]
+        return self._forward(self._tokens)
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Feeds one token; returns (1, V) logits."""
+        self._tokens += tokens
+        self.lengths = [len(self._tokens)]
+        return self._forward(self._tokens if self._cache is None else list(tokens))
+
+    def release(self, row: int) -> None:
+        """Forgets the row."""
+        self.lengths, self._tokens, self._cache = [], [], None
+
+    def _forward(self, tokens: list[int]) -> torch.Tensor:
+        past = {} if self._cache is None else {"past_key_values": self._cache}
+        output = self.model(
+            input_ids=torch.tensor([tokens], device=self.model.device), use_cache=True, **past
+        )
+        self._cache = getattr(output, "past_key_values", None)
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+
+def build_decoder(model: PreTrainedModel, num_slots: int, context_tokens: int) -> Decoder:
+    """Slots where they give the model's own logits, else one request at a time, with a warning."""
+    obstacle = find_obstacle(model)
+    if obstacle is None:
+        return SlotDecoder(model, num_slots, context_tokens)
+    log.warning(
+        "%s cannot be batched continuously (%s); it answers one request at a time, which is slow "
+        "when several clients ask",
+        type(model).__name__,
+        obstacle,
+    )
+    return SingleDecoder(model)
+
+
+def find_obstacle(model: PreTrainedModel) -> str | None:
+    """Why a model cannot decode in slots; None when it can, which a probe has then shown."""
+    config = model.config.get_text_config(decoder=True)
+    parameters = inspect.signature(model.forward).parameters
+    for name in ("position_ids", "past_key_values", "attention_mask", "logits_to_keep"):
+        if name not in parameters:
+            return f"its forward takes no {name}"
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return f"its attention is {config._attn_implementation}, which takes no mask for each row"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _ROPE_OF_THE_BATCH:
+        return f"its rotary scaling {rope['rope_type']!r} depends on the longest row"
+    layers = DynamicCache(config=config).layers
+    if any(type(layer) is not DynamicLayer for layer in layers):
+        return "not all of its layers attend to the whole context"
+    return _probe(model)
+
+
+@torch.inference_mode()
+def _probe(model: PreTrainedModel) -> str | None:
+    """Two rows that join at different times, against plain forward passes."""
+    first, second = [1, 2, 3, 4, 5, 6], [3, 1, 2]
+    decoder = SlotDecoder(model, num_slots=2, context_tokens=16)
+    try:
+        decoder.prefill([first])
+        decoder.step([7])
+        decoder.prefill([second])
+        slots = decoder.step([8, 9])
+        plain = torch.stack(
+            [
+                model(input_ids=torch.tensor([row], device=model.device)).logits[0, -1]
+                for row in ([*first, 7, 8], [*second, 9])
+            ]
+        )
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        return f"a trial failed with {type(error).__name__}: {error}"
+    difference = (slots - plain).abs().max().item()
+    allowed = _TOLERANCE.get(model.dtype, 5e-2) * plain.abs().max().item()
+    if not difference <= allowed:
+        return f"in a trial its logits differed by {difference:.3g}, allowed is {allowed:.3g}"
+    return None

@@ -1,0 +1,190 @@
+"""Generation: OpenAI's completions and chat completions over the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from raymodel.serve.chat import PLAIN_STOPS, has_template, render_chat
+from raymodel.serve.engine import Engine
+from raymodel.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, usage
+from raymodel.serve.refusal import Refusal, too_long
+from raymodel.serve.sampling import Sampling
+from raymodel.serve.service import Service
+from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape, event
+from raymodel.serve.streams import AnswerStream, EventStream, while_connected
+
+
+class GenerationService(Service):
+    """A causal language model."""
+
+    kind = "generation"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.engine = Engine(
+            self.model, self.tokenizer, batch=self.spec.batch, queue=self.spec.queue
+        )
+        # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
+        self._vocab_size = self.model.config.get_text_config(decoder=True).vocab_size
+
+    def router(self) -> APIRouter:
+        """`/v1/completions` and `/v1/chat/completions`."""
+        router = APIRouter()
+        router.post("/v1/completions", response_model=None)(self.complete)
+        router.post("/v1/chat/completions", response_model=None)(self.chat)
+        return router
+
+    def state(self) -> dict[str, Any]:
+        """Mode, limits and load."""
+        return {
+            "engine": self.engine.mode,
+            "chat_template": "model" if has_template(self.tokenizer) else "plain",
+            "context_tokens": self.engine.context_tokens,
+            "max_tokens": self.spec.max_tokens,
+            "active": self.engine.num_active,
+            "waiting": self.engine.num_waiting,
+            "generated_tokens": self.engine.num_generated,
+        }
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.engine.is_healthy
+
+    def close(self) -> None:
+        self.engine.close()
+
+    @staticmethod
+    def question(prompt: str, name: str) -> tuple[str, dict[str, Any]]:
+        return "/v1/completions", {"model": name, "prompt": prompt, "temperature": 0}
+
+    @staticmethod
+    def answer(response: dict[str, Any]) -> str:
+        return str(response["choices"][0]["text"])
+
+    async def complete(self, request: Request, body: CompletionRequest) -> Response:
+        """Goes on with one text, or with several."""
+        self.check_model(body.model)
+        prompts = self._prompts(body.prompt)
+        return await self._respond(request, body, prompts, CompletionShape(self.name))
+
+    async def chat(self, request: Request, body: ChatRequest) -> Response:
+        """Answers a conversation."""
+        self.check_model(body.model)
+        prompt = render_chat(self.tokenizer, body.messages)
+        stops = () if has_template(self.tokenizer) else PLAIN_STOPS
+        return await self._respond(request, body, [prompt], ChatShape(self.name), stops)
+
+    # ---- from the request to the engine --------------------------------------------------------
+
+    def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
+        """Token ids of each prompt; an empty text begins with the model's first token."""
+        if isinstance(prompt, str):
+            prompt = [prompt]
+        elif isinstance(prompt[0], int):
+            prompt = [prompt]  # type: ignore[list-item]
+        return [self._tokens(item) for item in prompt]  # type: ignore[arg-type]
+
+    def _tokens(self, prompt: str | list[int]) -> list[int]:
+        ids: list[int] = (
+            self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        )
+        first = self.tokenizer.bos_token_id or self.tokenizer.eos_token_id
+        if not ids and first is None:
+            raise Refusal(400, "the prompt is empty; give at least one character", param="prompt")
+        for token in ids:
+            if not 0 <= token < self._vocab_size:
+                raise Refusal(
+                    400,
+                    f"the prompt holds the token id {token}; this model's ids go from 0 to "
+                    f"{self._vocab_size - 1}",
+                    param="prompt",
+                )
+        return ids or [first]
+
+    def _sampling(
+        self, body: GenerationRequest, prompt: Sequence[int], stops: tuple[str, ...]
+    ) -> Sampling:
+        context = self.engine.context_tokens
+        if len(prompt) >= context:
+            raise too_long(len(prompt), context - 1, "prompt")
+        name = "max_tokens"
+        asked = body.max_tokens
+        if isinstance(body, ChatRequest) and body.max_completion_tokens is not None:
+            name, asked = "max_completion_tokens", body.max_completion_tokens
+        if asked is not None and asked > self.spec.max_tokens:
+            raise Refusal(
+                400,
+                f"{name} is {asked}; this server writes at most {self.spec.max_tokens} "
+                "(serve.max_tokens)",
+                param=name,
+            )
+        room = context - len(prompt)
+        if asked is not None and asked > room:
+            raise Refusal(
+                400,
+                f"the prompt has {len(prompt)} tokens and {name} is {asked}; together they may "
+                f"be at most {context}. Shorten the prompt, or ask for at most {room}",
+                param=name,
+                code="context_length_exceeded",
+            )
+        return Sampling(
+            max_tokens=min(room, self.spec.max_tokens) if asked is None else asked,
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            seed=body.seed,
+            stop=body.stops + stops,
+        )
+
+    # ---- from the engine to the response -------------------------------------------------------
+
+    async def _respond(
+        self,
+        request: Request,
+        body: GenerationRequest,
+        prompts: list[list[int]],
+        shape: AnswerShape,
+        stops: tuple[str, ...] = (),
+    ) -> Response:
+        requests = [(prompt, self._sampling(body, prompt, stops)) for prompt in prompts]
+        num_prompt_tokens = sum(map(len, prompts))
+        answers = AnswerStream(self.engine, requests, self.spec.timeout)
+        try:
+            if body.stream:
+                await while_connected(request, answers.wait_for_first())
+                events = _events(answers, shape, num_prompt_tokens, body.includes_usage)
+                return EventStream(events, on_close=answers.close)
+            texts = await while_connected(request, _collect(answers, len(prompts)))
+        except BaseException:  # a disconnect is a cancellation
+            answers.close()
+            raise
+        return JSONResponse(shape.whole(texts, usage(num_prompt_tokens, sum(answers.num_tokens))))
+
+
+async def _collect(answers: AnswerStream, num_prompts: int) -> list[tuple[str, str]]:
+    """(text, finish reason) of each prompt."""
+    texts, reasons = [""] * num_prompts, [""] * num_prompts
+    async for index, chunk in answers:
+        texts[index] += chunk.text
+        reasons[index] = chunk.finish_reason or ""
+    return list(zip(texts, reasons, strict=True))
+
+
+async def _events(
+    answers: AnswerStream, shape: AnswerShape, num_prompt_tokens: int, with_usage: bool
+) -> AsyncIterator[bytes]:
+    """The whole stream; an error that comes after its start is an event too."""
+    begun: set[int] = set()
+    try:
+        async for index, chunk in answers:
+            is_first = index not in begun
+            begun.add(index)
+            yield event(shape.chunk(index, chunk.text, chunk.finish_reason, is_first=is_first))
+        if with_usage:
+            yield event(shape.usage_chunk(usage(num_prompt_tokens, sum(answers.num_tokens))))
+    except Refusal as refusal:
+        yield event(refusal.body())
+    yield event("[DONE]")

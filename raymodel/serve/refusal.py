@@ -1,0 +1,87 @@
+"""Refusals: what a client did wrong, or what the server cannot do now, as OpenAI's error shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    500: "internal_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class Refusal(Exception):
+    """A request that gets an error instead of an answer.
+
+    Args:
+        status: HTTP status.
+        message: the value seen, the rule, and the fix.
+        param: the field that is wrong.
+        code: a word for programs, such as `model_not_found`.
+        retry_after_s: when to try again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """`{"error": {message, type, param, code}}`."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def headers(self) -> dict[str, str]:
+        """`Retry-After` and `WWW-Authenticate` where they belong."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
+
+
+def too_long(num_tokens: int, limit: int, param: str) -> Refusal:
+    """400 for an input that the model cannot hold."""
+    return Refusal(
+        400,
+        f"the {param} has {num_tokens} tokens; this model takes at most {limit}. Shorten it",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def queue_full(num_waiting: int, retry_after_s: int) -> Refusal:
+    """503 for a request that finds no place to wait."""
+    return Refusal(
+        503,
+        f"{num_waiting} requests are waiting and the queue is full; try again in "
+        f"{retry_after_s} s, or raise serve.queue or serve.replicas",
+        code="queue_full",
+        retry_after_s=retry_after_s,
+    )
+
+
+def timed_out(timeout_s: float) -> Refusal:
+    """504 for an answer that takes too long."""
+    return Refusal(
+        504,
+        f"no complete answer within {timeout_s:g} s; ask for fewer tokens, or raise serve.timeout",
+        code="timeout",
+    )

@@ -1,0 +1,88 @@
+"""What a service is: how the models of one task answer over HTTP."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from raymodel.serve.refusal import Refusal
+from raymodel.serve.spec import ServeSpec
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Service(ABC):
+    """One file a service; `SERVICES` in load.py says which task has which.
+
+    Args:
+        model: on its device, in the dtype it is served in.
+        tokenizer: the model's own.
+        name: what clients call the model.
+        spec: limits.
+    """
+
+    kind: ClassVar[str]
+    """`generation` or `classification`; the page shows the form of that kind."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        spec: ServeSpec,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.spec = spec
+
+    @abstractmethod
+    def router(self) -> APIRouter:
+        """The routes that answer requests."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What `/health` tells of this kind: how it runs, how much it does now."""
+
+    @property
+    @abstractmethod
+    def is_healthy(self) -> bool:
+        """False when it can answer no more and must be restarted."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends its threads."""
+
+    @staticmethod
+    @abstractmethod
+    def question(prompt: str, name: str) -> tuple[str, dict[str, Any]]:
+        """The path and JSON body that ask the model called `name` about `prompt`."""
+
+    @staticmethod
+    @abstractmethod
+    def answer(response: dict[str, Any]) -> str:
+        """The answer in the JSON that `question` brings."""
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` tells."""
+        return {
+            "status": "ok" if self.is_healthy else "failing",
+            "model": self.name,
+            "kind": self.kind,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.model.device.type,
+            **self.state(),
+        }
+
+    def check_model(self, asked: str) -> None:
+        """Raises Refusal (404) for another model's name."""
+        if asked != self.name:
+            raise Refusal(
+                404,
+                f"there is no model {ascii(asked)[:80]}; this server has {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )

@@ -1,0 +1,204 @@
+"""KV slots: one dense key/value store per layer, one row per running request.
+
+Rows 0 … N-1 are the running requests, so a decoding step works on the slice `[:N]` without
+gathering. A request that joins takes row N; when one leaves, the last row moves into its place.
+
+Shapes: N running rows, P prompts, H key/value heads, C capacity in tokens, L longest row, T prompt
+tokens, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
+
+_FIRST_CAPACITY = 256  # doubled when a row outgrows it, so short chats never pay for a long context
+
+
+@dataclass
+class _Cursor:
+    """Where the layers write in the forward pass that is under way; shared by all of them."""
+
+    num_rows: int
+    """Rows of the store."""
+    capacity: int = _FIRST_CAPACITY
+    first_row: int = 0
+    """Prefill: the row of the first prompt."""
+    rows: torch.Tensor | None = None
+    """Decoding: (N,) row numbers; None while a prefill runs."""
+    positions: torch.Tensor | None = None
+    """Decoding: (N,) where each row's new token goes."""
+    length: int = 0
+    """Decoding: L, the tokens of the longest row with its new one."""
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, (rows, H, C, D), seen by `transformers` as a cache layer."""
+
+    is_sliding = False
+
+    def __init__(self, cursor: _Cursor) -> None:
+        super().__init__()
+        self.cursor = cursor
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocates the store in the shape that the first keys and values show."""
+        self.keys = self._allocate(key_states)
+        self.values = self._allocate(value_states)
+        self.is_initialized = True
+
+    def _allocate(self, like: torch.Tensor) -> torch.Tensor:
+        heads, head_size = like.shape[1], like.shape[3]
+        return like.new_zeros(self.cursor.num_rows, heads, self.cursor.capacity, head_size)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stores what is new and returns what attention shall see.
+
+        Prefill takes (P, H, T, D) and returns it; decoding takes (N, H, 1, D) and returns
+        (N, H, L, D), of which the mask hides what lies behind each row's own position.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        at = self.cursor
+        if at.rows is None:
+            rows, length = slice(at.first_row, at.first_row + len(key_states)), key_states.shape[2]
+            self.keys[rows, :, :length] = key_states
+            self.values[rows, :, :length] = value_states
+            return key_states, value_states
+        self.keys[at.rows, :, at.positions] = key_states[:, :, 0]
+        self.values[at.rows, :, at.positions] = value_states[:, :, 0]
+        num_rows = len(key_states)
+        return self.keys[:num_rows, :, : at.length], self.values[:num_rows, :, : at.length]
+
+    def grow(self) -> None:
+        """Moves to a store of the cursor's capacity."""
+        if self.is_initialized:
+            old_keys, old_values = self.keys, self.values
+            self.lazy_initialization(old_keys, old_values)
+            self.keys[:, :, : old_keys.shape[2]] = old_keys
+            self.values[:, :, : old_values.shape[2]] = old_values
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` tokens of one row over another."""
+        self.keys[target, :, :length] = self.keys[source, :, :length]
+        self.values[target, :, :length] = self.values[source, :, :length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Asked in prefill only, where each row sees itself; decoding brings its own mask."""
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        """0: every prefill starts at its row's beginning."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """-1: the store grows."""
+        return -1
+
+
+@dataclass
+class SlotDecoder:
+    """Runs a causal language model over `num_slots` rows, each at its own position.
+
+    Tokens equal those of `model.generate`; the numbers differ from it only by the order of
+    summation that another batch size brings.
+    """
+
+    model: PreTrainedModel
+    num_slots: int
+    context_tokens: int
+    """Longest row; the caller ends a request before it is exceeded."""
+    lengths: list[int] = field(default_factory=list)
+    """Tokens stored for each running row."""
+
+    mode = "continuous batching"
+
+    def __post_init__(self) -> None:
+        self._cursor = _Cursor(num_rows=self.num_slots)
+        num_layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
+        self._layers = [SlotLayer(self._cursor) for _ in range(num_layers)]
+        self._cache = Cache(layers=list(self._layers))
+        self._row_numbers = torch.arange(self.num_slots, device=self.model.device)
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Reads prompts into new rows behind the running ones.
+
+        Shorter prompts are padded on the right: the causal mask hides the padding from every real
+        token, and decoding overwrites it before it can be seen.
+
+        Returns:
+            (P, V) logits of the token that follows each prompt.
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        self._reserve(longest)
+        self._cursor.first_row, self._cursor.rows = len(self.lengths), None
+        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+        ends = sorted({length - 1 for length in lengths})
+        logits_PEV = self._forward(
+            torch.tensor(padded, device=self.model.device),
+            position_ids=torch.arange(longest, device=self.model.device).expand(len(prompts), -1),
+            logits_to_keep=torch.tensor(ends, device=self.model.device),
+        )
+        self.lengths.extend(lengths)
+        own_end = [ends.index(length - 1) for length in lengths]
+        return logits_PEV[range(len(prompts)), own_end]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Feeds one token to each running row; returns (N, V) logits of the next ones."""
+        assert len(tokens) == len(self.lengths)
+        at, device = self._cursor, self.model.device
+        at.length = max(self.lengths) + 1
+        self._reserve(at.length)
+        at.rows = self._row_numbers[: len(tokens)]
+        at.positions = torch.tensor(self.lengths, device=device)
+        logits_N1V = self._forward(
+            torch.tensor(tokens, device=device)[:, None],
+            position_ids=at.positions[:, None],
+            attention_mask=self._mask(at.positions, at.length),
+        )
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits_N1V[:, -1]
+
+    def release(self, row: int) -> None:
+        """Frees a row; the last one takes its number."""
+        last = len(self.lengths) - 1
+        if row != last:
+            for layer in self._layers:
+                layer.move(last, row, self.lengths[last])
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+
+    def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """(N, 1, 1, L), added to the attention scores: 0 up to a row's position, lowest behind.
+
+        Additive, and made once a step: every attention implementation takes it, and none has to
+        convert it again in every layer.
+        """
+        dtype = self.model.dtype
+        hidden = torch.arange(length, device=positions.device) > positions[:, None]
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+        return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
+
+    def _forward(self, input_ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        output = self.model(
+            input_ids=input_ids, past_key_values=self._cache, use_cache=True, **arguments
+        )
+        logits: torch.Tensor = output.logits
+        return logits
+
+    def _reserve(self, length: int) -> None:
+        capacity = self._cursor.capacity
+        while capacity < length:
+            capacity *= 2
+        if capacity > self._cursor.capacity:
+            self._cursor.capacity = min(capacity, max(self.context_tokens, length))
+            for layer in self._layers:
+                layer.grow()

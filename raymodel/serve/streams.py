@@ -1,0 +1,138 @@
+"""From the engine's thread to asyncio: the chunks of one HTTP request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from raymodel.serve.answer import Chunk
+from raymodel.serve.engine import Engine, EngineClosedError, QueueFullError
+from raymodel.serve.refusal import Refusal, queue_full, timed_out
+from raymodel.serve.sampling import Sampling
+
+T = TypeVar("T")
+
+
+class AnswerStream:
+    """Submits a request's prompts and yields `(index, chunk)` as they are made.
+
+    Must be made in the event loop that reads it, and closed at the end, however it comes: that
+    frees the slots of what nobody reads any more.
+
+    Raises:
+        Refusal: 503 when the queue is full or the engine has ended.
+    """
+
+    def __init__(
+        self, engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]], timeout_s: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._engine = engine
+        self._chunks: asyncio.Queue[tuple[int, Chunk]] = asyncio.Queue()
+        self._first: tuple[int, Chunk] | None = None
+        self._timeout_s = timeout_s
+        self._deadline_s = time.monotonic() + timeout_s
+        self._num_open = len(requests)
+        self.num_tokens = [0] * len(requests)
+        """Tokens generated for each prompt so far."""
+        put = self._chunks.put_nowait
+        try:
+            self._answers = engine.submit(
+                requests, lambda index, chunk: _call(loop, put, (index, chunk))
+            )
+        except QueueFullError as error:
+            raise queue_full(error.num_waiting, error.retry_after_s) from error
+        except EngineClosedError as error:
+            raise Refusal(503, f"{error}; try again", retry_after_s=1) from error
+
+    async def wait_for_first(self) -> None:
+        """Returns once the first chunk is there, so that an error can still set the status."""
+        self._first = await self._take()
+
+    def __aiter__(self) -> AnswerStream:
+        return self
+
+    async def __anext__(self) -> tuple[int, Chunk]:
+        """Raises Refusal: 504 past the deadline, 500 when the model failed."""
+        if self._first is not None:
+            item, self._first = self._first, None
+        elif self._num_open:
+            item = await self._take()
+        else:
+            raise StopAsyncIteration
+        index, chunk = item
+        self.num_tokens[index] = chunk.num_tokens
+        self._num_open -= chunk.finish_reason is not None
+        return item
+
+    async def _take(self) -> tuple[int, Chunk]:
+        try:
+            async with asyncio.timeout(max(0.0, self._deadline_s - time.monotonic())):
+                index, chunk = await self._chunks.get()
+        except TimeoutError:
+            raise timed_out(self._timeout_s) from None
+        if isinstance(chunk.error, EngineClosedError):
+            raise Refusal(503, f"{chunk.error}; try again", retry_after_s=1)
+        if chunk.error is not None:
+            raise Refusal(
+                500,
+                f"the model failed with {type(chunk.error).__name__}; the server's log has more",
+                code="model_failed",
+            )
+        return index, chunk
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        if self._num_open:
+            self._engine.abort(self._answers)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events whose `on_close` runs at the end, at an error, and at a disconnect."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: object, on_close: Callable[[], None]) -> None:
+        # `no` keeps a proxy in front (nginx) from collecting the events.
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers)  # type: ignore[arg-type]
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_close()
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`; when the client leaves first, cancels it and raises ClientDisconnect."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _call(
+    loop: asyncio.AbstractEventLoop,
+    put: Callable[[tuple[int, Chunk]], None],
+    item: tuple[int, Chunk],
+) -> None:
+    loop.call_soon_threadsafe(put, item)
