@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -22,6 +22,14 @@ from raymodel.observe.text import count_text, duration_text, table_text
 WAIT_BEFORE_SAYING_S = 5.0
 WAIT_BETWEEN_SAYING_S = 30.0
 PLAIN_PROGRESS_EVERY_S = 10.0
+
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "loss": "loss {:.4f}".format,
+    "validation_loss": "validation loss {:.4f}".format,
+    "tokens_per_s": lambda value: f"{count_text(value)} tokens/s",
+    "mfu": "MFU {:.1%}".format,
+    "goodput": "goodput {:.0%}".format,
+}
 
 
 class Story:
@@ -118,13 +126,7 @@ def progress_text(stage: str, record: Mapping[str, Any], total_steps: int | None
     """One line: stage, step, time left, rate, loss, MFU; what a record lacks is left out."""
     step = int(record["step"])
     parts = [f"step {step}/{total_steps}" if total_steps else f"step {step}"]
-    for name, show in (
-        ("loss", lambda value: f"loss {value:.4f}"),
-        ("validation_loss", lambda value: f"validation loss {value:.4f}"),
-        ("tokens_per_s", lambda value: f"{count_text(value)} tokens/s"),
-        ("mfu", lambda value: f"MFU {value:.1%}"),
-        ("goodput", lambda value: f"goodput {value:.0%}"),
-    ):
+    for name, show in _SHOWN.items():
         if record.get(name) is not None:
             parts.append(show(record[name]))
     step_time_s = record.get("step_time_s")

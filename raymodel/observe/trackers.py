@@ -11,7 +11,7 @@ import io
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from raymodel.errors import SpecError
@@ -47,7 +47,11 @@ def build_tracker(name: str, location: Location, run_name: str) -> Tracker:
     Raises:
         SpecError: when the name is unknown or the package is not installed.
     """
-    builders = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker, "mlflow": MlflowTracker}
+    builders: dict[str, Callable[[Location, str], Tracker]] = {
+        "tensorboard": TensorBoardTracker,
+        "wandb": WandbTracker,
+        "mlflow": MlflowTracker,
+    }
     if name not in builders:
         raise SpecError(f"{name!r} is no tracker; use one of {', '.join(builders)}")
     try:

@@ -1,0 +1,110 @@
+"""Status, throughput and quiet logs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from raymodel.observe.records import RecordWriter
+from raymodel.observe.status import print_status, run_rows
+from raymodel.observe.throughput import find_peak_flops, mfu, tokens_per_s
+from raymodel.storage.artifact import open_artifact
+from raymodel.storage.manifest import commit_manifest
+from raymodel.storage.registry import Run, lock_run
+from raymodel.storage.uri import Location
+
+DONE, OPEN = "aa" * 8, "bb" * 8
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """`prepare` is complete and best; `pretrain` has stored two records."""
+    run = Run(Location.parse(str(tmp_path)) / "job")
+    done = run.execution("prepare", DONE)
+    (done / "data/x").write_text("x")
+    commit_manifest(done, job_name="job", stage="prepare", fingerprint=DONE, parents={}, content={})
+    run.set_latest("prepare", DONE)
+    run.set_best(open_artifact(done))
+    with RecordWriter(run.execution("pretrain", OPEN) / "metrics.jsonl") as writer:
+        writer.write({"step": 1, "loss": 3.0, "validation_loss": 3.5})
+        writer.write({"step": 2, "loss": 2.5, "tokens": 4096, "validation_loss": None})
+    return run
+
+
+def test_status_tells_complete_interrupted_and_running_apart(run: Run) -> None:
+    assert [row["state"] for row in run_rows(run)] == ["complete", "interrupted"]
+    with lock_run(run):
+        assert [row["state"] for row in run_rows(run)] == ["complete", "running"]
+
+
+def test_status_shows_the_last_value_of_each_metric(run: Run) -> None:
+    prepare, pretrain = run_rows(run)
+    assert (pretrain["step"], pretrain["loss"], pretrain["validation"]) == (2, 2.5, 3.5)
+    assert pretrain["tokens"] == "4.1K"
+    assert (prepare["best"], pretrain["best"]) == ("best", "")
+
+
+def test_status_calls_a_cut_artifact_damaged(run: Run) -> None:
+    (run.execution("prepare", DONE) / "data/x").write_text("")
+    assert run_rows(run)[0]["state"] == "damaged"
+
+
+def test_status_is_printed(run: Run, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(str(tmp_path))
+    header, prepare, pretrain = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["run", "stage", "state"]
+    assert prepare.split()[:3] == ["job", "prepare", "complete"]
+    assert OPEN in pretrain
+    print_status(str(tmp_path / "empty"))
+    assert "no runs below" in capsys.readouterr().out
+
+
+def test_mfu_is_flops_used_over_peak_flops() -> None:
+    # 6 GFLOPs a token, 100 k tokens/s on two H100: 600 of 1,978 TFLOP/s.
+    assert mfu(6e9, 1e5, 989e12, workers=2) == pytest.approx(0.3033, abs=1e-4)
+    assert mfu(6e9, 1e5, None, workers=2) is None
+    assert tokens_per_s(1000, 4.0) == 250.0
+    assert tokens_per_s(0, 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA A10G", None),  # not an A10
+        ("Some future device", None),
+        (None, None),
+    ],
+)
+def test_the_peak_of_a_device_is_looked_up_by_its_whole_name(
+    name: str | None, flops: float | None
+) -> None:
+    assert find_peak_flops(name) == flops
+
+
+def test_quiet_logs_leave_the_screen_to_the_story(tmp_path) -> None:
+    code = f"""
+import logging, os, sys, warnings
+from pathlib import Path
+from raymodel.observe.quiet import quiet_logs
+os.environ["TRANSFORMERS_VERBOSITY"] = "info"
+quiet_logs(Path({str(tmp_path)!r}) / "logs" / "run.log")
+assert os.environ["TRANSFORMERS_VERBOSITY"] == "info", "a user's own value wins"
+assert os.environ["RAY_DEDUP_LOGS"] == "1"
+assert not {{"ray", "torch", "transformers", "deepspeed"}} & set(sys.modules)
+late = logging.getLogger("DeepSpeed")
+late.addHandler(logging.StreamHandler(sys.stdout))  # as DeepSpeed does when it is imported
+quiet_logs(Path({str(tmp_path)!r}) / "logs" / "run.log")
+late.warning("from deepspeed")
+logging.getLogger("ray.train").warning("from ray")
+warnings.warn("from python")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    log = (tmp_path / "logs" / "run.log").read_text()
+    for source in ("from deepspeed", "from ray", "from python"):
+        assert log.count(source) == 1

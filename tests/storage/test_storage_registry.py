@@ -1,0 +1,106 @@
+"""Runs: pointers, look-ups by reference, and the lock."""
+
+import subprocess
+import sys
+
+import pytest
+from sample_artifact import FINGERPRINT, write_artifact
+
+from raymodel.errors import ArtifactError, StorageError
+from raymodel.storage.artifact import open_artifact
+from raymodel.storage.registry import (
+    Run,
+    find_lock_holder,
+    list_runs,
+    lock_run,
+    resolve_artifact,
+)
+from raymodel.storage.uri import Location
+
+HOLD_LOCK = """
+import sys
+from raymodel.storage.registry import Run, lock_run
+from raymodel.storage.uri import Location
+with lock_run(Run(Location.parse(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def run(storage: Location, execution: Location) -> Run:
+    return Run(storage / "job")
+
+
+def test_latest_and_best_are_none_until_they_are_set(run: Run) -> None:
+    assert run.latest("prepare") is None
+    assert run.best() is None
+
+
+def test_latest_and_best_give_the_artifact(run: Run, execution: Location) -> None:
+    run.set_latest("prepare", FINGERPRINT)
+    run.set_best(open_artifact(execution))
+    assert run.latest("prepare") == run.best() == open_artifact(execution)
+    assert (run.location / "best").read_text() == f"prepare/{FINGERPRINT}\n"
+
+
+def test_an_artifact_of_another_run_cannot_be_best(run: Run, storage: Location) -> None:
+    other = storage / "other/prepare" / FINGERPRINT
+    write_artifact(other)
+    with pytest.raises(ArtifactError, match="not part of the run"):
+        run.set_best(open_artifact(other))
+
+
+def test_stages_come_in_the_order_of_the_data(run: Run) -> None:
+    for stage in ("evaluate", "pretrain"):
+        (run.execution(stage, "ab" * 8) / "spec.yaml").write_text("")
+    (run.location / "logs/ray.log").write_text("")
+    assert run.stages() == ["prepare", "pretrain", "evaluate"]
+
+
+def test_runs_are_folders_with_stages(run: Run, storage: Location) -> None:
+    (storage / "notes/readme").write_text("")
+    assert list_runs(storage) == [run]
+    assert list_runs(storage / "nowhere") == []
+
+
+def test_references_find_artifacts(run: Run, storage: Location, execution: Location) -> None:
+    run.set_latest("prepare", FINGERPRINT)
+    run.set_best(open_artifact(execution))
+    expected = open_artifact(execution)
+    for reference in ("job/prepare", "job/best", execution.uri, f"file://{execution.uri}"):
+        assert resolve_artifact(reference, storage) == expected
+    below = f"job/prepare/{FINGERPRINT}"
+    assert resolve_artifact(below, storage / "empty", storage.local_path) == expected
+    assert resolve_artifact("job/pretrain", storage) is None
+    assert resolve_artifact("/no/such/folder", storage) is None
+
+
+def test_a_second_process_is_refused_with_the_pid_of_the_first(run: Run) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, run.location.uri],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert find_lock_holder(run) == holder.pid
+        with (
+            pytest.raises(StorageError, match=f"already being run by process {holder.pid} "),
+            lock_run(run),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert find_lock_holder(run) is None
+    with lock_run(run):  # the lock died with its process
+        pass
+
+
+def test_the_lock_is_free_again_after_the_block(run: Run) -> None:
+    for _ in range(2):
+        with lock_run(run):
+            pass
+    assert find_lock_holder(run) is None
