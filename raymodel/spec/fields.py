@@ -44,6 +44,18 @@ class Field:
         return next((kind for kind in kinds(self.annotation) if _is_section(kind)), None)
 
     @property
+    def inner_section(self) -> type[Spec] | None:
+        """`section`, or that of a list's items or of the values of free keys."""
+        return self.section or next(
+            (inner for kind in kinds(self.annotation) if (inner := _inner(kind))), None
+        )
+
+    @property
+    def in_words(self) -> str:
+        """The type in words, with its bounds."""
+        return in_words(self.info.rebuild_annotation() if self.info else self.annotation)
+
+    @property
     def description(self) -> str:
         """The docstring of the field, on one line."""
         return " ".join((self.info.description or "").split()) if self.info else ""
@@ -98,9 +110,12 @@ def in_words(annotation: Any) -> str:
     return _PLAIN.get(annotation) or _composite_in_words(annotation)
 
 
-def field_in_words(info: FieldInfo) -> str:
-    """The type of a model's field in words, with its bounds."""
-    return in_words(info.rebuild_annotation())
+def _inner(kind: Any) -> type[Spec] | None:
+    if get_origin(kind) is tuple:
+        return Field(get_args(kind)[0]).inner_section
+    if get_origin(kind) is dict:
+        return Field(get_args(kind)[1]).inner_section
+    return None
 
 
 def _step(field: Field, part: str | int) -> Field | None:

@@ -29,8 +29,8 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     data = copy.deepcopy(document.data)
     positions = dict(document.positions)
     for text in overrides:
-        source = f"--set {text}"
-        name, value = _parse(text, source)
+        name, value = _parse(text)
+        source = f"--set {name}"
         path = put(data, name, value, source)
         for stale in [known for known in positions if known[: len(path)] == path]:
             del positions[stale]
@@ -71,10 +71,11 @@ def put(data: Any, name: str, value: Any, source: str) -> Path:
         here = here[part]
 
 
-def _parse(text: str, source: str) -> tuple[str, Any]:
+def _parse(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
+    source = f"--set {name}"
     if not equals or not all(name.split(".")):
-        raise SpecError(f"{source}: {text!r} is not a setting; write FIELD=VALUE, like seed=1")
+        raise SpecError(f"--set: {text!r} is not a setting; write FIELD=VALUE, like seed=1")
     if not value.strip():
         raise SpecError(f'{source}: no value after "="; write null for none, or "" for empty text')
     return name.strip(), parse_document(value, source, has_lines=False).data

@@ -162,7 +162,7 @@ def _problem(report: _Report, model: type[Spec]) -> Problem:
     if report.kind == "string_pattern_mismatch" and field:
         return Problem(path, f"{show(value)} does not fit; wanted: {field.description}")
     if field and (report.kind.endswith("_type") or report.kind == "int_from_float"):
-        return Problem(path, f"{show(value)} is not {_wanted(field)}{_hint(value, field)}")
+        return Problem(path, f"{show(value)} is not {field.in_words}{_hint(value, field)}")
     return Problem(path, f"{show(value)}: {report.detail['msg']}")
 
 
@@ -170,12 +170,8 @@ def _missing(path: Path, field: Field | None) -> Problem:
     message = f"`{path[-1]}` is missing"
     if field:
         meaning = field.description.split(". ")[0].rstrip(".")
-        message += f" ({meaning}); write {_wanted(field)}"
+        message += f" ({meaning}); write {field.in_words}"
     return Problem(path[:-1], message)
-
-
-def _wanted(field: Field) -> str:
-    return in_words(field.info.rebuild_annotation() if field.info else field.annotation)
 
 
 def _wrong_choice(value: Any, field: Field) -> str:
@@ -196,7 +192,7 @@ def _wrong_length(kind: str, value: Any, context: Mapping[str, Any]) -> str:
 
 def _hint(value: Any, field: Field) -> str:
     """What to type instead, where the value shows what was meant."""
-    wanted = _wanted(field)
+    wanted = field.in_words
     if wanted.startswith("text") and isinstance(value, bool | int | float):
         return f'; quote it: "{show(value)}"'
     if wanted.startswith("a list") and not isinstance(value, dict | list | None):

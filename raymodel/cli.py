@@ -1,0 +1,189 @@
+"""The command line: parse, build, call, exit code.
+
+A subcommand imports what it needs inside its function, so that `raymodel check` loads neither
+torch nor ray and answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from raymodel import __version__
+from raymodel.errors import RaymodelError, SpecError
+
+if TYPE_CHECKING:
+    from raymodel.spec.load import LoadedJob
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0 done, 1 the run failed, 2 the job file or an input is wrong, 3 an evaluation gate was not
+        met, 130 interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        code: int = arguments.call(arguments)
+    except RaymodelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - a bug is shown whole, and has an exit code too
+        traceback.print_exc()
+        return 1
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands and their arguments; each sets `call` to its function."""
+    parser = argparse.ArgumentParser(
+        prog="raymodel",
+        description="One job file takes raw data to a served model on a Ray cluster.",
+    )
+    parser.add_argument("--version", action="version", version=f"raymodel {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_job_commands(commands)
+    _add_reference_commands(commands)
+    return parser
+
+
+def _add_job_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser("run", help="run a job here, or go on with it")
+    _add_job(run)
+    run.add_argument("--address", help="a running Ray cluster; by default this machine")
+    run.add_argument("--keep-serving", action="store_true", help="serve until interrupted")
+    run.set_defaults(call=run_job)
+
+    check = commands.add_parser("check", help="check a job file, starting nothing")
+    _add_job(check)
+    check.set_defaults(call=check_job)
+
+    submit = commands.add_parser("submit", help="run a job on a cluster, following its log")
+    _add_job(submit)
+    submit.add_argument("--address", required=True, help="its dashboard, http://HEAD:8265")
+    submit.add_argument("--detach", action="store_true", help="do not wait for the job to end")
+    submit.set_defaults(call=submit_job)
+
+
+def _add_reference_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    status = commands.add_parser("status", help="list the runs of a storage")
+    status.add_argument("storage", nargs="?", default="runs", help="default: runs")
+    status.set_defaults(call=print_status)
+
+    describe = commands.add_parser("describe", help="explain a section or field of a job file")
+    describe.add_argument("field", nargs="?", default="", help="such as pretrain.optimizer")
+    describe.set_defaults(call=describe_field)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of a job file")
+    schema.set_defaults(call=print_schema)
+
+    init = commands.add_parser("init", help="write a small job file to begin with")
+    init.add_argument("path", nargs="?", default="job.yaml", help="default: job.yaml")
+    init.set_defaults(call=write_first_job)
+
+
+def _add_job(command: argparse.ArgumentParser) -> None:
+    command.add_argument("job", metavar="JOB", help="the job file")
+    command.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="replace a value of the job file, such as cluster.workers=4; may be repeated",
+    )
+
+
+def load_checked(arguments: argparse.Namespace) -> LoadedJob:
+    """The job that the arguments name, with every check passed."""
+    from raymodel.check import check_job
+    from raymodel.spec.load import load_job
+
+    loaded = load_job(arguments.job, arguments.overrides)
+    check_job(loaded)
+    return loaded
+
+
+def run_job(arguments: argparse.Namespace) -> int:
+    loaded = load_checked(arguments)
+    from raymodel.pipeline import run
+
+    return run(
+        loaded.job,
+        address=arguments.address,
+        keep_serving=arguments.keep_serving,
+        job_path=loaded.path,
+    )
+
+
+def check_job(arguments: argparse.Namespace) -> int:
+    loaded = load_checked(arguments)
+    from raymodel.outline import outline
+
+    print(f"{arguments.job}: ok")
+    for stage, words in outline(loaded.job):
+        print(f"  {stage:<9} {words}")
+    return 0
+
+
+def submit_job(arguments: argparse.Namespace) -> int:
+    loaded = load_checked(arguments)
+    from raymodel.cluster.submit import submit
+
+    return submit(
+        loaded,
+        address=arguments.address,
+        overrides=arguments.overrides,
+        follow=not arguments.detach,
+    )
+
+
+def print_status(arguments: argparse.Namespace) -> int:
+    from raymodel.observe.status import print_status
+
+    print_status(arguments.storage)
+    return 0
+
+
+def describe_field(arguments: argparse.Namespace) -> int:
+    from raymodel.job import Job
+    from raymodel.spec.reference import describe
+
+    print(describe(Job, arguments.field))
+    return 0
+
+
+def print_schema(arguments: argparse.Namespace) -> int:
+    import json
+
+    from raymodel.job import Job
+    from raymodel.spec.schema import json_schema
+
+    print(json.dumps(json_schema(Job), indent=2, ensure_ascii=False))
+    return 0
+
+
+def write_first_job(arguments: argparse.Namespace) -> int:
+    from importlib.resources import files
+
+    text = files("raymodel.spec").joinpath("first_job.yaml").read_text(encoding="utf-8")
+    try:
+        with open(arguments.path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise SpecError(
+            f"{arguments.path} exists already and is left as it is; give another name"
+        ) from None
+    except OSError as error:
+        raise SpecError(f"{arguments.path}: cannot be written: {error.strerror}") from error
+    print(f"wrote {arguments.path}; next: raymodel check {arguments.path}")
+    return 0
