@@ -1,0 +1,31 @@
+"""A remote folder as files on this machine, for libraries that read only paths."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from raymodel.storage.uri import CHUNK_BYTES, Location
+
+
+@contextmanager
+def local_folder(location: Location) -> Iterator[Path]:
+    """The folder itself when it is on a disk, else a copy that goes when the block ends."""
+    if location.is_local:
+        yield location.local_path
+        return
+    with tempfile.TemporaryDirectory(prefix="raymodel-") as temporary:
+        folder = Path(temporary)
+        for entry in location.walk():
+            copy_to_disk(location / entry.name, folder / entry.name)
+        yield folder
+
+
+def copy_to_disk(source: Location, target: Path) -> None:
+    """Copies one file, in constant memory."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open_input() as stream, open(target, "wb") as out:
+        while chunk := stream.read(CHUNK_BYTES):
+            out.write(chunk)

@@ -1,0 +1,112 @@
+"""From a worker's rows of one step to its micro batches, and what all workers agree on.
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raymodel.data.columns import columns_of
+from raymodel.data.feed import StepRows
+from raymodel.data.order import local_sum
+from raymodel.tasks.base import Task
+from raymodel.train.plan import cut
+
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """A worker's share of one global batch."""
+
+    micro_batches: list[Batch]
+    """As many on every worker; a worker with too few rows gets blank ones, which bear no loss."""
+    targets: int
+    tokens: int
+    rows: int
+    bad_rows: int
+    digest_term: int
+
+
+class Collator:
+    """Makes micro batches through the task."""
+
+    def __init__(self, task: Task, pad_token_id: int, accumulation: int) -> None:
+        self._task, self._pad_token_id, self._accumulation = task, pad_token_id, accumulation
+        self._blank: Batch | None = None
+
+    def step_batch(self, rows: StepRows) -> StepBatch:
+        """The micro batches of one step."""
+        columns = columns_of(rows.table) if rows.table.num_rows else {}
+        micro_batches = []
+        for start, stop in cut(rows.table.num_rows, self._accumulation):
+            micro_batches.append(self._collate(columns, start, stop))
+        return StepBatch(
+            micro_batches=micro_batches,
+            targets=sum(self._task.num_targets(batch) for batch in micro_batches),
+            tokens=num_tokens(columns),
+            rows=rows.table.num_rows,
+            bad_rows=rows.skipped,
+            digest_term=local_sum(rows.positions, rows.row_ids),
+        )
+
+    def batches(self, columns: Mapping[str, Any], pieces: int) -> list[Batch]:
+        """All rows in this many batches; those without a row are blank."""
+        num_rows = len(next(iter(columns.values())))
+        return [self._collate(columns, *bounds) for bounds in cut(num_rows, pieces)]
+
+    def _collate(self, columns: Mapping[str, Any], start: int, stop: int) -> Batch:
+        if start == stop:
+            return self._blank_batch()
+        piece = {name: column[start:stop] for name, column in columns.items()}
+        batch = self._task.collate(piece, self._pad_token_id)
+        if self._blank is None:
+            first_row = {name: tensor[:1].clone() for name, tensor in batch.items()}
+            self._blank = first_row | {"labels": torch.full_like(first_row["labels"], -100)}
+        return batch
+
+    def _blank_batch(self) -> Batch:
+        """One row without targets: keeps the workers' collectives in step."""
+        assert self._blank is not None, "a worker's first step has at least one row"
+        return self._blank
+
+
+def num_tokens(columns: Mapping[str, Any]) -> int:
+    """Tokens of these rows, padding left out."""
+    if "length" in columns:
+        return int(columns["length"].sum())
+    return sum(len(ids) for ids in columns.get("input_ids", ()))
+
+
+@dataclass(frozen=True)
+class GlobalStep:
+    """What all workers agree on for one step."""
+
+    targets: torch.Tensor
+    """Scalar on the device: what the loss is divided by."""
+    _sums: torch.Tensor
+
+    def read(self) -> dict[str, int]:
+        """The sums on the host. On a GPU this waits for the work queued so far."""
+        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "leave")
+        return dict(zip(names, self._sums.tolist(), strict=True))
+
+
+def agree(batch: StepBatch, leave: bool, device: torch.device) -> GlobalStep:
+    """One all-reduce a step: targets for the loss, the digest's sum, and whether any rank leaves.
+
+    Integers, so that the digest wraps at 2^64 as it must, and the targets stay exact.
+    """
+    sums = torch.tensor(
+        [batch.targets, batch.tokens, batch.rows, batch.bad_rows, batch.digest_term, int(leave)],
+        dtype=torch.int64,
+        device=device,
+    )
+    dist.all_reduce(sums)
+    return GlobalStep(targets=sums[0].clamp(min=1).float(), _sums=sums)

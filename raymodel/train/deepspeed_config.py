@@ -1,0 +1,55 @@
+"""The DeepSpeed configuration that follows from a spec. Pure; unknown keys cannot slip through,
+because every key is written here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raymodel.train.plan import BatchPlan
+from raymodel.train.spec import TrainSpec
+
+
+def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
+    """The configuration for `deepspeed.initialize`.
+
+    `train_batch_size` is left out: DeepSpeed would count the whole world as data parallel, and the
+    last micro batch of a step may be smaller than the others.
+    """
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": batch.micro_batch,
+        "gradient_accumulation_steps": batch.accumulation,
+        "gradient_clipping": spec.optimizer.gradient_clip,  # DeepSpeed's default is 1.0, not off
+        "steps_per_print": 10**9,
+        "zero_optimization": _zero(spec.parallel.zero),
+        "optimizer": _optimizer(spec),
+    }
+    if spec.precision == "bf16":
+        config["bf16"] = {"enabled": True}
+    if spec.precision == "fp16":
+        # 2^16 is the starting scale of mixed-precision training (arXiv:1710.03740).
+        config["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000}
+    return config
+
+
+def _zero(stage: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": stage}
+    if stage in (1, 2):
+        zero["reduce_scatter"] = True
+    return zero
+
+
+def _optimizer(spec: TrainSpec) -> dict[str, Any]:
+    o = spec.optimizer
+    return {
+        "type": "AdamW",
+        "params": {
+            "lr": o.learning_rate,
+            "betas": list(o.betas),
+            "eps": o.eps,
+            "weight_decay": o.weight_decay,
+            # Without `torch_adam`, "AdamW" compiles an extension at first use, on a CPU too;
+            # torch's fused kernel is as fast there.
+            "torch_adam": True,
+            "fused": True,
+        },
+    }

@@ -1,0 +1,113 @@
+"""How one step is trained: the DeepSpeed engine behind three verbs.
+
+`forward_backward` adds one micro batch, `step` updates, `forward` measures. The loop says when.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raymodel.model.groups import parameter_groups
+from raymodel.tasks.base import Task
+from raymodel.train.deepspeed_config import deepspeed_config
+from raymodel.train.plan import BatchPlan
+from raymodel.train.spec import TrainSpec
+
+COLLECTIVE_TIMEOUT_MIN = "30"  # as long as Ray's; DeepSpeed's own default is 10
+
+
+def prepare_process(use_gpu: bool) -> None:
+    """Settings that must be in place before DeepSpeed is imported in this process."""
+    if not use_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_TIMEOUT", COLLECTIVE_TIMEOUT_MIN)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+
+def join_group(use_gpu: bool) -> None:
+    """Joins the process group, through DeepSpeed so that its own communication knows it."""
+    prepare_process(use_gpu)
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    if not use_gpu:
+        # Its first use on a CPU compiles a shared-memory all-reduce for over half a minute, which
+        # ZeRO training does not call.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if use_gpu else "gloo", verbose=False)
+
+
+class Engine:
+    """A model, its optimizer state and the arithmetic of one step."""
+
+    def __init__(self, deepspeed_engine: Any, task: Task, batch: BatchPlan) -> None:
+        self.deepspeed = deepspeed_engine
+        self.task = task
+        self.batch = batch
+        self.device = torch.device(deepspeed_engine.device)
+        self.world_size = dist.get_world_size()
+
+    def forward_backward(
+        self, micro_batch: Mapping[str, torch.Tensor], global_targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Adds one micro batch to the gradient of the step.
+
+        Args:
+            micro_batch: tensors of this worker's rows, on the CPU.
+            global_targets: targets of the whole global batch, a scalar on the device.
+
+        Returns:
+            The *sum* of the loss over the micro batch's targets, detached, on the device.
+        """
+        loss_sum = self.task.loss(self.deepspeed, self._to_device(micro_batch))
+        # DeepSpeed averages gradients over the workers; times the world size gives the sum, so
+        # that the gradient is that of the mean over the targets of the global batch.
+        loss = loss_sum * (self.world_size / global_targets)
+        self.deepspeed.backward(loss, scale_wrt_gas=False)
+        return loss_sum.detach()
+
+    def update(self, learning_rate: float) -> None:
+        """Ends one micro batch; DeepSpeed updates the weights when it was the step's last."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.deepspeed.step()
+
+    @torch.no_grad()
+    def forward(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The sum of the loss over a batch, without a gradient."""
+        self.deepspeed.eval()
+        try:
+            return self.task.loss(self.deepspeed, self._to_device(micro_batch)).detach()
+        finally:
+            self.deepspeed.train()
+
+    def grad_norm(self) -> float | None:
+        """Global norm of the last step's gradient before clipping."""
+        norm = self.deepspeed.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def close(self) -> None:
+        self.deepspeed.destroy()
+
+    def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+
+
+def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: BatchPlan) -> Engine:
+    """Hands a model to DeepSpeed. The process group must exist (`join_group`)."""
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
+        config=deepspeed_config(spec, batch),
+    )
+    engine.train()
+    return Engine(engine, task, batch)

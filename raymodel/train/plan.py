@@ -1,0 +1,93 @@
+"""Pure arithmetic of a training run: steps, intervals, and how a batch is cut up for workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raymodel.spec.quantity import Amount
+from raymodel.train.spec import TrainSpec
+
+LOG_RECORDS = 200  # enough points for a curve, few enough that logging costs nothing
+CHECKPOINTS = 10  # a failure then loses a twentieth of the run on average
+VALIDATIONS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """What the spec means for a dataset of a known size."""
+
+    total_steps: int
+    global_batch: int
+    tokens_per_row: float
+    rows_per_epoch: int
+    log_every_steps: int
+    validate_every_steps: int
+    checkpoint_every_steps: int
+
+    @property
+    def total_tokens(self) -> int:
+        return round(self.total_steps * self.global_batch * self.tokens_per_row)
+
+
+def plan_training(spec: TrainSpec, *, rows_per_epoch: int, tokens_per_row: float) -> TrainPlan:
+    """Turns durations and intervals into whole steps.
+
+    Args:
+        spec: the stage's spec.
+        rows_per_epoch: rows of the training split.
+        tokens_per_row: mean tokens of a row, for amounts given in tokens.
+    """
+
+    def steps(amount: Amount | None, parts: int, total: int) -> int:
+        if amount is None:
+            return max(1, total // parts)
+        return in_steps(amount)
+
+    def in_steps(amount: Amount) -> int:
+        return amount.steps(
+            tokens_per_step=spec.global_batch * tokens_per_row,
+            rows_per_step=spec.global_batch,
+            rows_per_epoch=rows_per_epoch,
+        )
+
+    total = in_steps(spec.duration)
+    return TrainPlan(
+        total_steps=total,
+        global_batch=spec.global_batch,
+        tokens_per_row=tokens_per_row,
+        rows_per_epoch=rows_per_epoch,
+        log_every_steps=steps(spec.log_every, LOG_RECORDS, total),
+        validate_every_steps=steps(spec.validate_every, VALIDATIONS, total),
+        checkpoint_every_steps=steps(spec.checkpoint.every, CHECKPOINTS, total),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How one global batch is cut for one world size. Uneven cuts are allowed: the loss is
+    normalised by the targets of the global batch, so the curve does not see them."""
+
+    micro_batch: int
+    """Largest number of rows in one forward pass."""
+    accumulation: int
+    """Forward passes of each worker in one step; the same on all workers."""
+
+
+def plan_batch(global_batch: int, micro_batch: int | None, world_size: int) -> BatchPlan:
+    """The micro batch and accumulation that follow from the global batch and the world size."""
+    worker_rows = -(-global_batch // world_size)
+    micro = min(micro_batch or worker_rows, worker_rows)
+    accumulation = -(-worker_rows // micro)
+    return BatchPlan(micro_batch=-(-worker_rows // accumulation), accumulation=accumulation)
+
+
+def cut(num_rows: int, pieces: int) -> list[tuple[int, int]]:
+    """Cuts rows into `pieces` runs that differ by at most one row: [(start, stop), …].
+
+    A piece may be empty when there are fewer rows than pieces.
+    """
+    short, longer = divmod(num_rows, pieces)
+    bounds = [0]
+    for index in range(pieces):
+        bounds.append(bounds[-1] + short + (index < longer))
+    return list(zip(bounds, bounds[1:], strict=False))

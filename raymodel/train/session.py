@@ -1,0 +1,68 @@
+"""What the training loop knows about the place it runs in.
+
+The loop is the same under Ray Train and under plain `torchrun`; a session is the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from raymodel.data.feed import DirectFeed, StepRows
+from raymodel.data.order import Order
+from raymodel.data.shard import Dataset
+
+
+class Session(Protocol):
+    """One worker's view of the group that it trains in."""
+
+    world_rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+    def feed(
+        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+    ) -> Iterable[StepRows]:
+        """This worker's rows of each step from `start_step` (0-based) to before `end_step`."""
+        ...
+
+    def report(self, record: dict[str, float]) -> None:
+        """Called by every rank with each validation record."""
+        ...
+
+    def leave_by(self) -> float | None:
+        """Unix time by which this worker will be taken away, or None. Called by every rank."""
+        ...
+
+
+class TorchrunSession:
+    """A session from the environment variables that `torchrun` sets."""
+
+    def __init__(self) -> None:
+        self.world_rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
+        self.on_report: Callable[[dict[str, float]], None] | None = None
+
+    def feed(
+        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+    ) -> Iterable[StepRows]:
+        return DirectFeed(
+            dataset,
+            order,
+            start_step,
+            end_step,
+            self.world_rank,
+            self.world_size,
+            on_bad_shard=on_bad_shard,
+        )
+
+    def report(self, record: dict[str, float]) -> None:
+        if self.on_report:
+            self.on_report(record)
+
+    def leave_by(self) -> float | None:
+        return None

@@ -1,0 +1,47 @@
+"""Loss on held-out rows while training goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from raymodel.data.columns import columns_of
+from raymodel.data.order import slice_for
+from raymodel.data.shard import Dataset
+from raymodel.train.batches import Collator
+from raymodel.train.engine import Engine
+
+
+class Validation:
+    """The same held-out rows each time, cut among the workers; read once and kept."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        num_rows: int,
+        engine: Engine,
+        collator: Collator,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        total = min(num_rows, dataset.num_rows)
+        # Evenly spaced, so that every source of the held-out split is represented.
+        row_ids = np.arange(total, dtype=np.int64) * dataset.num_rows // total
+        start, stop = slice_for(rank, world_size, total)
+        worker_rows = -(-total // world_size)
+        rounds = -(-worker_rows // engine.batch.micro_batch)
+        self._engine = engine
+        # Every worker does as many forward passes: under ZeRO-3 each one gathers the weights.
+        self._batches = collator.batches(columns_of(dataset.read(row_ids[start:stop])), rounds)
+        self._targets = sum(engine.task.num_targets(batch) for batch in self._batches)
+
+    def loss(self) -> float:
+        """Mean loss per target over all held-out rows; the same on every worker."""
+        total = torch.zeros(2, dtype=torch.float64, device=self._engine.device)
+        total[1] = self._targets
+        for batch in self._batches:
+            total[0] += self._engine.forward(batch)
+        dist.all_reduce(total)
+        loss_sum, targets = total.tolist()
+        return float(loss_sum / max(targets, 1.0))

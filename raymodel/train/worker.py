@@ -1,0 +1,244 @@
+"""One training worker from start to end: build, resume, train, export.
+
+The same function runs under Ray Train (`run.py`) and under `torchrun`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raymodel.data.shard import Dataset, open_dataset
+from raymodel.data.tokenizer import load_tokenizer
+from raymodel.errors import CheckpointError
+from raymodel.model.count import train_flops_per_token_of
+from raymodel.model.precision import copy_buffers, restore_buffers
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
+from raymodel.tasks.base import Task
+from raymodel.tasks.batch import pad_id
+from raymodel.train.batches import Collator
+from raymodel.train.checkpoint import (
+    TrainState,
+    checkpoint_location,
+    discard_after,
+    find_checkpoint,
+    load_checkpoint,
+)
+from raymodel.train.clock import Clock
+from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.export import export_model
+from raymodel.train.fragments import Index, load_index
+from raymodel.train.journal import Journal
+from raymodel.train.loop import Training, train
+from raymodel.train.network import build_network
+from raymodel.train.notice import LeaveNotice
+from raymodel.train.plan import TrainPlan, plan_batch, plan_training
+from raymodel.train.saver import Saver
+from raymodel.train.session import Session
+from raymodel.train.spec import TrainSpec
+from raymodel.train.validation import Validation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWork:
+    """What a worker is told; picklable."""
+
+    job_name: str
+    stage: str
+    spec: TrainSpec
+    task: str
+    labels: tuple[str, ...]
+    seed: int
+    run: Location
+    """Where metrics, events, checkpoints and the model go."""
+    dataset: Artifact
+    base: Location | None
+    """Hugging Face folder to start from; None for a fresh model."""
+    use_gpu: bool = False
+    threads: int | None = None
+    attempt: int = 1
+    started_at: float | None = None
+    """Unix time at which this attempt was asked for."""
+    export: bool = True
+    """Write `model/` at the end."""
+
+
+def run_worker(work: TrainWork, session: Session) -> None:
+    """Trains one worker's share of `work` and, on rank 0, writes the model at the end.
+
+    Raises:
+        UserError: what trying again cannot mend.
+    """
+    clock = Clock(work.started_at)
+    _prepare_torch(work, session)
+    join_group(work.use_gpu)
+    task = get_task(work.task)(work.labels)
+    dataset = open_dataset(work.dataset, "train")
+    plan = plan_for(work.spec, dataset, work.dataset)
+    engine = _build_engine(work, task, dataset, session)
+    index = _agree_on_checkpoint(work.run, session)
+    state = TrainState()
+    if index is not None:
+        state = load_checkpoint(
+            work.run, index, engine, session.world_rank, session.world_size
+        )
+    training = _assemble(work, session, task, dataset, plan, engine, state, clock)
+    training.journal.event(
+        {
+            "event": "attempt",
+            "attempt": work.attempt,
+            "workers": session.world_size,
+            "step": state.step,
+        }
+    )
+    try:
+        train(training)
+        if state.step == plan.total_steps and work.export and session.world_rank == 0:
+            with clock.during("other"):
+                export_model(work, task, dataset)
+    finally:
+        training.journal.close()
+    engine.close()
+
+
+def plan_for(spec: TrainSpec, dataset: Dataset, artifact: Artifact) -> TrainPlan:
+    """The plan for a dataset, from the counts in its manifest."""
+    split = artifact.content["splits"][dataset.split]
+    return plan_training(
+        spec,
+        rows_per_epoch=dataset.order(0, spec.global_batch).rows_per_epoch,
+        tokens_per_row=split["tokens"] / split["rows"],
+    )
+
+
+def _prepare_torch(work: TrainWork, session: Session) -> None:
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(work.threads or max(1, cores // session.local_world_size))
+    if work.use_gpu:
+        torch.cuda.set_device(session.local_rank % torch.cuda.device_count())
+    torch.manual_seed(work.seed + session.world_rank)  # dropout differs by rank, weights do not
+
+
+def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Session) -> Engine:
+    network = build_network(work, task, dataset)
+    buffers = copy_buffers(network)
+    batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, session.world_size)
+    engine = build_engine(network, task, work.spec, batch)
+    restore_buffers(engine.deepspeed.module, buffers)
+    return engine
+
+
+def _agree_on_checkpoint(run: Location, session: Session) -> Index | None:
+    """Rank 0 looks for the newest whole checkpoint; all load that one.
+
+    What lies after it, torn or never committed, is discarded, so that the same steps can be
+    written again.
+    """
+    chosen = torch.full((1,), -1, dtype=torch.int64)
+    torn: list[CheckpointError] = []
+    index = None
+    if session.world_rank == 0:
+        index = find_checkpoint(run, torn.append)
+        chosen[0] = index.step if index else 0
+        discard_after(run, int(chosen[0]))
+    chosen = _broadcast(chosen)
+    step = int(chosen[0])
+    if session.world_rank != 0 and step > 0:
+        index = load_index(checkpoint_location(run, step))
+    return index
+
+
+def _broadcast(tensor: torch.Tensor) -> torch.Tensor:
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    moved = tensor.to(device)
+    dist.broadcast(moved, src=0)
+    return moved.cpu()
+
+
+def _assemble(
+    work: TrainWork,
+    session: Session,
+    task: Task,
+    dataset: Dataset,
+    plan: TrainPlan,
+    engine: Engine,
+    state: TrainState,
+    clock: Clock,
+) -> Training:
+    spec, rank, world_size = work.spec, session.world_rank, session.world_size
+    collator = Collator(task, pad_id(load_tokenizer(dataset.tokenizer)), engine.batch.accumulation)
+    journal = Journal(
+        work.run,
+        spec=spec,
+        plan=plan,
+        state=state,
+        engine=engine,
+        session=session,
+        clock=clock,
+        attempt=work.attempt,
+        flops_per_token=train_flops_per_token_of(
+            engine.deepspeed.module.config, round(plan.tokens_per_row)
+        ),
+    )
+    token = _broadcast(torch.tensor([secrets.randbits(62)]))
+    saver = Saver(
+        work.run,
+        engine,
+        rank=rank,
+        world_size=world_size,
+        token=f"{int(token[0]):x}",
+        keep=spec.checkpoint.keep,
+        wait=spec.checkpoint.wait,
+        on_event=journal.event,
+    )
+    order = dataset.order(work.seed, spec.global_batch)
+    notice = LeaveNotice()
+    notice.watch_sigterm()
+    return Training(
+        spec=spec,
+        plan=plan,
+        state=state,
+        engine=engine,
+        collator=collator,
+        feed=session.feed(dataset, order, state.step, plan.total_steps, spec.on_bad_shard),
+        validation=Validation(
+            open_dataset(work.dataset, "holdout"),
+            spec.validate_rows,
+            engine,
+            collator,
+            rank,
+            world_size,
+        ),
+        journal=journal,
+        saver=saver,
+        notice=notice,
+        clock=clock,
+    )
+
+
+def summary(run: Location) -> dict[str, Any]:
+    """What the manifest says about a finished run, from its records."""
+    from raymodel.observe.records import read_records
+    from raymodel.train.journal import METRICS_FILE
+
+    records = read_records(run / METRICS_FILE)
+    losses = [r for r in records if "loss" in r]
+    validations = [r["validation_loss"] for r in records if "validation_loss" in r]
+    last = losses[-1]
+    rates = sorted(r["tokens_per_s"] for r in losses)
+    return {
+        "steps": last["step"],
+        "tokens": last["tokens"],
+        "first_loss": losses[0]["loss"],
+        "loss": last["loss"],
+        "validation_loss": validations[-1] if validations else None,
+        "tokens_per_s": rates[len(rates) // 2],
+        "data_digest": last["data_digest"],
+    }

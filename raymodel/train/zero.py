@@ -1,0 +1,201 @@
+"""Where DeepSpeed keeps the fp32 weights and moments: the only file that reads its internals.
+
+Each optimizer class of DeepSpeed lays the state out in its own way. `owned_slices` and
+`held_slices` describe all of them in one form: a run of a parameter (`start`, `length`) that lies
+in a flat fp32 tensor (`flat`, from `offset` on), whose moments are the optimizer's state for that
+flat tensor. An upgrade that moves these internals fails in tests/train/test_train_zero.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.engine import DeepSpeedEngine
+
+from raymodel.train.plan import cut
+
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A run of one parameter, and where this process holds its fp32 state."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    length: int
+    flat: torch.Tensor
+    offset: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+def held_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
+    """All state that this rank holds; replicated state is held, whole, by every rank."""
+    names = _names(engine)
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return _stage_3(engine, names)
+    if hasattr(optimizer, "single_partition_of_fp32_groups"):
+        return _stage_1_2(engine, names)
+    if hasattr(optimizer, "fp32_groups"):
+        return _replicated_16bit(engine, names)
+    return _replicated_32bit(engine, names)
+
+
+def owned_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
+    """The state that this rank writes: over all ranks, each element exactly once."""
+    if _is_partitioned(engine):
+        yield from held_slices(engine)
+        return
+    world_size, rank = dist.get_world_size(), dist.get_rank()
+    for part in held_slices(engine):
+        start, stop = cut(part.length, world_size)[rank]
+        if stop > start:
+            yield Slice(
+                part.name, part.shape, start, stop - start, part.flat, part.offset + start
+            )
+
+
+def state_tensors(engine: DeepSpeedEngine, part: Slice) -> dict[str, torch.Tensor]:
+    """1-D views of a slice: `weight` and each moment. No moment before the first update."""
+    run = slice(part.offset, part.offset + part.length)
+    views = {WEIGHT: part.flat.detach().view(-1)[run]}
+    for key, value in _torch_optimizer(engine).state.get(part.flat, {}).items():
+        if torch.is_tensor(value) and value.shape == part.flat.shape and value.ndim > 0:
+            views[key] = value.detach().view(-1)[run]
+    return views
+
+
+def updates_done(engine: DeepSpeedEngine) -> int:
+    """How many updates the optimizer has counted (its bias correction depends on it)."""
+    for state in _torch_optimizer(engine).state.values():
+        if "step" in state:
+            return int(state["step"])
+    return 0
+
+
+def prepare_moments(engine: DeepSpeedEngine, moments: list[str], updates: int) -> None:
+    """Makes the optimizer's state, which does not exist before the first real update."""
+    optimizer = _torch_optimizer(engine)
+    for part in held_slices(engine):
+        if part.flat in optimizer.state or not moments:
+            continue
+        step = torch.tensor(float(updates), dtype=torch.float32, device=part.flat.device)
+        zeros = {key: torch.zeros_like(part.flat) for key in moments}
+        optimizer.state[part.flat] = {"step": step, **zeros}
+
+
+@torch.no_grad()
+def refresh_weights(engine: DeepSpeedEngine) -> None:
+    """Pushes the fp32 weights, after they were written, into the weights that the model uses."""
+    optimizer: Any = engine.optimizer
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        _refresh_stage_3(optimizer)
+    elif hasattr(optimizer, "single_partition_of_fp32_groups"):
+        optimizer._lazy_init_hp_params_optimizer_state()
+        optimizer.update_lp_params()
+    elif hasattr(optimizer, "fp32_groups"):
+        for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+            for parameter, master in zip(low, high, strict=True):
+                parameter.data.copy_(master.data)
+
+
+_COUNTERS = ("global_steps", "micro_steps", "global_samples", "skipped_steps")
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def counters(engine: DeepSpeedEngine) -> dict[str, float]:
+    """The engine's counters and the dynamic loss scale."""
+    values = {name: getattr(engine, name) for name in _COUNTERS}
+    scaler = _scaler(engine)
+    return values | {name: getattr(scaler, name) for name in _SCALER if hasattr(scaler, name)}
+
+
+def restore_counters(engine: DeepSpeedEngine, values: dict[str, float], accumulation: int) -> None:
+    """Sets the counters; micro steps follow from the accumulation of *this* world size."""
+    for name in _COUNTERS:
+        setattr(engine, name, int(values[name]))
+    engine.micro_steps = engine.global_steps * accumulation
+    scaler = _scaler(engine)
+    for name in _SCALER:
+        if name in values and hasattr(scaler, name):
+            setattr(scaler, name, values[name])
+
+
+def _scaler(engine: DeepSpeedEngine) -> Any:
+    """FP16_UnfusedOptimizer keeps the scale in itself, the ZeRO optimizers in a scaler."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return scaler if hasattr(scaler, "cur_scale") else engine.optimizer
+
+
+def _torch_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _is_partitioned(engine: DeepSpeedEngine) -> bool:
+    return engine.zero_optimization_stage() > 0
+
+
+def _names(engine: DeepSpeedEngine) -> dict[int, str]:
+    """Parameter id → its first name; tied parameters have several."""
+    names: dict[int, str] = {}
+    for name, parameter in engine.module.named_parameters():
+        if parameter.requires_grad:
+            names.setdefault(id(parameter), name)
+    return names
+
+
+def _stage_3(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+    optimizer: Any = engine.optimizer
+    for p in engine.module.parameters():
+        if id(p) not in names:
+            continue
+        group, offset, _ = optimizer.grad_position[optimizer.get_param_id(p)]
+        start = optimizer._get_param_partition_rank(p) * p.ds_tensor.ds_numel
+        length = min(p.ds_tensor.ds_numel, p.ds_numel - start)
+        if length > 0:
+            flat = optimizer.fp32_partitioned_groups_flat[group]
+            yield Slice(names[id(p)], tuple(p.ds_shape), start, length, flat, offset)
+
+
+def _stage_1_2(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+    flats = engine.optimizer.single_partition_of_fp32_groups
+    for p in engine.module.parameters():
+        mapping = getattr(p, "_hp_mapping", None)
+        if id(p) in names and mapping is not None:
+            low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
+            flat = flats[mapping.param_group_index]
+            yield Slice(names[id(p)], tuple(p.shape), low.start, low.numel, flat, high.start)
+
+
+def _replicated_16bit(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+    optimizer = engine.optimizer
+    for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for p, master in zip(low, high, strict=True):
+            yield Slice(names[id(p)], tuple(p.shape), 0, p.numel(), master, 0)
+
+
+def _replicated_32bit(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+    for group in _torch_optimizer(engine).param_groups:
+        for p in group["params"]:
+            yield Slice(names[id(p)], tuple(p.shape), 0, p.numel(), p, 0)
+
+
+def _refresh_stage_3(optimizer: Any) -> None:
+    for group, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+        low_flat = optimizer.fp16_partitioned_groups_flat[group]
+        low_flat.data.copy_(flat.data)
+        parts = optimizer.fp16_partitioned_groups[group]
+        for part, view in zip(parts, optimizer.unflatten(low_flat, parts), strict=True):
+            part.data = view.data
+    if optimizer.persistent_parameters:
+        optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
