@@ -16,6 +16,7 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "GRPC_VERBOSITY": "ERROR",
+    "WANDB_SILENT": "true",
 }
 _LOGGERS = (
     "ray", "DeepSpeed", "deepspeed", "transformers", "tokenizers", "peft", "accelerate", "torch",
