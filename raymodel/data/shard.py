@@ -1,0 +1,209 @@
+"""Dataset: one split of a prepared artifact, as rows that can be read in any order."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymodel.data.order import Order, Part
+from raymodel.data.permutation import Indices
+from raymodel.data.shard_format import (
+    PartContent,
+    check_shard_size,
+    judge_failed_read,
+    shard_location,
+)
+from raymodel.errors import ArtifactError, ShardError
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.manifest import load_manifest
+from raymodel.storage.uri import Location
+
+_CACHE_BYTES = 128 * 2**20  # two windows of the data order, see plan.WINDOW_BLOCKS
+_OPEN_FILES = 256
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows of one split, numbered through its parts. Picklable, and cheap to pickle and to open.
+
+    Decoded blocks are kept by the process, not by the object: tasks of Ray Data that come one
+    after the other in a process share them.
+    """
+
+    location: Location
+    """The artifact's folder."""
+    split: str
+    parts: tuple[PartContent, ...]
+    sequence_length: int | None
+    """Tokens in a packed row; None for examples, whose length varies."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def tokenizer(self) -> Location:
+        """The folder of the tokenizer."""
+        return self.location / "data/tokenizer"
+
+    @property
+    def row_bytes(self) -> float:
+        """Mean bytes of a row in memory."""
+        return sum(part.rows * part.row_bytes for part in self.parts) / max(self.num_rows, 1)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the table that `read` gives."""
+        return self._load_block(0, 0).schema
+
+    def order(self, seed: int, global_batch: int) -> Order:
+        """The order in which training reads this split."""
+        parts = [Part(part.rows, part.rows_per_block, part.weight) for part in self.parts]
+        return Order(parts, seed, global_batch)
+
+    def read(self, row_ids: Any) -> pa.Table:
+        """The rows with these ids, in this order. (n,) int64 → n rows
+
+        Raises:
+            ShardError: a shard is missing or corrupt; the message names it.
+            OSError: the storage failed; worth another try.
+        """
+        table, _ = self._read(np.asarray(row_ids, dtype=np.int64), skip_bad=False)
+        return table
+
+    def read_available(self, row_ids: Any) -> tuple[pa.Table, Any]:
+        """Like `read`, but leaves out the rows of bad blocks.
+
+        Returns: the rows that could be read, and which of `row_ids` they are. (n,) bool
+        """
+        return self._read(np.asarray(row_ids, dtype=np.int64), skip_bad=True)
+
+    def _read(self, row_ids: Indices, *, skip_bad: bool) -> tuple[pa.Table, Any]:
+        available = np.ones(len(row_ids), dtype=bool)
+        pieces, places = [], []
+        for part_index, block, chosen, rows in self._by_block(row_ids):
+            try:
+                table = self._load_block(part_index, block)
+            except ShardError:
+                if not skip_bad:
+                    raise
+                available[chosen] = False
+                continue
+            pieces.append(table.take(pa.array(rows)))
+            places.append(chosen)
+        if not pieces:
+            return (self.schema.empty_table() if not skip_bad else pa.table({})), available
+        back = np.argsort(np.concatenate(places), kind="stable")
+        return pa.concat_tables(pieces).combine_chunks().take(pa.array(back)), available
+
+    def _by_block(self, row_ids: Indices) -> list[tuple[int, int, Indices, Indices]]:
+        """Groups row ids by block: part, block of the part, places in `row_ids`, rows in block."""
+        first_rows = np.cumsum([0, *(part.rows for part in self.parts)])
+        if row_ids.size and not (0 <= row_ids.min() and row_ids.max() < first_rows[-1]):
+            raise IndexError(f"row ids must lie in 0 … {first_rows[-1] - 1}")
+        part_of = np.searchsorted(first_rows, row_ids, side="right") - 1
+        per_block = np.array([part.rows_per_block for part in self.parts], dtype=np.int64)
+        blocks, rows = np.divmod(row_ids - first_rows[part_of], per_block[part_of])
+        by_block = np.lexsort((blocks, part_of))
+        changes = np.diff(part_of[by_block]) | np.diff(blocks[by_block])
+        groups = np.split(by_block, np.flatnonzero(changes) + 1) if row_ids.size else []
+        return [
+            (int(part_of[group[0]]), int(blocks[group[0]]), group, rows[group]) for group in groups
+        ]
+
+    def _load_block(self, part_index: int, block: int) -> pa.Table:
+        part = self.parts[part_index]
+        blocks_per_shard = part.rows_per_shard // part.rows_per_block
+        shard_index, group = divmod(block, blocks_per_shard)
+        folder = self.location / part.folder
+        with _lock:
+            return _blocks.get(
+                (folder, block), lambda: _read_block(folder, shard_index, group, part)
+            )
+
+
+def open_dataset(source: Artifact | Location, split: str) -> Dataset:
+    """Opens one split of a dataset; takes the same time for any number of shards.
+
+    Raises:
+        ArtifactError: the artifact is no dataset, or has no rows in this split.
+    """
+    if isinstance(source, Location):
+        return dataset_of(source, load_manifest(source).content, split)
+    return dataset_of(source.location, source.content, split)
+
+
+def dataset_of(location: Location, content: dict[str, Any], split: str) -> Dataset:
+    """Like `open_dataset`, from a manifest's content."""
+    splits = content.get("splits")
+    if not isinstance(splits, dict):
+        raise ArtifactError(
+            f"{location} is not a dataset: its manifest has no splits. "
+            "Give the artifact that `prepare` wrote"
+        )
+    parts = splits.get(split, {}).get("parts", [])
+    if not parts:
+        raise ArtifactError(
+            f"{location} has no rows in the split {split!r}; it has rows in "
+            f"{', '.join(name for name in splits if splits[name]['parts']) or 'none'}. "
+            "For a held-out split, raise `holdout` or give more data"
+        )
+    loaded = tuple(PartContent.load(part, location) for part in parts)
+    return Dataset(location, split, loaded, content.get("sequence_length"))
+
+
+# ---- what a process keeps ------------------------------------------------------------------------
+
+
+class _Cache:
+    """Least recently used values, up to a total cost."""
+
+    def __init__(self, limit: int, cost: Callable[[Any], int]) -> None:
+        self._limit, self._cost, self._total = limit, cost, 0
+        self._values: OrderedDict[Any, Any] = OrderedDict()
+
+    def get(self, key: Any, load: Callable[[], Any]) -> Any:
+        if key not in self._values:
+            value = load()
+            self._values[key] = value
+            self._total += self._cost(value)
+            while self._total > self._limit and len(self._values) > 1:
+                _, dropped = self._values.popitem(last=False)
+                self._total -= self._cost(dropped)
+        self._values.move_to_end(key)
+        return self._values[key]
+
+
+_blocks = _Cache(_CACHE_BYTES, lambda table: table.nbytes)
+_files = _Cache(_OPEN_FILES, lambda file: 1)
+# Readers of Parquet files are not safe to share between threads: a feed's and the trainer's own.
+_lock = threading.RLock()
+
+
+def _read_block(folder: Location, shard_index: int, group: int, part: PartContent) -> pa.Table:
+    try:
+        file = _files.get((folder, shard_index), lambda: _open_shard(folder, shard_index))
+        table = file.read_row_group(group, use_threads=False)
+    except (pa.ArrowException, OSError, IndexError) as error:
+        raise judge_failed_read(folder, shard_index, error) from error
+    start = shard_index * part.rows_per_shard + group * part.rows_per_block
+    expected = min(part.rows_per_block, part.rows - start)
+    if table.num_rows != expected:
+        error = ValueError(f"block {group} has {table.num_rows} rows instead of {expected}")
+        raise judge_failed_read(folder, shard_index, error)
+    return table
+
+
+def _open_shard(folder: Location, shard_index: int) -> pq.ParquetFile:
+    check_shard_size(folder, shard_index)
+    place = shard_location(folder, shard_index)
+    return pq.ParquetFile(
+        place.open_input(memory_map=True), pre_buffer=True, page_checksum_verification=True
+    )

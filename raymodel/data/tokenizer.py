@@ -1,0 +1,135 @@
+"""The tokenizer: a byte-level BPE trained on the corpus, or one that is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raymodel.data.sources import locate_in_package
+from raymodel.errors import SourceError
+from raymodel.storage.uri import Location
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+PADDING = "<|padding|>"
+# Roles of a conversation for whatever template is laid over the model later. Named after no one's
+# chat format, and there from the start, because a vocabulary cannot grow without new weights.
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE (arXiv:1508.07909, GPT-2's pre-tokenisation by bytes).
+
+    Every byte is in the vocabulary, so every text is represented and decodes to itself. The same
+    texts give the same tokenizer, in whatever order and on however many threads.
+
+    Args:
+        texts: what to train on.
+        vocab_size: tokens in all, specials included; fewer when the text does not hold as many.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PADDING, *ROLES],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,  # a text begins where another ended
+        eos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        additional_special_tokens=list(ROLES),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def find_tokenizer(path: str, base_dir: Path | None = None) -> Location:
+    """The folder that `tokenizer.load` names.
+
+    Raises:
+        SourceError: it does not exist, or holds no `tokenizer.json`.
+    """
+    is_package = path.startswith("python:")
+    place = locate_in_package(path) if is_package else Location.parse(path, base_dir)
+    if not (place / "tokenizer.json").exists():
+        raise SourceError(
+            f"tokenizer {path!r}: {place} holds no tokenizer.json; it must be a Hugging Face "
+            "folder with a fast tokenizer. Check the path, or save one there with save_pretrained"
+        )
+    return place
+
+
+def load_tokenizer(place: Location) -> Any:
+    """A tokenizer from a Hugging Face folder, on a disk or in a bucket."""
+    from transformers import AutoTokenizer
+
+    with _as_local(place) as folder:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def save_tokenizer(tokenizer: Any, place: Location) -> None:
+    """Writes a tokenizer as a Hugging Face folder, on a disk or in a bucket."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for file in sorted(Path(folder).rglob("*")):
+            if file.is_file():
+                (place / file.relative_to(folder).as_posix()).upload(file)
+
+
+def describe_tokenizer(tokenizer: Any, place: Location) -> dict[str, Any]:
+    """What the manifest says of a saved tokenizer."""
+    return {
+        "folder": "data/tokenizer",
+        "vocab_size": len(tokenizer),
+        "end_of_text": tokenizer.eos_token_id,
+        "padding": padding_id(tokenizer),
+        "sha256": hashlib.sha256((place / "tokenizer.json").read_bytes()).hexdigest(),
+    }
+
+
+def padding_id(tokenizer: Any) -> int:
+    """The id that fills rows up: of the padding token, else of the end of text, else 0."""
+    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return 0
+
+
+def check_end_of_text(tokenizer: Any, where: object) -> int:
+    """The id that closes a document. Raises SourceError when the tokenizer has none."""
+    if tokenizer.eos_token_id is None:
+        raise SourceError(
+            f"the tokenizer {where} has no end-of-text token; documents are packed with one "
+            "between them. Set `eos_token` in its tokenizer_config.json"
+        )
+    return int(tokenizer.eos_token_id)
+
+
+@contextmanager
+def _as_local(place: Location) -> Iterator[Path]:
+    if place.is_local:
+        yield place.local_path
+        return
+    folder = Path(tempfile.mkdtemp())
+    try:
+        for entry in place.list():
+            # A model's folder holds weights beside the tokenizer; those are not needed.
+            if entry.name.endswith((".json", ".txt", ".model", ".jinja")):
+                (folder / entry.name).write_bytes((place / entry.name).read_bytes())
+        yield folder
+    finally:
+        shutil.rmtree(folder)
