@@ -34,9 +34,11 @@ class Problem:
     message: str
 
     def text(self, positions: Mapping[Path, Position]) -> str:
-        """`jobs/x.yaml:12: pretrain.duration: …`"""
-        where = [str(position)] if (position := self.position(positions)) else []
-        return ": ".join([*where, *([dotted(self.path)] if self.path else []), self.message])
+        """`jobs/x.yaml:12: pretrain.duration: …`, or `--set pretrain.duration: …`."""
+        position, field = str(self.position(positions) or ""), dotted(self.path)
+        if position.endswith(f" {field}"):
+            field = ""
+        return ": ".join(part for part in (position, field, self.message) if part)
 
     def position(self, positions: Mapping[Path, Position]) -> Position | None:
         """Where the path, or the nearest section around it, was written.

@@ -48,12 +48,13 @@ def parse_seconds(value: object) -> float:
 
 def parse_fraction(value: object) -> float:
     """`"5%"` or `0.05` → 0.05."""
+    number = value
     if isinstance(value, str):
         match = re.fullmatch(_NUMBER + r"\s*%", value.strip())
         if match:
-            value = float(match[1]) / 100
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
-        return float(value)
+            number = float(match[1]) / 100
+    if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= 1:
+        return float(number)
     raise ValueError(f'{value!r} is not a fraction; write "5%" or a number from 0 to 1, like 0.05')
 
 

@@ -1,0 +1,116 @@
+import pytest
+from pydantic import ValidationError
+
+from raymodel.spec.base import Spec
+from raymodel.spec.quantity import (
+    Amount,
+    Bytes,
+    Count,
+    Fraction,
+    Seconds,
+    parse_bytes,
+    parse_count,
+    parse_fraction,
+    parse_seconds,
+)
+
+
+class Quantities(Spec):
+    size: Bytes
+    time: Seconds
+    share: Fraction
+    count: Count
+    amount: Amount
+
+
+def quantities() -> Quantities:
+    return Quantities(size="1.5GiB", time="2h", share="5%", count="2M", amount="100 steps")
+
+
+def test_quantities_parse_to_plain_units():
+    spec = quantities()
+    assert (spec.size, spec.time, spec.share, spec.count) == (3 * 2**29, 7200.0, 0.05, 2_000_000)
+    assert spec.amount == Amount(100, "steps")
+
+
+def test_a_resolved_spec_parses_to_itself():
+    spec = quantities()
+    assert Quantities(**spec.to_dict()) == spec
+    assert spec.to_dict()["time"] == "7200s"
+
+
+@pytest.mark.parametrize(
+    ("parse", "value", "result"),
+    [
+        (parse_bytes, "2GB", 2 * 10**9),
+        (parse_bytes, "64 MiB", 64 * 2**20),
+        (parse_seconds, "250ms", 0.25),
+        (parse_seconds, "10 min", 600.0),
+        (parse_fraction, 1, 1.0),
+        (parse_fraction, "0.5%", 0.005),
+        (parse_count, "1.5K", 1500),
+        (parse_count, 0, 0),
+    ],
+)
+def test_units_scale(parse, value, result):
+    assert parse(value) == pytest.approx(result)
+
+
+@pytest.mark.parametrize(
+    ("parse", "value"),
+    [
+        (parse_bytes, 64),
+        (parse_bytes, "64"),
+        (parse_bytes, "64 mib"),
+        (parse_seconds, 10),
+        (parse_seconds, "10 minutes"),
+        (parse_seconds, "-1s"),
+        (parse_fraction, "120%"),
+        (parse_fraction, 1.5),
+        (parse_fraction, True),
+        (parse_fraction, float("nan")),
+        (parse_count, -1),
+        (parse_count, 1.5),
+        (parse_count, True),
+        (parse_count, "10k"),
+        (Amount.parse, "100"),
+        (Amount.parse, "0 steps"),
+        (Amount.parse, "3 parsecs"),
+        (Amount.parse, 100),
+    ],
+)
+def test_a_wrong_unit_is_refused_with_value_and_rule(parse, value):
+    with pytest.raises(ValueError, match="write") as caught:
+        parse(value)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("amount", "steps"),
+    [("7 steps", 7), ("1K tokens", 2), ("1 epoch", 13), ("16 rows", 2), ("1 token", 1)],
+)
+def test_an_amount_becomes_the_whole_steps_that_cover_it(amount, steps):
+    shape = {"tokens_per_step": 512.0, "rows_per_step": 8, "rows_per_epoch": 100}
+    assert Amount.parse(amount).steps(**shape) == steps
+
+
+def test_an_amount_prints_as_it_parses():
+    for text in ("100 steps", "2000000 tokens", "0.5 epochs"):
+        assert str(Amount.parse(text)) == text
+
+
+def test_the_json_schema_of_a_quantity_is_what_a_person_writes():
+    properties = Quantities.model_json_schema()["properties"]
+    assert properties["size"]["type"] == "string"
+    assert properties["amount"]["examples"] == ["100 steps", "2M tokens", "3 epochs"]
+    assert properties["count"]["type"] == ["integer", "string"]
+
+
+def test_a_spec_is_frozen_and_takes_no_infinity():
+    class Number(Spec):
+        value: float
+
+    with pytest.raises(ValidationError):
+        Number(value=float("inf"))
+    with pytest.raises(ValidationError):
+        Number(value=1.0).value = 2.0

@@ -1,0 +1,143 @@
+from pathlib import Path
+
+import pytest
+
+from raymodel.check import check_job
+from raymodel.errors import SpecError
+from raymodel.spec.load import load_job
+
+JOB = """\
+name: first
+prepare:
+  sources: [{path: "python:stdlib"}]
+  tokenizer: {vocab_size: 4096}
+  sequence_length: 256
+pretrain:
+  model: {preset: llama-tiny}
+  global_batch: 32
+  duration: 100 steps
+finetune:
+  task: causal_lm
+  sources:
+    - {path: a, prompt: "{code}", response: "{docstring}"}
+  global_batch: 32
+  duration: 1 epoch
+  adapter: {lora: {rank: 8}}
+  sweep:
+    trials: 2
+    search:
+      optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}
+evaluate:
+  metrics: [perplexity, bleu]
+  gates: {perplexity: "< 40"}
+"""
+
+
+@pytest.fixture
+def refusal(tmp_path: Path):
+    def refuse(old: str, new: str, *overrides: str) -> str:
+        assert old in JOB
+        path = tmp_path / "job.yaml"
+        path.write_text(JOB.replace(old, new), encoding="utf-8")
+        with pytest.raises(SpecError) as caught:
+            check_job(load_job(path, overrides))
+        return str(caught.value).replace(str(path), "job.yaml")
+
+    return refuse
+
+
+def test_a_job_whose_stages_fit_passes(tmp_path: Path):
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB, encoding="utf-8")
+    check_job(load_job(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "preset: llama-tiny",
+            "preset: lama-tiny",
+            "job.yaml:7: pretrain.model.preset: there is no model preset 'lama-tiny'",
+        ),
+        (
+            'prompt: "{code}", ',
+            "",
+            "job.yaml:13: finetune.sources.0: source 'a' has no `prompt`",
+        ),
+        (
+            "[perplexity, bleu]",
+            "[perplexity, accuracy]",
+            "job.yaml:22: evaluate.metrics.1: 'accuracy' is not a measure of causal_lm",
+        ),
+        (
+            '{perplexity: "< 40"}',
+            '{perplexty: "< 40"}',
+            "job.yaml:23: evaluate.gates.perplexty: the gate is on 'perplexty', which is not "
+            "measured; did you mean 'perplexity'?",
+        ),
+        (
+            '{perplexity: "< 40"}',
+            '{chrf: "> 4"}',
+            "job.yaml:23: evaluate.gates.chrf: the gate is on 'chrf', which is not measured; add",
+        ),
+        (
+            "      optimizer.learning_rate:",
+            "      optimizer.learning_rat:",
+            "job.yaml:20: finetune.sweep.search.optimizer.learning_rat: 'optimizer.learning_rat' "
+            "is not a field of finetune; did you mean 'optimizer.learning_rate'?",
+        ),
+        (
+            "      optimizer.learning_rate:",
+            "      learning_rate:",
+            "job.yaml:20: finetune.sweep.search.learning_rate: 'learning_rate' is not a field of "
+            "finetune; did you mean 'optimizer.learning_rate'?",
+        ),
+        (
+            "      optimizer.learning_rate:",
+            "      optimizer:",
+            "job.yaml:20: finetune.sweep.search.optimizer: 'optimizer' is a section; search one",
+        ),
+        (
+            "      optimizer.learning_rate:",
+            "      parallel.zero:",
+            "job.yaml:20: finetune.sweep.search.parallel.zero: 'parallel.zero' cannot make one "
+            "trial better",
+        ),
+        (
+            "optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
+            "schedule.warmup: {uniform: [0.5, 1.5]}",
+            "job.yaml:20: finetune.sweep.search.schedule.warmup: 1.5 is not a fraction",
+        ),
+        (
+            "optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
+            "optimizer.name: {choice: [adamw, adam]}",
+            "job.yaml:20: finetune.sweep.search.optimizer.name: unknown value 'adam'; did you "
+            "mean 'adamw'?",
+        ),
+        (
+            "optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
+            "adapter.lora.rank: {uniform: [4, 16]}",
+            "job.yaml:20: finetune.sweep.search.adapter.lora.rank: 4.0 is not a whole number, at "
+            "least 1; a field of whole numbers takes `choice`",
+        ),
+        (
+            "trials: 2",
+            "trials: 2\n    workers_per_trial: 3",
+            "job.yaml:19: finetune.sweep.workers_per_trial: finetune.global_batch of 32 cannot be "
+            "divided by 3 workers",
+        ),
+    ],
+)
+def test_what_does_not_fit_across_stages_is_refused_with_its_line(refusal, old, new, message):
+    assert refusal(old, new).startswith(message)
+
+
+def test_searching_an_adapter_that_is_not_trained_is_refused(refusal):
+    text = refusal("optimizer.learning_rate", "adapter.lora.rank", "finetune.adapter=null")
+    assert "no adapter is trained; add `finetune.adapter`" in text
+
+
+def test_all_problems_come_at_once(refusal):
+    text = refusal("preset: llama-tiny", "preset: x", "evaluate.metrics=[f1, accuracy]")
+    assert text.startswith("4 problems\n")  # the preset, two measures, and a gate without measure

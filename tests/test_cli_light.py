@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raymodel import cli
+from raymodel.errors import GateError, TrainingError
+
+REPOSITORY = Path(__file__).parents[1]
+JOBS = sorted((REPOSITORY / "jobs").glob("*.yaml"))
+HEAVY = ("torch", "ray", "transformers", "pyarrow", "numpy", "deepspeed", "peft")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    assert cli.main(["init", str(path)]) == 0
+    return str(path)
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_every_job_of_the_repository_passes_check_and_stays_short(path, capsys):
+    assert cli.main(["check", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: ok\n")
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_check_says_each_stage_in_one_line(job, capsys):
+    assert cli.main(["check", job, "--set", "pretrain.global_batch=64"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["prepare", "pretrain", "evaluate", "serve"]
+    assert "64 rows a step" in lines[1]
+
+
+def test_check_takes_under_a_second_and_loads_nothing_heavy(job):
+    code = (
+        "import sys; from raymodel.cli import main; code = main(['check', sys.argv[1]]); "
+        f"print([name for name in {HEAVY} if name in sys.modules]); sys.exit(code)"
+    )
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code, job], capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - start)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert min(seconds) < 1.0
+
+
+def test_a_wrong_job_file_is_one_error_on_stderr_and_exit_code_2(job, capsys):
+    assert cli.main(["check", job, "--set", "sed=1"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: --set sed: unknown key 'sed'; did you mean 'seed'?")
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", ["check", "run", "submit"])
+def test_every_command_that_takes_a_job_checks_it_before_anything_else(command, tmp_path, capsys):
+    arguments = [command, str(tmp_path / "none.yaml")]
+    address = ["--address", "http://127.0.0.1:1"] if command == "submit" else []
+    assert cli.main(arguments + address) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_describe_prints_a_section_and_refuses_an_unknown_one(capsys):
+    assert cli.main(["describe", "pretrain.optimizer"]) == 0
+    assert "learning_rate: a number, above 0" in capsys.readouterr().out
+    assert cli.main(["describe", "pretrain.optimiser"]) == 2
+    assert "did you mean 'optimizer'?" in capsys.readouterr().err
+
+
+def test_schema_prints_json(capsys):
+    assert cli.main(["schema"]) == 0
+    assert "pretrain" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_init_writes_a_job_that_passes_and_never_overwrites(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    assert cli.main(["init", str(path)]) == 0
+    assert cli.main(["check", str(path)]) == 0
+    path.write_text("mine", encoding="utf-8")
+    assert cli.main(["init", str(path)]) == 2
+    assert path.read_text(encoding="utf-8") == "mine"
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main(["init", str(tmp_path / "no" / "folder.yaml")]) == 2
+
+
+@pytest.mark.parametrize("arguments", [[], ["bogus"], ["check"], ["submit", "job.yaml"]])
+def test_wrong_usage_exits_with_2(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (TrainingError("worker 1 was lost"), 1, "error: worker 1 was lost"),
+        (GateError("perplexity is 50"), 3, "error: perplexity is 50"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on"),
+        (ZeroDivisionError("a bug"), 1, "Traceback"),
+    ],
+)
+def test_how_a_command_ends_is_its_exit_code(error, code, words, monkeypatch, capsys):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(cli, "print_schema", fail)
+    assert cli.main(["schema"]) == code
+    assert capsys.readouterr().err.startswith(words)
