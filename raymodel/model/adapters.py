@@ -32,7 +32,7 @@ def attach_adapter(
     config = peft.LoraConfig(
         task_type=task.peft_task,
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works: it is only divided
         lora_dropout=lora.dropout,
         target_modules=target,
     )

@@ -48,29 +48,29 @@ def build_model(
             or a model that cannot do the task.
     """
     architecture, fields = resolve_model(spec)
-    derived = {
-        "vocab_size": vocab_size,
-        "max_position_embeddings": max_positions,
+    sizes = {"vocab_size": vocab_size, "max_position_embeddings": max_positions}
+    for name, needed in sizes.items():
+        if fields.get(name, needed) < needed:
+            raise SpecError(
+                f"model.config.{name} is {fields[name]}, but the data needs {needed}; "
+                "leave it out, or give at least that"
+            )
+    special = {
         "pad_token_id": pad_token_id,
         "eos_token_id": eos_token_id,
         # Prompts start without a special token; the default of 1 would be an ordinary token here.
         "bos_token_id": None,
     }
-    for name in ("vocab_size", "max_position_embeddings"):
-        if fields.get(name, derived[name]) < derived[name]:
-            raise SpecError(
-                f"model.config.{name} is {fields[name]}, but the data needs {derived[name]}; "
-                "leave it out, or give at least that"
-            )
-    config = build_config(architecture, derived | fields | task.model_arguments())
+    config = build_config(architecture, sizes | special | fields | task.model_arguments())
     try:
         task.check_model(config)
     except ValueError as error:
         raise SpecError(str(error)) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _auto_class(task).from_config(config, dtype=torch.float32)
-    return cast_parameters(model, dtype).train()
+        model: PreTrainedModel = _auto_class(task).from_config(config, dtype=torch.float32)
+    cast_parameters(model, dtype).train()
+    return model
 
 
 def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
@@ -82,10 +82,10 @@ def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
     try:
         default = transformers.AutoConfig.for_model(architecture)
     except ValueError as error:
-        known = transformers.models.auto.configuration_auto.CONFIG_MAPPING.keys()
+        names = transformers.models.auto.configuration_auto.CONFIG_MAPPING.keys()
         raise SpecError(
             f"there is no architecture {architecture!r} in transformers "
-            f"{transformers.__version__}{_nearest(architecture, known)}"
+            f"{transformers.__version__}{_nearest(architecture, names)}"
         ) from error
     known = {*default.to_dict(), *default.attribute_map, *_LEGACY_FIELDS, "num_labels"}
     for name in fields:
@@ -127,6 +127,7 @@ def load_model(
         task.check_model(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed or 0)
+            model: PreTrainedModel
             model, found = _auto_class(task).from_pretrained(
                 folder,
                 config=config,
@@ -142,7 +143,8 @@ def load_model(
             "complete safetensors)"
         ) from error
     _check_complete(folder, model, found, may_be_new=seed is not None)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)

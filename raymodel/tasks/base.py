@@ -11,7 +11,7 @@ Shapes: B rows, T tokens, V vocabulary, C classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -106,6 +106,10 @@ class Task(ABC):
     def labels_of(self, values: Sequence[Any]) -> tuple[str, ...]:
         """The sorted label names among raw label values; empty for tasks without labels."""
         return ()
+
+    def can_evaluate(self, columns: Collection[str]) -> bool:
+        """Whether rows with these columns are examples of this task."""
+        return set(self.schema().names) <= set(columns)
 
     @abstractmethod
     def evaluate(

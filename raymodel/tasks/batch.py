@@ -51,6 +51,13 @@ def batches(rows: Mapping[str, Any], batch_rows: int) -> Iterator[dict[str, Any]
         yield {name: column[start : start + batch_rows] for name, column in rows.items()}
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of one sequence, exactly as it was, without special tokens."""
+    return str(
+        tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )
+
+
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id to pad with: of the pad token, else of the end-of-text token, else 0.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from raymodel.tasks.base import Evaluation, Features, Record, Task
+from raymodel.tasks.base import Evaluation, Features, Record, Sample, Task
 from raymodel.tasks.template import render, template_fields
 
 if TYPE_CHECKING:
@@ -128,6 +128,10 @@ class CausalLM(Task):
         ).logits
         return next_token_loss(logits, batch["labels"])
 
+    def can_evaluate(self, columns: Collection[str]) -> bool:
+        """Examples, and packed rows too."""
+        return super().can_evaluate(columns) or {"tokens", "length"} <= set(columns)
+
     def evaluate(
         self,
         model: PreTrainedModel,
@@ -148,7 +152,7 @@ class CausalLM(Task):
         metrics: dict[str, float] = {}
         if {"perplexity", "bits_per_byte"} & set(measures):
             metrics |= measure_likelihood(self, model, tokenizer, rows, limits.get("batch_rows", 8))
-        samples = ()
+        samples: tuple[Sample, ...] = ()
         if {"bleu", "chrf"} & set(measures) and "prompt_length" in rows:
             scores, samples = measure_answers(model, tokenizer, rows, limits)
             metrics |= scores

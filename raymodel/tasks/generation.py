@@ -10,7 +10,7 @@ import sacrebleu
 import torch
 
 from raymodel.tasks.base import Sample
-from raymodel.tasks.batch import batches, pad_id, pad_left
+from raymodel.tasks.batch import batches, decode, pad_id, pad_left
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,11 +39,11 @@ def measure_answers(
             model, tokenizer, part["prompts"], limits.get("max_new_tokens", 64)
         )
     references = [
-        tokenizer.decode(ids[length:], skip_special_tokens=True).strip()
+        decode(tokenizer, ids[length:]).strip()
         for ids, length in zip(examples, lengths, strict=True)
     ]
     samples = [
-        Sample(prompt=tokenizer.decode(prompt), answer=answer, reference=reference)
+        Sample(prompt=decode(tokenizer, prompt), answer=answer, reference=reference)
         for prompt, answer, reference in zip(prompts, answers, references, strict=True)
     ]
     return score_answers(answers, references), tuple(samples[: limits.get("num_samples", 5)])
@@ -78,7 +78,7 @@ def generate_answers(
     # An empty prompt starts as a document does in training: after an end-of-text token.
     tokens = [list(prompt[-room:]) or [tokenizer.eos_token_id] for prompt in prompts]
     input_ids, mask = pad_left(tokens, pad_id(tokenizer))  # (B, T)
-    output = model.generate(
+    output = model.generate(  # type: ignore[operator]  # torch types it as a tensor
         input_ids=input_ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
@@ -87,10 +87,11 @@ def generate_answers(
         pad_token_id=pad_id(tokenizer),
     )
     new_tokens = output[:, input_ids.shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(new_tokens, skip_special_tokens=True)]
+    return [decode(tokenizer, ids).strip() for ids in new_tokens.tolist()]
 
 
 def spread(num_rows: int, num_chosen: int) -> list[int]:
     """Up to `num_chosen` row indexes, spread evenly: neighbouring rows come from the same file."""
     count = min(num_rows, num_chosen)
-    return np.linspace(0, num_rows - 1, count).round().astype(int).tolist()
+    indexes: list[int] = np.linspace(0, num_rows - 1, count).round().astype(int).tolist()
+    return indexes

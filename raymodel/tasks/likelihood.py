@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raymodel.tasks.base import Task
-from raymodel.tasks.batch import batches, pad_id
+from raymodel.tasks.batch import batches, decode, pad_id
 from raymodel.tasks.loss import IGNORED
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def measure_likelihood(
 def _target_bytes(labels_BT: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> int:
     """UTF-8 bytes of the predicted text. End-of-text tokens have none, though they bear loss."""
     targets = [labels[1:][labels[1:] != IGNORED].tolist() for labels in labels_BT]
-    texts = tokenizer.batch_decode(
-        targets, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return sum(len(text.encode("utf-8")) for text in texts)
+    return sum(len(decode(tokenizer, ids).encode("utf-8")) for ids in targets)
 
 
 def _exp(mean_nats: float) -> float:

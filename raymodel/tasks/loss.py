@@ -37,7 +37,8 @@ def next_token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.
 
 def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """Sum of the cross-entropy over all targets that are not `IGNORED`, a scalar in fp32."""
-    loss: torch.Tensor = _CrossEntropySum.apply(logits_NV, targets_N.to(logits_NV.device))
+    targets_N = targets_N.to(logits_NV.device)
+    loss: torch.Tensor = _CrossEntropySum.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from raymodel.tasks.base import Evaluation, Features, Record, Sample, Task
 from raymodel.tasks.template import render, template_fields
@@ -114,7 +114,7 @@ class TextClassification(Task):
         import torch
 
         from raymodel.tasks.agreement import accuracy, macro_f1
-        from raymodel.tasks.batch import batches, pad_id
+        from raymodel.tasks.batch import batches, decode, pad_id
 
         predicted = []
         with torch.inference_mode():
@@ -124,13 +124,13 @@ class TextClassification(Task):
                 predicted.append(self._logits(model, batch).argmax(-1).cpu().numpy())
         classes = np.concatenate(predicted)
         truth = np.asarray(rows["label"])
-        names = model.config.id2label
+        names = cast(dict[int, str], model.config.id2label)
         available = {"accuracy": accuracy, "f1": macro_f1}
         return Evaluation(
             metrics={name: available[name](truth, classes) for name in measures},
             samples=tuple(
                 Sample(
-                    prompt=tokenizer.decode(rows["input_ids"][index], skip_special_tokens=True),
+                    prompt=decode(tokenizer, rows["input_ids"][index]),
                     answer=names[int(classes[index])],
                     reference=names[int(truth[index])],
                 )

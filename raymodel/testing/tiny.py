@@ -111,6 +111,6 @@ def train_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 300) -> PreTrai
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token="<|pad|>"
     )

@@ -1,0 +1,113 @@
+"""The report of an evaluation: metrics.json for programs, report.md for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from raymodel.evaluate.gates import GateResult
+from raymodel.evaluate.measure import Measured
+from raymodel.storage.uri import Location
+
+# Of a prompt that is longer, the end is shown: it is what the answer goes on from.
+_SHOWN_CHARS = 800
+
+_HIGHER_IS_BETTER = {"accuracy", "f1", "bleu", "chrf"}
+
+
+def write_report(
+    folder: Location, tuned: Measured, base: Measured | None, gates: Sequence[GateResult]
+) -> None:
+    """Writes `metrics.json` and `report.md` into `folder`."""
+    folder.make_dir()
+    data = {
+        "metrics": tuned.metrics,
+        "base_metrics": base.metrics if base else {},
+        "gates": [gate.to_dict() for gate in gates],
+        "rows": tuned.rows,
+        "samples": tuned.samples,
+    }
+    (folder / "metrics.json").write_json(data)
+    (folder / "report.md").write_text(render_report(tuned, base, gates))
+
+
+def render_report(tuned: Measured, base: Measured | None, gates: Sequence[GateResult]) -> str:
+    """Markdown: measures side by side, gates, samples with their references."""
+    rows = ", ".join(f"{count} of `{role}`" for role, count in tuned.rows.items())
+    parts = ["# Evaluation", f"Held-out rows: {rows}.", _metrics_table(tuned, base)]
+    if gates:
+        parts += ["## Gates", _gates_table(gates)]
+    if tuned.samples:
+        parts.append("## Samples")
+        parts += list(_samples(tuned, base))
+    return "\n\n".join(parts) + "\n"
+
+
+def _metrics_table(tuned: Measured, base: Measured | None) -> str:
+    if base is None:
+        rows = [(name, _number(value)) for name, value in tuned.metrics.items()]
+        return _table(("measure", "model"), rows)
+    compared = [
+        (name, _number(base.metrics.get(name)), _number(value), _better(name, base, value))
+        for name, value in tuned.metrics.items()
+    ]
+    return _table(("measure", "base", "model", "better"), compared)
+
+
+def _better(name: str, base: Measured, value: float | None) -> str:
+    before = base.metrics.get(name)
+    if before is None or value is None or before == value:
+        return "–"
+    higher_is_better = name in _HIGHER_IS_BETTER
+    return "model" if (value > before) == higher_is_better else "base"
+
+
+def _gates_table(gates: Iterable[GateResult]) -> str:
+    rows = [
+        (gate.name, gate.condition, _number(gate.value), "met" if gate.passed else "NOT met")
+        for gate in gates
+    ]
+    return _table(("measure", "condition", "value", ""), rows)
+
+
+def _samples(tuned: Measured, base: Measured | None) -> Iterable[str]:
+    before = {sample["prompt"]: sample["answer"] for sample in base.samples} if base else {}
+    for number, sample in enumerate(tuned.samples, start=1):
+        yield f"### {number}"
+        yield "Prompt" + _block(sample["prompt"])
+        yield "Reference" + _block(sample["reference"])
+        if sample["prompt"] in before:
+            yield "Base" + _block(before[sample["prompt"]])
+        yield "Model" + _block(sample["answer"])
+
+
+def _block(text: str) -> str:
+    """A fenced block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    shown = text if len(text) <= _SHOWN_CHARS else "…" + text[-_SHOWN_CHARS:]
+    return f"\n\n{fence}text\n{shown}\n{fence}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|")
+
+
+def _number(value: float | None) -> str:
+    return "not finite or not measured" if value is None else f"{value:.4g}"
+
+
+def summary(content: Mapping[str, Any]) -> str:
+    """One line: each measure, with the base model's value before it where there is one."""
+    base = content["base_metrics"]
+    parts = []
+    for name, value in content["metrics"].items():
+        before = f"{_number(base[name])} → " if name in base else ""
+        parts.append(f"{name} {before}{_number(value)}")
+    return " · ".join(parts)

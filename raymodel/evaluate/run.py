@@ -1,0 +1,161 @@
+"""Evaluation on Ray: each model is measured in a worker of its own, the driver loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayTaskError
+
+from raymodel.data.shard import Dataset, open_dataset
+from raymodel.errors import ArtifactError, RaymodelError
+from raymodel.evaluate.gates import check_gates, check_measures
+from raymodel.evaluate.measure import Measured, choose_held_out, measure_model
+from raymodel.evaluate.report import summary, write_report
+from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.model.folder import local_model_folder
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.execution import Execution
+from raymodel.storage.uri import Location
+from raymodel.tasks import TASKS, get_task
+from raymodel.tasks.base import Task
+
+HOLDOUT = "holdout"
+
+
+class Teller(Protocol):
+    """The part of `observe.story.Story` that is needed here."""
+
+    def say(self, text: str) -> None: ...
+
+    def waiting(self, what: str) -> Any: ...
+
+
+def run_evaluate(spec: EvaluateSpec, execution: Execution, story: Teller) -> dict[str, Any]:
+    """Measures the model and, beside it, the base model; checks the gates; writes the report.
+
+    A model that was measured by an earlier attempt is not measured again.
+
+    Args:
+        execution: Its inputs are `model` (what is judged), and where there are such: `base`,
+            `examples` (the fine-tuning dataset), `data` (the pretraining dataset).
+
+    Returns:
+        `metrics` and `base_metrics` by name, `gates`, `passed`, `rows`, and `promoted`
+        (`STAGE/FINGERPRINT` of the model, None unless every gate is met).
+
+    Raises:
+        SpecError: the task has no such measure.
+        ArtifactError: a model cannot be loaded, or nothing was held out.
+    """
+    inputs = execution.inputs
+    model = inputs.get("model") or inputs["base"]
+    task_name = _task_of(model)
+    check_measures(spec, get_task(task_name))
+    models = {"model": model}
+    base = inputs.get("base")
+    # A base of another task has no head for this one: there is nothing to compare.
+    if base and base.fingerprint != model.fingerprint and _task_of(base) == task_name:
+        models["base"] = base
+    held_out = _open_held_out(get_task(task_name)(), inputs)
+    measured = _measure_all(models, task_name, held_out, spec, execution, story)
+
+    gates = check_gates(measured["model"].metrics, spec.gates)
+    passed = all(gate.passed for gate in gates)
+    tuned, before = measured["model"], measured.get("base")
+    write_report(execution.location / "report", tuned, before, gates)
+    content = {
+        "metrics": tuned.metrics,
+        "base_metrics": before.metrics if before else {},
+        "gates": [gate.to_dict() for gate in gates],
+        "passed": passed,
+        "rows": tuned.rows,
+        "promoted": f"{model.stage}/{model.fingerprint}" if passed else None,
+    }
+    story.say(f"          {summary(content)}")
+    return content
+
+
+def _task_of(model: Artifact) -> str:
+    """The task in the artifact's manifest, else the one whose class its configuration names."""
+    if "task" in model.content:
+        return str(model.content["task"])
+    config = json.loads((model.location / "model/config.json").read_bytes())
+    names = config.get("architectures") or []
+    for task in TASKS.values():
+        if any(name.endswith(task.auto_class.removeprefix("AutoModel")) for name in names):
+            return task.name
+    raise ArtifactError(
+        f"{model.location} is a {', '.join(names) or 'model without architecture'}, which no task "
+        f"fits; there are {', '.join(TASKS)}"
+    )
+
+
+def _open_held_out(task: Task, inputs: Mapping[str, Artifact]) -> dict[str, Dataset]:
+    problems, datasets = [], {}
+    for role in ("examples", "data"):
+        if role in inputs:
+            try:
+                datasets[role] = open_dataset(inputs[role], HOLDOUT)
+            except ArtifactError as error:
+                problems.append(str(error))
+    chosen = choose_held_out(task, datasets)
+    if not chosen:
+        raise ArtifactError(
+            f"there are no held-out rows to measure {task.name} on: "
+            f"{'; '.join(problems) or 'the inputs hold no dataset that fits'}; "
+            "prepare data with a `holdout` above 0"
+        )
+    return chosen
+
+
+def _measure_all(
+    models: Mapping[str, Artifact],
+    task_name: str,
+    held_out: Mapping[str, Dataset],
+    spec: EvaluateSpec,
+    execution: Execution,
+    story: Teller,
+) -> dict[str, Measured]:
+    """Every model's measures, from its work file or from a Ray task that starts now."""
+    work = execution.location / "work"
+    done = {
+        role: Measured(**(work / f"{role}.json").read_json())
+        for role in models
+        if (work / f"{role}.json").exists()
+    }
+    started = {
+        _measure.options(
+            num_cpus=execution.cluster.cpus_per_worker,
+            num_gpus=execution.cluster.gpus_per_worker,
+        ).remote(models[role].location / "model", task_name, dict(held_out), spec): role
+        for role in models
+        if role not in done
+    }
+    with story.waiting(f"the measures of {' and '.join(started.values()) or 'nothing'}"):
+        pending = list(started)
+        while pending:
+            [ready], pending = ray.wait(pending, num_returns=1)
+            result = _result(ready)
+            (work / f"{started[ready]}.json").write_json(result.to_dict())
+            done[started[ready]] = result
+    return done
+
+
+def _result(reference: ray.ObjectRef[Measured]) -> Measured:
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, RaymodelError):
+            raise error.cause from None  # our own message, without Ray's frames around it
+        raise
+
+
+@ray.remote(max_retries=2)
+def _measure(
+    model: Location, task_name: str, held_out: dict[str, Dataset], spec: EvaluateSpec
+) -> Measured:
+    with local_model_folder(model) as folder:
+        return measure_model(folder, get_task(task_name)(), held_out, spec)

@@ -1,0 +1,210 @@
+"""Evaluation on a real Ray: both models in workers of their own, resumed from work files."""
+
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import pyarrow as pa
+import pytest
+import torch
+
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.shard_format import PartContent, write_index, write_shard
+from raymodel.errors import ArtifactError
+from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.model.export import save_model
+from raymodel.storage.artifact import open_artifact
+from raymodel.storage.execution import Execution
+from raymodel.storage.manifest import commit_manifest
+from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
+from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
+
+SPEC = EvaluateSpec(
+    metrics=["perplexity", "bits_per_byte", "bleu", "chrf"],
+    generate_rows=4,
+    max_new_tokens=8,
+    gates={"perplexity": "< 5"},
+)
+EXAMPLES = [("one", "add the numbers"), ("two", "give the text back"), ("three", "stop")]
+
+
+class Silent:
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+    def waiting(self, what):
+        return nullcontext()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100_000_000,
+        logging_level="WARNING",
+        log_to_driver=False,
+    )
+    yield ray
+    ray.shutdown()
+
+
+def commit(folder, stage, fingerprint, content):
+    commit_manifest(
+        folder, job_name="t", stage=stage, fingerprint=fingerprint, parents={}, content=content
+    )
+    return open_artifact(folder)
+
+
+def save_dataset(folder, table, fingerprint):
+    part_folder = folder / "data/holdout/0"
+    record = write_shard(part_folder / "0000000.parquet", table, table.num_rows, tokens=1)
+    write_index(part_folder, [record])
+    part = PartContent(
+        source="x",
+        folder="data/holdout/0",
+        weight=1.0,
+        rows=table.num_rows,
+        tokens=1,
+        documents=1,
+        text_bytes=1,
+        shards=1,
+        shard_bytes=record.bytes,
+        row_bytes=8.0,
+        rows_per_shard=table.num_rows,
+        rows_per_block=table.num_rows,
+    )
+    splits = {"holdout": {"parts": [vars(part)]}}
+    return commit(folder, "prepare", fingerprint, {"splits": splits})
+
+
+def example_table(task, tokenizer):
+    rows = []
+    for code, text in EXAMPLES:
+        prompt, answer = (tokenizer(part)["input_ids"] for part in (code, text))
+        rows.append({"input_ids": [*prompt, *answer, 0], "prompt_length": len(prompt)})
+    return pa.Table.from_pylist(rows, schema=task.schema())
+
+
+def packed_table(tokenizer):
+    tokens = (tokenizer(" ".join(text for _, text in EXAMPLES))["input_ids"] * 9)[:48]
+    return pa.table(
+        {
+            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens, pa.int32()), 16),
+            "document_starts": pa.array([[0]] * 3, pa.list_(pa.int32())),
+            "length": pa.array([16, 16, 10], pa.int32()),
+        }
+    )
+
+
+def learn(model, task, table):
+    from raymodel.data.columns import columns_of
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    batch = task.collate(columns_of(table), pad_token_id=1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (task.loss(model, batch) / task.num_targets(batch)).backward()
+        optimizer.step()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    root = Location.parse(str(tmp_path_factory.mktemp("run")))
+    task = get_task("causal_lm")()
+    tokenizer = train_tiny_tokenizer([" ".join(text for _, text in EXAMPLES)])
+    table = example_table(task, tokenizer)
+    artifacts = {
+        "examples": save_dataset(root / "examples", table, "e" * 16),
+        "data": save_dataset(root / "data", packed_table(tokenizer), "d" * 16),
+    }
+    model = build_tiny_llama()
+    for role, stage in (("base", "pretrain"), ("model", "finetune")):
+        if role == "model":
+            learn(model, task, table)
+        folder = root / role
+        save_model(model, tokenizer, folder.local_path / "model", torch.float32, {})
+        artifacts[role] = commit(folder, stage, role.ljust(16, "0"), {})
+    return artifacts
+
+
+def execution(inputs, folder):
+    return Execution(
+        job_name="t",
+        stage="evaluate",
+        fingerprint="f" * 16,
+        location=Location.parse(str(folder)),
+        seed=0,
+        cluster=ClusterSpec(),
+        inputs=inputs,
+    )
+
+
+def test_the_tuned_model_passes_its_gate_and_the_base_stands_beside_it(cluster, inputs, tmp_path):
+    from raymodel.evaluate.run import run_evaluate
+
+    story = Silent()
+    content = run_evaluate(SPEC, execution(inputs, tmp_path), story)
+    tuned, base = content["metrics"], content["base_metrics"]
+    assert tuned["perplexity"] < 2 < 100 < base["perplexity"]
+    assert tuned["chrf"] > 90 > base["chrf"]
+    assert set(tuned) == {*SPEC.metrics, "text_perplexity", "text_bits_per_byte"}
+    assert content["passed"]
+    assert content["promoted"] == "finetune/model" + "0" * 11
+    assert content["rows"] == {"examples": 3, "data": 3}
+    assert "add the numbers" in (tmp_path / "report/report.md").read_text()
+    assert "perplexity" in story.lines[-1]
+
+    # A second attempt takes what is there: the work file decides, no model is loaded again.
+    work = Location.parse(str(tmp_path)) / "work/base.json"
+    work.write_json(work.read_json() | {"metrics": {"perplexity": 123.0}})
+    again = run_evaluate(SPEC, execution(inputs, tmp_path), story)
+    assert again["base_metrics"] == {"perplexity": 123.0}
+    assert again["metrics"] == tuned
+
+
+def test_a_gate_that_is_not_met_promotes_nothing(cluster, inputs, tmp_path):
+    from raymodel.evaluate.run import run_evaluate
+
+    spec = EvaluateSpec(metrics=["perplexity"], gates={"text_perplexity": "< 1"})
+    content = run_evaluate(spec, execution(inputs, tmp_path), Silent())
+    assert not content["passed"]
+    assert content["promoted"] is None
+
+
+def test_a_broken_model_is_one_clear_error_and_not_rays(cluster, inputs, tmp_path):
+    from raymodel.evaluate.run import run_evaluate
+
+    folder = Location.parse(str(tmp_path / "broken"))
+    source = inputs["model"].location / "model"
+    for entry in source.walk():
+        (folder / "model" / entry.name).upload(source.local_path / entry.name)
+    weights = folder / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    broken = commit(folder, "finetune", "b" * 16, {})
+    with pytest.raises(ArtifactError, match="cannot be loaded") as caught:
+        run_evaluate(SPEC, execution(inputs | {"model": broken}, tmp_path), Silent())
+    assert "ray::" not in str(caught.value)
+
+
+def test_the_driver_of_an_evaluation_loads_no_torch():
+    code = "import sys, raymodel.evaluate.run; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "False", result.stderr
+
+
+def test_without_held_out_rows_the_fix_is_named(inputs, tmp_path):
+    from raymodel.evaluate.run import run_evaluate
+
+    only_model = {"model": inputs["model"]}
+    with pytest.raises(ArtifactError, match="`holdout` above 0"):
+        run_evaluate(SPEC, execution(only_model, tmp_path), Silent())
