@@ -26,6 +26,12 @@ MIN_BLOCKS = 16
 WINDOW_BLOCKS = 128
 """Blocks that are mixed row by row at a time (64 MiB of rows); see `data/order.py`."""
 
+CHUNK_BYTES = 4 * 2**20
+"""Rows of one worker that are read together: the fixed cost of a task, a few milliseconds, is
+small beside it."""
+MAX_CHUNKS = 512
+"""Reading tasks of one worker's run; each is planned up front, so longer runs have longer tasks."""
+
 BUCKET_KEYS = 4_000_000
 """Document keys that one deduplication task holds in memory, 32 bytes each."""
 
@@ -69,13 +75,10 @@ def plan_buckets(total_keys: int) -> int:
 
 
 def plan_chunk_steps(worker_rows: int, row_bytes: float, total_steps: int) -> int:
-    """Steps that one reading task delivers to one worker.
+    """Steps of one worker that are read together.
 
-    About 4 MiB a task, so that the fixed cost of a task (a few milliseconds) is small beside it;
-    but at least some tens of tasks in a run that has as many steps, so that the first batch comes
-    soon and reading spreads over the cluster; and at most 4096, since each is planned up front.
+    By size, but at most a 32nd of the run, so that the first batch comes soon and the reading
+    spreads over the cluster.
     """
-    by_size = int(4 * 2**20 / max(worker_rows * row_bytes, 1.0))
-    spread = max(1, total_steps // 32)
-    fewest = -(-total_steps // 4096)
-    return max(1, fewest, min(by_size, spread, 1024))
+    by_size = int(CHUNK_BYTES / max(worker_rows * row_bytes, 1.0))
+    return max(1, min(by_size, total_steps // 32, 1024))

@@ -21,7 +21,7 @@ from raymodel.data.plan import (
     plan_shards,
 )
 from raymodel.data.read import slice_files
-from raymodel.data.rows import RowKind
+from raymodel.data.rows import RowKind, SavedTokenizer
 from raymodel.data.shard_format import PartContent, ShardRecord, write_index
 from raymodel.data.sources import SourceFiles, resolve_source
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
@@ -38,7 +38,7 @@ from raymodel.data.steps import (
     rows_file,
 )
 from raymodel.data.tokenizer import (
-    check_end_of_text,
+    TokenizerContent,
     describe_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -102,13 +102,13 @@ class _Preparation:
         documents = self._do(read)
         left_out, labels = self._check_documents(documents)
         duplicates = self._drop_duplicates(read)
-        self._make_tokenizer(len(partitions))
+        tokenizer = self._make_tokenizer(len(partitions))
         rows = RowStep(
             work=self._work,
             partitions=partitions,
             sources=self._recipe.sources,
             kind=self._recipe.kind,
-            tokenizer=self._tokenizer,
+            tokenizer=SavedTokenizer(self._tokenizer, tokenizer),
             labels=labels,
             num_buckets=read.num_buckets,
         )
@@ -118,7 +118,7 @@ class _Preparation:
             "task": self._recipe.task,
             "labels": list(labels),
             "sequence_length": self._recipe.sequence_length,
-            "tokenizer": describe_tokenizer(load_tokenizer(self._tokenizer), self._tokenizer),
+            "tokenizer": asdict(tokenizer),
             "splits": splits,
             "duplicates": duplicates,
             "left_out": dict(sorted(left_out.items())),
@@ -182,7 +182,7 @@ class _Preparation:
             self._say(f"dropped {duplicates:,} exact duplicates")
         return duplicates
 
-    def _make_tokenizer(self, num_partitions: int) -> None:
+    def _make_tokenizer(self, num_partitions: int) -> TokenizerContent:
         tokenizer = self._recipe.tokenizer
         if isinstance(tokenizer, TokenizerSpec):
             assert tokenizer.vocab_size is not None, "a tokenizer to load comes as its folder"
@@ -199,10 +199,14 @@ class _Preparation:
                 f"on {summary['characters'] / 1e6:,.1f} M characters"
             )
         else:
-            loaded = load_tokenizer(tokenizer)
-            if self._recipe.sequence_length is not None:
-                check_end_of_text(loaded, tokenizer)
-            save_tokenizer(loaded, self._tokenizer)
+            save_tokenizer(load_tokenizer(tokenizer), self._tokenizer)
+        content = describe_tokenizer(self._place, "data/tokenizer")
+        if content.end_of_text is None and self._recipe.sequence_length is not None:
+            raise SourceError(
+                f"the tokenizer {tokenizer} has no end-of-text token; documents are packed with "
+                "one between them. Set `eos_token` in its tokenizer_config.json"
+            )
+        return content
 
     def _write_shards(
         self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]

@@ -41,7 +41,9 @@ SLICEABLE = frozenset({"jsonl", "parquet"})
 """Formats whose files can be read from the middle, so that many tasks share a large file."""
 
 
-def slice_files(files: SourceFiles, spec: SourceSpec, partition_bytes: int) -> list[list[FileSlice]]:
+def slice_files(
+    files: SourceFiles, spec: SourceSpec, partition_bytes: int
+) -> list[list[FileSlice]]:
     """Cuts a source into partitions of about `partition_bytes`, in source order."""
     partitions: list[list[FileSlice]] = [[]]
     room = partition_bytes

@@ -5,6 +5,7 @@ The two kinds share all other steps of preparing data; see `data/steps.py`.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raymodel.data.clean import clean_text
 from raymodel.data.pack import pack_rows
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.tokenizer import check_end_of_text, padding_id
+from raymodel.data.tokenizer import TokenizerContent, load_encoder, load_tokenizer
 from raymodel.errors import SourceError
+from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.template import render, template_fields
 
@@ -33,6 +36,16 @@ class Document(NamedTuple):
     label: Any = None
 
 
+class SavedTokenizer(NamedTuple):
+    """A tokenizer of a dataset that is being made."""
+
+    place: Location
+    content: TokenizerContent
+
+
+Labels = Sequence[str]
+
+
 class RowKind(Protocol):
     """How records become rows. Picklable."""
 
@@ -43,7 +56,7 @@ class RowKind(Protocol):
         ...
 
     def rows(
-        self, stored: Sequence[str], source: SourceSpec, tokenizer: Any, labels: Sequence[str]
+        self, stored: Sequence[str], source: SourceSpec, tokenizer: SavedTokenizer, labels: Labels
     ) -> pa.Table:
         """Rows of the documents, in their order. The same documents give the same rows."""
         ...
@@ -65,18 +78,19 @@ class PackedRows:
         return None if text is None else Document(text, text)
 
     def rows(
-        self, stored: Sequence[str], source: SourceSpec, tokenizer: Any, labels: Sequence[str]
+        self, stored: Sequence[str], source: SourceSpec, tokenizer: SavedTokenizer, labels: Labels
     ) -> pa.Table:
-        backend = tokenizer.backend_tokenizer
-        # A text that spells out "<|endoftext|>" is text: only we may end a document.
-        backend.encode_special_tokens = True
-        encoded = backend.encode_batch_fast(list(stored), add_special_tokens=False)
+        content = tokenizer.content
+        assert content.end_of_text is not None, "checked when the tokenizer was found"
+        encoded = load_encoder(tokenizer.place).encode_batch_fast(
+            list(stored), add_special_tokens=False
+        )
         return pack_rows(
             [document.ids for document in encoded],
             sequence_length=self.sequence_length,
-            end_of_text=check_end_of_text(tokenizer, tokenizer.name_or_path),
-            padding=padding_id(tokenizer),
-            vocab_size=len(tokenizer),
+            end_of_text=content.end_of_text,
+            padding=content.padding,
+            vocab_size=content.vocab_size,
         )
 
 
@@ -107,13 +121,13 @@ class ExampleRows:
         return Document(cleaned, json.dumps(fields, default=str), label)
 
     def rows(
-        self, stored: Sequence[str], source: SourceSpec, tokenizer: Any, labels: Sequence[str]
+        self, stored: Sequence[str], source: SourceSpec, tokenizer: SavedTokenizer, labels: Labels
     ) -> pa.Table:
-        task = get_task(self.task)(labels)
-        examples = []
+        task, examples = get_task(self.task)(labels), []
+        loaded = _load_cached(tokenizer.place)
         for text in stored:
             try:
-                features = task.features(json.loads(text), source, tokenizer, self.max_length)
+                features = task.features(json.loads(text), source, loaded, self.max_length)
             except ValueError as error:
                 raise SourceError(f"source {source.path!r}: {error}") from error
             if features is not None:
@@ -127,16 +141,19 @@ def row_tokens(table: pa.Table) -> Any:
         return table["length"].to_numpy().astype(np.int64)
     for field in table.schema:
         if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type):
-            return pa.compute.list_value_length(table[field.name]).to_numpy().astype(np.int64)
+            return pc.list_value_length(table[field.name]).to_numpy().astype(np.int64)
     return np.zeros(table.num_rows, dtype=np.int64)
 
 
-def _has_fields(
-    fields: dict[str, Any], templates: Sequence[str], left_out: Counter[str]
-) -> bool:
+def _has_fields(fields: dict[str, Any], templates: Sequence[str], left_out: Counter[str]) -> bool:
     for template in templates:
         for name in template_fields(template):
             if name not in fields:
                 left_out[f"record without the field {name!r}"] += 1
                 return False
     return True
+
+
+@functools.lru_cache(maxsize=2)
+def _load_cached(place: Location) -> Any:
+    return load_tokenizer(place)

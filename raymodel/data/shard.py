@@ -106,7 +106,7 @@ class Dataset:
     def _by_block(self, row_ids: Indices) -> list[tuple[int, int, Indices, Indices]]:
         """Groups row ids by block: part, block of the part, places in `row_ids`, rows in block."""
         first_rows = np.cumsum([0, *(part.rows for part in self.parts)])
-        if row_ids.size and not (0 <= row_ids.min() and row_ids.max() < first_rows[-1]):
+        if row_ids.size and not (row_ids.min() >= 0 and row_ids.max() < first_rows[-1]):
             raise IndexError(f"row ids must lie in 0 … {first_rows[-1] - 1}")
         part_of = np.searchsorted(first_rows, row_ids, side="right") - 1
         per_block = np.array([part.rows_per_block for part in self.parts], dtype=np.int64)

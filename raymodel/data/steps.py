@@ -7,7 +7,6 @@ many items run at a time, so the bytes of the shards do not either.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 from collections import Counter
@@ -21,10 +20,10 @@ import pyarrow.parquet as pq
 
 from raymodel.data.clean import bucket_of, find_duplicates, is_held_out, key_table
 from raymodel.data.read import FileSlice, digest_of, read_slice
-from raymodel.data.rows import RowKind, row_tokens
+from raymodel.data.rows import RowKind, SavedTokenizer, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.spec import SourceSpec
-from raymodel.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from raymodel.data.tokenizer import save_tokenizer, train_tokenizer
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 
@@ -36,8 +35,11 @@ _MAX_LABELS = 10_000  # more than this is a text field, not a label
 class Step(Protocol):
     """A list of independent items. Picklable."""
 
-    name: str
-    work: Location
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def work(self) -> Location: ...
 
     @property
     def num_items(self) -> int: ...
@@ -211,7 +213,7 @@ class RowStep:
     partitions: tuple[Partition, ...]
     sources: tuple[SourceSpec, ...]
     kind: RowKind
-    tokenizer: Location
+    tokenizer: SavedTokenizer
     labels: tuple[str, ...]
     num_buckets: int
     name: str = "rows"
@@ -229,9 +231,7 @@ class RowStep:
         summary = {}
         for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
             table = documents.filter(pa.array(chosen))
-            rows = self.kind.rows(
-                table["stored"].to_pylist(), source, _tokenizer(self.tokenizer), self.labels
-            )
+            rows = self.kind.rows(table["stored"].to_pylist(), source, self.tokenizer, self.labels)
             _write_table(rows_file(self.work, split, item), rows)
             summary[split] = {
                 "rows": rows.num_rows,
@@ -309,8 +309,3 @@ def _read_rows(place: Location, start: int, stop: int) -> pa.Table:
         groups: Sequence[int] = range(first, last + 1)
         table = pq.ParquetFile(stream).read_row_groups(list(groups))
     return table.slice(start - first * _GROUP_ROWS, stop - start)
-
-
-@functools.lru_cache(maxsize=2)
-def _tokenizer(place: Location) -> Any:
-    return load_tokenizer(place)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymodel.data.sources import locate_in_package
 from raymodel.errors import SourceError
-from raymodel.storage.uri import Location
+from raymodel.storage.uri import Location, sha256
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
@@ -90,15 +92,42 @@ def save_tokenizer(tokenizer: Any, place: Location) -> None:
                 (place / file.relative_to(folder).as_posix()).upload(file)
 
 
-def describe_tokenizer(tokenizer: Any, place: Location) -> dict[str, Any]:
-    """What the manifest says of a saved tokenizer."""
-    return {
-        "folder": "data/tokenizer",
-        "vocab_size": len(tokenizer),
-        "end_of_text": tokenizer.eos_token_id,
-        "padding": padding_id(tokenizer),
-        "sha256": hashlib.sha256((place / "tokenizer.json").read_bytes()).hexdigest(),
-    }
+@dataclass(frozen=True)
+class TokenizerContent:
+    """What the manifest says of a dataset's tokenizer."""
+
+    folder: str
+    """Relative to the artifact."""
+    vocab_size: int
+    end_of_text: int | None
+    padding: int
+    sha256: str
+    """Of its `tokenizer.json`."""
+
+
+def describe_tokenizer(artifact: Location, folder: str) -> TokenizerContent:
+    """Loads a saved tokenizer and says what it is."""
+    tokenizer = load_tokenizer(artifact / folder)
+    return TokenizerContent(
+        folder=folder,
+        vocab_size=len(tokenizer),
+        end_of_text=tokenizer.eos_token_id,
+        padding=padding_id(tokenizer),
+        sha256=sha256(artifact / folder / "tokenizer.json"),
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def load_encoder(place: Location) -> Tokenizer:
+    """Text → ids, without the seconds that importing transformers takes in each process."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_str((place / "tokenizer.json").read_text())
+    encoder.no_truncation()
+    encoder.no_padding()
+    # A text that spells out "<|endoftext|>" is text: only we may end a document.
+    encoder.encode_special_tokens = True
+    return encoder
 
 
 def padding_id(tokenizer: Any) -> int:
@@ -107,16 +136,6 @@ def padding_id(tokenizer: Any) -> int:
         if token_id is not None:
             return int(token_id)
     return 0
-
-
-def check_end_of_text(tokenizer: Any, where: object) -> int:
-    """The id that closes a document. Raises SourceError when the tokenizer has none."""
-    if tokenizer.eos_token_id is None:
-        raise SourceError(
-            f"the tokenizer {where} has no end-of-text token; documents are packed with one "
-            "between them. Set `eos_token` in its tokenizer_config.json"
-        )
-    return int(tokenizer.eos_token_id)
 
 
 @contextmanager

@@ -1,0 +1,296 @@
+"""Ray Data: runs the steps of preparing data, and streams the rows of each step to training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import ray.exceptions
+from ray.train import DataConfig
+
+from raymodel.data.feed import Prefetch, StepRows, chunk_steps, read_steps
+from raymodel.data.order import Order, slice_for
+from raymodel.data.plan import CHUNK_BYTES, MAX_CHUNKS
+from raymodel.data.prepare import Recipe, prepare_dataset
+from raymodel.data.rows import ExampleRows, PackedRows
+from raymodel.data.shard import Dataset
+from raymodel.data.spec import PrepareSpec, TokenizerSpec
+from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.data.tokenizer import find_tokenizer
+from raymodel.errors import RaymodelError, ShardError
+from raymodel.storage.execution import Execution
+from raymodel.storage.uri import Location
+
+if TYPE_CHECKING:
+    from ray.data import DataIterator
+
+    from raymodel.train.spec import FinetuneSpec
+
+
+class Story(Protocol):
+    """Where the user reads what happens."""
+
+    def say(self, text: str) -> None: ...
+
+
+# ---- preparing -----------------------------------------------------------------------------------
+
+
+def run_prepare(
+    spec: PrepareSpec, execution: Execution, story: Story, base_dir: Path | None = None
+) -> dict[str, Any]:
+    """Reads, cleans, drops duplicates, tokenises, packs and writes; the `prepare` stage.
+
+    Returns: the `content` of the artifact's manifest.
+
+    Raises:
+        SourceError: a source is missing, empty or unreadable.
+    """
+    tokenizer: TokenizerSpec | Location = spec.tokenizer
+    if spec.tokenizer.load is not None:
+        tokenizer = find_tokenizer(spec.tokenizer.load, base_dir)
+    recipe = Recipe(
+        sources=spec.sources,
+        clean=spec.clean,
+        holdout=spec.holdout,
+        seed=execution.seed,
+        kind=PackedRows(spec.sequence_length, spec.clean),
+        tokenizer=tokenizer,
+        sequence_length=spec.sequence_length,
+    )
+    return prepare_dataset(recipe, execution.location, execute_step, story.say, base_dir)
+
+
+def run_examples(
+    spec: FinetuneSpec,
+    execution: Execution,
+    story: Story,
+    base_model: Location,
+    base_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Turns the labelled sources of `finetune` into example shards, with the base's tokenizer.
+
+    Args:
+        base_model: the Hugging Face folder of the model to start from.
+
+    Returns: the `content` of the artifact's manifest.
+    """
+    recipe = Recipe(
+        sources=spec.sources,
+        clean=spec.clean,
+        holdout=spec.holdout,
+        seed=execution.seed,
+        kind=ExampleRows(spec.task, spec.max_length, spec.clean),
+        tokenizer=base_model,
+        task=spec.task,
+    )
+    return prepare_dataset(recipe, execution.location, execute_step, story.say, base_dir)
+
+
+def execute_step(step: Step) -> None:
+    """Does the missing items of a step as tasks of Ray Data."""
+    missing = missing_items(step)
+    if not missing:
+        return
+
+    def complete(batch: dict[str, Any]) -> dict[str, Any]:
+        # One task, one core; tokenizers would start a thread for each core of the machine.
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if len(missing) == 1 else "false"
+        for index in batch["id"]:
+            complete_item(step, missing[int(index)])
+        return {"id": batch["id"]}
+
+    items = _quiet(ray.data.range(len(missing), override_num_blocks=len(missing)))
+    with _plain_errors():
+        for _ in items.map_batches(complete, batch_size=1).iter_internal_ref_bundles():
+            pass
+
+
+# ---- feeding training ----------------------------------------------------------------------------
+
+
+class OrderedDataConfig(DataConfig):
+    """Gives each training worker its own ordered stream of rows.
+
+    Ray Train calls `configure` at every start of the worker group with the group's new size, so a
+    resized run goes on with the same global batches, cut up otherwise.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step_fn: Callable[[], int],
+        end_step: int,
+        on_bad_shard: str = "stop",
+        name: str = "train",
+    ) -> None:
+        """Args:
+        start_step_fn: where the newest checkpoint stands; picklable, asked at every start.
+        end_step: the step after the last.
+        name: what the workers call the stream in `ray.train.get_dataset_shard`.
+        """
+        super().__init__()
+        self._dataset, self._order, self._on_bad_shard = dataset, order, on_bad_shard
+        self._start_step_fn, self._end_step, self._name = start_step_fn, end_step, name
+
+    def configure(
+        self,
+        datasets: dict[str, Any],
+        world_size: int,
+        worker_handles: Any,
+        worker_node_ids: Any,
+        **kwargs: Any,
+    ) -> list[dict[str, DataIterator]]:
+        start_step = self._start_step_fn()
+        return [
+            {self._name: self._stream(start_step, rank, world_size).iterator()}
+            for rank in range(world_size)
+        ]
+
+    def _stream(self, start_step: int, rank: int, world_size: int) -> ray.data.Dataset:
+        dataset, order, on_bad_shard = self._dataset, self._order, self._on_bad_shard
+        end_step, num_steps = self._end_step, max(self._end_step - start_step, 0)
+        piece = chunk_steps(dataset, order, max(num_steps, 1), world_size)
+        chunk = piece * max(1, -(-num_steps // (piece * MAX_CHUNKS)))
+
+        def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
+            for index in batch["id"]:
+                first = start_step + int(index) * chunk
+                last = min(first + chunk, end_step)
+                for begin in range(first, last, piece):
+                    steps = range(begin, min(begin + piece, last))
+                    rows = read_steps(dataset, order, steps, rank, world_size, on_bad_shard)
+                    yield _to_block(list(rows))
+
+        num_chunks = -(-num_steps // chunk)
+        chunks = _quiet(ray.data.range(num_chunks, override_num_blocks=max(num_chunks, 1)))
+        chunks.context.target_max_block_size = 4 * CHUNK_BYTES  # long tasks deliver as they read
+        return chunks.map_batches(read, batch_size=1)
+
+
+_STEP, _POSITION, _ROW = "__step__", "__position__", "__row__"
+
+
+def _to_block(steps: list[StepRows]) -> pa.Table:
+    """Rows of several steps as one Arrow block, each with its step, position and row id."""
+    counts = [len(rows.row_ids) for rows in steps]
+    # A table without rows may lack columns, where its whole block was skipped.
+    tables = [rows.table for rows in steps if len(rows.row_ids)]
+    table = pa.concat_tables(tables) if tables else pa.table({})
+    numbers = {
+        _STEP: np.repeat(np.array([rows.step for rows in steps], dtype=np.int64), counts),
+        _POSITION: np.concatenate([rows.positions for rows in steps]),
+        _ROW: np.concatenate([rows.row_ids for rows in steps]),
+    }
+    for name, values in numbers.items():
+        table = table.append_column(name, pa.array(values))
+    return table
+
+
+class RayFeed:
+    """A worker's stream of Ray Data, as the rows of each step in order."""
+
+    def __init__(
+        self,
+        shard: DataIterator,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        rank: int,
+        world_size: int,
+        on_bad_shard: str = "stop",
+        prefetch: int = 2,
+    ) -> None:
+        """Args:
+        shard: what `ray.train.get_dataset_shard` gives.
+        start_step: the step that the stream begins with (what `start_step_fn` returned).
+        end_step: the step after the last.
+        prefetch: blocks of steps fetched before they are asked for.
+        """
+        self._shard, self._prefetch = shard, prefetch
+        self._start_step, self._end_step = start_step, end_step
+        self._on_bad_shard = on_bad_shard
+        self._start, self._stop = slice_for(rank, world_size, order.global_batch)
+
+    def __iter__(self) -> Iterator[StepRows]:
+        with Prefetch(self._steps(), self._prefetch) as feed:
+            yield from feed
+
+    def _steps(self) -> Iterator[StepRows]:
+        next_step, kept = self._start_step, None
+        with _plain_errors():
+            for block in self._blocks():
+                # A step may end in the next block; keep its rows until then.
+                kept = block if kept is None else pa.concat_tables([kept, block])
+                last = int(kept[_STEP][-1].as_py())
+                steps = kept[_STEP].to_numpy()
+                while next_step < last:
+                    yield self._take(kept, steps, next_step)
+                    next_step += 1
+                kept = kept.slice(int(np.searchsorted(steps, last)))
+        while next_step < self._end_step:
+            if kept is None:
+                raise ShardError(
+                    f"no row of the steps {next_step} … {self._end_step - 1} could be read; at "
+                    "least one must be readable. Restore the dataset from a copy, or prepare again"
+                )
+            yield self._take(kept, kept[_STEP].to_numpy(), next_step)
+            next_step += 1
+
+    def _blocks(self) -> Iterator[pa.Table]:
+        for block in self._shard.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch
+        ):
+            if block.num_rows:
+                yield block
+
+    def _take(self, block: pa.Table, steps: Any, step: int) -> StepRows:
+        first, last = np.searchsorted(steps, [step, step + 1])
+        rows = block.slice(int(first), int(last - first))
+        missing = self._stop - self._start - rows.num_rows
+        assert missing == 0 or self._on_bad_shard == "skip", f"step {step} lacks {missing} rows"
+        return StepRows(
+            step=step,
+            positions=rows[_POSITION].to_numpy(),
+            row_ids=rows[_ROW].to_numpy(),
+            table=rows.drop_columns([_STEP, _POSITION, _ROW]),
+            skipped=missing,
+        )
+
+
+# ---- both ----------------------------------------------------------------------------------------
+
+
+def _quiet(items: ray.data.Dataset) -> ray.data.Dataset:
+    """Ordered, and without progress bars: the story tells how far things are."""
+    items.context.execution_options.preserve_order = True
+    items.context.enable_progress_bars = False
+    return items
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raises our own error out of what Ray wraps around it, so that its message comes first."""
+    try:
+        yield
+    except Exception as error:
+        own = _find_own(error)
+        if own is None:
+            raise
+        raise own from None
+
+
+def _find_own(error: BaseException | None) -> RaymodelError | None:
+    while error is not None:
+        # Ray raises a class that inherits from ours and holds the original as its cause.
+        if isinstance(error, RaymodelError) and not isinstance(error, ray.exceptions.RayError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
