@@ -8,10 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raymodel.errors import SpecError
-from raymodel.evaluate.spec import EvaluateSpec
-from raymodel.tasks.base import Task
-
 TEXT_PREFIX = "text_"
 """Marks measures on plain held-out text, taken beside those on the task's own examples."""
 
@@ -47,19 +43,3 @@ def _check_gate(name: str, value: float | None, condition: str) -> GateResult:
     assert match, f"EvaluateSpec lets no condition like {condition!r} through"
     passed = value is not None and _COMPARE[match[1]](value, float(match[2]))
     return GateResult(name=name, value=value, condition=condition.strip(), passed=passed)
-
-
-def check_measures(spec: EvaluateSpec, task: type[Task]) -> None:
-    """Raises SpecError when the task cannot give a measure, or a gate asks for one not taken."""
-    for name in spec.metrics:
-        if name not in task.measures:
-            raise SpecError(
-                f"evaluate.metrics: {name!r} is no measure of {task.name}; "
-                f"choose from {', '.join(task.measures)}"
-            )
-    for gate in spec.gates:
-        if gate.removeprefix(TEXT_PREFIX) not in spec.metrics:
-            raise SpecError(
-                f"evaluate.gates: {gate!r} is not measured; add it to evaluate.metrics, "
-                f"or use one of {', '.join(spec.metrics)}"
-            )
