@@ -135,8 +135,9 @@ class _Preparation:
         self, found: Sequence[SourceFiles], partitions: tuple[Partition, ...], total_bytes: int
     ) -> ReadStep:
         recipe, tokenizer = self._recipe, self._recipe.tokenizer
-        is_trained = isinstance(tokenizer, TokenizerSpec) and tokenizer.vocab_size is not None
-        sample = tokenizer.sample_chars / total_bytes if is_trained else 0.0
+        sample = 0.0
+        if isinstance(tokenizer, TokenizerSpec):
+            sample = tokenizer.sample_chars / total_bytes
         num_buckets = plan_buckets(total_bytes // _MEAN_DOCUMENT_BYTES)
         return ReadStep(
             work=self._work,
@@ -159,7 +160,7 @@ class _Preparation:
         if left_out:
             self._say(f"left out: {_reasons(left_out)}")
         if not any(summary["documents"] for summary in summaries):
-            fields = next((s["fields"] for s in summaries if s["fields"]), [])
+            fields: list[str] = next((s["fields"] for s in summaries if s["fields"]), [])
             have = f"; the records have the fields {', '.join(fields)}" if fields else ""
             raise SourceError(
                 f"no document of {', '.join(repr(s.path) for s in self._recipe.sources)} is left "
@@ -177,7 +178,7 @@ class _Preparation:
         step = DedupStep(
             work=self._work, num_buckets=read.num_buckets, num_partitions=len(read.partitions)
         )
-        duplicates = sum(summary["duplicates"] for summary in self._do(step))
+        duplicates: int = sum(summary["duplicates"] for summary in self._do(step))
         if duplicates:
             self._say(f"dropped {duplicates:,} exact duplicates")
         return duplicates

@@ -245,11 +245,12 @@ class RayFeed:
             next_step += 1
 
     def _blocks(self) -> Iterator[pa.Table]:
-        for block in self._shard.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=self._prefetch
-        ):
-            if block.num_rows:
-                yield block
+        # None gives whole blocks as the reading tasks made them; its type annotation forgets it.
+        whole: Any = None
+        blocks: Any = self._shard.iter_batches(
+            batch_size=whole, batch_format="pyarrow", prefetch_batches=self._prefetch
+        )
+        return (block for block in blocks if block.num_rows)
 
     def _take(self, block: pa.Table, steps: Any, step: int) -> StepRows:
         first, last = np.searchsorted(steps, [step, step + 1])

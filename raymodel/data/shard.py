@@ -196,8 +196,8 @@ def _read_block(folder: Location, shard_index: int, group: int, part: PartConten
     start = shard_index * part.rows_per_shard + group * part.rows_per_block
     expected = min(part.rows_per_block, part.rows - start)
     if table.num_rows != expected:
-        error = ValueError(f"block {group} has {table.num_rows} rows instead of {expected}")
-        raise judge_failed_read(folder, shard_index, error)
+        seen = ValueError(f"block {group} has {table.num_rows} rows instead of {expected}")
+        raise judge_failed_read(folder, shard_index, seen)
     return table
 
 
