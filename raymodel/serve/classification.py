@@ -15,6 +15,7 @@ from raymodel.serve.protocol import Classification, ClassifyRequest, ClassifyRes
 from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
 from raymodel.serve.service import Service
 from raymodel.serve.streams import while_connected
+from raymodel.tasks.batch import pad_id, pad_right
 
 _UNLIMITED_INPUT_TOKENS = 4096  # for models that state no limit
 
@@ -30,8 +31,8 @@ class ClassificationService(Service):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        config = self.model.config
-        self.labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+        names = {int(index): name for index, name in (self.model.config.id2label or {}).items()}
+        self.labels = [names[index] for index in sorted(names)]
         self.max_input_tokens = _find_max_tokens(self.model, self.tokenizer)
         self._waiting: list[tuple[list[int], asyncio.Future[list[float]]]] = []
         self._thread = ThreadPoolExecutor(1, "classifier")
@@ -135,8 +136,12 @@ class ClassificationService(Service):
     @torch.inference_mode()
     def _probabilities(self, rows: list[list[int]]) -> list[list[float]]:
         """(rows, classes), summing to one unless the labels are independent."""
-        batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-        logits = self.model(**batch.to(self.model.device)).logits.float()
+        padded = pad_right(rows, pad_id(self.tokenizer))
+        # Rounded-up padding may reach beyond the last position that the model knows.
+        input_ids, mask = (tensor[:, : self.max_input_tokens] for tensor in padded)
+        device = self.model.device
+        output = self.model(input_ids=input_ids.to(device), attention_mask=mask.to(device))
+        logits = output.logits.float()
         independent = self.model.config.problem_type == "multi_label_classification"
         if independent or len(self.labels) == 1:
             return logits.sigmoid().tolist()  # type: ignore[no-any-return]

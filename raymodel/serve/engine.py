@@ -59,10 +59,10 @@ class Engine:
     ) -> None:
         self.context_tokens = find_context_tokens(model, tokenizer)
         self.num_generated = 0
-        self._decode_ids = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+        self._decode_ids = lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
         self._end_tokens = _end_tokens(model, tokenizer)
         self._queue = queue
-        self._decoder = build_decoder(model.eval(), batch, self.context_tokens)
+        self._decoder = build_decoder(model, batch, self.context_tokens)
         self._waiting: deque[Answer] = deque()
         self._active: list[Answer] = []  # in the order of the decoder's rows
         self._changed = threading.Condition()

@@ -82,19 +82,13 @@ class GenerationService(Service):
 
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""
-        if isinstance(prompt, str):
-            prompt = [prompt]
-        elif isinstance(prompt[0], int):
-            prompt = [prompt]  # type: ignore[list-item]
-        return [self._tokens(item) for item in prompt]  # type: ignore[arg-type]
+        is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
+        return [self._tokens(item) for item in ([prompt] if is_one else prompt)]  # type: ignore[arg-type]
 
     def _tokens(self, prompt: str | list[int]) -> list[int]:
-        ids: list[int] = (
-            self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        )
-        first = self.tokenizer.bos_token_id or self.tokenizer.eos_token_id
-        if not ids and first is None:
-            raise Refusal(400, "the prompt is empty; give at least one character", param="prompt")
+        ids: list[int] = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        if not ids:
+            return self._empty_prompt()
         for token in ids:
             if not 0 <= token < self._vocab_size:
                 raise Refusal(
@@ -103,7 +97,13 @@ class GenerationService(Service):
                     f"{self._vocab_size - 1}",
                     param="prompt",
                 )
-        return ids or [first]
+        return ids
+
+    def _empty_prompt(self) -> list[int]:
+        for first in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if first is not None:
+                return [first]
+        raise Refusal(400, "the prompt is empty; give at least one character", param="prompt")
 
     def _sampling(
         self, body: GenerationRequest, prompt: Sequence[int], stops: tuple[str, ...]

@@ -12,9 +12,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+
+def _check_unicode(text: str) -> str:
+    r"""JSON can say `"\ud800"`, half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text is not valid Unicode at character {error.start}") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_check_unicode)]
 StopStrings = str | Annotated[list[str], Field(max_length=4)] | None
+
+
+def _is_same(value: object, allowed: object) -> bool:
+    # Python holds 0 and False for equal, but `logprobs: 0` asks for something, `false` does not.
+    return value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
 
 
 class WireModel(BaseModel):
@@ -68,7 +84,7 @@ class GenerationRequest(WireModel):
         extra = self.__pydantic_extra__ or {}
         for name, allowed in self.neutral.items():
             value = extra.get(name)
-            if value is not None and not any(value == ok for ok in allowed):
+            if value is not None and not any(_is_same(value, ok) for ok in allowed):
                 raise ValueError(
                     f"{name} = {ascii(value)[:80]} is not supported by this server and would "
                     f"change the answer; leave {name} out"
@@ -92,8 +108,8 @@ class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`."""
 
     prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1)]
+        Text
+        | Annotated[list[Text], Field(min_length=1)]
         | Annotated[list[int], Field(min_length=1)]
         | Annotated[list[list[int]], Field(min_length=1)]
     )
@@ -110,14 +126,14 @@ class TextPart(WireModel):
 
     type: Literal["text"]
     """Only text: this model neither sees nor hears."""
-    text: str
+    text: Text
 
 
 class Message(WireModel):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
     @property
     def text(self) -> str:
@@ -151,7 +167,7 @@ class ClassifyRequest(WireModel):
     """`POST /classify`."""
 
     model: str
-    input: str | Annotated[list[str], Field(min_length=1)]
+    input: Text | Annotated[list[Text], Field(min_length=1)]
     """A text, or several."""
 
     @property

@@ -80,9 +80,9 @@ def _sample(
 
 def _invert(cumulative: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """(N,) the first place whose cumulative weight exceeds `uniform` of the row's total."""
-    target = uniform * cumulative[:, -1:]
+    total = cumulative[:, -1:].contiguous()
     # `right=True`: a token of weight zero is never chosen, even by a uniform number of exactly 0.
-    place = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    place = torch.searchsorted(cumulative, uniform * total, right=True)[:, 0]
     # Rounding may put the target on the total itself; the last place with weight is meant then.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:])[:, 0]
+    last = torch.searchsorted(cumulative, total)[:, 0]
     return torch.minimum(place, last)

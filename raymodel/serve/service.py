@@ -34,7 +34,7 @@ class Service(ABC):
         name: str,
         spec: ServeSpec,
     ) -> None:
-        self.model = model.eval()
+        self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.spec = spec

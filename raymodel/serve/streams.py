@@ -112,7 +112,7 @@ class EventStream(StreamingResponse):
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`; when the client leaves first, cancels it and raises ClientDisconnect."""
+    """The result of `work`; cancels it and raises ClientDisconnect when the client leaves first."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:

@@ -1,0 +1,142 @@
+"""From a model folder to a service: which task, which dtype, which class answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from raymodel.errors import ArtifactError
+from raymodel.serve.spec import ServeSpec
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.uri import CHUNK_BYTES, Location
+from raymodel.tasks import get_task
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from raymodel.serve.service import Service
+
+# End of a Hugging Face architecture's name → task.
+_TASK_BY_ARCHITECTURE = {
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForSequenceClassification": "text_classification",
+}
+
+
+def get_services() -> Mapping[str, type[Service]]:
+    """Task name → the class that serves it: the one place that knows. Loads torch."""
+    from raymodel.serve.classification import ClassificationService
+    from raymodel.serve.generation import GenerationService
+
+    return MappingProxyType(
+        {"causal_lm": GenerationService, "text_classification": ClassificationService}
+    )
+
+
+def model_location(model: Artifact | Location) -> Location:
+    """The Hugging Face folder: `model/` of an artifact, or a plain folder itself."""
+    return model.location / "model" if isinstance(model, Artifact) else model
+
+
+def find_task(model: Artifact | Location) -> str:
+    """The task that a model was made for: from its manifest, else from its architecture.
+
+    Raises:
+        ArtifactError: not a model folder, or no service for its task.
+    """
+    config_file = model_location(model) / "config.json"
+    if not config_file.exists():
+        raise ArtifactError(
+            f"{config_file} does not exist; a model is a Hugging Face folder with config.json, "
+            "model.safetensors and a tokenizer. Set serve.model to such a folder or an artifact"
+        )
+    task = model.content.get("task") if isinstance(model, Artifact) else None
+    architectures = config_file.read_json().get("architectures") or []
+    if task is None:
+        task = _task_of_architecture(architectures)
+    if task not in get_services():
+        raise ArtifactError(
+            f"{config_file.parent} is a model for {task or architectures or 'no known task'}; "
+            f"what can be served is {', '.join(get_services())}. Set serve.model to another model"
+        )
+    return str(task)
+
+
+def _task_of_architecture(architectures: list[str]) -> str | None:
+    for ending, task in _TASK_BY_ARCHITECTURE.items():
+        if any(name.endswith(ending) for name in architectures):
+            return task
+    return None
+
+
+def load_service(folder: Path, task: str, *, name: str, spec: ServeSpec) -> Service:
+    """Loads the model and tokenizer of a local folder; no code and no pickle from it is run.
+
+    Raises:
+        ArtifactError: the folder does not hold what it should.
+    """
+    import torch
+    import transformers
+
+    auto_class = getattr(transformers, get_task(task).auto_class)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        model = auto_class.from_pretrained(
+            folder, dtype=serving_dtype(config, device), use_safetensors=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ArtifactError(
+            f"the model in {folder} cannot be loaded ({error}); it must hold config.json, "
+            "safetensors weights and a tokenizer. Export it again"
+        ) from error
+    return get_services()[task](model.to(device), tokenizer, name=name, spec=spec)
+
+
+def serving_dtype(config: PretrainedConfig, device: str) -> torch.dtype:
+    """The dtype that the model was saved in, where `device` computes in it fast; else fp32."""
+    import torch
+
+    saved = getattr(config, "dtype", None) or torch.float32
+    if saved == torch.bfloat16 and _has_fast_bf16(device):
+        return torch.bfloat16
+    if saved == torch.float16 and device == "cuda":
+        return torch.float16
+    return torch.float32
+
+
+def _has_fast_bf16(device: str) -> bool:
+    """Whether bf16 is computed by the device itself; emulated it is slower than fp32."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # oneDNN's own answer: AVX-512 or AMX on x86, BF16 instructions on Arm.
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def local_folder(location: Location) -> Iterator[Path]:
+    """The files of a model on this machine's disk; a bucket's are copied, and deleted at the end.
+
+    Weights may be memory-mapped; their pages stay readable after the deletion.
+    """
+    if location.is_local:
+        yield location.local_path
+        return
+    with tempfile.TemporaryDirectory(prefix="raymodel-model-") as folder:
+        for entry in location.walk():
+            target = Path(folder, entry.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with (location / entry.name).open_input() as source, open(target, "wb") as file:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
+        yield Path(folder)

@@ -1,0 +1,40 @@
+"""Is the port free? Asked before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from raymodel.errors import PortError
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises PortError when this machine cannot listen on `host:port`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As servers do: connections that linger after a server's end do not count as taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        raise PortError(_message(host, port, error)) from error
+
+
+def _message(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} on {host} is taken by another program; serving needs a free one. "
+            "Stop that program, or set serve.port to another number"
+        )
+    if error.errno == errno.EACCES:
+        return (
+            f"port {port} on {host} may not be opened by this user ({error.strerror}); ports below "
+            "1024 need rights. Set serve.port to 1024 or more"
+        )
+    return (
+        f"{host!r} is not an address that this machine can listen on ({error.strerror}); "
+        "set serve.host to 127.0.0.1, or to an address of this machine"
+    )

@@ -1,0 +1,299 @@
+"""The Ray wiring of serving: replicas of one application behind Ray Serve's HTTP proxy."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
+from raymodel.serve.load import (
+    find_task,
+    get_services,
+    load_service,
+    local_folder,
+    model_location,
+)
+from raymodel.serve.port import check_port
+from raymodel.serve.spec import ServeSpec
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.uri import Location
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from pydantic import SecretStr
+
+    from raymodel.observe.story import Story
+
+# Beyond what the engine takes, so that it is the engine that refuses, with Retry-After; and room
+# for health checks while it is full.
+_SPARE_REQUESTS = 16
+_REQUEST_TIMEOUT_SPARE_S = 10.0
+_LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A running application. As a context manager it stops at the end, unless it is kept."""
+
+    url: str
+    """Where it answers, such as `http://127.0.0.1:8000`."""
+    name: str
+    """The model's name in the API."""
+    task: str
+    app_name: str
+    """Ray Serve's name for the application."""
+    keep: bool
+    token: SecretStr | None
+    timeout_s: float
+    started_serve: bool
+    """Whether Ray Serve was started for it, and is shut down with it."""
+
+    def ask(self, prompt: str) -> str:
+        """Asks one question over HTTP.
+
+        Raises:
+            RaymodelError: the server refused or could not be reached; the message says why.
+        """
+        service = get_services()[self.task]
+        path, body = service.question(prompt, self.name)
+        return service.answer(self._request(path, body))
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` tells: model, dtype, engine, load."""
+        return self._request("/health")
+
+    def stop(self) -> None:
+        """Takes the application down, and Ray Serve with it when it was started for it."""
+        _take_down(self.app_name, self.started_serve)
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.keep:
+            self.stop()
+
+    def _request(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token.get_secret_value()}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers)
+        timeout_s = self.timeout_s + _REQUEST_TIMEOUT_SPARE_S
+        # Without the proxies of the environment: the server is this cluster's own.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=timeout_s) as response:
+                return dict(json.load(response))
+        except urllib.error.HTTPError as error:
+            told = error.read().decode(errors="replace")[:500]
+            raise RaymodelError(f"{self.url}{path} answered {error.code}: {told}") from error
+        except OSError as error:
+            raise RaymodelError(f"{self.url}{path} cannot be reached: {error}") from error
+
+
+def run_serve(
+    spec: ServeSpec,
+    model: Artifact | Location,
+    *,
+    job_name: str,
+    cluster: ClusterSpec,
+    story: Story,
+    keep: bool = False,
+) -> Served:
+    """Serves a model on the Ray that this process is connected to; returns once it answers.
+
+    Args:
+        spec: where and how.
+        model: a model artifact, or a Hugging Face folder.
+        job_name: names the application, and the model unless `spec.name` does.
+        cluster: GPUs and threads of a replica are those of a training worker.
+        story: told what is waited for.
+        keep: leave it running at the end of a `with` block.
+
+    Raises:
+        PortError: the port is taken.
+        SpecError: the token's environment variable is empty.
+        ArtifactError: the model cannot be served.
+        ClusterError: the replicas do not start.
+    """
+    token = _read_token(spec)
+    task = find_task(model)
+    name = spec.name or job_name
+    started_serve = _start_serve(spec)
+    app = _deployment(spec, model_location(model), task, name, token, cluster)
+    app_name = f"raymodel-{job_name}"
+    try:
+        with story.waiting("the model's replicas"):
+            serve.run(app, name=app_name, route_prefix="/", logging_config=_LOGGING)
+    except (RuntimeError, TimeoutError, ValueError) as error:
+        cause = _cause(app_name) or str(error)
+        _take_down(app_name, started_serve)
+        raise ClusterError(
+            f"the model {name!r} does not start on Ray Serve: {cause}. Replicas need "
+            f"{_resources(cluster)} each; check the model's folder and the cluster's resources"
+        ) from error
+    served = Served(
+        url=_url(spec),
+        name=name,
+        task=task,
+        app_name=app_name,
+        keep=keep,
+        token=token,
+        timeout_s=spec.timeout,
+        started_serve=started_serve,
+    )
+    served.health()
+    return served
+
+
+def _read_token(spec: ServeSpec) -> SecretStr | None:
+    from pydantic import SecretStr
+
+    if spec.token_env is None:
+        return None
+    token = os.environ.get(spec.token_env, "")
+    if not token:
+        raise SpecError(
+            f"serve.token_env names {spec.token_env}, which is not set; it must hold the bearer "
+            f"token that clients send. Set it: export {spec.token_env}=…"
+        )
+    return SecretStr(token)
+
+
+def _start_serve(spec: ServeSpec) -> bool:
+    """Starts Ray Serve on the port; False when this cluster's Serve already listens there."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    running = _running_http()
+    if running is not None:
+        if (running.host, running.port) == (spec.host, spec.port):
+            return False
+        raise PortError(
+            f"Ray Serve already runs on this cluster at {running.host}:{running.port} and has one "
+            f"address for all applications; {spec.host}:{spec.port} cannot be added. Set "
+            "serve.host and serve.port to that address, or shut it down: serve shutdown"
+        )
+    check_port(spec.host, spec.port)
+    serve.start(http_options=_http_options(spec), logging_config=_LOGGING)
+    return True
+
+
+def _http_options(spec: ServeSpec) -> HTTPOptions:
+    # Ours ends first, with a message; this one only cleans up behind a replica that is stuck.
+    timeout_s = spec.timeout + _REQUEST_TIMEOUT_SPARE_S
+    return HTTPOptions(host=spec.host, port=spec.port, request_timeout_s=timeout_s)
+
+
+def _running_http() -> HTTPOptions | None:
+    """The address of the Ray Serve that runs on this cluster; None without one."""
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else client.http_config
+
+
+def _deployment(
+    spec: ServeSpec,
+    model: Location,
+    task: str,
+    name: str,
+    token: SecretStr | None,
+    cluster: ClusterSpec,
+) -> serve.Application:
+    """One deployment whose replicas each load the model when they start."""
+
+    def build() -> FastAPI:
+        return _build_replica(spec, model, task, name, token, cluster)
+
+    @serve.ingress(build)
+    class ModelServer:
+        def check_health(self) -> None:
+            """Ray replaces a replica that raises here."""
+            if not self.app.state.service.is_healthy:  # type: ignore[attr-defined]
+                raise RuntimeError("the engine fails at every step")
+
+    scale: dict[str, Any] = {"num_replicas": spec.replicas.min}
+    if spec.replicas.max > spec.replicas.min:
+        autoscaling = {
+            "min_replicas": spec.replicas.min,
+            "max_replicas": spec.replicas.max,
+            "target_ongoing_requests": spec.batch,
+        }
+        scale = {"num_replicas": None, "autoscaling_config": autoscaling}
+    return serve.deployment(
+        name="model",
+        ray_actor_options={
+            "num_cpus": cluster.cpus_per_worker,
+            "num_gpus": cluster.gpus_per_worker,
+        },
+        max_ongoing_requests=spec.batch + spec.queue + _SPARE_REQUESTS,
+        max_queued_requests=spec.queue,
+        # Answers under way are finished before a replica goes.
+        graceful_shutdown_timeout_s=spec.timeout,
+        logging_config=_LOGGING,
+        **scale,
+    )(ModelServer).bind()
+
+
+def _build_replica(
+    spec: ServeSpec,
+    model: Location,
+    task: str,
+    name: str,
+    token: SecretStr | None,
+    cluster: ClusterSpec,
+) -> FastAPI:
+    """Runs in the replica: loads the model and makes its application."""
+    import torch
+
+    from raymodel.serve.app import build_app
+
+    # Ray gives an actor one thread for each logical CPU, which says nothing of the cores it has.
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(cluster.threads_per_worker or max(1, cores // spec.replicas.max))
+    with local_folder(model) as folder:
+        service = load_service(folder, task, name=name, spec=spec)
+    return build_app(service, token=None if token is None else token.get_secret_value())
+
+
+def _resources(cluster: ClusterSpec) -> str:
+    gpus = f" and {cluster.gpus_per_worker} GPU" if cluster.gpus_per_worker else ""
+    return f"{cluster.cpus_per_worker} CPU{gpus}"
+
+
+def _cause(app_name: str) -> str:
+    """What Ray Serve knows about an application that does not start, without its traceback."""
+    application = serve.status().applications.get(app_name)
+    if application is None:
+        return ""
+    messages = [application.message, *(d.message for d in application.deployments.values())]
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    errors = [line for line in lines if "Error" in line and not line.startswith("File ")]
+    return (errors or [line for line in lines if line] or [""])[-1]
+
+
+def _take_down(app_name: str, started_serve: bool) -> None:
+    serve.delete(app_name)
+    if started_serve:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _url(spec: ServeSpec) -> str:
+    # A wildcard is where to listen, not where to ask.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(spec.host, spec.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{spec.port}"

@@ -1,0 +1,55 @@
+"""Tiny models that behave like large ones, and services around them."""
+
+import pytest
+import torch
+
+from raymodel.serve.spec import ServeSpec
+from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
+
+TEXTS = [
+    "def read_file(items): return items",
+    "naïve café – 東京 🙂 🙂",
+    "user: hi\nassistant: hello\n",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tiny_tokenizer(TEXTS * 3, vocab_size=300)
+
+
+@pytest.fixture(scope="session")
+def llama(tokenizer):
+    # Large initial weights: a random model then prefers different tokens in different places.
+    return build_tiny_llama(
+        vocab_size=len(tokenizer), max_positions=512, seed=1, initializer_range=0.4
+    ).eval()
+
+
+@pytest.fixture(scope="session")
+def bert(tokenizer):
+    return build_tiny_bert(("no", "maybe", "yes"), vocab_size=len(tokenizer)).eval()
+
+
+@pytest.fixture
+def generation(llama, tokenizer):
+    from raymodel.serve.generation import GenerationService
+
+    spec = ServeSpec(batch=2, queue=2, max_tokens=400, timeout="20s")
+    service = GenerationService(llama, tokenizer, name="tiny", spec=spec)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def classification(bert, tokenizer):
+    from raymodel.serve.classification import ClassificationService
+
+    service = ClassificationService(bert, tokenizer, name="tiny", spec=ServeSpec(batch=2, queue=2))
+    yield service
+    service.close()

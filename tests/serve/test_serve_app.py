@@ -1,0 +1,348 @@
+"""The application over ASGI: good and bad requests, tokens, limits, time."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+import torch
+
+from raymodel.serve.app import build_app
+from raymodel.serve.generation import GenerationService
+from raymodel.serve.spec import ServeSpec
+
+
+def client_of(service, **kwargs):
+    transport = httpx.ASGITransport(build_app(service, **kwargs), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30)
+
+
+def call(service, method, path, app=None, **kwargs):
+    async def run():
+        async with client_of(service, **(app or {})) as client:
+            return await client.request(method, path, **kwargs)
+
+    return asyncio.run(run())
+
+
+def complete(service, **body):
+    body = {"model": "tiny", "prompt": "def read", "max_tokens": 5, "temperature": 0} | body
+    return call(service, "POST", "/v1/completions", json=body)
+
+
+def events(response):
+    parts = response.text.split("\n\n")
+    assert parts[-1] == ""
+    return [part.removeprefix("data: ") for part in parts[:-1]]
+
+
+def check_error(response, status, *words, param=None):
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    for word in words:
+        assert word in error["message"]
+    assert error["param"] == param
+
+
+def test_health_tells_what_runs(generation):
+    told = call(generation, "GET", "/health").json()
+    assert told["status"] == "ok"
+    assert (told["model"], told["dtype"]) == ("tiny", "float32")
+    assert told["engine"] == "continuous batching"
+    assert told["chat_template"] == "plain"
+
+
+def test_models_are_listed(generation):
+    assert call(generation, "GET", "/v1/models").json()["data"][0]["id"] == "tiny"
+    assert call(generation, "GET", "/v1/models/tiny").json()["id"] == "tiny"
+    check_error(call(generation, "GET", "/v1/models/other"), 404, "'other'", param="model")
+
+
+def test_a_completion_is_what_generate_gives(generation, llama, tokenizer):
+    told = complete(generation).json()
+    ids = tokenizer("def read", return_tensors="pt")["input_ids"]
+    expected = llama.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=1)
+    assert told["choices"][0]["text"] == tokenizer.decode(expected[0, ids.shape[1] :])
+    assert told["choices"][0]["finish_reason"] == "length"
+    assert told["usage"] == {
+        "prompt_tokens": ids.shape[1],
+        "completion_tokens": 5,
+        "total_tokens": ids.shape[1] + 5,
+    }
+
+
+def test_several_prompts_and_token_ids_are_answered_in_order(generation, tokenizer):
+    one = complete(generation, prompt="user: hi").json()["choices"][0]["text"]
+    two = complete(generation).json()["choices"][0]["text"]
+    told = complete(generation, prompt=["user: hi", "def read"]).json()
+    assert [choice["text"] for choice in told["choices"]] == [one, two]
+    ids = tokenizer("def read")["input_ids"]
+    assert complete(generation, prompt=ids).json()["choices"][0]["text"] == two
+    assert complete(generation, prompt=[ids]).json()["choices"][0]["text"] == two
+
+
+def test_an_empty_prompt_is_answered(generation):
+    assert complete(generation, prompt="").json()["usage"]["completion_tokens"] == 5
+
+
+def test_a_stream_holds_the_same_text_and_the_usage(generation):
+    whole = complete(generation, max_tokens=40).json()
+    response = complete(
+        generation, max_tokens=40, stream=True, stream_options={"include_usage": True}
+    )
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, usage, done = events(response)
+    assert done == "[DONE]"
+    chunks = [json.loads(chunk) for chunk in chunks]
+    assert len(chunks) > 5
+    assert "".join(c["choices"][0]["text"] for c in chunks) == whole["choices"][0]["text"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert json.loads(usage)["choices"] == []
+    assert json.loads(usage)["usage"] == whole["usage"]
+
+
+def test_a_chat_without_template_is_the_documented_prompt(generation):
+    chat = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "max_completion_tokens": 7,
+        "temperature": 0,
+    }
+    told = call(generation, "POST", "/v1/chat/completions", json=chat).json()
+    same = complete(generation, prompt="user: hi\nassistant:", max_tokens=7, stop="\nuser:").json()
+    assert told["choices"][0]["message"]["content"] == same["choices"][0]["text"]
+    assert told["choices"][0]["message"]["role"] == "assistant"
+    assert told["usage"] == same["usage"]
+
+
+def test_a_chat_uses_the_template_of_the_model(generation, tokenizer, monkeypatch):
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    monkeypatch.setattr(tokenizer, "chat_template", template, raising=False)
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
+    chat["max_tokens"] = 7
+    told = call(generation, "POST", "/v1/chat/completions", json=chat).json()
+    same = complete(generation, prompt="[user]hi[assistant]", max_tokens=7).json()
+    assert told["choices"][0]["message"]["content"] == same["choices"][0]["text"]
+    refusing = "{{ raise_exception('no system turn') }}"
+    monkeypatch.setattr(tokenizer, "chat_template", refusing, raising=False)
+    response = call(generation, "POST", "/v1/chat/completions", json=chat)
+    check_error(response, 400, "no system turn", param="messages")
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"[1]", b'"text"', b"\xff\xfe", b'{"model": "tiny", "prompt": NaN}']
+)
+def test_bad_json_is_400(generation, content):
+    headers = {"Content-Type": "application/json"}
+    response = call(generation, "POST", "/v1/completions", content=content, headers=headers)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({"prompt": None}, "prompt", ()),
+        ({"prompt": [[]]}, None, None),
+        ({"prompt": []}, "prompt", ()),
+        ({"prompt": [1, 10**9]}, "prompt", ("1000000000", "0 to")),
+        ({"prompt": "\ud800"}, "prompt", ()),
+        ({"temperature": 3}, "temperature", ("3", "less than or equal to 2")),
+        ({"temperature": "hot"}, "temperature", ("'hot'",)),
+        ({"top_p": 0}, "top_p", ("0",)),
+        ({"max_tokens": 0}, "max_tokens", ("0",)),
+        ({"max_tokens": 401}, "max_tokens", ("401", "400")),
+        ({"stop": ["a", "b", "c", "d", "e"]}, None, ("stop",)),
+        ({"stop": ""}, None, ("stop",)),
+        ({"n": 2}, None, ("n = 2", "leave n out")),
+        ({"echo": True}, None, ("echo",)),
+        ({"logprobs": 0}, None, ("logprobs",)),
+        ({"response_format": {"type": "json_object"}}, None, ("response_format",)),
+        ({"top_k": 5}, None, ("top_k",)),
+    ],
+)
+def test_a_bad_field_is_400_with_its_name(generation, body, param, words):
+    body = {"model": "tiny", "prompt": "def", "max_tokens": 5} | body
+    content = json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    response = call(generation, "POST", "/v1/completions", content=content, headers=headers)
+    if words is None:  # an empty list of ids is an empty prompt
+        assert response.status_code == 200
+        return
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert param is None or error["param"].startswith(param)
+    for word in words:
+        assert word in error["message"]
+
+
+def test_fields_that_change_nothing_are_accepted(generation):
+    extra = {"user": "me", "metadata": {"a": "b"}, "n": 1, "presence_penalty": 0.0, "store": False}
+    assert complete(generation, **extra).status_code == 200
+    assert complete(generation, logprobs=None, tools=None).status_code == 200
+
+
+def test_tools_and_images_in_a_chat_are_refused(generation):
+    def chat(**body):
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]} | body
+        return call(generation, "POST", "/v1/chat/completions", json=body)
+
+    check_error(chat(tools=[{"type": "function"}]), 400, "tools")
+    image = [{"type": "image_url", "image_url": {"url": "x"}}]
+    assert chat(messages=[{"role": "user", "content": image}]).status_code == 400
+    assert chat(messages=[]).status_code == 400
+    assert chat(messages=[{"role": "nobody", "content": "hi"}]).status_code == 400
+
+
+def test_an_unknown_model_or_path_is_404(generation):
+    check_error(complete(generation, model="gpt-9"), 404, "'gpt-9'", "'tiny'", param="model")
+    check_error(call(generation, "GET", "/v2/nothing"), 404, "/v2/nothing")
+    check_error(call(generation, "GET", "/v1/completions"), 405)
+
+
+def test_too_long_a_prompt_is_400_naming_limit_and_length(generation):
+    response = complete(generation, prompt=[5] * 512)
+    check_error(response, 400, "512 tokens", "at most 511", param="prompt")
+    response = complete(generation, prompt=[5] * 500, max_tokens=20)
+    check_error(response, 400, "500", "20", "512", "at most 12", param="max_tokens")
+    told = complete(generation, prompt=[5] * 500, max_tokens=None).json()
+    assert told["usage"]["completion_tokens"] == 12
+
+
+def test_a_full_queue_is_503_with_retry_after(generation):
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 400, "temperature": 0}
+
+    async def run():
+        async with client_of(generation) as client:
+            posts = [client.post("/v1/completions", json=body) for _ in range(8)]
+            return await asyncio.gather(*posts)
+
+    responses = asyncio.run(run())
+    statuses = sorted(response.status_code for response in responses)
+    assert statuses[:2] == [200, 200]
+    assert statuses[-1] == 503
+    refused = next(response for response in responses if response.status_code == 503)
+    check_error(refused, 503, "queue is full")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_a_request_that_takes_too_long_is_504_and_frees_its_slot(llama, tokenizer):
+    spec = ServeSpec(batch=1, queue=1, max_tokens=400, timeout="50ms")
+    service = GenerationService(llama, tokenizer, name="tiny", spec=spec)
+    try:
+        check_error(complete(service, max_tokens=400), 504, "0.05 s", "serve.timeout")
+        streamed = events(complete(service, max_tokens=400, stream=True))
+        assert streamed[-1] == "[DONE]"
+        assert json.loads(streamed[-2])["error"]["code"] == "timeout"
+        _wait_until_idle(service)
+    finally:
+        service.close()
+
+
+def _wait_until_idle(service):
+    async def wait():
+        while service.engine.num_active or service.engine.num_waiting:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(wait(), 10))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_slot(generation, stream):
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 400, "temperature": 0, "stream": stream}
+    app = build_app(generation)
+    sent, left = [], asyncio.Event()
+    requests = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+    async def receive():
+        request = next(requests, None)
+        if request is None:
+            await left.wait()
+            return {"type": "http.disconnect"}
+        return request
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",
+            "headers": [(b"content-type", b"application/json")], "http_version": "1.1",
+            "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        answering = asyncio.ensure_future(app(scope, receive, send))
+        while not generation.engine.num_active:
+            await asyncio.sleep(0.005)
+        left.set()
+        await asyncio.wait_for(answering, 10)
+        while generation.engine.num_active:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert generation.engine.num_generated < 400
+
+
+def test_a_token_is_asked_for_and_compared(generation):
+    app = {"token": "secret"}
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
+        response = call(generation, "GET", "/v1/models", app=app, headers=headers)
+        check_error(response, 401, "bearer token")
+        assert response.headers["www-authenticate"] == "Bearer"
+    good = {"Authorization": "Bearer secret"}
+    assert call(generation, "GET", "/v1/models", app=app, headers=good).status_code == 200
+    assert call(generation, "GET", "/health", app=app).json() == {"status": "ok"}
+    assert call(generation, "GET", "/health", app=app, headers=good).json()["model"] == "tiny"
+    bad_json = call(generation, "POST", "/v1/completions", app=app, content=b"{")
+    assert bad_json.status_code == 401
+
+
+def test_the_page_loads_nothing_from_elsewhere(generation):
+    response = call(generation, "GET", "/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "http://" not in response.text
+    assert "https://" not in response.text
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+
+
+def test_a_model_that_fails_is_500_and_health_says_so_when_it_goes_on(generation, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(generation.engine._decoder, "prefill", broken)
+    for _ in range(3):
+        check_error(complete(generation), 500, "RuntimeError")
+    assert call(generation, "GET", "/health").status_code == 503
+
+
+def classify(service, **body):
+    return call(service, "POST", "/classify", json={"model": "tiny"} | body)
+
+
+def test_classification_gives_the_probabilities_of_the_model(classification, bert, tokenizer):
+    told = classify(classification, input="def read").json()
+    with torch.inference_mode():
+        logits = bert(**tokenizer("def read", return_tensors="pt")).logits
+    [result] = told["data"]
+    assert result["probs"] == pytest.approx(logits.softmax(-1)[0].tolist(), abs=1e-5)
+    assert result["label"] == ("no", "maybe", "yes")[int(logits.argmax())]
+    assert (result["index"], result["num_classes"]) == (0, 3)
+
+
+def test_many_texts_are_classified_together_as_alone(classification):
+    texts = ["user: hi", "def", "naïve café 東京 and more of it"]
+    told = classify(classification, input=texts).json()["data"]
+    assert [result["index"] for result in told] == [0, 1, 2]
+    for text, result in zip(texts, told, strict=True):
+        alone = classify(classification, input=text).json()["data"][0]
+        assert result["probs"] == pytest.approx(alone["probs"], abs=1e-5)
+
+
+def test_bad_requests_to_classify(classification):
+    check_error(classify(classification), 400, "input is missing", param="input")
+    check_error(classify(classification, input=""), 400, "empty", param="input")
+    response = classify(classification, input="東" * 100)
+    check_error(response, 400, "at most 64", "tokens", param="input")
+    check_error(classify(classification, input=["a"] * 5), 400, "5 texts", param="input")
+    check_error(classify(classification, input="a", model="b"), 404, "'b'", param="model")
+    assert call(classification, "POST", "/v1/completions", json={}).status_code == 404

@@ -1,0 +1,249 @@
+"""The engine against `model.generate`, with requests that come and go."""
+
+import logging
+import queue
+import random
+import time
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+
+from raymodel.serve.decoder import SingleDecoder, find_obstacle
+from raymodel.serve.engine import Engine, EngineClosedError, QueueFullError
+from raymodel.serve.sampling import Sampling
+
+WAIT_S = 30
+
+
+class Listener:
+    """Collects the chunks of some answers."""
+
+    def __init__(self):
+        self.chunks = queue.Queue()
+
+    def __call__(self, index, chunk):
+        self.chunks.put((index, chunk))
+
+    def wait(self, count=1):
+        """Returns index → (text, last chunk) once `count` answers are finished."""
+        texts, last = {}, {}
+        while len(last) < count:
+            index, chunk = self.chunks.get(timeout=WAIT_S)
+            texts[index] = texts.get(index, "") + chunk.text
+            if chunk.finish_reason or chunk.error:
+                last[index] = (texts[index], chunk)
+        return last
+
+
+def greedy(max_tokens=24, **kwargs):
+    return Sampling(max_tokens=max_tokens, temperature=0, **kwargs)
+
+
+def random_prompts(count, seed=0, longest=40):
+    draw = random.Random(seed)
+    return [[draw.randrange(2, 290) for _ in range(draw.randint(1, longest))] for _ in range(count)]
+
+
+def generate(model, prompt, max_tokens):
+    ids = model.generate(
+        torch.tensor([prompt]), max_new_tokens=max_tokens, do_sample=False, pad_token_id=1
+    )
+    return ids[0, len(prompt) :].tolist()
+
+
+@pytest.fixture
+def engine(llama, tokenizer):
+    engine = Engine(llama, tokenizer, batch=3, queue=64)
+    yield engine
+    engine.close()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
+def test_a_batch_larger_than_the_slots_gives_the_tokens_of_generate(engine, llama):
+    prompts, listener = random_prompts(10), Listener()
+    answers = engine.submit([(prompt, greedy()) for prompt in prompts], listener)
+    listener.wait(10)
+    assert engine.mode == "continuous batching"
+    expected = [generate(llama, prompt, 24) for prompt in prompts]
+    assert [answer.tokens for answer in answers] == expected
+    assert len({tuple(tokens) for tokens in expected}) == 10, "answers must differ to prove it"
+
+
+def test_staggered_arrivals_of_different_lengths_give_the_tokens_of_generate(engine, llama):
+    prompts, listener, answers = random_prompts(8, seed=1), Listener(), []
+    lengths = [5, 60, 11, 33, 2, 47, 1, 20]
+    for prompt, length in zip(prompts, lengths, strict=True):
+        answers += engine.submit([(prompt, greedy(length))], Listener() if length < 0 else listener)
+        time.sleep(0.01)
+    for _ in prompts:
+        listener.wait(1)
+    for answer, prompt, length in zip(answers, prompts, lengths, strict=True):
+        assert answer.tokens == generate(llama, prompt, length)
+
+
+def test_rows_that_outgrow_the_first_store_keep_their_tokens(engine, llama):
+    prompts, listener = random_prompts(3, seed=2, longest=200), Listener()
+    answers = engine.submit([(prompt, greedy(300)) for prompt in prompts], listener)
+    listener.wait(3)
+    for answer, prompt in zip(answers, prompts, strict=True):
+        assert answer.tokens == generate(llama, prompt, 300)
+
+
+def test_the_text_is_the_decoded_answer(engine, llama, tokenizer):
+    prompts, listener = random_prompts(6, seed=3), Listener()
+    answers = engine.submit([(prompt, greedy(80)) for prompt in prompts], listener)
+    for index, (text, chunk) in listener.wait(6).items():
+        assert text == tokenizer.decode(answers[index].tokens, skip_special_tokens=True)
+        assert chunk.num_tokens == len(answers[index].tokens)
+
+
+def test_the_end_token_ends_an_answer_without_a_trace_in_the_text(llama, tokenizer):
+    prompt = random_prompts(1, seed=4)[0]
+    plain = generate(llama, prompt, 10)
+    before = llama.generation_config.eos_token_id
+    llama.generation_config.eos_token_id = [plain[4]]
+    engine, listener = Engine(llama, tokenizer, batch=1, queue=4), Listener()
+    try:
+        [answer] = engine.submit([(prompt, greedy(10))], listener)
+        text, chunk = listener.wait()[0]
+    finally:
+        llama.generation_config.eos_token_id = before
+        engine.close()
+    end = plain.index(plain[4])
+    assert answer.tokens == plain[: end + 1]
+    assert chunk.finish_reason == "stop"
+    assert text == tokenizer.decode(plain[:end], skip_special_tokens=True)
+
+
+def test_a_stop_string_ends_the_answer_before_it(engine, llama, tokenizer):
+    prompt = random_prompts(1, seed=5)[0]
+    whole = tokenizer.decode(generate(llama, prompt, 60), skip_special_tokens=True)
+    stop = next(whole[i : i + 3] for i in range(20, 50) if whole[i : i + 3].isprintable())
+    listener = Listener()
+    engine.submit([(prompt, greedy(60, stop=(stop,)))], listener)
+    text, chunk = listener.wait()[0]
+    assert text == whole[: whole.index(stop)]
+    assert chunk.finish_reason == "stop"
+
+
+def test_a_seed_gives_the_same_answer_alone_and_in_company(engine):
+    prompt = random_prompts(1, seed=6)[0]
+    sampling = Sampling(max_tokens=30, temperature=1.5, top_p=0.9, seed=42)
+    alone = Listener()
+    [first] = engine.submit([(prompt, sampling)], alone)
+    alone.wait()
+    company = Listener()
+    others = [(other, Sampling(max_tokens=30)) for other in random_prompts(2, seed=7)]
+    answers = engine.submit([*others, (prompt, sampling)], company)
+    company.wait(3)
+    assert answers[2].tokens == first.tokens
+    [unseeded] = engine.submit([(prompt, Sampling(max_tokens=30, temperature=1.5))], alone)
+    alone.wait()
+    assert unseeded.tokens != first.tokens
+
+
+def test_an_aborted_answer_frees_its_slot(llama, tokenizer):
+    engine = Engine(llama, tokenizer, batch=1, queue=4)
+    try:
+        endless, next_one = Listener(), Listener()
+        running = engine.submit([([5, 6], greedy(500))], endless)
+        waiting = engine.submit([([7, 8], greedy(500))], endless)
+        wait_until(lambda: running[0].tokens)
+        engine.abort(running + waiting)
+        [answer] = engine.submit([([9, 10], greedy(4))], next_one)
+        next_one.wait()
+        assert answer.tokens == generate(llama, [9, 10], 4)
+        assert len(running[0].tokens) < 500
+        assert waiting[0].tokens == []
+        wait_until(lambda: engine.num_active == 0 and engine.num_waiting == 0)
+    finally:
+        engine.close()
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(llama, tokenizer):
+    engine, listener = Engine(llama, tokenizer, batch=1, queue=1), Listener()
+    try:
+        running = engine.submit([([5, 6], greedy(500))], listener)
+        wait_until(lambda: engine.num_active == 1)
+        engine.submit([([5, 6], greedy(500))], listener)
+        with pytest.raises(QueueFullError) as caught:
+            engine.submit([([5, 6], greedy(500))], listener)
+        assert caught.value.num_waiting == 1
+        assert caught.value.retry_after_s >= 1
+        engine.abort(running)
+    finally:
+        engine.close()
+
+
+def test_a_step_that_fails_ends_its_requests_and_not_the_engine(engine, llama, caplog):
+    listener = Listener()
+    with caplog.at_level(logging.CRITICAL):
+        engine.submit([([5, 10**6], greedy())], listener)
+        _, chunk = listener.wait()[0]
+    assert isinstance(chunk.error, IndexError)
+    [answer] = engine.submit([([5, 6], greedy(4))], listener)
+    listener.wait()
+    assert answer.tokens == generate(llama, [5, 6], 4)
+    assert engine.is_healthy
+
+
+def test_closing_tells_those_who_wait(llama, tokenizer):
+    engine, listener = Engine(llama, tokenizer, batch=1, queue=1), Listener()
+    engine.submit([([5, 6], greedy(500))], listener)
+    engine.close()
+    _, chunk = listener.wait()[0]
+    assert isinstance(chunk.error, EngineClosedError)
+    with pytest.raises(EngineClosedError):
+        engine.submit([([5, 6], greedy())], listener)
+
+
+def test_other_models_with_a_plain_cache_are_batched_too(tokenizer):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=2, n_head=2)
+    model = GPT2LMHeadModel(config).eval()
+    model.generation_config.eos_token_id = None
+    assert find_obstacle(model) is None
+    engine, listener = Engine(model, tokenizer, batch=3, queue=8), Listener()
+    prompts = random_prompts(5, seed=8, longest=20)
+    answers = engine.submit([(prompt, greedy(12)) for prompt in prompts], listener)
+    listener.wait(5)
+    engine.close()
+    for answer, prompt in zip(answers, prompts, strict=True):
+        assert answer.tokens[:-1] == generate(model, prompt, 12)[: len(answer.tokens) - 1]
+
+
+def test_a_model_with_sliding_windows_answers_one_by_one_and_says_so(tokenizer, caplog):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=8, initializer_range=0.4,
+        eos_token_id=0, max_position_embeddings=256,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    with caplog.at_level(logging.WARNING):
+        engine = Engine(model, tokenizer, batch=3, queue=8)
+    assert engine.mode == SingleDecoder.mode
+    assert "one request at a time" in caplog.text
+    listener, prompts = Listener(), random_prompts(3, seed=9)
+    answers = engine.submit([(prompt, greedy(12)) for prompt in prompts], listener)
+    listener.wait(3)
+    engine.close()
+    for answer, prompt in zip(answers, prompts, strict=True):
+        assert answer.tokens == generate(model, prompt, 12)
+
+
+def test_the_probe_finds_a_model_that_ignores_positions(llama, monkeypatch):
+    forward = llama.model.forward
+
+    def without_positions(*args, position_ids=None, **kwargs):
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(llama.model, "forward", without_positions)
+    assert "differed" in find_obstacle(llama)
