@@ -18,8 +18,8 @@ import torch
 IGNORED = -100
 """The label that bears no loss, as in `torch.nn.functional.cross_entropy`."""
 
-# fp32 elements in one chunk. On a CPU half a megabyte stays in a core's cache, which made both passes
-# twice as fast as over the whole (4,096 x 4,096, one thread). On a GPU 256 MiB keeps the
+# fp32 elements in one chunk. On a CPU half a megabyte stays in a core's cache, which made both
+# passes twice as fast as over the whole (4,096 x 4,096, one thread). On a GPU 256 MiB keeps the
 # number of kernel launches small and is still far below the logits themselves.
 _CHUNK_ELEMENTS_CPU = 2**17
 _CHUNK_ELEMENTS_GPU = 2**26
