@@ -43,6 +43,10 @@ def quiet_logs(log_file: Path) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
+    for name in list(logging.root.manager.loggerDict):  # e.g. ray.data brings its own console
+        if any(name.startswith(f"{parent}.") for parent in _LOGGERS):
+            child = logging.getLogger(name)
+            child.handlers, child.propagate = [], True
 
 
 def _file_handler(log_file: Path) -> logging.Handler:

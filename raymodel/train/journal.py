@@ -132,9 +132,7 @@ class Journal:
 
     def _learning_rate(self) -> float:
         peak = self._spec.optimizer.learning_rate
-        return learning_rate_at(
-            self._state.step, self._plan.total_steps, peak, self._spec.schedule
-        )
+        return learning_rate_at(self._state.step, self._plan.total_steps, peak, self._spec.schedule)
 
     def _mfu(self, tokens_per_s: float) -> float | None:
         if self._flops_per_token is None or self._engine.device.type != "cuda":

@@ -54,6 +54,7 @@ def train(t: Training) -> None:
     t.clock.switch("data_wait")
     for rows in t.feed:
         t.clock.switch("train")
+        _check_rows(t, rows)
         batch = t.collator.step_batch(rows)
         agreed = agree(batch, t.notice.given, t.engine.device)
         loss_sum = _forward_backward_update(t, batch, agreed)
@@ -76,6 +77,12 @@ def train(t: Training) -> None:
         t.saver.close()
 
 
+def _check_rows(t: Training, rows: StepRows) -> None:
+    """A feed that went wrong must not go unseen: it would only show in the digest."""
+    assert rows.step == t.state.step, f"the feed gave step {rows.step}, not {t.state.step}"
+    assert not rows.skipped or t.spec.on_bad_shard == "skip", f"rows of {rows.step} are missing"
+
+
 def _forward_backward_update(t: Training, batch: StepBatch, agreed: GlobalStep) -> torch.Tensor:
     """One optimizer step. Returns this worker's sum of the loss, on the device."""
     rate = learning_rate_at(
@@ -95,7 +102,6 @@ def _forward_backward_update(t: Training, batch: StepBatch, agreed: GlobalStep) 
 def _advance(state: TrainState, rows: StepRows, agreed: GlobalStep) -> bool:
     """Books a completed step. Returns whether some worker must leave."""
     sums = agreed.read()
-    assert rows.step == state.step, f"the feed gave step {rows.step} where {state.step} was due"
     state.step += 1
     state.tokens += sums["tokens"]
     state.rows += sums["rows"]

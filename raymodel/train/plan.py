@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from raymodel.spec.quantity import Amount
 from raymodel.train.spec import TrainSpec
@@ -90,4 +91,4 @@ def cut(num_rows: int, pieces: int) -> list[tuple[int, int]]:
     bounds = [0]
     for index in range(pieces):
         bounds.append(bounds[-1] + short + (index < longer))
-    return list(zip(bounds, bounds[1:], strict=False))
+    return list(pairwise(bounds))

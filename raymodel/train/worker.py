@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.tokenizer import load_tokenizer
-from raymodel.errors import CheckpointError
-from raymodel.model.count import train_flops_per_token_of
+from raymodel.errors import CheckpointError, SpecError
+from raymodel.model.count import count_model
 from raymodel.model.precision import copy_buffers, restore_buffers
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
@@ -86,9 +86,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     index = _agree_on_checkpoint(work.run, session)
     state = TrainState()
     if index is not None:
-        state = load_checkpoint(
-            work.run, index, engine, session.world_rank, session.world_size
-        )
+        state = load_checkpoint(work.run, index, engine, session.world_rank, session.world_size)
     training = _assemble(work, session, task, dataset, plan, engine, state, clock)
     training.journal.event(
         {
@@ -183,9 +181,7 @@ def _assemble(
         session=session,
         clock=clock,
         attempt=work.attempt,
-        flops_per_token=train_flops_per_token_of(
-            engine.deepspeed.module.config, round(plan.tokens_per_row)
-        ),
+        flops_per_token=_flops_per_token(engine.deepspeed.module.config, task, plan),
     )
     token = _broadcast(torch.tensor([secrets.randbits(62)]))
     saver = Saver(
@@ -221,6 +217,20 @@ def _assemble(
         notice=notice,
         clock=clock,
     )
+
+
+def _flops_per_token(config: Any, task: Task, plan: TrainPlan) -> float | None:
+    """None where no formula is known: no utilisation is better than a wrong one."""
+    try:
+        count = count_model(
+            config.model_type,
+            config.to_dict(),
+            head="classification" if task.labels else "causal_lm",
+            num_labels=max(len(task.labels), 1),
+        )
+    except SpecError:
+        return None
+    return count.train_flops_per_token(round(plan.tokens_per_row))
 
 
 def summary(run: Location) -> dict[str, Any]:

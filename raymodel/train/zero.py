@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.engine import DeepSpeedEngine
 
 from raymodel.train.plan import cut
+
+if TYPE_CHECKING:
+    from deepspeed.runtime.engine import DeepSpeedEngine
 
 WEIGHT = "weight"
 
@@ -60,9 +62,7 @@ def owned_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
     for part in held_slices(engine):
         start, stop = cut(part.length, world_size)[rank]
         if stop > start:
-            yield Slice(
-                part.name, part.shape, start, stop - start, part.flat, part.offset + start
-            )
+            yield Slice(part.name, part.shape, start, stop - start, part.flat, part.offset + start)
 
 
 def state_tensors(engine: DeepSpeedEngine, part: Slice) -> dict[str, torch.Tensor]:

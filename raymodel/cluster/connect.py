@@ -1,0 +1,134 @@
+"""A Ray to run on: the cluster that is named, or one started here for this command alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.errors import ClusterError
+
+# Ray Data needs a logical CPU of its own beside the training workers, else they wait for their
+# first batch for ever; Ray only counts these, so a small machine may claim more than it has.
+SPARE_CPUS = 2
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+_DRIVER_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers keep the directory that relative paths mean
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """The Ray that this process is connected to."""
+
+    address: str
+    started_here: bool
+    """True for a Ray that ends with this command."""
+
+
+@contextmanager
+def connect(
+    address: str | None, cluster: ClusterSpec, *, concurrent_trials: int = 0
+) -> Iterator[Connection]:
+    """Connects to the cluster at `address` (or `RAY_ADDRESS`), or starts a Ray on this machine.
+
+    Args:
+        address: `host:port`, `auto`, or None.
+        cluster: what the job asks for.
+        concurrent_trials: workers of a sweep that run at the same time.
+
+    Raises:
+        ClusterError: nothing answers at the address, or the cluster can never give what is asked.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    for name, value in _DRIVER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        # Ray's ports can be reached from other machines; a token that only this process and its
+        # children know keeps them out. It must be set before Ray is imported.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
+    if ray.is_initialized():  # the caller's own, such as a test's or a notebook's
+        yield Connection(ray.get_runtime_context().gcs_address, started_here=False)
+        return
+    try:
+        _init(address, cluster, concurrent_trials)
+        check_resources(cluster)
+        yield Connection(ray.get_runtime_context().gcs_address, started_here=address is None)
+    finally:
+        ray.shutdown()
+
+
+def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> None:
+    import ray
+
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        workers = max(cluster.max_workers, concurrent_trials) * cluster.cpus_per_worker
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, workers + SPARE_CPUS),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            # Trials that a sweep stops early give their workers back only through the dashboard's
+            # state API.
+            include_dashboard=concurrent_trials > 0,
+            **quiet,
+        )
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no Ray answers at {address!r} ({str(error).splitlines()[0]}); start one with "
+            "`ray start --head`, check the address, and if the cluster asks for a token set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from error
+
+
+def check_resources(cluster: ClusterSpec) -> None:
+    """Refuses a job that the cluster can never place, instead of waiting for ever.
+
+    A cluster with an autoscaler is not judged by the nodes that it has at the moment.
+
+    Raises:
+        ClusterError: names what is asked, what there is, and what to change.
+    """
+    import ray
+
+    if _autoscales():
+        return
+    have = ray.cluster_resources()
+    cpus = cluster.min_workers * cluster.cpus_per_worker + 1
+    gpus = cluster.min_workers * cluster.gpus_per_worker
+    for name, asked in (("CPU", cpus), ("GPU", gpus)):
+        if asked > have.get(name, 0):
+            raise ClusterError(
+                f"{cluster.min_workers} workers need {asked} {name}s (one CPU of them to read "
+                f"data), the cluster has {have.get(name, 0):g}; lower cluster.workers, or use a "
+                "larger cluster"
+            )
+
+
+def _autoscales() -> bool:
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except Exception as error:  # noqa: BLE001  (an internal call; without it the check is strict)
+        print(f"autoscaler status unknown: {error}", file=sys.stderr)  # noqa: T201
+        return False
+    return bool(status.pending_nodes or status.pending_launches)

@@ -1,0 +1,425 @@
+"""The stages of a job in order: skip what is complete, resume what is not, hand artifacts on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raymodel.cluster.connect import Connection, connect
+from raymodel.data.sources import resolve_source
+from raymodel.errors import ArtifactError, GateError
+from raymodel.job import Job
+from raymodel.observe.quiet import quiet_logs
+from raymodel.observe.story import Story
+from raymodel.observe.text import count_text, duration_text
+from raymodel.spec.base import fingerprint
+from raymodel.storage.artifact import Artifact, find_artifact
+from raymodel.storage.execution import Execution
+from raymodel.storage.manifest import commit_manifest
+from raymodel.storage.registry import Run, lock_run, resolve_artifact
+from raymodel.storage.uri import Location, check_writable
+from raymodel.train.base import BaseModel, base_of, resolve_base
+
+Inputs = Mapping[str, Artifact]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of this job, ready to run."""
+
+    name: str
+    identity: dict[str, Any]
+    """What of the spec and the raw input decides the result."""
+    inputs: Inputs
+    work: Callable[[Execution], dict[str, Any]]
+    """Does the work and returns the manifest's content."""
+
+
+@dataclass
+class Pipeline:
+    """One run of a job."""
+
+    job: Job
+    run: Run
+    story: Story
+    stack: ExitStack
+    address: str | None
+    base_dir: Path
+    connection: Connection | None = None
+    rows: list[dict[str, object]] = field(default_factory=list)
+    """The closing table."""
+
+    def execute(self, stage: Stage) -> Artifact:
+        """Gives the stage's artifact: the complete one, or the one made now."""
+        mark = fingerprint(
+            {
+                "stage": stage.name,
+                "seed": self.job.seed,
+                "identity": stage.identity,
+                "inputs": {role: artifact.fingerprint for role, artifact in stage.inputs.items()},
+            }
+        )
+        location = self.run.execution(stage.name, mark)
+        started = time.monotonic()
+        artifact = find_artifact(location)
+        if artifact is not None:
+            self.story.stage(stage.name, f"complete, skipped ({mark})")
+        else:
+            artifact = self._make(stage, mark, location)
+        self.run.set_latest(stage.name, mark)
+        self._book(stage.name, artifact, time.monotonic() - started)
+        return artifact
+
+    def _make(self, stage: Stage, mark: str, location: Location) -> Artifact:
+        self.connect()
+        attempt = _count_attempt(location)
+        again = f", start {attempt}" if attempt > 1 else ""
+        self.story.stage(stage.name, f"{location}{again}")
+        (location / "spec.yaml").write_text(yaml.safe_dump(stage.identity, sort_keys=False))
+        execution = Execution(
+            job_name=self.job.name,
+            stage=stage.name,
+            fingerprint=mark,
+            location=location,
+            seed=self.job.seed,
+            cluster=self.job.cluster,
+            inputs=stage.inputs,
+            attempt=attempt,
+        )
+        content = stage.work(execution)
+        commit_manifest(
+            location,
+            job_name=self.job.name,
+            stage=stage.name,
+            fingerprint=mark,
+            parents={role: artifact.fingerprint for role, artifact in stage.inputs.items()},
+            content=content,
+        )
+        artifact = find_artifact(location)
+        assert artifact is not None, "the manifest was just written"
+        return artifact
+
+    def connect(self) -> Connection:
+        """Connects to Ray when the first stage needs it: a finished job needs none."""
+        if self.connection is None:
+            sweep = self.job.finetune.sweep if self.job.finetune else None
+            trials = sweep.concurrent * sweep.workers_per_trial if sweep else 0
+            with self.story.waiting("Ray to start" if not self.address else "the cluster"):
+                self.connection = self.stack.enter_context(
+                    connect(self.address, self.job.cluster, concurrent_trials=trials)
+                )
+            import ray.data  # noqa: F401  (it configures its loggers when it is imported)
+
+            quiet_logs(_log_file(self.job))
+        return self.connection
+
+    def _book(self, stage: str, artifact: Artifact, seconds: float) -> None:
+        content = artifact.content
+        measured = content.get("metrics") or {}
+        loss = content.get("loss")
+        self.rows.append(
+            {
+                "stage": stage,
+                "time": duration_text(seconds),
+                "tokens": count_text(content["tokens"]) if "tokens" in content else "",
+                "tokens/s": count_text(content["tokens_per_s"]) if loss else "",
+                "loss": f"{content['first_loss']:.3f} → {loss:.3f}" if loss else "",
+                "measures": "  ".join(f"{name} {value:.4g}" for name, value in measured.items()),
+                "artifact": str(artifact.location),
+            }
+        )
+
+
+def run(
+    job: Job,
+    *,
+    job_path: Path | str,
+    address: str | None = None,
+    keep_serving: bool = False,
+    story: Story | None = None,
+) -> int:
+    """Runs a job from the first stage that is not complete. Returns the exit code.
+
+    Args:
+        job: the loaded job.
+        job_path: its file; paths in it are relative to the current directory.
+        address: a Ray cluster; by default `RAY_ADDRESS`, else a Ray started here.
+        keep_serving: leave the model served when Ray was started here, until interrupted.
+
+    Raises:
+        RaymodelError: with its exit code.
+    """
+    quiet_logs(_log_file(job))
+    story = story or Story()
+    started = time.monotonic()
+    storage = Location.parse(job.storage)
+    check_writable(storage)
+    the_run = Run(storage / job.name)
+    with ExitStack() as stack:
+        stack.enter_context(lock_run(the_run))
+        pipeline = Pipeline(job, the_run, story, stack, address, Path.cwd())
+        code = _run_stages(pipeline, keep_serving)
+    story.say("")
+    story.table(pipeline.rows)
+    story.say(f"\n{job.name}: {duration_text(time.monotonic() - started)}, in {the_run.location}")
+    for line in _next_steps(job, job_path, the_run):
+        story.say(line)
+    return code
+
+
+def _run_stages(p: Pipeline, keep_serving: bool) -> int:
+    job = p.job
+    data = _prepare(p) if job.prepare else _named_dataset(p)
+    pretrained = _pretrain(p, data) if job.pretrain and data else None
+    examples = tuned = None
+    if job.finetune:
+        base = _base_model(p, pretrained)
+        examples = _examples(p, base)
+        tuned = _finetune(p, base, examples)
+    newest = tuned or pretrained
+    failed_gates = ""
+    if job.evaluate and newest:
+        failed_gates = _evaluate(p, newest, pretrained, examples, data)
+    elif newest:
+        p.run.set_best(newest)  # nothing to compare and no gate: the newest model is the best
+    if failed_gates:
+        raise GateError(failed_gates)
+    if job.serve:
+        _serve(p, keep_serving)
+    return 0
+
+
+# ---- the stages ----------------------------------------------------------------------------------
+
+
+def _prepare(p: Pipeline) -> Artifact:
+    spec = p.job.prepare
+    assert spec is not None, "the caller looked"
+
+    def work(execution: Execution) -> dict[str, Any]:
+        from raymodel.data.run import run_prepare
+
+        return run_prepare(spec, execution, p.story, p.base_dir)
+
+    sources = [resolve_source(source, p.base_dir).identity for source in spec.sources]
+    identity = spec.identity() | {"source_files": sources}
+    return p.execute(Stage(name="prepare", identity=identity, inputs={}, work=work))
+
+
+def _named_dataset(p: Pipeline) -> Artifact | None:
+    reference = p.job.pretrain.data if p.job.pretrain else None
+    if reference is None:
+        return None
+    artifact = resolve_artifact(reference, Location.parse(p.job.storage), p.base_dir)
+    if artifact is None:
+        raise ArtifactError(
+            f"pretrain.data is {reference!r}, and no complete dataset lies there; give RUN/prepare "
+            "or the folder of a prepare artifact"
+        )
+    return artifact
+
+
+def _pretrain(p: Pipeline, data: Artifact) -> Artifact:
+    spec = p.job.pretrain
+    assert spec is not None, "the caller looked"
+
+    def work(execution: Execution) -> dict[str, Any]:
+        from raymodel.train.run import run_pretrain
+
+        return run_pretrain(spec, execution, p.story)
+
+    return p.execute(
+        Stage(name="pretrain", identity=spec.identity(), inputs={"data": data}, work=work)
+    )
+
+
+def _base_model(p: Pipeline, pretrained: Artifact | None) -> BaseModel:
+    spec = p.job.finetune
+    assert spec is not None, "the caller looked"
+    if spec.base is None:
+        assert pretrained is not None, "the job was checked"
+        return base_of(pretrained)
+    return resolve_base(spec.base, Location.parse(p.job.storage), p.base_dir)
+
+
+_SOURCE_FIELDS = ("task", "sources", "clean", "holdout", "max_length")
+
+
+def _examples(p: Pipeline, base: BaseModel) -> Artifact:
+    """The labelled sources as shards: an artifact of its own, shared by all trials."""
+    spec = p.job.finetune
+    assert spec is not None, "the caller looked"
+
+    def work(execution: Execution) -> dict[str, Any]:
+        from raymodel.data.run import run_examples
+
+        return run_examples(spec, execution, p.story, base.location, p.base_dir)
+
+    whole = spec.identity()
+    identity = {name: whole[name] for name in _SOURCE_FIELDS} | {
+        "source_files": [resolve_source(source, p.base_dir).identity for source in spec.sources],
+        "base": base.identity,
+    }
+    return p.execute(Stage(name="examples", identity=identity, inputs=base.inputs, work=work))
+
+
+def _finetune(p: Pipeline, base: BaseModel, examples: Artifact) -> Artifact:
+    spec = p.job.finetune
+    assert spec is not None, "the caller looked"
+
+    def work(execution: Execution) -> dict[str, Any]:
+        if spec.sweep:
+            from raymodel.tune.run import run_sweep
+
+            return run_sweep(spec, execution, p.story, base.location)
+        from raymodel.train.run import run_finetune
+
+        return run_finetune(spec, execution, p.story, base.location)
+
+    whole = spec.identity()
+    identity = {name: value for name, value in whole.items() if name not in _SOURCE_FIELDS}
+    inputs = base.inputs | {"examples": examples}
+    identity["base"] = base.identity
+    return p.execute(Stage(name="finetune", identity=identity, inputs=inputs, work=work))
+
+
+def _evaluate(
+    p: Pipeline,
+    model: Artifact,
+    base: Artifact | None,
+    examples: Artifact | None,
+    data: Artifact | None,
+) -> str:
+    """Moves `best` when the gates are met; returns which are not."""
+    spec = p.job.evaluate
+    assert spec is not None, "the caller looked"
+    roles = {"model": model, "base": base, "examples": examples, "data": data}
+    inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
+
+    def work(execution: Execution) -> dict[str, Any]:
+        from raymodel.evaluate.run import run_evaluate
+
+        return run_evaluate(spec, execution, p.story)
+
+    content = p.execute(
+        Stage(name="evaluate", identity=spec.identity(), inputs=inputs, work=work)
+    ).content
+    if content["passed"]:
+        p.run.set_best(model)
+        return ""
+    missed = [
+        f"{gate['name']} is {gate['value']}, the gate asks for {gate['condition']}"
+        for gate in content["gates"]
+        if not gate["passed"]
+    ]
+    return f"{'; '.join(missed)}. `best` stays as it was; train longer, or change evaluate.gates"
+
+
+def _serve(p: Pipeline, keep_serving: bool) -> None:
+    """Serves the model; on a Ray that ends with this command, to ask it one question.
+
+    On a cluster, and with `--keep-serving`, being served is the result, so it is never skipped.
+    """
+    spec = p.job.serve
+    assert spec is not None, "the caller looked"
+    if spec.model:
+        model = resolve_base(spec.model, Location.parse(p.job.storage), p.base_dir)
+    else:
+        best = p.run.best()
+        assert best is not None, "a model was promoted, or its gates raised"
+        model = base_of(best)
+    stays = keep_serving or not _ends_with_command(p)
+
+    def serve(execution_or_none: Execution | None) -> dict[str, Any]:
+        from raymodel.serve.run import run_serve
+
+        with run_serve(
+            spec,
+            model.artifact or model.location,
+            job_name=p.job.name,
+            cluster=p.job.cluster,
+            story=p.story,
+            keep=stays,
+        ) as served:
+            question = _question(p)
+            answer = served.ask(question)
+            p.story.say(f"          {served.url} answers as {served.name!r}")
+            p.story.say(
+                f"          asked:    {_shown(question)}\n          answered: {_shown(answer)}"
+            )
+            if keep_serving and _ends_with_command(p):
+                _wait_until_interrupted(p, served.url)
+        return {"question": question, "answer": answer}
+
+    if stays:
+        p.story.stage("serve", str(model.location))
+        p.connect()
+        serve(None)
+        return
+    identity = spec.identity() | {"base": model.identity}
+    p.execute(Stage(name="serve", identity=identity, inputs=_as_model(model), work=serve))
+
+
+def _as_model(model: BaseModel) -> Inputs:
+    return {"model": model.artifact} if model.artifact else {}
+
+
+def _ends_with_command(p: Pipeline) -> bool:
+    return not (p.address or os.environ.get("RAY_ADDRESS")) and (
+        p.connection is None or p.connection.started_here
+    )
+
+
+def _question(p: Pipeline) -> str:
+    """A held-out prompt that the evaluation used, else one that any model can go on from."""
+    evaluated = p.run.latest("evaluate")
+    if evaluated is not None:
+        samples = (evaluated.location / "report/metrics.json").read_json()["samples"]
+        if samples:
+            return str(samples[0]["prompt"])
+    return "The"
+
+
+def _shown(text: str) -> str:
+    """The end of a long text on one line."""
+    line = " ⏎ ".join(part.strip() for part in text.strip().splitlines() if part.strip())
+    return line if len(line) <= 160 else "… " + line[-158:]
+
+
+def _wait_until_interrupted(p: Pipeline, url: str) -> None:
+    p.story.say(f"          serving at {url} until Ctrl-C")
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)
+
+
+# ---- around them ---------------------------------------------------------------------------------
+
+
+def _count_attempt(location: Location) -> int:
+    file = location / "attempts.json"
+    attempt = 1 + (int(file.read_json()["attempts"]) if file.exists() else 0)
+    file.write_json({"attempts": attempt})
+    return attempt
+
+
+def _log_file(job: Job) -> Path:
+    storage = Location.parse(job.storage)
+    folder = storage.local_path if storage.is_local else Path.cwd() / "runs"
+    return folder / job.name / "log.txt"
+
+
+def _next_steps(job: Job, job_path: Path | str, the_run: Run) -> list[str]:
+    lines = [f"  raymodel status {job.storage}"]
+    if job.serve:
+        lines.append(f"  raymodel run {job_path} --keep-serving")
+    if the_run.best():
+        lines.append(f"  AutoModel.from_pretrained({str(the_run.best().location / 'model')!r})")  # type: ignore[union-attr]
+    return ["next:", *lines]

@@ -1,0 +1,58 @@
+"""The model that fine-tuning starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymodel.data.sources import locate_in_package
+from raymodel.errors import ArtifactError
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.registry import resolve_artifact
+from raymodel.storage.uri import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A Hugging Face folder, and the artifact that it belongs to when it is one of ours."""
+
+    location: Location
+    artifact: Artifact | None = None
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        return {"base": self.artifact} if self.artifact else {}
+
+    @property
+    def identity(self) -> list[Any]:
+        """What a fingerprint holds of a folder that has no fingerprint of its own."""
+        if self.artifact:
+            return []
+        return [[entry.name, entry.bytes] for entry in self.location.walk()]
+
+
+def base_of(artifact: Artifact) -> BaseModel:
+    return BaseModel(location=artifact.location / "model", artifact=artifact)
+
+
+def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel:
+    """The model that `finetune.base` or `serve.model` names.
+
+    Raises:
+        ArtifactError: no model lies there.
+        SourceError: the package that should hold it is not installed.
+    """
+    if reference.startswith("python:"):
+        location = locate_in_package(reference)
+    else:
+        artifact = resolve_artifact(reference, storage, base_dir)
+        if artifact is not None:
+            return base_of(artifact)
+        location = Location.parse(reference, base_dir)
+    if not (location / "config.json").exists():
+        raise ArtifactError(
+            f"{reference!r} is no model: {location} has no config.json; give a Hugging Face "
+            "folder, python:PACKAGE/path, or RUN/STAGE of a finished run"
+        )
+    return BaseModel(location=location)

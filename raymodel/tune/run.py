@@ -1,0 +1,195 @@
+"""The Ray wiring of a sweep: each trial is a training run of its own, Ray Tune decides which go on.
+
+A trial is a function that runs `TorchTrainer.fit` on its own workers; what its rank 0 reports at
+each validation reaches Tune through a callback. An interrupted sweep is restored by Tune, and each
+trial's run goes on from its own checkpoints.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback, FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.shard import open_dataset
+from raymodel.errors import TrainingError, UserError
+from raymodel.observe.story import Story
+from raymodel.storage.execution import Execution
+from raymodel.storage.uri import Location
+from raymodel.train.fault import classify
+from raymodel.train.plan import TrainPlan
+from raymodel.train.run import fit, unwrap, work_for
+from raymodel.train.spec import FinetuneSpec
+from raymodel.train.worker import TrainWork, plan_for, summary
+from raymodel.tune.space import Setting, apply_setting, setting_text
+from raymodel.tune.spec import SearchSpec, SweepSpec
+
+TRIALS = "trials"
+_TUNE = "tune"
+_STEP = "step"
+# Tune pickles its callbacks and brings them back in a restored sweep; a story, which holds the
+# terminal, must not go with them.
+_story: ContextVar[Story] = ContextVar("story")
+
+
+def run_sweep(
+    spec: FinetuneSpec, execution: Execution, story: Story, base: Location
+) -> dict[str, Any]:
+    """Tries settings of `spec`; the model of the best trial becomes the result.
+
+    Returns:
+        The manifest's content: the best trial's figures, its setting, and all trials.
+
+    Raises:
+        UserError: a trial failed for a reason that the user must mend.
+        TrainingError: no trial came to its end.
+    """
+    sweep = spec.sweep
+    assert sweep is not None, "the caller looked"
+    work = work_for(
+        spec, execution, task=spec.task, dataset=execution.inputs["examples"], base=base
+    )
+    dataset = open_dataset(work.dataset, "train")
+    plan = plan_for(spec, dataset, work.dataset)
+    _story.set(story)
+    trials = _tuner(work, execution, sweep, plan).fit()
+    best = _best(trials, sweep, plan)
+    chosen = work.run / TRIALS / best.metrics["trial_id"]
+    story.say(f"          best: {setting_text(best.config)}")
+    _copy_folder(chosen / "model", work.run / "model")
+    return {
+        "task": spec.task,
+        **summary(chosen),
+        "setting": best.config,
+        "trials": [_trial_row(trial) for trial in trials],
+    }
+
+
+def _tuner(
+    work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainPlan
+) -> Tuner:
+    cluster = ClusterSpec(**execution.cluster.to_dict() | {"workers": sweep.workers_per_trial})
+
+    def trial(setting: Setting) -> None:
+        _run_trial(work, cluster, setting)
+
+    # The trial itself only waits for its workers. Nought is refused by Ray.
+    trainable = tune.with_resources(trial, {"CPU": 0.01})
+    folder = (work.run / _TUNE).uri
+    if Tuner.can_restore(f"{folder}/sweep"):
+        return Tuner.restore(
+            f"{folder}/sweep", trainable, resume_unfinished=True, resume_errored=True
+        )
+    return Tuner(
+        trainable,
+        param_space={path: _domain(search) for path, search in sweep.search.items()},
+        tune_config=TuneConfig(
+            metric=sweep.metric,
+            mode="min",
+            num_samples=sweep.trials,
+            max_concurrent_trials=sweep.concurrent,
+            search_alg=OptunaSearch(seed=execution.seed),
+            scheduler=_scheduler(sweep, plan),
+        ),
+        run_config=RunConfig(
+            name="sweep",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=0),  # each run has its own retries
+            callbacks=[_Teller(sweep)],
+            verbose=0,
+        ),
+    )
+
+
+def _run_trial(work: TrainWork, cluster: ClusterSpec, setting: Setting) -> None:
+    """Runs in the trial's actor."""
+    assert isinstance(work.spec, FinetuneSpec), "only fine-tuning is swept"
+    trial_id = tune.get_context().get_trial_id()
+    one = replace(work, spec=apply_setting(work.spec, setting), run=work.run / TRIALS / trial_id)
+    fit(one, cluster, callbacks=[TuneReportCallback()])
+
+
+def _scheduler(sweep: SweepSpec, plan: TrainPlan) -> TrialScheduler:
+    if sweep.scheduler == "none":
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr=_STEP,
+        max_t=plan.total_steps,
+        grace_period=min(plan.validate_every_steps, plan.total_steps),
+        reduction_factor=2,
+    )
+
+
+def _domain(search: SearchSpec) -> Any:
+    if search.choice is not None:
+        return tune.choice(list(search.choice))
+    if search.uniform is not None:
+        return tune.uniform(*search.uniform)
+    assert search.loguniform is not None, "the spec has exactly one kind"
+    return tune.loguniform(*search.loguniform)
+
+
+def _best(trials: ResultGrid, sweep: SweepSpec, plan: TrainPlan) -> Any:
+    """The trial with the lowest measure among those that came to their end."""
+    whole = [trial for trial in trials if (trial.metrics or {}).get(_STEP) == plan.total_steps]
+    if whole:
+        return min(whole, key=lambda trial: trial.metrics[sweep.metric])
+    errors = [unwrap(error) for error in trials.errors]
+    failure = classify(errors) if errors else None
+    if failure is not None and isinstance(failure.error, UserError):
+        raise failure.error
+    raise TrainingError(
+        f"none of {len(trials)} trials came to its end"
+        + (f": {failure.cause}" if failure else "")
+        + "; run the same command again to go on with them"
+    )
+
+
+def _trial_row(trial: Any) -> dict[str, Any]:
+    metrics = trial.metrics or {}
+    return {
+        "setting": trial.config,
+        "steps": metrics.get(_STEP, 0),
+        "validation_loss": metrics.get("validation_loss"),
+        "failed": trial.error is not None,
+    }
+
+
+def _copy_folder(source: Location, target: Location) -> None:
+    target.delete_tree()
+    for entry in source.walk():
+        (target / entry.name).write_bytes((source / entry.name).read_bytes())
+
+
+class _Teller(Callback):
+    """Tells the user what happens to each trial."""
+
+    def __init__(self, sweep: SweepSpec) -> None:
+        self._sweep = sweep
+        self._number: dict[str, int] = {}
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        number = self._number.setdefault(trial.trial_id, len(self._number) + 1)
+        _story.get().say(
+            f"          trial {number}/{self._sweep.trials}: {setting_text(trial.config)}"
+        )
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        last = trial.last_result or {}
+        loss = last.get(self._sweep.metric)
+        _story.get().say(
+            f"          trial {self._number.get(trial.trial_id, 0)}: step {last.get(_STEP, 0)}, "
+            f"{self._sweep.metric} {loss:.4f}"
+            if loss is not None
+            else "          trial ended"
+        )
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _story.get().warn(f"          trial {self._number.get(trial.trial_id, 0)} failed")
