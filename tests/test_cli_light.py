@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,19 @@ def test_how_a_command_ends_is_its_exit_code(error, code, words, monkeypatch, ca
     monkeypatch.setattr(cli, "print_schema", fail)
     assert cli.main(["schema"]) == code
     assert capsys.readouterr().err.startswith(words)
+
+
+def test_run_hands_the_job_and_its_options_to_the_pipeline(job, monkeypatch):
+    calls = []
+    stand_in = types.ModuleType("raymodel.pipeline")
+    stand_in.run = lambda job, **options: calls.append((job, options)) or 3
+    monkeypatch.setitem(sys.modules, "raymodel.pipeline", stand_in)
+    assert cli.main(["run", job, "--address", "auto", "--keep-serving", "--set", "seed=5"]) == 3
+    ((given, options),) = calls
+    assert given.seed == 5
+    assert options == {"address": "auto", "keep_serving": True, "job_path": Path(job)}
+
+
+def test_status_of_an_empty_storage_says_so(tmp_path, capsys):
+    assert cli.main(["status", str(tmp_path)]) == 0
+    assert "no runs" in capsys.readouterr().out
