@@ -17,9 +17,9 @@ from raymodel.spec.base import OPERATIONAL
 from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields
 from raymodel.spec.load import LoadedJob
-from raymodel.spec.override import replace
 from raymodel.spec.problems import Problem, find_problems, spec_error
 from raymodel.train.spec import FinetuneSpec
+from raymodel.tune.space import apply_setting
 from raymodel.tune.spec import SearchSpec
 
 # Fields of `finetune:` that all trials share: the examples are prepared once, before the sweep.
@@ -137,7 +137,7 @@ def _wrong_value(finetune: FinetuneSpec, name: str, search: SearchSpec) -> str |
     values: tuple[Any, ...] = search.choice or search.uniform or search.loguniform or ()
     for value in values:
         try:
-            replace(finetune, {name: value})
+            apply_setting(finetune, {name: value})
         except ValidationError as error:
             problem = find_problems(error, FinetuneSpec, finetune.to_dict())[0]
             advice = "" if search.choice else "; a field of whole numbers takes `choice`"

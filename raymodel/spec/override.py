@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from raymodel.errors import SpecError
-from raymodel.spec.base import Spec
 from raymodel.spec.document import Document, Path, Position, dotted, parse_document
 from raymodel.spec.problems import show
-
-S = TypeVar("S", bound=Spec)
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
@@ -37,19 +34,6 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         for end in range(1, len(path) + 1):
             positions.setdefault(path[:end], Position(source))
     return Document(data, positions)
-
-
-def replace(spec: S, settings: Mapping[str, Any]) -> S:
-    """A new spec with fields replaced by their dotted paths, as a trial of a sweep needs it.
-
-    Raises:
-        SpecError: A path that leads nowhere.
-        pydantic.ValidationError: A value that the field refuses.
-    """
-    data = spec.to_dict()
-    for name, value in settings.items():
-        put(data, name, value, name)
-    return type(spec)(**data)
 
 
 def put(data: Any, name: str, value: Any, source: str) -> Path:

@@ -1,9 +1,7 @@
 import pytest
-from pydantic import ValidationError
 
 from raymodel.spec.load import load_job
-from raymodel.spec.override import put, replace
-from raymodel.train.spec import FinetuneSpec
+from raymodel.spec.override import put
 
 JOB = """\
 name: first
@@ -89,20 +87,6 @@ def test_a_line_of_the_file_is_still_named_beside_an_override(refusal):
         "job.yaml:10: finetune.sweep.trials: 0 must be at least 1",
         "--set seed: -1 must be at least 0",
     ]
-
-
-def test_replace_makes_a_new_spec_and_leaves_the_old(write_job):
-    old = load_job(write_job(JOB)).job.finetune
-    new = replace(old, {"optimizer.learning_rate": 0.5, "global_batch": 8})
-    assert isinstance(new, FinetuneSpec)
-    assert (new.optimizer.learning_rate, new.global_batch) == (0.5, 8)
-    assert (old.optimizer.learning_rate, old.global_batch) == (1e-3, 32)
-    assert new.fault == old.fault
-
-
-def test_replace_refuses_what_the_field_refuses(write_job):
-    with pytest.raises(ValidationError):
-        replace(load_job(write_job(JOB)).job.finetune, {"optimizer.learning_rate": -1.0})
 
 
 def test_put_makes_the_sections_on_its_way():
