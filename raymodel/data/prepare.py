@@ -117,6 +117,7 @@ class _Preparation:
             "kind": "dataset",
             "task": self._recipe.task,
             "labels": list(labels),
+            "tokens": sum(split["tokens"] for split in splits.values()),
             "sequence_length": self._recipe.sequence_length,
             "tokenizer": asdict(tokenizer),
             "splits": splits,

@@ -71,9 +71,9 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
             f"source {spec.path!r}: {root} does not exist; it must be a file, folder or glob. "
             "Check the path; a relative one starts at the job's working directory"
         )
-    root, found = _list_files(root)
-    chosen = [file for file in found if _is_wanted(file.name, pattern)]
-    files = _of_format(spec, root, found=found, chosen=chosen, is_explicit=len(found) == 1)
+    root, found, is_file = _list_files(root)
+    chosen = found if is_file else [file for file in found if _is_wanted(file.name, pattern)]
+    files = _of_format(spec, root, found=found, chosen=chosen, is_file=is_file)
     return SourceFiles(root, files, _files_identity(root, files))
 
 
@@ -88,12 +88,13 @@ def _split_glob(path: str) -> tuple[str, str | None]:
     return path, None
 
 
-def _list_files(root: Location) -> tuple[Location, list[SourceFile]]:
+def _list_files(root: Location) -> tuple[Location, list[SourceFile], bool]:
+    """The folder, the files in it that are not empty, and whether `root` was a file itself."""
     files = [SourceFile(entry.name, entry.bytes) for entry in root.walk() if entry.bytes]
     if files or (root.is_local and root.local_path.is_dir()):
-        return root, files
+        return root, files, False
     size = root.size()
-    return root.parent, [SourceFile(root.name, size)] if size else []
+    return root.parent, [SourceFile(root.name, size)] if size else [], True
 
 
 def _is_wanted(name: str, pattern: str | None) -> bool:
@@ -123,13 +124,13 @@ def _of_format(
     *,
     found: list[SourceFile],
     chosen: list[SourceFile],
-    is_explicit: bool,
+    is_file: bool,
 ) -> tuple[SourceFile, ...]:
     suffixes = _SUFFIXES.get(spec.format)
     fitting = [
         file
         for file in chosen
-        if suffixes is None or is_explicit or file.name.lower().endswith(suffixes)
+        if suffixes is None or is_file or file.name.lower().endswith(suffixes)
     ]
     if fitting:
         return tuple(sorted(fitting, key=lambda file: file.name))
@@ -165,14 +166,13 @@ def _resolve_python(spec: SourceSpec) -> SourceFiles:
     name = spec.path.removeprefix("python:").strip("/")
     if name == "stdlib":
         root = Location.parse(sysconfig.get_path("stdlib"))
-        chosen = list(_stdlib_files(root.local_path))
+        chosen, is_file = list(_stdlib_files(root.local_path)), False
         identity = {"python": platform.python_version()}
     else:
-        root, found = _list_files(locate_in_package(spec.path))
-        chosen = [file for file in found if _is_wanted(file.name, None)]
+        root, found, is_file = _list_files(locate_in_package(spec.path))
+        chosen = [file for file in found if is_file or _is_wanted(file.name, None)]
         identity = {"package": name, "version": _version_of(name.partition("/")[0])}
-    is_explicit = name != "stdlib" and len(chosen) == 1
-    files = _of_format(spec, root, found=chosen, chosen=chosen, is_explicit=is_explicit)
+    files = _of_format(spec, root, found=chosen, chosen=chosen, is_file=is_file)
     identity["bytes"] = str(sum(file.bytes for file in files))
     return SourceFiles(root, files, dict(identity))
 
