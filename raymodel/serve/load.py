@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -85,6 +84,7 @@ def load_service(folder: Path, task: str, *, name: str, spec: ServeSpec) -> Serv
     """
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     auto_class = getattr(transformers, get_task(task).auto_class)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -94,7 +94,7 @@ def load_service(folder: Path, task: str, *, name: str, spec: ServeSpec) -> Serv
             folder, dtype=serving_dtype(config, device), use_safetensors=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ArtifactError(
             f"the model in {folder} cannot be loaded ({error}); it must hold config.json, "
             "safetensors weights and a tokenizer. Export it again"

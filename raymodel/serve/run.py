@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 # for health checks while it is full.
 _SPARE_REQUESTS = 16
 _REQUEST_TIMEOUT_SPARE_S = 10.0
+_SHUTDOWN_TIMEOUT_S = 30.0  # as `serve.shutdown` waits
 _LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -243,6 +246,8 @@ def _deployment(
         },
         max_ongoing_requests=spec.batch + spec.queue + _SPARE_REQUESTS,
         max_queued_requests=spec.queue,
+        # Once more for a hiccup of the storage; a broken model fails at once and again.
+        max_constructor_retry_count=2,
         # Answers under way are finished before a replica goes.
         graceful_shutdown_timeout_s=spec.timeout,
         logging_config=_LOGGING,
@@ -290,7 +295,27 @@ def _cause(app_name: str) -> str:
 def _take_down(app_name: str, started_serve: bool) -> None:
     serve.delete(app_name)
     if started_serve:
+        _end_controller()
         serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _end_controller() -> None:
+    """Ends Ray Serve's controller before `serve.shutdown`, which would print a false alarm.
+
+    `serve.shutdown` waits for an answer that the controller's end cuts off, and Ray then tells the
+    user of a failed task with infinite retries. Here nothing waits for an answer.
+    """
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    ray.get(controller.graceful_shutdown.remote(wait=False))
+    deadline_s = time.monotonic() + _SHUTDOWN_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        try:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.1)
 
 
 def _url(spec: ServeSpec) -> str:
