@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymodel.data.order import Order, Part
 from raymodel.data.permutation import Indices
 from raymodel.data.shard_format import (
     PartContent,
-    check_shard_size,
     judge_failed_read,
-    shard_location,
+    open_shard,
 )
 from raymodel.errors import ArtifactError, ShardError
 from raymodel.storage.artifact import Artifact
@@ -189,7 +187,7 @@ _lock = threading.RLock()
 
 def _read_block(folder: Location, shard_index: int, group: int, part: PartContent) -> pa.Table:
     try:
-        file = _files.get((folder, shard_index), lambda: _open_shard(folder, shard_index))
+        file = _files.get((folder, shard_index), lambda: open_shard(folder, shard_index))
         table = file.read_row_group(group, use_threads=False)
     except (pa.ArrowException, OSError, IndexError) as error:
         raise judge_failed_read(folder, shard_index, error) from error
@@ -199,11 +197,3 @@ def _read_block(folder: Location, shard_index: int, group: int, part: PartConten
         seen = ValueError(f"block {group} has {table.num_rows} rows instead of {expected}")
         raise judge_failed_read(folder, shard_index, seen)
     return table
-
-
-def _open_shard(folder: Location, shard_index: int) -> pq.ParquetFile:
-    check_shard_size(folder, shard_index)
-    place = shard_location(folder, shard_index)
-    return pq.ParquetFile(
-        place.open_input(memory_map=True), pre_buffer=True, page_checksum_verification=True
-    )

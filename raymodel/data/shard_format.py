@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -72,6 +73,10 @@ class ShardRecord:
     tokens: int
     bytes: int
     sha256: str
+    footer_bytes: int
+    """Length of the end of the file that says where its blocks lie."""
+    footer_crc32: int
+    """Of that end: Parquet has checksums for pages, but not for this."""
 
 
 def shard_location(part_folder: Location, shard_index: int) -> Location:
@@ -94,7 +99,15 @@ def write_shard(place: Location, table: pa.Table, rows_per_block: int, tokens: i
     )
     data = buffer.getvalue()
     place.write_bytes(data)
-    return ShardRecord(table.num_rows, tokens, len(data), hashlib.sha256(data).hexdigest())
+    footer = data[-(int.from_bytes(data[-8:-4], "little") + 8) :]
+    return ShardRecord(
+        rows=table.num_rows,
+        tokens=tokens,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        footer_bytes=len(footer),
+        footer_crc32=zlib.crc32(footer),
+    )
 
 
 def _encodings(schema: pa.Schema) -> dict[str, str]:
@@ -142,8 +155,12 @@ def _index_group(part_folder: Location, group: int) -> list[dict[str, Any]]:
         )
     try:
         with place.open_input() as stream:
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
-            return file.read_row_group(group).to_pylist() if group < file.num_row_groups else []
+            return _read_group(stream, group)
+    except (pa.ArrowInvalid, OSError):
+        # The file or the storage? What cannot be read from memory either is the file.
+        whole = pa.BufferReader(place.read_bytes())
+    try:
+        return _read_group(whole, group)
     except (pa.ArrowInvalid, OSError) as error:
         raise ShardError(
             f"the index {place} cannot be read ({error}); it must be the Parquet file that was "
@@ -151,17 +168,33 @@ def _index_group(part_folder: Location, group: int) -> list[dict[str, Any]]:
         ) from error
 
 
-def check_shard_size(part_folder: Location, shard_index: int) -> None:
-    """Compares the size of a shard's file with the index, which finds a missing or cut file.
+def _read_group(stream: Any, group: int) -> list[dict[str, Any]]:
+    file = pq.ParquetFile(stream, page_checksum_verification=True)
+    return file.read_row_group(group).to_pylist() if group < file.num_row_groups else []
+
+
+def open_shard(part_folder: Location, shard_index: int) -> pq.ParquetFile:
+    """Opens a shard after comparing its size and footer with the index.
 
     Raises:
-        ShardError: names the file.
+        ShardError: the file is missing, cut short, or its footer damaged; names it.
     """
     place, record = shard_location(part_folder, shard_index), load_record(part_folder, shard_index)
     if not place.exists():
         raise _shard_error(place, "is missing")
     if place.size() != record.bytes:
         raise _shard_error(place, f"has {place.size()} bytes instead of {record.bytes}")
+    stream = place.open_input(memory_map=True)
+    stream.seek(record.bytes - record.footer_bytes)
+    footer = stream.read()
+    if zlib.crc32(footer) != record.footer_crc32:
+        raise _shard_error(place, "has other bytes than were written (its footer)")
+    return pq.ParquetFile(
+        stream,
+        metadata=pq.read_metadata(pa.BufferReader(footer)),  # it is here already
+        pre_buffer=True,
+        page_checksum_verification=True,
+    )
 
 
 def judge_failed_read(part_folder: Location, shard_index: int, error: Exception) -> Exception:

@@ -90,9 +90,10 @@ def _split_glob(path: str) -> tuple[str, str | None]:
 
 def _list_files(root: Location) -> tuple[Location, list[SourceFile], bool]:
     """The folder, the files in it that are not empty, and whether `root` was a file itself."""
-    files = [SourceFile(entry.name, entry.bytes) for entry in root.walk() if entry.bytes]
-    if files or (root.is_local and root.local_path.is_dir()):
-        return root, files, False
+    if not root.is_local or root.local_path.is_dir():
+        files = [SourceFile(entry.name, entry.bytes) for entry in root.walk() if entry.bytes]
+        if files or root.is_local:
+            return root, files, False
     size = root.size()
     return root.parent, [SourceFile(root.name, size)] if size else [], True
 

@@ -1,5 +1,7 @@
 """The order of rows: exact, independent of workers, and computed in constant memory."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -107,7 +109,7 @@ def test_workers_share_out_the_global_batch(world_size: int) -> None:
     assert [stop - start for start, stop in slices] == expected
     assert slices[0][0] == 0
     assert slices[-1][1] == 32
-    assert all(a[1] == b[0] for a, b in zip(slices, slices[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(slices))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

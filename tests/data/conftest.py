@@ -1,0 +1,64 @@
+"""A small corpus of two sources, and a dataset made of it in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from raymodel.data.prepare import Recipe, prepare_dataset
+from raymodel.data.rows import PackedRows
+from raymodel.data.shard import Dataset, dataset_of
+from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
+from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.storage.uri import Location
+
+SENTENCE = "the data of a step depends on seed and step alone, on any number of workers"
+WORDS = SENTENCE.split()
+
+
+def text_of(index: int) -> str:
+    return " ".join(WORDS[(index * 7 + i * (index + 3)) % len(WORDS)] for i in range(60 + index))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """120 documents in `a`, of which one repeats, and 30 in `b`, of which three are in `a` too."""
+    for name, indices in {"a": [*range(119), 5], "b": [3, 4, 5, *range(200, 227)]}.items():
+        (tmp_path / "corpus" / name).mkdir(parents=True)
+        for place, index in enumerate(indices):
+            (tmp_path / "corpus" / name / f"{place:03d}.txt").write_text(text_of(index))
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def recipe(corpus: Path) -> Recipe:
+    clean = CleanSpec()
+    return Recipe(
+        sources=(
+            SourceSpec(path=str(corpus / "a")),
+            SourceSpec(path=str(corpus / "b"), weight=2.0),
+        ),
+        clean=clean,
+        holdout=0.1,
+        seed=7,
+        kind=PackedRows(16, clean),
+        tokenizer=TokenizerSpec(vocab_size=300),
+        sequence_length=16,
+    )
+
+
+def execute_here(step: Step) -> None:
+    for item in missing_items(step):
+        complete_item(step, item)
+
+
+@pytest.fixture
+def execute() -> Callable[[Step], None]:
+    return execute_here
+
+
+@pytest.fixture
+def dataset(recipe: Recipe, tmp_path: Path) -> Dataset:
+    place = Location.parse(str(tmp_path / "dataset"))
+    content = prepare_dataset(recipe, place, execute_here, lambda text: None)
+    return dataset_of(place, content, "train")

@@ -1,0 +1,159 @@
+"""The same through real Ray Data: same bytes, same batches, same digest, same errors."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "disabled"  # a Ray of this test alone; set before ray is imported
+
+import pytest
+import ray
+
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.feed import DirectFeed
+from raymodel.data.order import DataDigest, local_sum
+from raymodel.data.run import OrderedDataConfig, RayFeed, run_prepare
+from raymodel.data.shard import Dataset, dataset_of
+from raymodel.data.shard_format import shard_location
+from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
+from raymodel.errors import ShardError, SourceError
+from raymodel.storage.execution import Execution
+from raymodel.storage.uri import Location
+
+GLOBAL_BATCH, SEED = 10, 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        logging_level="WARNING",
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+class Silent:
+    def say(self, text: str) -> None:
+        pass
+
+
+def execution_at(place: Path) -> Execution:
+    return Execution(
+        job_name="test",
+        stage="prepare",
+        fingerprint="f" * 16,
+        location=Location.parse(str(place)),
+        seed=SEED,
+        cluster=ClusterSpec(),
+    )
+
+
+def shards_of(place: Path) -> dict[str, bytes]:
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    return {str(path.relative_to(place)): path.read_bytes() for path in files}
+
+
+def test_the_shards_do_not_depend_on_the_parallelism(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 4000)
+    spec = PrepareSpec(
+        sources=(SourceSpec(path=str(corpus)),),
+        tokenizer=TokenizerSpec(vocab_size=300),
+        sequence_length=16,
+        holdout=0.1,
+    )
+    limits = ray.data.DataContext.get_current().execution_options
+    for name, cpus in {"one": 1, "four": 4}.items():
+        monkeypatch.setattr(limits, "resource_limits", limits.resource_limits.copy(cpu=cpus))
+        run_prepare(spec, execution_at(tmp_path / name), Silent())
+    one, four = (shards_of(tmp_path / name) for name in ("one", "four"))
+    assert one == four
+    assert "data/train/part-000/0000000.parquet" in one
+
+
+def test_an_error_in_a_task_keeps_its_class_and_message(corpus: Path, tmp_path: Path) -> None:
+    spec = PrepareSpec(
+        sources=(SourceSpec(path=str(corpus / "a"), text="{body}"),),
+        tokenizer=TokenizerSpec(vocab_size=300),
+        sequence_length=16,
+    )
+    with pytest.raises(SourceError, match="without the field 'body'"):
+        run_prepare(spec, execution_at(tmp_path / "out"), Silent())
+
+
+def feeds_of(
+    dataset: Dataset, world_size: int, start: int, end: int, on_bad_shard: str = "stop"
+) -> list[RayFeed]:
+    order = dataset.order(SEED, GLOBAL_BATCH)
+    config = OrderedDataConfig(dataset, order, lambda: start, end, on_bad_shard)
+    streams = config.configure({}, world_size, None, None)
+    return [
+        RayFeed(stream["train"], order, start, end, rank, world_size, on_bad_shard)
+        for rank, stream in enumerate(streams)
+    ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_any_number_of_workers_reads_the_same_global_batches(
+    dataset: Dataset, world_size: int
+) -> None:
+    start, end = 3, 45
+    order = dataset.order(SEED, GLOBAL_BATCH)
+    expected = list(DirectFeed(dataset, order, start, end, 0, 1))
+    digest, alone = DataDigest(), DataDigest()
+    feeds = feeds_of(dataset, world_size, start, end)
+    for whole, *parts in zip(expected, *feeds, strict=True):
+        assert {part.step for part in parts} == {whole.step}
+        rows = [row for part in parts for row in part.table.to_pylist()]
+        assert rows == whole.table.to_pylist()
+        digest.update(whole.step, sum(local_sum(p.positions, p.row_ids) for p in parts))
+        alone.update(whole.step, local_sum(whole.positions, whole.row_ids))
+    assert digest.hex == alone.hex
+
+
+def test_a_run_without_steps_left_gives_none(dataset: Dataset) -> None:
+    (feed,) = feeds_of(dataset, 1, 9, 9)
+    assert list(feed) == []
+
+
+@pytest.fixture
+def corrupt(dataset: Dataset) -> Dataset:
+    """A copy, under a new path that no process has read before, with a bit flipped."""
+    target = dataset.location.local_path.with_name("corrupt")
+    shutil.copytree(dataset.location.local_path, target)
+    moved = replace(dataset, location=Location.parse(str(target)))
+    shard = shard_location(moved.location / moved.parts[0].folder, 0).local_path
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    return moved
+
+
+def test_a_corrupt_shard_reaches_the_trainer_by_name(corrupt: Dataset) -> None:
+    (feed,) = feeds_of(corrupt, 1, 0, 60)
+    with pytest.raises(ShardError, match=r"corrupt/data/train.*0000000\.parquet") as caught:
+        list(feed)
+    assert type(caught.value) is ShardError
+
+
+def test_skipping_a_corrupt_shard_is_counted_as_in_the_direct_feed(corrupt: Dataset) -> None:
+    order = corrupt.order(SEED, GLOBAL_BATCH)
+    direct = list(DirectFeed(corrupt, order, 0, 60, 0, 1, on_bad_shard="skip"))
+    (feed,) = feeds_of(corrupt, 1, 0, 60, "skip")
+    streamed = list(feed)
+    assert [rows.row_ids.tolist() for rows in streamed] == [r.row_ids.tolist() for r in direct]
+    assert [rows.skipped for rows in streamed] == [rows.skipped for rows in direct]
+    assert sum(rows.skipped for rows in streamed) > 0
+
+
+def test_loading_a_dataset_again_finds_its_rows(dataset: Dataset) -> None:
+    content = (dataset.location / "data/dataset.json").read_json()
+    assert dataset_of(dataset.location, content, "train") == dataset
