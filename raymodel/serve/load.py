@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING
 from raymodel.errors import ArtifactError
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.artifact import Artifact
-from raymodel.storage.uri import CHUNK_BYTES, Location
+from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
@@ -122,21 +119,3 @@ def _has_fast_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # oneDNN's own answer: AVX-512 or AMX on x86, BF16 instructions on Arm.
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-@contextmanager
-def local_folder(location: Location) -> Iterator[Path]:
-    """The files of a model on this machine's disk; a bucket's are copied, and deleted at the end.
-
-    Weights may be memory-mapped; their pages stay readable after the deletion.
-    """
-    if location.is_local:
-        yield location.local_path
-        return
-    with tempfile.TemporaryDirectory(prefix="raymodel-model-") as folder:
-        for entry in location.walk():
-            target = Path(folder, entry.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with (location / entry.name).open_input() as source, open(target, "wb") as file:
-                shutil.copyfileobj(source, file, CHUNK_BYTES)
-        yield Path(folder)

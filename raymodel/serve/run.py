@@ -22,12 +22,12 @@ from raymodel.serve.load import (
     find_task,
     get_services,
     load_service,
-    local_folder,
     model_location,
 )
 from raymodel.serve.port import check_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.artifact import Artifact
+from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+# A nucleus is mostly small: ranking so many tokens costs a tenth of sorting a whole vocabulary.
+_FIRST_RANKED = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -69,13 +72,26 @@ def _sample(
     uniform = torch.tensor(uniforms, device=device)[:, None]
     if min(top_ps) >= 1.0:
         return _invert(probabilities.cumsum(-1), uniform).tolist()
-    ordered, order = probabilities.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = before < torch.tensor(top_ps, device=device)[:, None]
+    top_p = torch.tensor(top_ps, device=device)[:, None]
+    ordered, order = probabilities.topk(min(_FIRST_RANKED, probabilities.shape[-1]))
+    tokens = _draw_nucleus(ordered, order, top_p, uniform)
+    # Each row by itself decides whether it needs the full order, so that its neighbours, which may
+    # need it, do not change how its own ties are ordered.
+    is_wide = (ordered.sum(-1) < top_p[:, 0]).nonzero()[:, 0]
+    if len(is_wide):
+        ordered, order = probabilities[is_wide].sort(-1, descending=True)
+        tokens[is_wide] = _draw_nucleus(ordered, order, top_p[is_wide], uniform[is_wide])
+    return tokens.tolist()
+
+
+def _draw_nucleus(
+    ordered: torch.Tensor, order: torch.Tensor, top_p: torch.Tensor, uniform: torch.Tensor
+) -> torch.Tensor:
+    """(N,) tokens, from the fewest of the (N, K) likeliest that reach `top_p`, (N, 1)."""
+    kept = ordered.cumsum(-1) - ordered < top_p
     kept[:, 0] = True
     place = _invert((ordered * kept).cumsum(-1), uniform)
-    tokens: list[int] = order.gather(-1, place[:, None])[:, 0].tolist()
-    return tokens
+    return order.gather(-1, place[:, None])[:, 0]
 
 
 def _invert(cumulative: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

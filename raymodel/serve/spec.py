@@ -42,9 +42,9 @@ class ServeSpec(Spec):
     """Requests that one replica answers at the same time."""
     queue: int = Field(default=64, ge=1)
     """Requests that wait for a place; more are refused with 503 and Retry-After."""
-    max_tokens: Count = 256
+    max_tokens: Count = Field(default=256, ge=1)
     """Longest answer of one request, in tokens."""
-    timeout: Seconds = "120s"  # type: ignore[assignment]
+    timeout: Seconds = Field(default="120s", gt=0)  # type: ignore[assignment]
     """A request that takes longer is ended with 504."""
 
     @model_validator(mode="after")

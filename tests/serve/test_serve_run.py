@@ -9,7 +9,7 @@ import pytest
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError, PortError, SpecError
 from raymodel.observe.story import Story
-from raymodel.serve.load import find_task, local_folder, serving_dtype
+from raymodel.serve.load import find_task, serving_dtype
 from raymodel.serve.port import check_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
@@ -73,11 +73,6 @@ def test_a_model_is_served_in_the_dtype_it_was_saved_in_where_that_is_fast(llama
         assert serving_dtype(config, "cpu") == expected
     config.dtype = torch.float16
     assert serving_dtype(config, "cpu") == torch.float32
-
-
-def test_a_local_folder_is_used_where_it_lies(folder):
-    with local_folder(folder) as path:
-        assert path == folder.local_path
 
 
 @pytest.fixture(scope="module")
