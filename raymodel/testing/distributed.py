@@ -27,7 +27,7 @@ def run_distributed(
     timeout_s: float = 120.0,
     init: bool = True,
 ) -> list[Any]:
-    """Calls `fn(rank, world_size, *args)` in `world_size` fresh processes.
+    """Calls `fn(rank, world_size, *args)` in `world_size` processes that have run nothing yet.
 
     Each process has one thread, the CPU accelerator, and RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR
     and MASTER_PORT as `torchrun` sets them.
@@ -43,8 +43,9 @@ def run_distributed(
     Raises:
         RankError: with the traceback of the rank that failed first.
     """
-    # Fresh interpreters: a forked torch may hang in its thread pools.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from the test process: a torch that has run may hang in its thread pools.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["raymodel.testing.preload"])
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         port = _free_port()
         ranks = [

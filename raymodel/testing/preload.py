@@ -1,0 +1,16 @@
+"""What the processes of `run_distributed` are forked from: everything heavy is imported once.
+
+Importing torch, DeepSpeed and transformers takes seconds of CPU in each process. The fork server
+imports them here and runs nothing of them, so a forked rank finds no thread pool that was lost.
+"""
+
+import os
+
+os.environ["DS_ACCELERATOR"] = "cpu"  # read by DeepSpeed when it is imported
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import deepspeed  # noqa: E402, F401
+import peft  # noqa: E402, F401
+import transformers.models.llama.modeling_llama  # noqa: E402, F401
+
+import raymodel.train.worker  # noqa: E402, F401
