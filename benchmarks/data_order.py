@@ -3,7 +3,7 @@
     python benchmarks/data_order.py
 
 Needs no data: the corpus is a manifest. The quality of mixing is measured against numpy's full
-permutation of the same rows, for the order as shipped (windows of 128 blocks).
+permutation of the same rows, for the order as shipped (windows of 256 blocks).
 """
 
 from __future__ import annotations
@@ -71,20 +71,20 @@ def _manifest() -> dict[str, object]:
 
 
 def mixing(global_batch: int) -> None:
-    """One epoch of 2^20 rows in 64-row blocks (16,384 blocks, 128 windows) against a shuffle.
+    """One epoch of 2^20 rows in 32-row blocks (32,768 blocks, 128 windows) against a shuffle.
 
     Columns: mean distance that a row moves, over the number of rows (a full shuffle: 1/3);
     correlation of neighbouring rows' places in the corpus (0); distinct blocks in a global batch;
     spread of the batches' mean place, over that of a full shuffle's batches (1).
     """
     rows = 2**20
-    order = Order([Part(rows, 64)], seed=7, global_batch=global_batch)
+    order = Order([Part(rows, 32)], seed=7, global_batch=global_batch)
     ours = np.concatenate([order.rows(step) for step in range(rows // global_batch)])
     shuffled = np.random.default_rng(7).permutation(rows)
     reference = shuffled.reshape(-1, global_batch).mean(axis=1).std()
     for name, stream in (("order", ours), ("full shuffle", shuffled)):
         batches = stream.reshape(-1, global_batch)
-        blocks = np.mean([len(np.unique(batch // 64)) for batch in batches[:200]])
+        blocks = np.mean([len(np.unique(batch // 32)) for batch in batches[:200]])
         print(
             f"global batch {global_batch:>5}  {name:<12}  "
             f"displacement {np.abs(stream - np.arange(rows)).mean() / rows:.4f}  "

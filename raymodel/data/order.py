@@ -11,7 +11,7 @@ Three levels, from the stream of all steps down to a row:
    be, every epoch fills each share exactly, and how often a part came up before place p is a sum
    of floors, which Euclid's algorithm gives in O(log W).
 2. **Blocks.** Each pass over a part permutes its blocks (row groups of its shards).
-3. **Windows.** The permuted blocks are cut into windows of about 128, and the rows of a window
+3. **Windows.** The permuted blocks are cut into windows of about 256, and the rows of a window
    are permuted among themselves; so a reader that keeps one window in memory reads each block
    once. A part with no more blocks than that is one window: a full permutation of its rows.
 """

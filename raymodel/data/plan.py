@@ -15,15 +15,15 @@ MAX_PARTITION_BYTES = 256 * 2**20
 TARGET_PARTITIONS = 1024
 """Between the two limits a source is cut into about this many partitions."""
 
-BLOCK_BYTES = 512 * 2**10
-"""One range read. Object stores take tens of milliseconds to the first byte; half a megabyte is
-where the transfer begins to cost as much as the wait."""
+BLOCK_BYTES = 256 * 2**10
+"""One range read. Smaller blocks mix better for the same memory, but object stores take tens of
+milliseconds to the first byte of each, whatever its size."""
 SHARD_BYTES = 64 * 2**20
 """One file. Large enough that 10 TB are some 10^5 files, small enough to check and copy whole."""
 MIN_BLOCKS = 16
 """A small corpus still has this many blocks: a bad block then costs a sixteenth, not everything."""
 
-WINDOW_BLOCKS = 128
+WINDOW_BLOCKS = 256
 """Blocks that are mixed row by row at a time (64 MiB of rows); see `data/order.py`."""
 
 CHUNK_BYTES = 4 * 2**20

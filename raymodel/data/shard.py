@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raymodel.data.order import Order, Part
 from raymodel.data.permutation import Indices
@@ -24,7 +26,8 @@ from raymodel.storage.manifest import load_manifest
 from raymodel.storage.uri import Location
 
 _CACHE_BYTES = 128 * 2**20  # two windows of the data order, see plan.WINDOW_BLOCKS
-_OPEN_FILES = 256
+_OPEN_FILES = 320  # the shards of one window; a process may open 1024 as a rule
+_REMOTE_READS = 16  # range reads at a time, to hide the latency of object stores
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,21 @@ class Dataset:
     def _read(self, row_ids: Indices, *, skip_bad: bool) -> tuple[pa.Table, Any]:
         available = np.ones(len(row_ids), dtype=bool)
         pieces, places = [], []
-        for part_index, block, chosen, rows in self._by_block(row_ids):
-            try:
-                table = self._load_block(part_index, block)
-            except ShardError:
+        groups = self._by_block(row_ids)
+        for group, block in zip(groups, self._load_blocks(groups), strict=True):
+            if isinstance(block, ShardError):
                 if not skip_bad:
-                    raise
-                available[chosen] = False
+                    raise block
+                available[group.places] = False
                 continue
-            pieces.append(table.take(pa.array(rows)))
-            places.append(chosen)
+            pieces.append(block.take(pa.array(group.rows)))
+            places.append(group.places)
         if not pieces:
             return (self.schema.empty_table() if not skip_bad else pa.table({})), available
         back = np.argsort(np.concatenate(places), kind="stable")
         return pa.concat_tables(pieces).combine_chunks().take(pa.array(back)), available
 
-    def _by_block(self, row_ids: Indices) -> list[tuple[int, int, Indices, Indices]]:
-        """Groups row ids by block: part, block of the part, places in `row_ids`, rows in block."""
+    def _by_block(self, row_ids: Indices) -> list[_BlockRows]:
         first_rows = np.cumsum([0, *(part.rows for part in self.parts)])
         if row_ids.size and not (row_ids.min() >= 0 and row_ids.max() < first_rows[-1]):
             raise IndexError(f"row ids must lie in 0 … {first_rows[-1] - 1}")
@@ -113,7 +114,8 @@ class Dataset:
         changes = np.diff(part_of[by_block]) | np.diff(blocks[by_block])
         groups = np.split(by_block, np.flatnonzero(changes) + 1) if row_ids.size else []
         return [
-            (int(part_of[group[0]]), int(blocks[group[0]]), group, rows[group]) for group in groups
+            _BlockRows(int(part_of[group[0]]), int(blocks[group[0]]), group, rows[group])
+            for group in groups
         ]
 
     def _load_block(self, part_index: int, block: int) -> pa.Table:
@@ -121,10 +123,31 @@ class Dataset:
         blocks_per_shard = part.rows_per_shard // part.rows_per_block
         shard_index, group = divmod(block, blocks_per_shard)
         folder = self.location / part.folder
-        with _lock:
-            return _blocks.get(
-                (folder, block), lambda: _read_block(folder, shard_index, group, part)
-            )
+        return _blocks.get((folder, block), lambda: _read_block(folder, shard_index, group, part))
+
+    def _load_blocks(self, groups: list[_BlockRows]) -> list[pa.Table | ShardError]:
+        def load(group: _BlockRows) -> pa.Table | ShardError:
+            try:
+                return self._load_block(group.part_index, group.block)
+            except ShardError as error:
+                return error
+
+        if self.location.is_local:
+            return [load(group) for group in groups]
+        with ThreadPoolExecutor(_REMOTE_READS) as pool:
+            return list(pool.map(load, groups))
+
+
+class _BlockRows(NamedTuple):
+    """The asked rows that lie in one block."""
+
+    part_index: int
+    block: int
+    """Counted through the part."""
+    places: Indices
+    """Where in the asked row ids they are."""
+    rows: Indices
+    """Where in the block they are."""
 
 
 def open_dataset(source: Artifact | Location, split: str) -> Dataset:
@@ -166,29 +189,42 @@ class _Cache:
     def __init__(self, limit: int, cost: Callable[[Any], int]) -> None:
         self._limit, self._cost, self._total = limit, cost, 0
         self._values: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, key: Any, load: Callable[[], Any]) -> Any:
-        if key not in self._values:
-            value = load()
-            self._values[key] = value
-            self._total += self._cost(value)
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = load()  # unlocked, so that loads overlap; a race at worst loads twice
+        with self._lock:
+            if key not in self._values:
+                self._values[key] = value
+                self._total += self._cost(value)
             while self._total > self._limit and len(self._values) > 1:
                 _, dropped = self._values.popitem(last=False)
                 self._total -= self._cost(dropped)
-        self._values.move_to_end(key)
-        return self._values[key]
+        return value
+
+
+class _OpenShard(NamedTuple):
+    file: pq.ParquetFile
+    lock: threading.Lock
+    """A reader of Parquet files must not be used by two threads at once."""
 
 
 _blocks = _Cache(_CACHE_BYTES, lambda table: table.nbytes)
 _files = _Cache(_OPEN_FILES, lambda file: 1)
-# Readers of Parquet files are not safe to share between threads: a feed's and the trainer's own.
-_lock = threading.RLock()
 
 
 def _read_block(folder: Location, shard_index: int, group: int, part: PartContent) -> pa.Table:
     try:
-        file = _files.get((folder, shard_index), lambda: open_shard(folder, shard_index))
-        table = file.read_row_group(group, use_threads=False)
+        shard = _files.get(
+            (folder, shard_index),
+            lambda: _OpenShard(open_shard(folder, shard_index), threading.Lock()),
+        )
+        with shard.lock:
+            table = shard.file.read_row_group(group, use_threads=False)
     except (pa.ArrowException, OSError, IndexError) as error:
         raise judge_failed_read(folder, shard_index, error) from error
     start = shard_index * part.rows_per_shard + group * part.rows_per_block
