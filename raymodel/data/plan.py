@@ -26,7 +26,7 @@ MIN_BLOCKS = 16
 WINDOW_BLOCKS = 256
 """Blocks that are mixed row by row at a time (64 MiB of rows); see `data/order.py`."""
 
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2 * 2**20
 """Rows of one worker that are read together: the fixed cost of a task, a few milliseconds, is
 small beside it."""
 MAX_CHUNKS = 512

@@ -171,7 +171,7 @@ class OrderedDataConfig(DataConfig):
 
         num_chunks = -(-num_steps // chunk)
         chunks = _quiet(ray.data.range(num_chunks, override_num_blocks=max(num_chunks, 1)))
-        chunks.context.target_max_block_size = 4 * CHUNK_BYTES  # long tasks deliver as they read
+        chunks.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
         return chunks.map_batches(read, batch_size=1)
 
 
