@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from raymodel.errors import SpecError
 from raymodel.model.groups import parameter_groups
 from raymodel.tasks.base import Task
+from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.plan import BatchPlan
 from raymodel.train.spec import TrainSpec
@@ -101,13 +103,31 @@ class Engine:
 
 
 def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: BatchPlan) -> Engine:
-    """Hands a model to DeepSpeed. The process group must exist (`join_group`)."""
+    """Hands a model to DeepSpeed. The process group must exist (`join_group`).
+
+    Raises:
+        SpecError: this machine cannot compute in the spec's precision.
+    """
     import deepspeed
 
+    _check_precision(spec.precision)
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
         config=deepspeed_config(spec, batch),
     )
+    zero.undo_construction(engine)
     engine.train()
     return Engine(engine, task, batch)
+
+
+def _check_precision(precision: str) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    device = get_accelerator()
+    fits = {"fp16": device.is_fp16_supported, "bf16": device.is_bf16_supported}
+    if precision in fits and not fits[precision]():
+        raise SpecError(
+            f"precision is {precision}, in which this {device.device_name()} cannot compute; "
+            f"set it to {'bf16 or ' if device.is_bf16_supported() else ''}fp32"
+        )

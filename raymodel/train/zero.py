@@ -83,15 +83,26 @@ def updates_done(engine: DeepSpeedEngine) -> int:
     return 0
 
 
+def undo_construction(engine: DeepSpeedEngine) -> None:
+    """Takes back the update with zero gradients that FP16_UnfusedOptimizer makes when it is built.
+
+    It decays the fp32 weights once, and counts as an update: the bias correction would make the
+    first real one a quarter smaller than at the other ZeRO stages.
+    """
+    if hasattr(engine.optimizer, "fp32_groups"):
+        engine.optimizer.refresh_fp32_params()
+        _torch_optimizer(engine).state.clear()
+
+
 def prepare_moments(engine: DeepSpeedEngine, moments: list[str], updates: int) -> None:
-    """Makes the optimizer's state, which does not exist before the first real update."""
-    optimizer = _torch_optimizer(engine)
-    for part in held_slices(engine):
-        if part.flat in optimizer.state or not moments:
-            continue
-        step = torch.tensor(float(updates), dtype=torch.float32, device=part.flat.device)
-        zeros = {key: torch.zeros_like(part.flat) for key in moments}
-        optimizer.state[part.flat] = {"step": step, **zeros}
+    """Makes the optimizer's state to be filled; it need not exist, and may be of another step."""
+    state = _torch_optimizer(engine).state
+    for flat in {id(part.flat): part.flat for part in held_slices(engine)}.values():
+        made = state.pop(flat, {})
+        if moments:
+            step = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
+            kept = {key: made[key] if key in made else torch.zeros_like(flat) for key in moments}
+            state[flat] = {"step": step, **kept}
 
 
 @torch.no_grad()
@@ -116,8 +127,8 @@ _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 def counters(engine: DeepSpeedEngine) -> dict[str, float]:
     """The engine's counters and the dynamic loss scale."""
     values = {name: getattr(engine, name) for name in _COUNTERS}
-    scaler = _scaler(engine)
-    return values | {name: getattr(scaler, name) for name in _SCALER if hasattr(scaler, name)}
+    scale = {name: getattr(_scaler(engine), name, None) for name in _SCALER}
+    return values | {name: value for name, value in scale.items() if value is not None}
 
 
 def restore_counters(engine: DeepSpeedEngine, values: dict[str, float], accumulation: int) -> None:
@@ -132,9 +143,9 @@ def restore_counters(engine: DeepSpeedEngine, values: dict[str, float], accumula
 
 
 def _scaler(engine: DeepSpeedEngine) -> Any:
-    """FP16_UnfusedOptimizer keeps the scale in itself, the ZeRO optimizers in a scaler."""
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    return scaler if hasattr(scaler, "cur_scale") else engine.optimizer
+    """FP16_UnfusedOptimizer keeps the scale in a configuration, the ZeRO optimizers in a scaler."""
+    optimizer = engine.optimizer
+    return getattr(optimizer, "loss_scale_config", getattr(optimizer, "loss_scaler", None))
 
 
 def _torch_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:

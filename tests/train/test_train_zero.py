@@ -1,0 +1,112 @@
+"""Where DeepSpeed keeps the state: fails here, and loudly, when an upgrade of it moves something."""
+
+import pytest
+import torch
+from tiny_engines import Case, build_module, engine_of, join_tiny_group, train_steps
+
+from raymodel.testing.distributed import run_distributed
+from raymodel.train import zero
+
+OPTIMIZERS = {
+    Case(0, "fp32"): "AdamW",
+    Case(0, "bf16"): "FP16_UnfusedOptimizer",
+    Case(0, "fp16"): "FP16_UnfusedOptimizer",
+    Case(1, "fp32"): "DeepSpeedZeroOptimizer",
+    Case(1, "bf16"): "DeepSpeedZeroOptimizer",
+    Case(2, "fp32"): "DeepSpeedZeroOptimizer",
+    Case(2, "bf16"): "DeepSpeedZeroOptimizer",
+    Case(3, "fp32"): "DeepSpeedZeroOptimizer_Stage3",
+    Case(3, "bf16"): "DeepSpeedZeroOptimizer_Stage3",
+}
+
+
+def owned_state(rank, world_size):
+    """Of each case: the optimizer's class, and what this rank owns before and after updates."""
+    join_tiny_group()
+    found = {}
+    for case in OPTIMIZERS:
+        with engine_of(case) as engine:
+            inner = engine.deepspeed
+            fresh = _owned(inner)
+            done_before = zero.updates_done(inner)
+            train_steps(engine, range(2))
+            found[case] = {
+                "class": type(inner.optimizer).__name__,
+                "fresh": fresh,
+                "trained": _owned(inner),
+                "updates": (done_before, zero.updates_done(inner)),
+                "counters": zero.counters(inner),
+            }
+    return found
+
+
+def _owned(inner):
+    return [
+        (
+            part.name,
+            part.shape,
+            part.start,
+            part.length,
+            {key: view.clone() for key, view in zero.state_tensors(inner, part).items()},
+        )
+        for part in zero.owned_slices(inner)
+    ]
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def ranks(request):
+    return run_distributed(owned_state, request.param, init=False)
+
+
+def test_the_optimizer_classes_are_those_whose_layout_is_known(ranks):
+    for found in ranks:
+        assert {case: found[case]["class"] for case in OPTIMIZERS} == OPTIMIZERS
+
+
+def test_the_ranks_own_each_element_of_each_trained_parameter_exactly_once(ranks):
+    trained = {
+        name: tuple(parameter.shape)
+        for name, parameter in build_module(Case(0)).named_parameters()
+        if parameter.requires_grad
+    }
+    assert (1,) in trained.values(), "fewer elements than ranks"
+    for case in OPTIMIZERS:
+        for moment in ("fresh", "trained"):
+            owners = {name: torch.zeros(shape).view(-1) for name, shape in trained.items()}
+            for found in ranks:
+                for name, shape, start, length, views in found[case][moment]:
+                    assert shape == trained[name]
+                    assert all(view.shape == (length,) for view in views.values())
+                    owners[name][start : start + length] += 1
+            assert all(bool((count == 1).all()) for count in owners.values()), (case, owners)
+
+
+def test_before_the_first_update_the_weights_are_those_of_the_module(ranks):
+    weights = dict(build_module(Case(0)).named_parameters())
+    for case in OPTIMIZERS:
+        for found in ranks:
+            for name, _, start, length, views in found[case]["fresh"]:
+                assert set(views) == {"weight"}, "moments are made by the first update"
+                expected = weights[name].detach().view(-1)[start : start + length]
+                # The optimizer's fp32 copy is taken of the module after it was cast.
+                dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(case.precision)
+                rounded = expected.to(dtype).float() if dtype else expected
+                assert torch.equal(views["weight"], rounded), (case, name)
+
+
+def test_after_an_update_every_parameter_has_both_moments(ranks):
+    for case in OPTIMIZERS:
+        for found in ranks:
+            assert found[case]["updates"] == (0, 2)
+            for name, _, _, _, views in found[case]["trained"]:
+                assert set(views) == {"weight", "exp_avg", "exp_avg_sq"}, (case, name)
+                assert all(view.dtype == torch.float32 for view in views.values())
+
+
+def test_the_counters_are_there_and_the_loss_scale_where_it_moves(ranks):
+    for case in OPTIMIZERS:
+        counters = ranks[0][case]["counters"]
+        assert counters["global_steps"] == 2
+        assert counters["skipped_steps"] == 0
+        if case.precision == "fp16":
+            assert counters["cur_scale"] == 2.0**16

@@ -1,0 +1,177 @@
+"""Engines of a few hundred parameters in shapes that partition badly, and a few steps of training.
+
+Used inside the ranks of `run_distributed`: one process trains many small cases one after the other.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutput
+
+from raymodel.data.order import slice_for
+from raymodel.model.adapters import attach_adapter
+from raymodel.model.spec import AdapterSpec, LoraSpec
+from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
+from raymodel.testing.tiny import build_tiny_llama
+from raymodel.train.checkpoint import TrainState
+from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.plan import cut, plan_batch
+from raymodel.train.saver import Saver
+from raymodel.train.spec import PretrainSpec
+
+VOCAB, WIDTH, TOKENS = 13, 7, 9
+GLOBAL_BATCH = 12  # 1, 2, 3 and 4 workers divide it
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine: everything but the number of workers."""
+
+    zero: int
+    precision: str = "fp32"
+    model: str = "odd"
+    dropout: float = 0.0
+    micro_batch: int | None = None
+    """Rows in one forward pass; None is a single pass a step."""
+
+    def spec(self) -> PretrainSpec:
+        return PretrainSpec.model_validate(
+            {
+                "model": {"preset": "llama-tiny"},  # not built: the test brings its own module
+                "global_batch": GLOBAL_BATCH,
+                "micro_batch": self.micro_batch,
+                "duration": "100 steps",
+                "precision": self.precision,
+                "parallel": {"zero": self.zero},
+            }
+        )
+
+
+def join_tiny_group() -> None:
+    """Joins the group, and lets DeepSpeed use fp16 where torch only emulates it."""
+    join_group(use_gpu=False)
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
+
+
+class OddModel(nn.Module):
+    """Tied embedding, frozen layer, two weight-decay groups, a scalar; no size divides evenly."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, WIDTH)
+        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+        self.up = nn.Linear(WIDTH, 11)
+        self.down = nn.Linear(11, WIDTH, bias=False)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.gain = nn.Parameter(torch.full((1,), 1.5))  # DeepSpeed refuses shape ()
+        self.drop = nn.Dropout(dropout)
+        self.head = nn.Linear(WIDTH, VOCAB, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, input_ids, attention_mask=None, use_cache=False):
+        hidden = self.frozen(self.embed(input_ids))
+        hidden = hidden + self.down(self.drop(torch.tanh(self.up(hidden))))
+        return CausalLMOutput(logits=self.head(self.norm(hidden) * self.gain))
+
+
+def build_module(case: Case) -> nn.Module:
+    """The same on every rank."""
+    if case.model == "lora":
+        lora = AdapterSpec(lora=LoraSpec(rank=3, dropout=case.dropout))
+        return attach_adapter(
+            build_tiny_llama(vocab_size=VOCAB), lora, get_task("causal_lm")(), seed=3
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return OddModel(case.dropout)
+
+
+@contextmanager
+def engine_of(case: Case, *, perturbed: bool = False) -> Iterator[Engine]:
+    """An engine in the process group of this rank.
+
+    Args:
+        perturbed: change every trained weight first, so that only a checkpoint can put it right.
+    """
+    module = build_module(case)
+    if perturbed:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1)
+    batch = plan_batch(GLOBAL_BATCH, case.micro_batch, dist.get_world_size())
+    engine = build_engine(module, get_task("causal_lm")(), case.spec(), batch)
+    try:
+        yield engine
+    finally:
+        engine.close()
+        del engine, module
+        gc.collect()
+
+
+def train_steps(
+    engine: Engine,
+    steps: range,
+    *,
+    before_update: Callable[[], None] = lambda: None,
+    learning_rate: float = 5e-3,
+) -> list[float]:
+    """Trains on rows that depend on the step alone; the global mean loss of each step."""
+    losses = []
+    for step in steps:
+        rows, targets = _rows(step)
+        start, stop = slice_for(dist.get_rank(), dist.get_world_size(), GLOBAL_BATCH)
+        own = {name: column[start:stop] for name, column in rows.items()}
+        total = torch.zeros((), dtype=torch.float64)
+        pieces = cut(stop - start, engine.batch.accumulation)
+        for index, (first, last) in enumerate(pieces):
+            micro_batch = {name: column[first:last] for name, column in own.items()}
+            total += engine.forward_backward(micro_batch, torch.tensor(float(targets)))
+            if index == len(pieces) - 1:
+                before_update()
+            engine.update(learning_rate)
+        dist.all_reduce(total)
+        losses.append(float(total) / targets)
+    return losses
+
+
+def _rows(step: int) -> tuple[dict[str, torch.Tensor], int]:
+    """Rows of different numbers of targets, so that a mean of means would show."""
+    draw = torch.Generator().manual_seed(step)
+    input_ids = torch.randint(0, VOCAB, (GLOBAL_BATCH, TOKENS), generator=draw)
+    lengths = torch.randint(3, TOKENS + 1, (GLOBAL_BATCH, 1), generator=draw)
+    labels = input_ids.masked_fill(torch.arange(TOKENS) >= lengths, -100)
+    return {"input_ids": input_ids, "labels": labels}, int((labels[:, 1:] != -100).sum())
+
+
+def saver_of(run: Location, engine: Engine, **options: object) -> Saver:
+    """This rank's saver, with the defaults of a small test."""
+    return Saver(
+        run,
+        engine,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        **{
+            "token": "one",
+            "keep": 2,
+            "wait": False,
+            "on_event": lambda event: None,
+            **options,
+        },
+    )
+
+
+def save_now(run: Location, engine: Engine, step: int, **options: object) -> None:
+    """Writes a checkpoint and waits until it is committed."""
+    saver = saver_of(run, engine, **options)
+    saver.save(TrainState(step=step, tokens=step * 100, data_digest=f"{step:016x}"))
+    saver.close()
+    dist.barrier()
