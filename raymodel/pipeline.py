@@ -16,7 +16,7 @@ from raymodel.cluster.connect import Connection, connect
 from raymodel.data.sources import resolve_source
 from raymodel.errors import ArtifactError, GateError
 from raymodel.job import Job
-from raymodel.observe.quiet import quiet_logs
+from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
 from raymodel.spec.base import fingerprint
@@ -115,8 +115,6 @@ class Pipeline:
                 self.connection = self.stack.enter_context(
                     connect(self.address, self.job.cluster, concurrent_trials=trials)
                 )
-            import ray.data  # noqa: F401  (it configures its loggers when it is imported)
-
             quiet_logs(_log_file(self.job))
         return self.connection
 
@@ -164,6 +162,7 @@ def run(
     the_run = Run(storage / job.name)
     with ExitStack() as stack:
         stack.enter_context(lock_run(the_run))
+        stack.enter_context(quiet_streams(_log_file(job)))
         pipeline = Pipeline(job, the_run, story, stack, address, Path.cwd())
         code = _run_stages(pipeline, keep_serving)
     story.say("")

@@ -60,6 +60,7 @@ def connect(
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
+    import ray.data  # noqa: F401  (configures its loggers now, before the caller quiets them)
 
     if ray.is_initialized():  # the caller's own, such as a test's or a notebook's
         yield Connection(ray.get_runtime_context().gcs_address, started_here=False)

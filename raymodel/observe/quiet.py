@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 # Read by the libraries when they are imported, so set before; a user's own value wins.
@@ -47,6 +49,16 @@ def quiet_logs(log_file: Path) -> None:
         if any(name.startswith(f"{parent}.") for parent in _LOGGERS):
             child = logging.getLogger(name)
             child.handlers, child.propagate = [], True
+
+
+@contextmanager
+def quiet_streams(log_file: Path) -> Iterator[None]:
+    """Sends what libraries print to `log_file` while the block runs; a `Story` made before it
+    still reaches the terminal. Ray's messages from other processes come through `print`."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with open(log_file, "a", encoding="utf-8", buffering=1) as stream:
+        with redirect_stdout(stream), redirect_stderr(stream):
+            yield
 
 
 def _file_handler(log_file: Path) -> logging.Handler:

@@ -7,6 +7,7 @@ trial's run goes on from its own checkpoints.
 
 from __future__ import annotations
 
+import pickle
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,7 @@ from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
 
 TRIALS = "trials"
-_TUNE = "tune"
+_TUNE, _NAME = "tune", "sweep"
 _STEP = "step"
 # Tune pickles its callbacks and brings them back in a restored sweep; a story, which holds the
 # terminal, must not go with them.
@@ -82,11 +83,9 @@ def _tuner(
 
     # The trial itself only waits for its workers. Nought is refused by Ray.
     trainable = tune.with_resources(trial, {"CPU": 0.01})
-    folder = (work.run / _TUNE).uri
-    if Tuner.can_restore(f"{folder}/sweep"):
-        return Tuner.restore(
-            f"{folder}/sweep", trainable, resume_unfinished=True, resume_errored=True
-        )
+    restored = _restore(work.run / _TUNE, trainable)
+    if restored is not None:
+        return restored
     return Tuner(
         trainable,
         param_space={path: _domain(search) for path, search in sweep.search.items()},
@@ -99,13 +98,27 @@ def _tuner(
             scheduler=_scheduler(sweep, plan),
         ),
         run_config=RunConfig(
-            name="sweep",
-            storage_path=folder,
+            name=_NAME,
+            storage_path=(work.run / _TUNE).uri,
             failure_config=FailureConfig(max_failures=0),  # each run has its own retries
             callbacks=[_Teller(sweep)],
             verbose=0,
         ),
     )
+
+
+def _restore(folder: Location, trainable: Any) -> Tuner | None:
+    """The interrupted sweep, or None when there is none that can be read."""
+    path = (folder / _NAME).uri
+    if not Tuner.can_restore(path):
+        return None
+    try:
+        return Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True)
+    except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        # Ray writes this state in place, so a kill can tear it.
+        _story.get().warn(f"the sweep's state is torn ({error}); its trials begin again")
+        folder.delete_tree()
+        return None
 
 
 def _run_trial(work: TrainWork, cluster: ClusterSpec, setting: Setting) -> None:
