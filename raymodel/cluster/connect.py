@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from raymodel.errors import ClusterError
 SPARE_CPUS = 2
 _OBJECT_STORE_BYTES = 512 * 2**20
 
+# After a lost node Ray first waits this long for the old number of workers.
+_ELASTIC_START_TIMEOUT_S = "5"
 _DRIVER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers keep the directory that relative paths mean
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
@@ -52,6 +56,8 @@ def connect(
         ClusterError: nothing answers at the address, or the cluster can never give what is asked.
     """
     address = address or os.environ.get("RAY_ADDRESS")
+    if cluster.min_workers < cluster.max_workers:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ELASTIC_START_TIMEOUT_S)
     for name, value in _DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is None:
@@ -60,13 +66,14 @@ def connect(
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
-    import ray.data  # noqa: F401  (configures its loggers now, before the caller quiets them)
+    import ray.data  # configures its loggers now, before the caller quiets them
 
     if ray.is_initialized():  # the caller's own, such as a test's or a notebook's
         yield Connection(ray.get_runtime_context().gcs_address, started_here=False)
         return
     try:
         _init(address, cluster, concurrent_trials)
+        _take_sigterm_as_ctrl_c()
         check_resources(cluster)
         yield Connection(ray.get_runtime_context().gcs_address, started_here=address is None)
     finally:
@@ -97,6 +104,12 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
             "`ray start --head`, check the address, and if the cluster asks for a token set "
             "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
+
+
+def _take_sigterm_as_ctrl_c() -> None:
+    """Ray's own handler would end the command with exit code 15, in the middle of anything."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def check_resources(cluster: ClusterSpec) -> None:

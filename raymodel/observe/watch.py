@@ -1,6 +1,6 @@
 """Watching a training from the driver: its records become the progress line and trackers.
 
-The workers may be on other machines; all that this thread reads is the two files that they and
+The workers may be on other machines; all that this thread reads is the files that they and
 the controller store. Nothing here can stop or slow training.
 """
 
@@ -23,7 +23,7 @@ _POLL_BUCKET_S = 5.0  # as often as the writer puts the object
 def watch_training(
     location: Location, story: Story, total_steps: int | None, trackers: Sequence[Tracker] = ()
 ) -> Iterator[None]:
-    """Follows `metrics.jsonl` and `events.jsonl` below `location` while the block runs.
+    """Follows `metrics.jsonl`, `events.jsonl` and `failures.jsonl` while the block runs.
 
     Args:
         location: the execution's folder; its parent's name is the stage.
@@ -64,17 +64,19 @@ class _Watch:
         self._total_steps = total_steps
         self._trackers = list(trackers)
         self._metrics = Follower(location / "metrics.jsonl")
-        self._events = Follower(location / "events.jsonl")
+        self._events = [Follower(location / name) for name in ("events.jsonl", "failures.jsonl")]
         self._last_step = -1
         self._read_failed = False
-        self._poll_file(self._events)  # what was told at earlier starts
+        for follower in self._events:
+            self._poll_file(follower)  # what was told at earlier starts
 
     def poll(self) -> None:
         records = self._poll_file(self._metrics)
         for record in records:
             self._track(record)
-        for event in self._poll_file(self._events):
-            self._tell(event)
+        for follower in self._events:
+            for event in self._poll_file(follower):
+                self._tell(event)
         if records:
             self._each_tracker("flush")
             self._story.progress(self._stage, _newest(records), self._total_steps)
