@@ -1,0 +1,83 @@
+"""The yardstick: a plain DeepSpeed loop under torchrun, without raymodel's training.
+
+`torchrun --nproc-per-node 2 benchmarks/bare_deepspeed.py DATA ZERO BATCH STEPS`
+
+DATA is a folder with a raymodel dataset artifact; its rows are loaded into memory at the start, so
+reading costs the loop nothing. Prints the median tokens/s of the steps after the first ten.
+"""
+
+import logging
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+import deepspeed
+import deepspeed.ops
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+WARM_UP_STEPS = 10
+
+
+def main() -> None:
+    data, zero, batch, steps = sys.argv[1], *map(int, sys.argv[2:5])
+    torch.set_num_threads(1)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # no build at first use
+    deepspeed.init_distributed("gloo", verbose=False)
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    table = pq.read_table(sorted(Path(data).glob("data/train/part-000/0*.parquet"))[0])
+    tokens = np.stack(table["tokens"].to_numpy()).astype(np.int64)
+    presets = Path(__file__).parents[1] / "raymodel/model/presets.yaml"
+    preset = yaml.safe_load(presets.read_text())["llama-tiny"]
+    fields = preset.get("config", preset)
+    fields = {name: value for name, value in fields.items() if name != "architecture"}
+    set_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=4096, max_position_embeddings=tokens.shape[1], use_cache=False, **fields
+        )
+    )
+    worker_batch = batch // world_size
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        model_parameters=model.parameters(),
+        config={
+            "train_micro_batch_size_per_gpu": worker_batch,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": 1.0,
+            "steps_per_print": 10**9,
+            "bf16": {"enabled": True},
+            "zero_optimization": {"stage": zero},
+            "optimizer": {
+                "type": "AdamW",
+                "params": {"lr": 1e-3, "torch_adam": True, "fused": True},
+            },
+        },
+    )
+    times = []
+    for step in range(steps):
+        started = time.perf_counter()
+        first = (step * batch + rank * worker_batch) % (len(tokens) - batch)
+        ids = torch.from_numpy(tokens[first : first + worker_batch])
+        loss = engine(input_ids=ids, labels=ids).loss
+        engine.backward(loss)
+        engine.step()
+        dist.barrier()
+        times.append(time.perf_counter() - started)
+    if rank == 0:
+        rate = batch * tokens.shape[1] / statistics.median(times[WARM_UP_STEPS:])
+        print(f"bare tokens/s {rate:.0f} loss {float(loss):.3f}", flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
