@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError
@@ -17,6 +17,7 @@ from raymodel.errors import ClusterError
 # Ray Data needs a logical CPU of its own beside the training workers, else they wait for their
 # first batch for ever; Ray only counts these, so a small machine may claim more than it has.
 SPARE_CPUS = 2
+_WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
 _OBJECT_STORE_BYTES = 512 * 2**20
 
 # After a lost node Ray first waits this long for the old number of workers.
@@ -83,12 +84,11 @@ def connect(
 def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> None:
     import ray
 
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
-        workers = max(cluster.max_workers, concurrent_trials) * cluster.cpus_per_worker
         ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, workers + SPARE_CPUS),
+            num_cpus=_local_cpus(cluster, concurrent_trials),
             object_store_memory=_OBJECT_STORE_BYTES,
             # Trials that a sweep stops early give their workers back only through the dashboard's
             # state API.
@@ -115,34 +115,40 @@ def _take_sigterm_as_ctrl_c() -> None:
 def check_resources(cluster: ClusterSpec) -> None:
     """Refuses a job that the cluster can never place, instead of waiting for ever.
 
-    A cluster with an autoscaler is not judged by the nodes that it has at the moment.
+    A cluster with an autoscaler is judged by what its node types can grow to.
 
     Raises:
         ClusterError: names what is asked, what there is, and what to change.
     """
     import ray
+    from ray._private.state import state  # the only place that knows an autoscaler's limits
 
-    if _autoscales():
-        return
-    have = ray.cluster_resources()
+    have = dict(ray.cluster_resources())
+    for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
+        have[name] = max(have.get(name, 0), most)
+    check_fits(cluster, have)
+
+
+def check_fits(cluster: ClusterSpec, have: Mapping[str, float]) -> None:
+    """Compares what the job needs at least with resources by name. Raises like `check_resources`."""
     cpus = cluster.min_workers * cluster.cpus_per_worker + 1
     gpus = cluster.min_workers * cluster.gpus_per_worker
     for name, asked in (("CPU", cpus), ("GPU", gpus)):
         if asked > have.get(name, 0):
             raise ClusterError(
                 f"{cluster.min_workers} workers need {asked} {name}s (one CPU of them to read "
-                f"data), the cluster has {have.get(name, 0):g}; lower cluster.workers, or use a "
-                "larger cluster"
+                f"data), the cluster can give {have.get(name, 0):g}; lower cluster.workers, or "
+                "use a larger cluster"
             )
 
 
-def _autoscales() -> bool:
-    import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
-
-    try:
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    except Exception as error:  # noqa: BLE001  (an internal call; without it the check is strict)
-        print(f"autoscaler status unknown: {error}", file=sys.stderr)  # noqa: T201
-        return False
-    return bool(status.pending_nodes or status.pending_launches)
+def _local_cpus(cluster: ClusterSpec, concurrent_trials: int) -> int:
+    """Logical CPUs that a Ray on this machine claims."""
+    cores = os.cpu_count() or 1
+    workers = max(cluster.max_workers, concurrent_trials)
+    if workers > cores * _WORKERS_PER_CORE:
+        raise ClusterError(
+            f"{workers} workers on the {cores} cores of this machine would only slow each other "
+            f"down; use at most {cores * _WORKERS_PER_CORE} here, or name a cluster with --address"
+        )
+    return max(cores, workers * cluster.cpus_per_worker + SPARE_CPUS)
