@@ -39,15 +39,21 @@ class Job(Spec):
     @model_validator(mode="after")
     def _checks_across_stages(self) -> Job:
         if not any((self.prepare, self.pretrain, self.finetune, self.evaluate, self.serve)):
-            raise ValueError("no stage given; write at least one of prepare, pretrain, finetune, evaluate, serve")
+            raise ValueError(
+                "no stage given; write at least one of prepare, pretrain, finetune, evaluate, serve"
+            )
         if self.pretrain and not (self.prepare or self.pretrain.data):
             raise ValueError("pretrain has no data; add a `prepare` section or set `pretrain.data`")
         if self.finetune and not (self.pretrain or self.finetune.base):
-            raise ValueError("finetune has no model; add a `pretrain` section or set `finetune.base`")
+            raise ValueError(
+                "finetune has no model; add a `pretrain` section or set `finetune.base`"
+            )
         if self.evaluate and not (self.pretrain or self.finetune):
             raise ValueError("evaluate has no model; add `pretrain` or `finetune`")
         if self.serve and not (self.pretrain or self.finetune or self.serve.model):
-            raise ValueError("serve has no model; add `pretrain` or `finetune`, or set `serve.model`")
+            raise ValueError(
+                "serve has no model; add `pretrain` or `finetune`, or set `serve.model`"
+            )
         for stage, spec in (("pretrain", self.pretrain), ("finetune", self.finetune)):
             if spec is not None:
                 _check_global_batch(stage, spec, self.cluster)

@@ -130,7 +130,7 @@ def check_resources(cluster: ClusterSpec) -> None:
 
 
 def check_fits(cluster: ClusterSpec, have: Mapping[str, float]) -> None:
-    """Compares what the job needs at least with resources by name. Raises like `check_resources`."""
+    """Compares what the job needs at least with resources by name; raises ClusterError."""
     cpus = cluster.min_workers * cluster.cpus_per_worker + 1
     gpus = cluster.min_workers * cluster.gpus_per_worker
     for name, asked in (("CPU", cpus), ("GPU", gpus)):

@@ -47,7 +47,7 @@ class CleanSpec(Spec):
 
 
 class TokenizerSpec(Spec):
-    """Train a byte-level BPE tokenizer on the prepared text, or load one. Exactly one of the two."""
+    """Train a byte-level BPE on the prepared text, or load a tokenizer. Exactly one of the two."""
 
     vocab_size: Count | None = None
     """Train a byte-level BPE with this many tokens, special tokens included."""

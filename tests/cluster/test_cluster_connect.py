@@ -1,6 +1,7 @@
 """What a cluster can never give is refused before anything starts."""
 
 import pytest
+
 from raymodel.cluster.connect import _local_cpus, check_fits
 from raymodel.cluster.spec import ClusterSpec, ElasticSpec
 from raymodel.errors import ClusterError
@@ -13,7 +14,7 @@ def test_workers_and_a_cpu_for_the_data_must_fit() -> None:
 
 
 def test_gpus_must_fit() -> None:
-    with pytest.raises(ClusterError, match="2 workers need 2 GPUs .* can give 0"):
+    with pytest.raises(ClusterError, match=r"2 workers need 2 GPUs .* can give 0"):
         check_fits(ClusterSpec(workers=2, gpus_per_worker=1), {"CPU": 64})
 
 
