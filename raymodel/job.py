@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.spec import PrepareSpec
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.serve.spec import ServeSpec
-from raymodel.spec.base import Spec
+from raymodel.spec.base import Many, Spec
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 
 
@@ -25,6 +25,8 @@ class Job(Spec):
     """Decides initial weights, data order and the sampling of a sweep."""
     cluster: ClusterSpec = ClusterSpec()
     """Where it runs."""
+    trackers: Many[Literal["tensorboard", "wandb", "mlflow"]] = ("tensorboard",)
+    """Where training records go beside `metrics.jsonl`. W&B and MLflow are the extra `tracking`."""
     prepare: PrepareSpec | None = None
     """Raw text to shards of tokens."""
     pretrain: PretrainSpec | None = None

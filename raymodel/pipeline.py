@@ -91,6 +91,7 @@ class Pipeline:
             seed=self.job.seed,
             cluster=self.job.cluster,
             inputs=stage.inputs,
+            trackers=self.job.trackers,
             attempt=attempt,
         )
         content = stage.work(execution)

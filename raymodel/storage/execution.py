@@ -31,5 +31,7 @@ class Execution:
     cluster: ClusterSpec
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     """Complete input artifacts by role: `data`, `model`, `base`, `examples`."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Names for `observe.trackers.build_tracker`."""
     attempt: int = 1
     """Counts the starts of this execution, from 1."""
