@@ -44,6 +44,10 @@ class CheckpointError(ArtifactError):
     """A training checkpoint that cannot be loaded."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that was cut short or changed; the one before it is used instead."""
+
+
 class ClusterError(UserError):
     """The cluster can never give what the job asks for, or cannot be reached."""
 
@@ -66,6 +70,10 @@ class TrainingError(RaymodelError):
 
 class HangError(RaymodelError):
     """No step finished for longer than the hang limit; an infrastructure failure."""
+
+
+class PreemptedError(RaymodelError):
+    """A worker was told to leave; it saved a checkpoint first, so the run can go on from there."""
 
 
 class GateError(RaymodelError):

@@ -94,19 +94,39 @@ class GlobalStep:
 
     def read(self) -> dict[str, int]:
         """The sums on the host. On a GPU this waits for the work queued so far."""
-        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "leave")
+        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "leave", "ask")
         return dict(zip(names, self._sums.tolist(), strict=True))
 
+    def mean(self, loss_sum: torch.Tensor) -> float:
+        """The loss per target of the global batch.
 
-def agree(batch: StepBatch, leave: bool, device: torch.device) -> GlobalStep:
+        Args:
+            loss_sum: over this worker's targets, a scalar on the device.
+        """
+        total = loss_sum.detach().double()
+        dist.all_reduce(total)
+        return float(total / self.targets.double())
+
+
+def agree(batch: StepBatch, leave: bool, device: torch.device, *, ask: bool = False) -> GlobalStep:
     """One all-reduce a step: targets for the loss, the digest's sum, and whether any rank leaves.
 
     Integers, so that the digest wraps at 2^64 as it must, and the targets stay exact.
+
+    Args:
+        batch: this worker's share.
+        leave: whether this worker must leave.
+        device: of the process group.
+        ask: whether all should ask the cluster, after this step, if a node goes.
     """
-    sums = torch.tensor(
-        [batch.targets, batch.tokens, batch.rows, batch.bad_rows, batch.digest_term, int(leave)],
-        dtype=torch.int64,
-        device=device,
-    )
+    counts = [batch.targets, batch.tokens, batch.rows, batch.bad_rows, batch.digest_term]
+    sums = torch.tensor([*counts, int(leave), int(ask)], dtype=torch.int64, device=device)
     dist.all_reduce(sums)
     return GlobalStep(targets=sums[0].clamp(min=1).float(), _sums=sums)
+
+
+def first_text(text: str) -> str:
+    """The text of the lowest rank that has one; every rank calls this."""
+    texts: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(texts, text)
+    return next((each for each in texts if each), "")

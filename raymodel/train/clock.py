@@ -7,23 +7,24 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ACTIVITIES = ("start_up", "data_wait", "train", "checkpoint_stall", "validation", "other")
-
 
 class Clock:
-    """Books wall time. `switch` ends the running activity and starts another."""
+    """Books wall time. `switch` ends the running activity and starts another.
 
-    def __init__(self, started_at: float | None = None) -> None:
+    The activities are named in `observe/goodput.py`.
+    """
+
+    def __init__(self) -> None:
+        self.began_at = time.time()
+        """Unix time at which the first activity, `start_up`, began."""
         self._mark = time.monotonic()
         self._now = "start_up"
-        self.booked_s: dict[str, float] = defaultdict(float)
-        if started_at is not None:  # the seconds before this process could look at a clock
-            self.booked_s["start_up"] += max(0.0, time.time() - started_at)
+        self._booked_s: dict[str, float] = defaultdict(float)
 
     def switch(self, activity: str) -> str:
         """Books the time since the last switch; returns the activity that ended."""
         now = time.monotonic()
-        self.booked_s[self._now] += now - self._mark
+        self._booked_s[self._now] += now - self._mark
         self._mark, ended, self._now = now, self._now, activity
         return ended
 
@@ -38,4 +39,10 @@ class Clock:
     def read(self) -> dict[str, float]:
         """Seconds booked so far, the running activity included."""
         self.switch(self._now)
-        return dict(self.booked_s)
+        return dict(self._booked_s)
+
+    def rebook(self, activity: str, to: str, seconds: float) -> None:
+        """Moves time that turned out to be spent on something else."""
+        self.switch(self._now)
+        self._booked_s[activity] -= seconds
+        self._booked_s[to] += seconds

@@ -18,6 +18,7 @@ from raymodel.model.groups import parameter_groups
 from raymodel.tasks.base import Task
 from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
+from raymodel.train.guard import UpdateGuard
 from raymodel.train.plan import BatchPlan
 from raymodel.train.spec import TrainSpec
 
@@ -55,6 +56,9 @@ class Engine:
         self.batch = batch
         self.device = torch.device(deepspeed_engine.device)
         self.world_size = dist.get_world_size()
+        optimizer = deepspeed_engine.optimizer
+        inner = getattr(optimizer, "optimizer", optimizer)
+        self._guard = UpdateGuard(inner, looks_at_gradients=inner is optimizer)
 
     def forward_backward(
         self, micro_batch: Mapping[str, torch.Tensor], global_targets: torch.Tensor
@@ -75,11 +79,22 @@ class Engine:
         self.deepspeed.backward(loss, scale_wrt_gas=False)
         return loss_sum.detach()
 
-    def update(self, learning_rate: float) -> None:
-        """Ends one micro batch; DeepSpeed updates the weights when it was the step's last."""
+    def update(self, learning_rate: float, leave_out: bool = False) -> None:
+        """Ends one micro batch; DeepSpeed updates the weights when it was the step's last.
+
+        Args:
+            learning_rate: for this update.
+            leave_out: drop the gradient and change nothing; the same on every rank.
+        """
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
+        self._guard.leave_out = leave_out
         self.deepspeed.step()
+
+    @property
+    def left_out_update(self) -> bool:
+        """Whether the last update did not happen, on demand or for a gradient not finite."""
+        return self._guard.left_out or not self.deepspeed.was_step_applied()
 
     @torch.no_grad()
     def forward(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from raymodel.errors import OutOfMemoryError, RaymodelError, UserError
+from raymodel.errors import HangError, OutOfMemoryError, PreemptedError, RaymodelError, UserError
+from raymodel.train.spec import FaultSpec
 
 Kind = Literal["user", "infrastructure", "preemption"]
 
@@ -22,11 +25,18 @@ class Failure:
     error: BaseException
 
 
-def classify(errors: list[BaseException]) -> Failure:
+def classify(
+    errors: list[BaseException], hang: str | None = None, lost: Sequence[int] = ()
+) -> Failure:
     """Finds the cause among the errors of all workers.
 
     When one worker fails, the others fail with it (a broken collective), so an error of the user's
     kind on any worker decides.
+
+    Args:
+        errors: one of each failed worker, out of Ray's wrappers.
+        hang: what the stack traces of workers that ended themselves say, if there are any.
+        lost: from `lost_ranks`.
     """
     assert errors, "a failure has at least one error"
     for error in errors:
@@ -34,23 +44,64 @@ def classify(errors: list[BaseException]) -> Failure:
             return Failure("user", str(error), error)
     for error in errors:
         if _is_out_of_memory(error):
-            return Failure("user", _first_line(error), OutOfMemoryError(out_of_memory_text(error)))
+            return Failure("user", _first_line(error), error)
+    if hang is not None:
+        return Failure("infrastructure", hang, HangError(hang))
     for error in errors:
-        if getattr(error, "preempted", False) or type(error).__name__ == "PreemptionError":
-            return Failure("preemption", _first_line(error), error)
-    # A worker that died tells more than those whose connection to it broke.
-    died = [error for error in errors if "Died" in type(error).__name__]
-    chosen = (died or errors)[0]
-    return Failure("infrastructure", f"{type(chosen).__name__}: {_first_line(chosen)}", chosen)
+        if isinstance(error, PreemptedError):
+            return Failure("preemption", str(error), error)
+    for error in errors:
+        if getattr(error, "preempted", False):  # of Ray's actor errors: its node was drained
+            return Failure("preemption", "a node was taken away", error)
+    broken = [error for error in errors if _is_dead(error) or _BROKEN_WORDS.search(str(error))]
+    if broken:
+        which = f"worker {', '.join(map(str, lost))}" if lost else "a worker"
+        cause = f"{which} died or was cut off from the others"
+        return Failure("infrastructure", cause, broken[0])
+    cause = f"{type(errors[0]).__name__}: {_first_line(errors[0])}"
+    return Failure("infrastructure", cause, errors[0])
 
 
-def out_of_memory_text(error: BaseException) -> str:
-    """Advice in the order of what costs least."""
-    return (
-        f"a worker ran out of memory ({_first_line(error)}); lower `micro_batch` (less memory for "
-        "activations, same result), raise `parallel.zero` (shards optimizer state, gradients and "
-        "weights over the workers), or use more workers"
-    )
+def lost_ranks(errors: Mapping[int, BaseException], workers: int) -> list[int]:
+    """The ranks that died, by their errors and by their silence.
+
+    When a worker dies, the broken connections of the others may be noticed before its death.
+
+    Args:
+        errors: of the ranks that have one.
+        workers: how many there were.
+    """
+    dead = [rank for rank in errors if _is_dead(errors[rank])]
+    return sorted(dead) or [rank for rank in range(workers) if rank not in errors]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows a failure."""
+
+    is_retried: bool
+    wait_s: float
+    words: str
+    """For the story."""
+
+
+def decide(failure: Failure, seen: Mapping[Kind, int], budget: FaultSpec) -> Decision:
+    """Whether to try again.
+
+    Args:
+        failure: the one at hand.
+        seen: failures of each kind so far, this one included.
+        budget: how many of each kind the run survives.
+    """
+    if failure.kind == "user":
+        return Decision(False, 0.0, "trying again cannot help")
+    allowed = budget.retries if failure.kind == "infrastructure" else budget.preemption_retries
+    count = seen[failure.kind]
+    if count > allowed:
+        return Decision(False, 0.0, f"the budget of {allowed} retries is spent")
+    wait_s = backoff_s(count) if failure.kind == "infrastructure" else 0.0
+    when = f"in {wait_s:.0f} s" if wait_s else "now"
+    return Decision(True, wait_s, f"going on from the newest checkpoint {when} ({count}/{allowed})")
 
 
 def backoff_s(failures: int) -> float:
@@ -58,13 +109,91 @@ def backoff_s(failures: int) -> float:
     return 0.0 if failures <= 1 else min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (failures - 2))
 
 
+# ---- out of memory -------------------------------------------------------------------------------
+
+
+def state_bytes(parameters: int, zero: int, workers: int) -> int:
+    """Weights, gradients and optimizer state of one worker in mixed precision.
+
+    16 bytes a parameter: weight 2, gradient 2, and the fp32 weight and two moments 12. Stage 1
+    shares out the 12, stage 2 the gradient too, stage 3 all (arXiv:1910.02054, figure 1).
+    """
+    shared = {0: 0, 1: 12, 2: 14, 3: 16}[zero]
+    return round(parameters * (16 - shared + shared / workers))
+
+
+def out_of_memory_error(error: BaseException, attempt: Mapping[str, Any] | None) -> RaymodelError:
+    """The error for the user, with what each knob saves.
+
+    Args:
+        error: the worker's own.
+        attempt: the `attempt` event of the workers that failed; None when they never got there.
+    """
+    seen = f"a worker ran out of memory ({_first_line(error)})"
+    if attempt is None:
+        return OutOfMemoryError(
+            f"{seen}; lower `micro_batch` (less memory for activations, same result), raise "
+            "`parallel.zero` (shards optimizer state, gradients and weights over the workers), or "
+            "use more workers"
+        )
+    parameters, zero, workers = attempt["parameters"], attempt["zero"], attempt["workers"]
+    now = state_bytes(parameters, zero, workers)
+    knobs = []
+    if attempt["micro_batch"] > 1:
+        half = attempt["micro_batch"] // 2
+        knobs.append(f"`micro_batch: {half}` halves the activations, with the same result")
+    for stage in range(zero + 1, 4 if workers > 1 else 0):
+        saved = now - state_bytes(parameters, stage, workers)
+        knobs.append(f"`parallel.zero: {stage}` saves {_gib(saved)} of each worker")
+    saved = state_bytes(parameters, max(zero, 1), workers)
+    saved -= state_bytes(parameters, max(zero, 1), 2 * workers)
+    knobs.append(f"{2 * workers} workers with `zero: {max(zero, 1)}` save {_gib(saved)} of each")
+    return OutOfMemoryError(
+        f"{seen}; weights, gradients and optimizer state of {parameters:,} parameters take "
+        f"{_gib(now)} of each worker, activations come on top. What helps: {'; '.join(knobs)}"
+    )
+
+
+def is_out_of_memory(failure: Failure) -> bool:
+    return _is_out_of_memory(failure.error)
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
+# Ray's memory monitor and torch's allocators say one of these. Ray names the kernel's "OOM killer"
+# as one of several guesses after every sudden death, so that word alone says nothing.
+_MEMORY_WORDS = re.compile(
+    r"out of memory|memory pressure|running low on memory|can't allocate memory"
+    r"|due to (high )?memory usage exceed",
+    re.IGNORECASE,
+)
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OutOfMemoryError):
+        return True
     if isinstance(error, RaymodelError):
         return False
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool({"OutOfMemoryError", "MemoryError"} & names) or (
-        "out of memory" in str(error).lower()
-    )
+    return bool({"OutOfMemoryError", "MemoryError"} & names or _MEMORY_WORDS.search(str(error)))
+
+
+# ---- what errors say ----------------------------------------------------------------------------
+
+
+# What gloo, NCCL and torch's store say when the other side is gone.
+_BROKEN_WORDS = re.compile(
+    r"connection (reset|closed|refused|was)|read error|broken pipe|remote process exited"
+    r"|socket timeout|nccl.{0,40}(system|remote|aborted)",
+    re.IGNORECASE,
+)
+
+
+def _is_dead(error: BaseException) -> bool:
+    """Whether this is Ray's word that an actor or its node is no more."""
+    return bool(re.search(r"Died|Crashed|Unavailable", type(error).__name__))
 
 
 def _first_line(error: BaseException) -> str:

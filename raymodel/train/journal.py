@@ -1,8 +1,11 @@
-"""What a run writes down: `metrics.jsonl` and `events.jsonl`, by rank 0 for all ranks."""
+"""What a run writes down: `metrics.jsonl` and `events.jsonl`, by rank 0 for all ranks.
+
+Failures are in a file of their own: Ray's controller writes them while rank 0 may still write
+events, and in a bucket the last writer of a file wins.
+"""
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from typing import Any
@@ -10,9 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raymodel.errors import NonFiniteLossError
+from raymodel.errors import CheckpointError
+from raymodel.observe.goodput import Ledger
 from raymodel.observe.metrics import check_record
-from raymodel.observe.records import RecordWriter
+from raymodel.observe.records import RecordWriter, read_records
 from raymodel.observe.throughput import find_peak_flops, mfu
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import TrainState
@@ -25,7 +29,16 @@ from raymodel.train.spec import TrainSpec
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
+FAILURES_FILE = "failures.jsonl"
 _WAITS = ("data_wait", "checkpoint_stall")
+# The last sign of life is known this well, in seconds and as a share of the attempt: some hundred
+# records in the first minutes, some thousand in days.
+_BOOKS_EVERY_S, _BOOKS_EVERY_FRAC = 1.0, 0.002
+
+
+def read_ledger(run: Location) -> Ledger:
+    """The time of all attempts of a run so far."""
+    return Ledger(read_records(run / EVENTS_FILE), read_records(run / FAILURES_FILE))
 
 
 class Journal:
@@ -41,31 +54,49 @@ class Journal:
         engine: Engine,
         session: Session,
         clock: Clock,
-        attempt: int,
         flops_per_token: float | None,
     ) -> None:
         self._spec, self._plan, self._state = spec, plan, state
         self._engine, self._session, self._clock = engine, session, clock
-        self._attempt, self._flops_per_token = attempt, flops_per_token
+        self._flops_per_token = flops_per_token
         self._metrics = self._events = None
+        self._ledger = Ledger()
         if session.world_rank == 0:
             self._metrics = RecordWriter(run / METRICS_FILE, check_record)
             self._metrics.truncate_after(state.step)
             self._events = RecordWriter(run / EVENTS_FILE)
+            self._ledger = read_ledger(run)
+        self._attempt = len(self._ledger.attempts) + 1
         self._marked = self._mark()
+        self._booked_at = 0.0
 
-    def log(self, loss: torch.Tensor) -> None:
-        """One record of the step just completed.
+    def begin(self, asked_at: float | None, about: dict[str, Any]) -> None:
+        """The workers are ready: writes the `attempt` event.
 
         Args:
-            loss: this worker's part of the step's mean loss, on the device.
-
-        Raises:
-            NonFiniteLossError: on every rank alike.
+            asked_at: Unix time at which the command asked for workers.
+            about: what else to keep of this attempt.
         """
+        again = "" if self._attempt == 1 else f"attempt {self._attempt}: "
+        workers = self._session.world_size
+        self.event(
+            {
+                "event": "attempt",
+                "attempt": self._attempt,
+                "workers": workers,
+                "step": self._state.step,
+                "asked_at": round(asked_at or self._clock.began_at, 3),
+                "began_at": round(self._clock.began_at, 3),
+                "booked_s": self._booked(),
+                "message": f"          {again}{workers} workers from step {self._state.step}",
+                **about,
+            }
+        )
+
+    def log(self, loss: float) -> None:
+        """One record of the step just completed, with the loss of its global batch."""
         before, now = self._marked, self._mark()
         self._marked = now
-        global_loss = self._sum(loss)
         steps = max(1, now["step"] - before["step"])
         elapsed_s = max(now["time"] - before["time"], 1e-9)
         waits = [(now[name] - before[name]) / steps for name in _WAITS]
@@ -73,7 +104,7 @@ class Journal:
         rate = (now["tokens"] - before["tokens"]) / elapsed_s
         record = {
             **self._position(),
-            "loss": global_loss,
+            "loss": loss,
             "grad_norm": self._engine.grad_norm(),
             "learning_rate": self._learning_rate(),
             "tokens_per_s": rate,
@@ -82,38 +113,68 @@ class Journal:
             "data_wait_s": data_wait_s,
             "checkpoint_stall_s": stall_s * steps,
             "memory_peak_bytes": int(memory),
+            "goodput": self._goodput(),
         }
         self._write(record)
-        self._check(global_loss)
 
     def log_validation(self, validation_loss: float) -> None:
         """Adds a record with the held-out loss and tells the session."""
         self._write(self._position() | {"validation_loss": validation_loss})
         self._session.report({"step": self._state.step, "validation_loss": validation_loss})
 
-    def check_finite(self, loss: torch.Tensor) -> None:
-        """Before a checkpoint: a state that is already lost must not replace a good one."""
-        self._check(self._sum(loss))
+    def book(self, *, now: bool = False) -> None:
+        """Books the time so far, if it is time again or `now`, as after each checkpoint."""
+        read_at = time.monotonic()
+        attempt_s = time.time() - self._clock.began_at
+        if now or read_at - self._booked_at > max(_BOOKS_EVERY_S, _BOOKS_EVERY_FRAC * attempt_s):
+            self._booked_at = read_at
+            self.event(
+                {
+                    "event": "books",
+                    "attempt": self._attempt,
+                    "step": self._state.step,
+                    "booked_s": self._booked(),
+                }
+            )
+
+    def rewind(self) -> None:
+        """After the state went back: drops the records of steps that are to be done again."""
+        if self._metrics is not None:
+            self._metrics.truncate_after(self._state.step)
+            self.book(now=True)
+            attempt = self._ledger.attempts[-1]
+            self._clock.rebook("train", "lost_work", attempt.train_s_after(self._state.step))
+        self.book(now=True)
+        self._marked = self._mark()
+
+    def tell(self, event: str, message: str, **about: Any) -> None:
+        """Writes an event that the user reads as a warning."""
+        self.event({"event": event, "level": "warning", "message": message, **about})
+
+    def passed_over(self, error: CheckpointError) -> None:
+        """Tells of a checkpoint that is not whole."""
+        self.tell("torn_checkpoint", f"a checkpoint is passed over: {error}")
 
     def event(self, event: dict[str, Any]) -> None:
-        """Writes an event; on other ranks than 0 it is dropped."""
+        """Writes an event; on other ranks than 0 it is dropped. Any thread may call this."""
         if self._events is not None:
             self._events.write({"time_s": round(time.time(), 3), **event})
+            self._ledger.add(event)
 
     def close(self) -> None:
+        """Books the rest, and makes sure that all is stored."""
+        self.book(now=True)
         if self._metrics is not None and self._events is not None:
             self._metrics.close()
             self._events.close()
 
-    def _check(self, loss: float) -> None:
-        if math.isfinite(loss) or self._spec.fault.non_finite_loss != "stop":
-            return
-        raise NonFiniteLossError(
-            f"the loss at step {self._state.step} is {loss}; training cannot go on from there. "
-            "Lower `optimizer.learning_rate`, lengthen `schedule.warmup`, set "
-            "`optimizer.gradient_clip`, or look at the data of that step; the last good "
-            "checkpoint is kept"
-        )
+    def _booked(self) -> dict[str, float]:
+        return {activity: round(spent, 3) for activity, spent in self._clock.read().items()}
+
+    def _goodput(self) -> float | None:
+        self.book()
+        goodput = self._ledger.books().goodput
+        return None if goodput is None else round(goodput, 4)
 
     def _position(self) -> dict[str, Any]:
         state = self._state
@@ -126,6 +187,7 @@ class Journal:
             "rows": state.rows,
             "targets": state.targets,
             "bad_rows": state.bad_rows,
+            "non_finite_steps": state.non_finite_steps,
             "epoch": state.step * self._plan.global_batch / self._plan.rows_per_epoch,
             "data_digest": state.data_digest,
         }
@@ -148,11 +210,6 @@ class Journal:
             "time": time.monotonic(),
             **{name: booked.get(name, 0.0) for name in _WAITS},
         }
-
-    def _sum(self, value: torch.Tensor) -> float:
-        total = value.detach().double()
-        dist.all_reduce(total)
-        return float(total)
 
     def _max(self, values: list[float]) -> list[float]:
         most = torch.tensor(values, dtype=torch.float64, device=self._engine.device)

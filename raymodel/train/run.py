@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,8 @@ from raymodel.data.order import Order
 from raymodel.data.run import OrderedDataConfig, RayFeed
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import RaymodelError, TrainingError
-from raymodel.observe.records import RecordWriter
+from raymodel.observe.goodput import activity_rows, loss_rows
+from raymodel.observe.records import RecordWriter, read_records
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import build_tracker
 from raymodel.observe.watch import watch_training
@@ -26,9 +28,27 @@ from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import FOLDER as CHECKPOINTS
-from raymodel.train.checkpoint import find_checkpoint
-from raymodel.train.fault import backoff_s, classify
-from raymodel.train.journal import EVENTS_FILE
+from raymodel.train.checkpoint import TrainState, find_checkpoint
+from raymodel.train.fault import (
+    Decision,
+    Failure,
+    Kind,
+    classify,
+    decide,
+    is_out_of_memory,
+    lost_ranks,
+    out_of_memory_error,
+)
+from raymodel.train.hang import find_hang
+from raymodel.train.interrupt import run_interruptibly
+from raymodel.train.journal import EVENTS_FILE, FAILURES_FILE, read_ledger
+from raymodel.train.nonfinite import data_end
+from raymodel.train.notice import (
+    ask_to_leave,
+    forget_to_leave,
+    is_asked_to_leave,
+    watch_sigterm,
+)
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 from raymodel.train.worker import TrainWork, plan_for, run_worker, summary
 
@@ -57,7 +77,10 @@ class RaySession:
         ray.train.report(record)
 
     def leave_by(self) -> float | None:
-        return None
+        info = ray.train.get_preemption_info()  # a barrier
+        if info is None:
+            return None
+        return info.deadline_ms / 1000 if info.deadline_ms else time.time()
 
 
 def run_pretrain(spec: PretrainSpec, execution: Execution, story: Story) -> dict[str, Any]:
@@ -106,13 +129,22 @@ def train_on_ray(work: TrainWork, cluster: ClusterSpec, story: Story) -> dict[st
     Raises:
         UserError: the cause is the user's; it was not retried.
         TrainingError: the budget of retries is spent.
+        KeyboardInterrupt: a signal came; the workers saved a checkpoint first.
     """
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(work.spec, dataset, work.dataset)
     tracker = build_tracker("tensorboard", work.run, f"{work.job_name}/{work.stage}")
+
+    def ask_to_end() -> None:
+        story.warn("interrupted: the workers save a checkpoint and leave; again to end at once")
+        ask_to_leave(work.run)
+
     with watch_training(work.run, story, plan.total_steps, [tracker]):
-        fit(work, cluster)
-    return {"task": work.task, **summary(work.run)}
+        run_interruptibly(lambda: fit(work, cluster), ask_to_end)
+    books = read_ledger(work.run).books()
+    story.table(activity_rows(books))
+    story.table(loss_rows(books))
+    return {"task": work.task, **summary(work.run), "goodput": books.goodput}
 
 
 def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[UserCallback] = ()) -> None:
@@ -120,7 +152,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[UserCallback]
     work = replace(work, started_at=time.time())
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(work.spec, dataset, work.dataset)
-    keeper = FailureKeeper(work.run)
+    forget_to_leave(work.run)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"work": work},
@@ -130,17 +162,18 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[UserCallback]
             dataset,
             dataset.order(work.seed, work.spec.global_batch),
             start_step_fn=NextStep(work.run),
-            end_step=plan.total_steps,
+            end_step=data_end(work.spec, plan),
             on_bad_shard=work.spec.on_bad_shard,
             name=DATASET,
         ),
-        torch_config=TorchConfig(backend="nccl" if work.use_gpu else "gloo", timeout_s=1800),
+        torch_config=WatchedTorchConfig(backend="nccl" if work.use_gpu else "gloo", timeout_s=1800),
         run_config=RunConfig(
             # Only Ray's own bookkeeping goes here; checkpoints are ours.
             name=work.run.name,
             storage_path=(work.run / "ray").uri,
-            failure_config=FailureConfig(max_failures=work.spec.fault.retries),
-            callbacks=[keeper, *callbacks],
+            # Without a limit here: `FailureKeeper` ends the run, by its own budget.
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[FailureKeeper(work), *callbacks],
         ),
     )
     try:
@@ -155,42 +188,77 @@ def _worker(config: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class NextStep:
-    """The step that a (re)started worker group begins with. Picklable."""
+    """The step of the data order that a (re)started worker group begins with. Picklable."""
 
     run: Location
 
     def __call__(self) -> int:
         index = find_checkpoint(self.run)
-        return index.step if index else 0
+        return TrainState(**index.state).data_step if index else 0
+
+
+class _WatchedBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Torch's set-up on each worker, from the main thread: only there a signal can be taken."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(watch_sigterm)
+        super().on_start(worker_group, backend_config)
+
+
+class WatchedTorchConfig(TorchConfig):
+    """Torch's set-up, and SIGTERM as a notice to leave."""
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        return _WatchedBackend
 
 
 class FailureKeeper(UserCallback):
     """Sees every failed attempt in Ray's controller: writes it down, ends hopeless ones."""
 
-    def __init__(self, run: Location) -> None:
-        self._run = run
-        self._failures = 0
+    def __init__(self, work: TrainWork) -> None:
+        self._work = work
+        self._seen: Counter[Kind] = Counter()
+        self._since = time.time()
+        self._last: list[str] = []
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        failure = classify([unwrap(error) for error in worker_exceptions.values()])
-        self._failures += 1
-        wait_s = 0.0 if failure.kind == "user" else backoff_s(self._failures)
-        with RecordWriter(self._run / EVENTS_FILE) as events:
-            events.write(
+        """Waits before the next attempt, or raises, which Ray takes as the end of the run."""
+        by_rank = {rank: unwrap(error) for rank, error in worker_exceptions.items()}
+        errors = list(by_rank.values())
+        attempt = last_attempt(self._work.run, self._since)
+        lost = lost_ranks(by_rank, attempt["workers"] if attempt else 0)
+        failure = classify(errors, find_hang(self._work.run, self._since), lost)
+        if failure.kind == "preemption" and self._is_known(errors):
+            return  # Ray tells it again and again until the node is gone
+        self._seen[failure.kind] += 1
+        decision = decide(failure, self._seen, self._work.spec.fault)
+        if is_asked_to_leave(self._work.run):
+            decision = Decision(False, 0.0, "run the same command again to go on")
+        self._write(failure, decision)
+        if not decision.is_retried:
+            raise final_error(failure, decision, self._work)
+        time.sleep(decision.wait_s)
+        self._since = time.time()
+
+    def _is_known(self, errors: list[BaseException]) -> bool:
+        before, self._last = self._last, [str(error) for error in errors]
+        return before == self._last
+
+    def _write(self, failure: Failure, decision: Decision) -> None:
+        with RecordWriter(self._work.run / FAILURES_FILE) as failures:
+            failures.write(
                 {
                     "time_s": round(time.time(), 3),
                     "event": "failure",
                     "kind": failure.kind,
                     "cause": failure.cause,
-                    "ranks": sorted(worker_exceptions),
-                    "wait_s": wait_s,
+                    "is_retried": decision.is_retried,
+                    "wait_s": decision.wait_s,
                     "level": "warning",
-                    "message": f"{failure.kind} failure: {failure.cause}",
+                    "message": f"{failure.cause}: {decision.words}",
                 }
             )
-        if failure.kind == "user":
-            raise failure.error  # becomes a ControllerError, which Ray does not retry
-        time.sleep(wait_s)
 
 
 def _scaling(cluster: ClusterSpec) -> ScalingConfig:
@@ -205,7 +273,7 @@ def _scaling(cluster: ClusterSpec) -> ScalingConfig:
 
 def unwrap(error: BaseException) -> BaseException:
     """The worker's own exception, from inside Ray's."""
-    for name in ("_base_exc", "controller_failure", "cause"):
+    for name in ("_base_exc", "controller_failure", "health_check_failure", "cause"):
         inner = getattr(error, name, None)
         if isinstance(inner, BaseException):
             return unwrap(inner)
@@ -213,12 +281,28 @@ def unwrap(error: BaseException) -> BaseException:
 
 
 def _cause(error: Exception, work: TrainWork) -> RaymodelError:
+    """Ours, out of what Ray raises at the end of a run."""
     errors = list(getattr(error, "worker_failures", {}).values()) or [error]
     failure = classify([unwrap(inner) for inner in errors])
     if isinstance(failure.error, RaymodelError):
         return failure.error
+    return final_error(failure, Decision(False, 0.0, "Ray gave up"), work)
+
+
+def final_error(failure: Failure, decision: Decision, work: TrainWork) -> RaymodelError:
+    """What the user reads when a run ends by this failure."""
+    if is_out_of_memory(failure):
+        return out_of_memory_error(failure.error, last_attempt(work.run))
+    if failure.kind != "infrastructure" and isinstance(failure.error, RaymodelError):
+        return failure.error
     return TrainingError(
-        f"{work.stage} failed after {work.spec.fault.retries} retries: {failure.cause}. "
-        f"The attempts are in {work.run / EVENTS_FILE}, checkpoints in {work.run / CHECKPOINTS}; "
-        "run the same command again to go on from the newest one"
+        f"{work.stage} failed: {failure.cause}; {decision.words}. The attempts are in "
+        f"{work.run / EVENTS_FILE} and {work.run / FAILURES_FILE}, checkpoints in "
+        f"{work.run / CHECKPOINTS}; run the same command again to go on from the newest one"
     )
+
+
+def last_attempt(run: Location, since: float = 0.0) -> dict[str, Any] | None:
+    """The newest `attempt` event; None when no workers got ready since then."""
+    events = [event for event in read_records(run / EVENTS_FILE) if event["event"] == "attempt"]
+    return events[-1] if events and events[-1]["time_s"] >= since else None

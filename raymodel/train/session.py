@@ -12,6 +12,7 @@ from typing import Protocol
 from raymodel.data.feed import DirectFeed, StepRows
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset
+from raymodel.train.notice import watch_sigterm
 
 
 class Session(Protocol):
@@ -46,6 +47,7 @@ class TorchrunSession:
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
         self.on_report: Callable[[dict[str, float]], None] | None = None
+        watch_sigterm()  # `torchrun` passes it on to its workers
 
     def feed(
         self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str

@@ -66,11 +66,16 @@ class FaultSpec(Spec):
 
     retries: int = Field(default=3, ge=0)
     """Infrastructure failures (worker, node, storage) survived before the run gives up."""
+    preemption_retries: int = Field(default=100, ge=0)
+    """Times that the run goes on after nodes were taken away with notice. Many more than `retries`:
+    it is normal on spot machines, and costs little."""
     non_finite_loss: Literal["stop", "skip", "rewind"] = "stop"
-    """`skip` leaves the step's update out; `rewind` goes back to the last checkpoint and leaves
-    out the steps' data up to the bad one."""
+    """When a loss or gradient is NaN or infinite: `stop`; `skip` leaves the step's update out, ten
+    times in a row at most; `rewind` goes back to the newest checkpoint and leaves out the data from
+    there to the bad step, five times in a run at most."""
     hang_after: Seconds = "30min"  # type: ignore[assignment]
-    """No step for this long counts as a failure; stack traces are saved first."""
+    """No step for this long, and for twenty times the median step, counts as a failure; stack
+    traces are saved first."""
 
 
 class TrainSpec(Spec):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,22 +25,18 @@ from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 from raymodel.tasks.batch import pad_id
 from raymodel.train.batches import Collator
-from raymodel.train.checkpoint import (
-    TrainState,
-    checkpoint_location,
-    discard_after,
-    find_checkpoint,
-    load_checkpoint,
-)
+from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
 from raymodel.train.engine import Engine, build_engine, join_group
 from raymodel.train.export import export_model
-from raymodel.train.fragments import Index, load_index
+from raymodel.train.hang import Watchdog
 from raymodel.train.journal import Journal
 from raymodel.train.loop import Training, train
 from raymodel.train.network import build_network
+from raymodel.train.nonfinite import BadSteps, data_end
 from raymodel.train.notice import LeaveNotice
 from raymodel.train.plan import TrainPlan, plan_batch, plan_training
+from raymodel.train.resume import resume
 from raymodel.train.saver import Saver
 from raymodel.train.session import Session
 from raymodel.train.spec import TrainSpec
@@ -64,8 +61,9 @@ class TrainWork:
     use_gpu: bool = False
     threads: int | None = None
     attempt: int = 1
+    """How often the command was run, this time included."""
     started_at: float | None = None
-    """Unix time at which this attempt was asked for."""
+    """Unix time at which the command asked for workers."""
     export: bool = True
     """Write `model/` at the end."""
 
@@ -76,34 +74,44 @@ def run_worker(work: TrainWork, session: Session) -> None:
     Raises:
         UserError: what trying again cannot mend.
     """
-    clock = Clock(work.started_at)
+    clock = Clock()
     _prepare_torch(work, session)
     join_group(work.use_gpu)
     task = get_task(work.task)(work.labels)
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(work.spec, dataset, work.dataset)
     engine = _build_engine(work, task, dataset, session)
-    index = _agree_on_checkpoint(work.run, session)
-    state = TrainState()
-    if index is not None:
-        state = load_checkpoint(work.run, index, engine, session.world_rank, session.world_size)
+    torn: list[CheckpointError] = []
+    state = resume(work.run, engine, session.world_rank, session.world_size, torn.append)
     training = _assemble(work, session, task, dataset, plan, engine, state, clock)
-    training.journal.event(
-        {
-            "event": "attempt",
-            "attempt": work.attempt,
-            "workers": session.world_size,
-            "step": state.step,
-        }
-    )
+    for error in torn:
+        training.journal.passed_over(error)
+    training.journal.begin(work.started_at, _about(work, engine))
     try:
         train(training)
-        if state.step == plan.total_steps and work.export and session.world_rank == 0:
+        if work.export and session.world_rank == 0:
             with clock.during("other"):
                 export_model(work, task, dataset)
     finally:
+        training.notice.close()
         training.journal.close()
     engine.close()
+
+
+def _about(work: TrainWork, engine: Engine) -> dict[str, Any]:
+    """What the record of an attempt says besides its place in the run."""
+    processes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(processes, (os.getpid(), socket.gethostname()))
+    trained = (p for p in engine.deepspeed.module.parameters() if p.requires_grad)
+    return {
+        "command": work.attempt,
+        "pids": [pid for pid, _ in processes],
+        "hosts": [host for _, host in processes],
+        # ZeRO-3 keeps the whole size of a parameter aside.
+        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
+        "zero": work.spec.parallel.zero,
+        "micro_batch": engine.batch.micro_batch,
+    }
 
 
 def plan_for(spec: TrainSpec, dataset: Dataset, artifact: Artifact) -> TrainPlan:
@@ -133,33 +141,6 @@ def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Sessio
     return engine
 
 
-def _agree_on_checkpoint(run: Location, session: Session) -> Index | None:
-    """Rank 0 looks for the newest whole checkpoint; all load that one.
-
-    What lies after it, torn or never committed, is discarded, so that the same steps can be
-    written again.
-    """
-    chosen = torch.full((1,), -1, dtype=torch.int64)
-    torn: list[CheckpointError] = []
-    index = None
-    if session.world_rank == 0:
-        index = find_checkpoint(run, torn.append)
-        chosen[0] = index.step if index else 0
-        discard_after(run, int(chosen[0]))
-    chosen = _broadcast(chosen)
-    step = int(chosen[0])
-    if session.world_rank != 0 and step > 0:
-        index = load_index(checkpoint_location(run, step))
-    return index
-
-
-def _broadcast(tensor: torch.Tensor) -> torch.Tensor:
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    moved = tensor.to(device)
-    dist.broadcast(moved, src=0)
-    return moved.cpu()
-
-
 def _assemble(
     work: TrainWork,
     session: Session,
@@ -180,30 +161,35 @@ def _assemble(
         engine=engine,
         session=session,
         clock=clock,
-        attempt=work.attempt,
         flops_per_token=_flops_per_token(engine.deepspeed.module.config, task, plan),
     )
-    token = _broadcast(torch.tensor([secrets.randbits(62)]))
+    token = torch.tensor(secrets.randbits(62), device=engine.device)
+    dist.broadcast(token, src=0)
     saver = Saver(
         work.run,
         engine,
         rank=rank,
         world_size=world_size,
-        token=f"{int(token[0]):x}",
+        token=f"{int(token):x}",
         keep=spec.checkpoint.keep,
         wait=spec.checkpoint.wait,
         on_event=journal.event,
     )
     order = dataset.order(work.seed, spec.global_batch)
-    notice = LeaveNotice()
-    notice.watch_sigterm()
+    notice = LeaveNotice(session.leave_by, asks=rank == 0)
+    if rank == 0:
+        notice.watch_file(work.run)
+    bad_steps = BadSteps(
+        work.run, spec=spec, state=state, engine=engine, saver=saver, journal=journal
+    )
+    end = data_end(spec, plan)
     return Training(
         spec=spec,
         plan=plan,
         state=state,
         engine=engine,
         collator=collator,
-        feed=session.feed(dataset, order, state.step, plan.total_steps, spec.on_bad_shard),
+        feed=session.feed(dataset, order, state.data_step, end, spec.on_bad_shard),
         validation=Validation(
             open_dataset(work.dataset, "holdout"),
             spec.validate_rows,
@@ -215,6 +201,8 @@ def _assemble(
         journal=journal,
         saver=saver,
         notice=notice,
+        bad_steps=bad_steps,
+        watchdog=Watchdog(work.run, rank, spec.fault.hang_after),
         clock=clock,
     )
 

@@ -1,0 +1,140 @@
+"""The policy of failures: what is retried, when, and what the user reads."""
+
+import pickle
+from collections import Counter
+
+import pytest
+
+from raymodel.errors import HangError, NonFiniteLossError, OutOfMemoryError, PreemptedError
+from raymodel.train.fault import (
+    Failure,
+    backoff_s,
+    classify,
+    decide,
+    is_out_of_memory,
+    lost_ranks,
+    out_of_memory_error,
+    state_bytes,
+)
+from raymodel.train.spec import FaultSpec
+
+BUDGET = FaultSpec(retries=2, preemption_retries=1)
+
+
+class ActorDiedError(Exception):
+    """Stands for Ray's, which is known by its name."""
+
+    preempted = False
+
+
+# What Ray 2.60 says of a worker that was killed; the kernel's OOM killer is only a guess of it.
+KILLED = """The actor died unexpectedly before finishing this task.
+\tclass_name: RayTrainWorker
+\tpid: 4711
+The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit \
+detail: Worker unexpectedly exits with a connection error code 2. End of file. There are some \
+potential root causes. (1) The process is killed by SIGKILL by OOM killer due to high memory usage.
+"""
+
+
+def test_an_error_of_the_user_decides_over_the_broken_collectives_of_the_others() -> None:
+    bad = NonFiniteLossError("the loss is nan")
+    failure = classify([RuntimeError("Connection closed by peer"), bad])
+    assert (failure.kind, failure.error) == ("user", bad)
+    assert not decide(failure, Counter(user=1), BUDGET).is_retried
+
+
+def test_a_killed_worker_is_infrastructure_and_told_in_one_line() -> None:
+    broken = RuntimeError("[pair.cc:537] Read error [127.0.0.1]: Connection reset by peer")
+    seen = {0: broken, 1: ActorDiedError(KILLED)}
+    failure = classify(list(seen.values()), lost=lost_ranks(seen, 2))
+    assert failure.kind == "infrastructure"
+    assert failure.cause == "worker 1 died or was cut off from the others"
+
+
+def test_a_death_is_told_by_the_silence_when_the_others_are_faster() -> None:
+    broken = RuntimeError("[pair.cc:537] Read error [127.0.0.1]: Connection reset by peer")
+    assert lost_ranks({0: broken, 2: broken}, 3) == [1]
+    assert classify([broken], lost=[1]).cause == "worker 1 died or was cut off from the others"
+
+
+def test_an_error_of_the_code_keeps_its_own_words() -> None:
+    failure = classify([KeyError("labels")], lost=[1])
+    assert failure.cause == "KeyError: 'labels'"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        ActorDiedError("1 worker(s) were killed due to the node running low on memory."),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_is_the_users(error: Exception) -> None:
+    failure = classify([ConnectionError("peer"), error])
+    assert failure.kind == "user"
+    assert is_out_of_memory(failure)
+
+
+def test_a_guess_at_the_oom_killer_is_not_out_of_memory() -> None:
+    assert not is_out_of_memory(classify([ActorDiedError(KILLED)]))
+
+
+def test_a_hang_is_named_though_the_processes_look_killed() -> None:
+    failure = classify([ActorDiedError(KILLED)], hang="no step for 1800 s")
+    assert (failure.kind, failure.cause) == ("infrastructure", "no step for 1800 s")
+    assert isinstance(failure.error, HangError)
+
+
+def test_a_preemption_has_a_budget_of_its_own() -> None:
+    failure = classify([PreemptedError("a node goes; step 8 is saved")])
+    assert failure.kind == "preemption"
+    first = decide(failure, Counter(preemption=1, infrastructure=9), BUDGET)
+    assert (first.is_retried, first.wait_s) == (True, 0.0)
+    assert not decide(failure, Counter(preemption=2), BUDGET).is_retried
+
+
+def test_the_death_of_a_drained_node_is_a_preemption() -> None:
+    error = ActorDiedError(KILLED)
+    error.preempted = True
+    assert classify([error]).kind == "preemption"
+
+
+def test_infrastructure_is_retried_with_growing_waits_until_the_budget_is_spent() -> None:
+    failure = Failure("infrastructure", "x", RuntimeError("x"))
+    budget = FaultSpec(retries=3)
+    decisions = [decide(failure, Counter(infrastructure=n), budget) for n in (1, 2, 3, 4)]
+    assert [d.is_retried for d in decisions] == [True, True, True, False]
+    assert [d.wait_s for d in decisions] == [0.0, 1.0, 2.0, 0.0]
+    assert "budget of 3 retries is spent" in decisions[-1].words
+
+
+def test_backoff_doubles_up_to_a_minute() -> None:
+    assert [backoff_s(n) for n in (1, 2, 3, 4, 20)] == [0.0, 1.0, 2.0, 4.0, 60.0]
+
+
+def test_state_bytes_are_those_of_the_zero_paper() -> None:
+    # arXiv:1910.02054, figure 1: 7.5 B parameters on 64 devices, in GB.
+    sizes = [state_bytes(7_500_000_000, stage, 64) / 1e9 for stage in (0, 1, 2, 3)]
+    assert sizes == pytest.approx([120, 31.4, 16.6, 1.88], abs=0.05)
+
+
+def test_the_advice_on_memory_says_which_knob_saves_how_much() -> None:
+    attempt = {"parameters": 2**30, "zero": 1, "workers": 2, "micro_batch": 8}
+    error = out_of_memory_error(RuntimeError("CUDA out of memory"), attempt)
+    assert isinstance(error, OutOfMemoryError)
+    text = str(error)
+    assert "take 10.00 GiB of each worker" in text  # 4 + 12 / 2
+    assert "`micro_batch: 4` halves the activations" in text
+    assert "`parallel.zero: 2` saves 1.00 GiB" in text
+    assert "`parallel.zero: 3` saves 2.00 GiB" in text
+    assert "4 workers with `zero: 1` save 3.00 GiB" in text
+    assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+def test_the_advice_needs_no_attempt() -> None:
+    text = str(out_of_memory_error(MemoryError(), None))
+    assert "`micro_batch`" in text
+    assert "`parallel.zero`" in text
