@@ -86,7 +86,7 @@ class RaySession:
 def run_pretrain(spec: PretrainSpec, execution: Execution, story: Story) -> dict[str, Any]:
     """Trains a fresh model on `execution.inputs["data"]`; returns the manifest's content."""
     work = work_for(spec, execution, task=spec.objective, dataset=execution.inputs["data"])
-    return train_on_ray(work, execution.cluster, story)
+    return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 
 def run_finetune(
@@ -95,7 +95,7 @@ def run_finetune(
     """Adapts the model folder `base` to `execution.inputs["examples"]`."""
     dataset = execution.inputs["examples"]
     work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base)
-    return train_on_ray(work, execution.cluster, story)
+    return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 
 def work_for(
@@ -123,7 +123,9 @@ def work_for(
     )
 
 
-def train_on_ray(work: TrainWork, cluster: ClusterSpec, story: Story) -> dict[str, Any]:
+def train_on_ray(
+    work: TrainWork, cluster: ClusterSpec, story: Story, trackers: Iterable[str] = ()
+) -> dict[str, Any]:
     """Runs the workers to the end, with retries; returns what the manifest says of the run.
 
     Raises:
@@ -133,13 +135,14 @@ def train_on_ray(work: TrainWork, cluster: ClusterSpec, story: Story) -> dict[st
     """
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(work.spec, dataset, work.dataset)
-    tracker = build_tracker("tensorboard", work.run, f"{work.job_name}/{work.stage}")
+    run_name = f"{work.job_name}/{work.stage}"
+    built = [build_tracker(name, work.run, run_name) for name in trackers]
 
     def ask_to_end() -> None:
         story.warn("interrupted: the workers save a checkpoint and leave; again to end at once")
         ask_to_leave(work.run)
 
-    with watch_training(work.run, story, plan.total_steps, [tracker]):
+    with watch_training(work.run, story, plan.total_steps, built):
         run_interruptibly(lambda: fit(work, cluster), ask_to_end)
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
