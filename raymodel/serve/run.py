@@ -296,7 +296,7 @@ def _take_down(app_name: str, started_serve: bool) -> None:
     serve.delete(app_name)
     if started_serve:
         _end_controller()
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()
 
 
 def _end_controller() -> None:

@@ -150,12 +150,14 @@ def train_on_ray(
     return {"task": work.task, **summary(work.run), "goodput": books.goodput}
 
 
-def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[UserCallback] = ()) -> None:
+def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) -> None:
     """One `TorchTrainer.fit`. Raises like `train_on_ray`."""
     work = replace(work, started_at=time.time())
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(work.spec, dataset, work.dataset)
     forget_to_leave(work.run)
+    # Ray's annotation names Tune's callbacks, its check these.
+    all_callbacks: Any = [FailureKeeper(work), *callbacks]
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"work": work},
@@ -176,7 +178,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[UserCallback]
             storage_path=(work.run / "ray").uri,
             # Without a limit here: `FailureKeeper` ends the run, by its own budget.
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[FailureKeeper(work), *callbacks],
+            callbacks=all_callbacks,
         ),
     )
     try:
@@ -265,7 +267,7 @@ class FailureKeeper(UserCallback):
 
 
 def _scaling(cluster: ClusterSpec) -> ScalingConfig:
-    elastic = (cluster.min_workers, cluster.max_workers)
+    elastic: Any = (cluster.min_workers, cluster.max_workers)  # typed too narrowly upstream
     return ScalingConfig(
         num_workers=cluster.workers if isinstance(cluster.workers, int) else elastic,
         use_gpu=cluster.gpus_per_worker > 0,

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, FailureConfig, ResultGrid, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -60,7 +60,7 @@ def run_sweep(
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(spec, dataset, work.dataset)
     _story.set(story)
-    trials = _tuner(work, execution, sweep, plan).fit()
+    trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream
     best = _best(trials, sweep, plan)
     chosen = work.run / TRIALS / best.metrics["trial_id"]
     story.say(f"          best: {setting_text(best.config)}")
@@ -73,9 +73,7 @@ def run_sweep(
     }
 
 
-def _tuner(
-    work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainPlan
-) -> Tuner:
+def _tuner(work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainPlan) -> Tuner:
     cluster = ClusterSpec(**execution.cluster.to_dict() | {"workers": sweep.workers_per_trial})
 
     def trial(setting: Setting) -> None:
@@ -149,7 +147,7 @@ def _domain(search: SearchSpec) -> Any:
     return tune.loguniform(*search.loguniform)
 
 
-def _best(trials: ResultGrid, sweep: SweepSpec, plan: TrainPlan) -> Any:
+def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
     """The trial with the lowest measure among those that came to their end."""
     whole = [trial for trial in trials if (trial.metrics or {}).get(_STEP) == plan.total_steps]
     if whole:
