@@ -4,6 +4,7 @@ Importing torch, DeepSpeed and transformers takes seconds of CPU in each process
 imports them here and runs nothing of them, so a forked rank finds no thread pool that was lost.
 """
 
+import gc
 import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # read by DeepSpeed when it is imported
@@ -14,3 +15,6 @@ import peft  # noqa: E402, F401
 import transformers.models.llama.modeling_llama  # noqa: E402, F401
 
 import raymodel.train.worker  # noqa: E402, F401
+
+# What was imported stays for ever: no collection looks at it again, which takes half a second.
+gc.freeze()

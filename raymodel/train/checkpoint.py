@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from raymodel.errors import CheckpointError
+from raymodel.errors import CheckpointError, DamagedCheckpointError
 from raymodel.storage.uri import Location
 from raymodel.train import zero
 from raymodel.train.engine import Engine
@@ -28,6 +29,13 @@ class TrainState:
     bad_rows: int = 0
     non_finite_steps: int = 0
     data_digest: str = "0" * 16
+    left_out: list[list[int]] = field(default_factory=list)
+    """Runs of data steps, `[first, stop]`, that a rewind passed over."""
+
+    @property
+    def data_step(self) -> int:
+        """The next step of the data order, which runs ahead of `step` by what was left out."""
+        return self.step + sum(stop - first for first, stop in self.left_out)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,31 +48,50 @@ def checkpoint_location(run: Location, step: int) -> Location:
 def committed_steps(run: Location) -> list[int]:
     """Steps with a committed checkpoint, oldest first. Looks at names only."""
     steps = []
-    for entry in (run / FOLDER).list():
-        if entry.is_dir and (run / FOLDER / entry.name / INDEX).exists():
-            steps.append(int(entry.name.removeprefix("step-")))
+    for step, folder in _folders(run):
+        if (folder / INDEX).exists():
+            steps.append(step)
     return sorted(steps)
 
 
 def find_checkpoint(
     run: Location, on_torn: Callable[[CheckpointError], None] = lambda error: None
 ) -> Index | None:
-    """The newest whole checkpoint. A torn one is passed over, and `on_torn` is told."""
+    """The newest checkpoint whose files are all there. A torn one is passed over.
+
+    Args:
+        on_torn: told of each that is passed over.
+
+    Raises:
+        CheckpointError: the newest was written by another version of raymodel.
+    """
     for step in reversed(committed_steps(run)):
         try:
             return load_index(checkpoint_location(run, step))
-        except CheckpointError as error:
+        except DamagedCheckpointError as error:
             on_torn(error)
     return None
 
 
 def discard_after(run: Location, step: int) -> None:
     """Deletes what lies after `step`: torn checkpoints, and those that never were committed."""
-    for entry in (run / FOLDER).list():
-        if entry.is_dir and int(entry.name.removeprefix("step-")) > step:
-            folder = run / FOLDER / entry.name
-            (folder / INDEX).delete_file()  # first, so that a half-deleted one is not committed
-            folder.delete_tree()
+    for found, folder in _folders(run):
+        if found > step:
+            discard(folder)
+
+
+def discard(folder: Location) -> None:
+    """Deletes one checkpoint, its index first: a half-deleted one must not count."""
+    (folder / INDEX).delete_file()
+    folder.delete_tree()
+
+
+def _folders(run: Location) -> list[tuple[int, Location]]:
+    return [
+        (int(entry.name.removeprefix("step-")), run / FOLDER / entry.name)
+        for entry in (run / FOLDER).list()
+        if entry.is_dir and entry.name.startswith("step-")
+    ]
 
 
 def load_checkpoint(
@@ -75,21 +102,47 @@ def load_checkpoint(
     Each rank reads the byte ranges of the state that it holds, and nothing else.
 
     Raises:
-        CheckpointError: when the checkpoint does not fit the model, or its bytes are damaged.
+        CheckpointError: the checkpoint does not fit the model.
+        DamagedCheckpointError: its bytes are damaged; on every rank alike. The engine then holds
+            a mixture and must be filled from another checkpoint.
     """
     reader = FragmentReader(checkpoint_location(run, index.step), index)
-    inner = engine.deepspeed
+    inner, rng, damage = engine.deepspeed, {}, None
     zero.prepare_moments(inner, index.moments, index.updates)
+    try:
+        _fill(reader, inner)
+        if world_size == index.world_size:
+            rng = reader.rng(rank)
+    except DamagedCheckpointError as error:
+        damage = error
+    finally:
+        reader.close()
+    _agree_on_damage(damage, engine, run, index.step)
+    zero.refresh_weights(inner)  # a collective under ZeRO-3
+    zero.restore_counters(inner, index.counters, engine.batch.accumulation)
+    restore_rng(rng)
+    return TrainState(**index.state)
+
+
+def _fill(reader: FragmentReader, inner: Any) -> None:
     for part in zero.held_slices(inner):
-        _check_shape(index, part)
+        _check_shape(reader.index, part)
         for key, view in zero.state_tensors(inner, part).items():
             reader.read(part.name, key, part.start, view)
-    zero.refresh_weights(inner)
-    zero.restore_counters(inner, index.counters, engine.batch.accumulation)
-    if world_size == index.world_size:
-        restore_rng(reader.rng(rank))
-    reader.close()
-    return TrainState(**index.state)
+
+
+def _agree_on_damage(
+    damage: DamagedCheckpointError | None, engine: Engine, run: Location, step: int
+) -> None:
+    """Raises on all ranks when one of them found damage."""
+    found = torch.tensor(int(damage is not None), device=engine.device)
+    dist.all_reduce(found)
+    if damage is not None:
+        raise damage
+    if found:
+        raise DamagedCheckpointError(
+            f"another worker found its part of {checkpoint_location(run, step)} damaged"
+        )
 
 
 def _check_shape(index: Index, part: zero.Slice) -> None:

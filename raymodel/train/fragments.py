@@ -9,7 +9,7 @@ checkpoints/step-00000100/
 
 A fragment is a run `start … start + length` of a flattened parameter. Fragments of a parameter
 never overlap and together cover it, so a reader that needs any run finds its bytes whatever the
-world size and ZeRO stage were. Nothing here is pickled.
+world size and ZeRO stage were. Nothing here is pickled, and every byte is under a checksum.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from typing import Any
 
 import torch
 
-from raymodel.errors import CheckpointError
+from raymodel.errors import CheckpointError, DamagedCheckpointError
 from raymodel.storage.uri import Location
 
 FORMAT_VERSION = 1
 INDEX = "checkpoint.json"
 FLOAT_BYTES = 4
+# Elements under one checksum (256 KiB). A reader of a part of a fragment reads whole blocks, so
+# that it can check them: small blocks mean little in vain, large ones a small index.
+BLOCK = 2**16
 
 
 def rank_file(rank: int) -> str:
@@ -47,8 +50,8 @@ class Fragment:
     file: str
     start: int
     length: int
-    tensors: Mapping[str, tuple[int, int]]
-    """Key (`weight`, a moment's name) → (first byte in the file, CRC-32 of the bytes)."""
+    tensors: Mapping[str, tuple[int, list[int]]]
+    """Key (`weight`, a moment's name) → (first byte in the file, CRC-32 of each block)."""
 
     def to_json(self) -> list[Any]:
         return [self.file, self.start, self.length, dict(self.tensors)]
@@ -68,39 +71,63 @@ class Index:
     files: dict[str, int]
     """Rank file → bytes."""
     parameters: dict[str, dict[str, Any]]
-    """Name → {"shape": […], "fragments": [[file, start, length, {key: [offset, crc]}], …]}."""
+    """Name → {"shape": […], "fragments": [[file, start, length, {key: [offset, crcs]}], …]}."""
     rng: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    """Rank file → {device: [offset, bytes]} of the random states."""
+    """Rank file → {device: [offset, bytes, CRC-32]} of the random states."""
     format_version: int = FORMAT_VERSION
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.parameters[name]["shape"])
 
 
+def save_index(location: Location, index: Index) -> None:
+    """Writes `checkpoint.json`: from now on the checkpoint counts."""
+    body = vars(index)
+    (location / INDEX).write_bytes(_json(body | {_SELF_CHECK: zlib.crc32(_json(body))}))
+
+
 def load_index(location: Location) -> Index:
     """Reads `checkpoint.json` and checks that each file has the size it was written with.
 
     Raises:
-        CheckpointError: when the checkpoint is not whole; the message says what is wrong.
+        DamagedCheckpointError: the checkpoint is not whole; the message says what is wrong.
+        CheckpointError: it is of another format version.
     """
     try:
         body = json.loads((location / INDEX).read_bytes())
-        if body["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{location} has format_version {body['format_version']}; this raymodel reads "
-                f"{FORMAT_VERSION}. Use the raymodel that wrote it"
-            )
-        index = Index(**body)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{location / INDEX} was cut short or edited ({error})") from error
+        expected = body.pop(_SELF_CHECK)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{location / INDEX} was cut short ({error})") from error
+    if zlib.crc32(_json(body)) != expected:
+        raise DamagedCheckpointError(f"{location / INDEX} was changed after it was written")
+    if body["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{location} has format_version {body['format_version']}; this raymodel reads "
+            f"{FORMAT_VERSION}. Use the raymodel that wrote it"
+        )
+    index = Index(**body)
     sizes = {entry.name: entry.bytes for entry in location.list()}
     for name, size in index.files.items():
         if sizes.get(name) != size:
-            raise CheckpointError(
+            raise DamagedCheckpointError(
                 f"{location / name} has {sizes.get(name, 'no')} bytes where {size} were written; "
                 "it was cut short"
             )
     return index
+
+
+_SELF_CHECK = "crc32"
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+
+
+def checksums(data: Any) -> list[int]:
+    """CRC-32 of each block of a run's bytes."""
+    view = memoryview(data).cast("B")
+    step = BLOCK * FLOAT_BYTES
+    return [zlib.crc32(view[start : start + step]) for start in range(0, len(view), step)]
 
 
 def tensor_offsets(path: Any) -> dict[str, int]:
@@ -125,15 +152,18 @@ class FragmentReader:
         """Fills `out` (1-D fp32, on any device) with `key` of `name` from `start` on.
 
         Raises:
-            CheckpointError: when the parameter or a part of it is missing, or bytes are damaged.
+            CheckpointError: the parameter or a part of it is missing.
+            DamagedCheckpointError: its bytes are not those that were written.
         """
         done, stop = 0, start + out.numel()
         fragments = self._of(name)
         first = bisect.bisect_right(fragments, start, key=lambda f: f.start) - 1
         for fragment in fragments[max(0, first) :]:
+            if fragment.start >= stop:
+                break
             begin, end = max(start, fragment.start), min(stop, fragment.start + fragment.length)
             if begin < end:
-                run = self._run(fragment, name, key, begin, end)
+                run = self._run(fragment, name, key, begin - fragment.start, end - fragment.start)
                 out[begin - start : end - start].copy_(run)
                 done += end - begin
         if done != out.numel():
@@ -143,12 +173,18 @@ class FragmentReader:
             )
 
     def rng(self, rank: int) -> dict[str, torch.Tensor]:
-        """Random states of a rank; empty when the checkpoint had fewer ranks."""
-        name = rank_file(rank)
-        return {
-            device: torch.frombuffer(bytearray(self._bytes(name, offset, size)), dtype=torch.uint8)
-            for device, (offset, size) in self.index.rng.get(name, {}).items()
-        }
+        """Random states of a rank; empty when the checkpoint had fewer ranks.
+
+        Raises:
+            DamagedCheckpointError: the bytes are not those that were written.
+        """
+        name, states = rank_file(rank), {}
+        for device, (offset, size, crc) in self.index.rng.get(name, {}).items():
+            data = self._bytes(name, offset, size)
+            if zlib.crc32(data) != crc:
+                raise self._damaged(name, f"the random state of {device}")
+            states[device] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return states
 
     def close(self) -> None:
         for stream in self._streams.values():
@@ -167,19 +203,26 @@ class FragmentReader:
         return self._fragments[name]
 
     def _run(self, fragment: Fragment, name: str, key: str, begin: int, end: int) -> torch.Tensor:
+        """Elements `begin … end` of a fragment, out of the whole blocks that hold them."""
         if key not in fragment.tensors:
             raise CheckpointError(f"{self._location} has no {key} for {name!r}")
-        offset, crc = fragment.tensors[key]
-        first = offset + (begin - fragment.start) * FLOAT_BYTES
-        data = self._bytes(fragment.file, first, (end - begin) * FLOAT_BYTES)
-        if end - begin == fragment.length and zlib.crc32(data) != crc:
-            raise CheckpointError(
-                f"{self._location / fragment.file}: {key} of {name} does not have the checksum it "
-                "was written with; the file is damaged"
-            )
-        return torch.frombuffer(bytearray(data), dtype=torch.float32)
+        offset, crcs = fragment.tensors[key]
+        first, last = begin // BLOCK, -(-end // BLOCK)
+        start, stop = first * BLOCK, min(last * BLOCK, fragment.length)
+        size = (stop - start) * FLOAT_BYTES
+        data = self._bytes(fragment.file, offset + start * FLOAT_BYTES, size)
+        if checksums(data) != crcs[first:last]:
+            raise self._damaged(fragment.file, f"{key} of {name}")
+        blocks = torch.frombuffer(bytearray(data), dtype=torch.float32)
+        return blocks[begin - start : end - start]
 
     def _bytes(self, file: str, offset: int, size: int) -> Any:
         if file not in self._streams:
             self._streams[file] = (self._location / file).open_input(memory_map=True)
         return self._streams[file].read_at(size, offset)
+
+    def _damaged(self, file: str, what: str) -> DamagedCheckpointError:
+        return DamagedCheckpointError(
+            f"{self._location / file}: {what} does not have the checksum it was written with; the "
+            "file is damaged"
+        )

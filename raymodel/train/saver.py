@@ -14,6 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,19 @@ from raymodel.train.checkpoint import (
     TrainState,
     checkpoint_location,
     committed_steps,
+    discard,
     rng_states,
 )
 from raymodel.train.engine import Engine
-from raymodel.train.fragments import INDEX, Fragment, Index, rank_file, rank_index, tensor_offsets
+from raymodel.train.fragments import (
+    Fragment,
+    Index,
+    checksums,
+    rank_file,
+    rank_index,
+    save_index,
+    tensor_offsets,
+)
 
 TRIES = 5
 FIRST_WAIT_S = 1.0  # doubled after each failed try
@@ -126,8 +136,8 @@ class Saver:
             copied = time.monotonic()
             self._with_retries(job.step, lambda: self._write(job, tensors))
             if self._rank == 0:
-                self._with_retries(job.step, lambda: self._commit(job))
-                self._prune()
+                self._commit(job)
+                self._prune(job.step)
                 self._on_event(
                     {
                         "event": "checkpoint",
@@ -191,7 +201,7 @@ class Saver:
             "bytes": size,
             "parameters": _fragments(rank_file(self._rank), job, tensors, offsets),
             "rng": {
-                device: [offsets[f"rng:{device}"], state.numel()]
+                device: [offsets[f"rng:{device}"], state.numel(), zlib.crc32(state.numpy().data)]
                 for device, state in job.rng.items()
             },
         }
@@ -219,23 +229,26 @@ class Saver:
             parameters=parameters,
             rng={rank_file(rank): entry["rng"] for rank, entry in enumerate(entries)},
         )
-        (folder / INDEX).write_bytes(json.dumps(vars(index), separators=(",", ":")).encode())
+        self._with_retries(job.step, lambda: save_index(folder, index))
 
     def _wait_for_index(self, folder: Location, rank: int) -> dict[str, Any]:
         deadline = time.monotonic() + COMMIT_TIMEOUT_S
         while time.monotonic() < deadline:
-            if (folder / rank_index(rank)).exists():
-                entry: dict[str, Any] = json.loads((folder / rank_index(rank)).read_bytes())
-                if entry["token"] == self._token:
-                    return entry
+            with suppress(OSError):  # looking again is the retry
+                if (folder / rank_index(rank)).exists():
+                    entry: dict[str, Any] = json.loads((folder / rank_index(rank)).read_bytes())
+                    if entry["token"] == self._token:
+                        return entry
             time.sleep(0.05 if folder.is_local else 0.5)
-        raise TimeoutError(f"rank {rank} did not write its part within {COMMIT_TIMEOUT_S:.0f} s")
+        raise CheckpointError(f"rank {rank} did not write its part in {COMMIT_TIMEOUT_S:.0f} s")
 
-    def _prune(self) -> None:
-        for step in committed_steps(self._run)[: -self._keep]:
-            folder = checkpoint_location(self._run, step)
-            (folder / INDEX).delete_file()
-            folder.delete_tree()
+    def _prune(self, step: int) -> None:
+        """Failing here loses nothing: the checkpoint is committed, and the next one prunes too."""
+        try:
+            for old in committed_steps(self._run)[: -self._keep]:
+                discard(checkpoint_location(self._run, old))
+        except OSError as error:
+            self._on_event({"event": "prune_failed", "step": step, "cause": str(error)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +271,7 @@ def _fragments(
         places = {}
         for key in views:
             name = f"{part.name}:{part.start}:{key}"
-            places[key] = (offsets[name], zlib.crc32(tensors[name].numpy().data))
+            places[key] = (offsets[name], checksums(tensors[name].numpy()))
         fragment = Fragment(file, part.start, part.length, places).to_json()
         parameters.setdefault(part.name, [list(part.shape), []])[1].append(fragment)
     return parameters

@@ -209,4 +209,6 @@ def _refresh_stage_3(optimizer: Any) -> None:
         for part, view in zip(parts, optimizer.unflatten(low_flat, parts), strict=True):
             part.data = view.data
     if optimizer.persistent_parameters:
+        # Small parameters stay gathered between steps: let go of the old values first.
+        optimizer.persistent_parameters[0].partition(optimizer.persistent_parameters)
         optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
