@@ -30,6 +30,9 @@ ACTIVITIES = {
 }
 
 
+_SHOWN_S = 0.05  # less would be shown as 0.0s
+
+
 @dataclass
 class Attempt:
     """One start of the worker group, as far as its events tell."""
@@ -187,7 +190,7 @@ def activity_rows(books: Books) -> list[dict[str, object]]:
             "share": f"{spent_s / books.total_s:.1%}",
         }
         for activity, spent_s in books.seconds.items()
-        if spent_s > 0
+        if spent_s >= _SHOWN_S
     ]
 
 

@@ -251,6 +251,9 @@ class FailureKeeper(UserCallback):
         return before == self._last
 
     def _write(self, failure: Failure, decision: Decision) -> None:
+        told = {}
+        if decision.is_retried:  # else the command ends with the same words
+            told = {"level": "warning", "message": f"{failure.cause}; {decision.words}"}
         with RecordWriter(self._work.run / FAILURES_FILE) as failures:
             failures.write(
                 {
@@ -260,8 +263,7 @@ class FailureKeeper(UserCallback):
                     "cause": failure.cause,
                     "is_retried": decision.is_retried,
                     "wait_s": decision.wait_s,
-                    "level": "warning",
-                    "message": f"{failure.cause}: {decision.words}",
+                    **told,
                 }
             )
 
