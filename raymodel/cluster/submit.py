@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -23,6 +24,7 @@ from raymodel.spec.load import LoadedJob
 
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
 _POLL_S = 1.0
+_AGENT_S = 60.0
 
 
 def submit(
@@ -49,7 +51,8 @@ def submit(
     excludes = find_excludes(folder, loaded.job.storage)
     check_size(folder, excludes)
     _warn_of_storage(loaded.job.storage)
-    submission_id = client.submit_job(
+    submission_id = _submit_when_ready(
+        client,
         entrypoint=entrypoint,
         runtime_env={"working_dir": str(folder), "excludes": excludes},
         metadata={"job": loaded.job.name},
@@ -59,6 +62,27 @@ def submit(
         print(f"follow it: ray job logs --follow {submission_id} --address {address}")
         return 0
     return _follow(client, submission_id)
+
+
+def _submit_when_ready(client: JobSubmissionClient, **job: Any) -> str:
+    """A head answers a few seconds before its job agent does.
+
+    Raises:
+        ClusterError: no agent took the job in time.
+    """
+    deadline = time.monotonic() + _AGENT_S
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the Ray head took no job within {_AGENT_S:.0f} s ({error}); look at its log, "
+                    "dashboard_agent.log, or start it again"
+                ) from error
+            time.sleep(_POLL_S)
 
 
 def build_entrypoint(job_path: Path, folder: Path, overrides: Sequence[str]) -> str:
