@@ -1,4 +1,4 @@
-"""Where DeepSpeed keeps the state: fails here, and loudly, when an upgrade of it moves something."""
+"""Where DeepSpeed keeps the state: an upgrade that moves something fails here, and loudly."""
 
 import pytest
 import torch

@@ -4,6 +4,7 @@ Used inside the ranks of `run_distributed`: one process trains many small cases 
 """
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +20,15 @@ from raymodel.model.spec import AdapterSpec, LoraSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.testing.tiny import build_tiny_llama
+from raymodel.train import zero
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.engine import Engine, build_engine, join_group
 from raymodel.train.plan import cut, plan_batch
 from raymodel.train.saver import Saver
 from raymodel.train.spec import PretrainSpec
 
-VOCAB, WIDTH, TOKENS = 13, 7, 9
-GLOBAL_BATCH = 12  # 1, 2, 3 and 4 workers divide it
+VOCAB, WIDTH, TOKENS = 61, 31, 33
+GLOBAL_BATCH = 24  # 1, 2, 3 and 4 workers divide it
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Case:
     dropout: float = 0.0
     micro_batch: int | None = None
     """Rows in one forward pass; None is a single pass a step."""
+    loss_scale: float | None = None
+    """The dynamic scale of fp16 to begin with; a huge one makes the first steps overflow."""
 
     def spec(self) -> PretrainSpec:
         return PretrainSpec.model_validate(
@@ -55,6 +59,7 @@ class Case:
 
 def join_tiny_group() -> None:
     """Joins the group, and lets DeepSpeed use fp16 where torch only emulates it."""
+    warnings.simplefilter("ignore")  # of the libraries; pytest's filters do not reach here
     join_group(use_gpu=False)
     from deepspeed.accelerator import get_accelerator
 
@@ -67,14 +72,16 @@ class OddModel(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCAB, WIDTH)
-        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
-        self.up = nn.Linear(WIDTH, 11)
-        self.down = nn.Linear(11, WIDTH, bias=False)
+        self.frozen = nn.Linear(WIDTH, WIDTH, bias=False).requires_grad_(False)
+        self.up = nn.Linear(WIDTH, 47, bias=False)
+        self.down = nn.Linear(47, WIDTH, bias=False)
         self.norm = nn.LayerNorm(WIDTH)
-        self.gain = nn.Parameter(torch.full((1,), 1.5))  # DeepSpeed refuses shape ()
+        self.gain = nn.Parameter(torch.ones(1))  # DeepSpeed refuses shape ()
         self.drop = nn.Dropout(dropout)
         self.head = nn.Linear(WIDTH, VOCAB, bias=False)
         self.head.weight = self.embed.weight
+        for module in (self.embed, self.frozen, self.up, self.down):
+            nn.init.normal_(module.weight, std=0.1)
 
     def forward(self, input_ids, attention_mask=None, use_cache=False):
         hidden = self.frozen(self.embed(input_ids))
@@ -89,6 +96,8 @@ def build_module(case: Case) -> nn.Module:
         return attach_adapter(
             build_tiny_llama(vocab_size=VOCAB), lora, get_task("causal_lm")(), seed=3
         )
+    if case.model == "million":
+        return build_tiny_llama(vocab_size=16_000)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return OddModel(case.dropout)
@@ -109,6 +118,12 @@ def engine_of(case: Case, *, perturbed: bool = False) -> Iterator[Engine]:
                     parameter.add_(0.1)
     batch = plan_batch(GLOBAL_BATCH, case.micro_batch, dist.get_world_size())
     engine = build_engine(module, get_task("causal_lm")(), case.spec(), batch)
+    if case.loss_scale is not None:
+        zero.restore_counters(
+            engine.deepspeed,
+            zero.counters(engine.deepspeed) | {"cur_scale": case.loss_scale},
+            engine.batch.accumulation,
+        )
     try:
         yield engine
     finally:
@@ -122,7 +137,7 @@ def train_steps(
     steps: range,
     *,
     before_update: Callable[[], None] = lambda: None,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 1e-3,
 ) -> list[float]:
     """Trains on rows that depend on the step alone; the global mean loss of each step."""
     losses = []
@@ -144,9 +159,13 @@ def train_steps(
 
 
 def _rows(step: int) -> tuple[dict[str, torch.Tensor], int]:
-    """Rows of different numbers of targets, so that a mean of means would show."""
+    """Each token is three times the one before, plus one. The number of targets differs by row, so
+    that a mean of means would show."""
     draw = torch.Generator().manual_seed(step)
-    input_ids = torch.randint(0, VOCAB, (GLOBAL_BATCH, TOKENS), generator=draw)
+    tokens = [torch.randint(0, VOCAB, (GLOBAL_BATCH,), generator=draw)]
+    while len(tokens) < TOKENS:
+        tokens.append((3 * tokens[-1] + 1) % VOCAB)
+    input_ids = torch.stack(tokens, dim=1)
     lengths = torch.randint(3, TOKENS + 1, (GLOBAL_BATCH, 1), generator=draw)
     labels = input_ids.masked_fill(torch.arange(TOKENS) >= lengths, -100)
     return {"input_ids": input_ids, "labels": labels}, int((labels[:, 1:] != -100).sum())
