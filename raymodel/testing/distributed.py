@@ -88,7 +88,7 @@ def _check_ranks(ranks: Sequence[BaseProcess], folder: Path) -> None:
     if errors:
         raise RankError(f"rank {errors[0].stem} failed:\n{errors[0].read_text()}")
     for rank, process in enumerate(ranks):
-        if process.exitcode != 0:
+        if process.exitcode:  # None is one that still runs: it did not fail first
             raise RankError(f"rank {rank} ended with exit code {process.exitcode}")
 
 
