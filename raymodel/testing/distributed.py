@@ -24,7 +24,7 @@ def run_distributed(
     fn: Callable[..., Any],
     world_size: int,
     *args: Any,
-    timeout_s: float = 120.0,
+    timeout_s: float = 240.0,
     init: bool = True,
 ) -> list[Any]:
     """Calls `fn(rank, world_size, *args)` in `world_size` processes that have run nothing yet.

@@ -10,11 +10,11 @@ import os
 os.environ["DS_ACCELERATOR"] = "cpu"  # read by DeepSpeed when it is imported
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import deepspeed  # noqa: E402, F401
-import peft  # noqa: E402, F401
-import transformers.models.llama.modeling_llama  # noqa: E402, F401
+import deepspeed  # noqa: F401
+import peft  # noqa: F401
+import transformers.models.llama.modeling_llama  # noqa: F401
 
-import raymodel.train.worker  # noqa: E402, F401
+import raymodel.train.worker  # noqa: F401
 
 # What was imported stays for ever: no collection looks at it again, which takes half a second.
 gc.freeze()

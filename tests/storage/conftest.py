@@ -7,6 +7,7 @@ import pytest
 from sample_artifact import FINGERPRINT, write_artifact
 
 from raymodel.storage.uri import Location
+from raymodel.testing.s3 import s3_bucket
 
 
 @pytest.fixture
@@ -23,22 +24,7 @@ def execution(storage: Location) -> Location:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
+def bucket() -> Iterator[Location]:
     """An empty bucket of a moto S3 server that is reached as users reach theirs."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="runs")
-    yield Location.parse("s3://runs/team")
-    server.stop()
+    with s3_bucket() as location:
+        yield location
