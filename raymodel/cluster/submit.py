@@ -80,7 +80,8 @@ def _submit_when_ready(client: JobSubmissionClient, **job: Any) -> str:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"the Ray head took no job within {_AGENT_S:.0f} s ({error}); look at its log, "
-                    "dashboard_agent.log, or start it again"
+                    "dashboard_agent.log: a second Ray on that host needs a "
+                    "--dashboard-agent-listen-port of its own"
                 ) from error
             time.sleep(_POLL_S)
 

@@ -118,9 +118,14 @@ class Journal:
         self._write(record)
 
     def log_validation(self, validation_loss: float) -> None:
-        """Adds a record with the held-out loss and tells the session."""
+        """Adds a record with the held-out loss and tells the session.
+
+        The last one of a run is told by the worker, when the model is written: a sweep ends a
+        trial as soon as it has heard of its last step.
+        """
         self._write(self._position() | {"validation_loss": validation_loss})
-        self._session.report({"step": self._state.step, "validation_loss": validation_loss})
+        if self._state.step < self._plan.total_steps:
+            self._session.report({"step": self._state.step, "validation_loss": validation_loss})
 
     def book(self, *, now: bool = False) -> None:
         """Books the time so far, if it is time again or `now`, as after each checkpoint."""

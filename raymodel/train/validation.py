@@ -32,6 +32,7 @@ class Validation:
         worker_rows = -(-total // world_size)
         rounds = -(-worker_rows // engine.batch.micro_batch)
         self._engine = engine
+        self._last_loss: float | None = None
         # Every worker does as many forward passes: under ZeRO-3 each one gathers the weights.
         self._batches = collator.batches(columns_of(dataset.read(row_ids[start:stop])), rounds)
         self._targets = sum(engine.task.num_targets(batch) for batch in self._batches)
@@ -44,4 +45,9 @@ class Validation:
             total[0] += self._engine.forward(batch)
         dist.all_reduce(total)
         loss_sum, targets = total.tolist()
-        return float(loss_sum / max(targets, 1.0))
+        self._last_loss = float(loss_sum / max(targets, 1.0))
+        return self._last_loss
+
+    def last_loss(self) -> float:
+        """What was measured last; measured now when a run had nothing left to train."""
+        return self.loss() if self._last_loss is None else self._last_loss

@@ -60,6 +60,8 @@ class TrainWork:
     """Hugging Face folder to start from; None for a fresh model."""
     use_gpu: bool = False
     threads: int | None = None
+    runs_at_a_time: int = 1
+    """Runs that share a machine's cores, as the trials of a sweep do."""
     attempt: int = 1
     """How often the command was run, this time included."""
     started_at: float | None = None
@@ -92,6 +94,8 @@ def run_worker(work: TrainWork, session: Session) -> None:
         if work.export and session.world_rank == 0:
             with clock.during("other"):
                 export_model(work, task, dataset)
+        with clock.during("validation"):
+            session.report({"step": state.step, "validation_loss": training.validation.last_loss()})
     finally:
         training.notice.close()
         training.journal.close()
@@ -126,7 +130,8 @@ def plan_for(spec: TrainSpec, dataset: Dataset, artifact: Artifact) -> TrainPlan
 
 def _prepare_torch(work: TrainWork, session: Session) -> None:
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(work.threads or max(1, cores // session.local_world_size))
+    sharing = session.local_world_size * work.runs_at_a_time
+    torch.set_num_threads(work.threads or max(1, cores // sharing))
     if work.use_gpu:
         torch.cuda.set_device(session.local_rank % torch.cuda.device_count())
     torch.manual_seed(work.seed + session.world_rank)  # dropout differs by rank, weights do not

@@ -123,7 +123,13 @@ def _run_trial(work: TrainWork, cluster: ClusterSpec, setting: Setting) -> None:
     """Runs in the trial's actor."""
     assert isinstance(work.spec, FinetuneSpec), "only fine-tuning is swept"
     trial_id = tune.get_context().get_trial_id()
-    one = replace(work, spec=apply_setting(work.spec, setting), run=work.run / TRIALS / trial_id)
+    assert work.spec.sweep is not None, "a trial belongs to a sweep"
+    one = replace(
+        work,
+        spec=apply_setting(work.spec, setting),
+        run=work.run / TRIALS / trial_id,
+        runs_at_a_time=work.spec.sweep.concurrent,
+    )
     fit(one, cluster, callbacks=[TuneReportCallback()])
 
 
@@ -174,8 +180,10 @@ def _trial_row(trial: Any) -> dict[str, Any]:
 
 
 def _copy_folder(source: Location, target: Location) -> None:
+    entries = source.walk()
+    assert entries, f"{source} is empty: a trial reports its last step after it wrote its model"
     target.delete_tree()
-    for entry in source.walk():
+    for entry in entries:
         (target / entry.name).write_bytes((source / entry.name).read_bytes())
 
 
