@@ -61,6 +61,14 @@ class Collator:
         num_rows = len(next(iter(columns.values())))
         return [self._collate(columns, *bounds) for bounds in cut(num_rows, pieces)]
 
+    def learn_blank(self, columns: Mapping[str, Any]) -> None:
+        """Takes the form of a blank micro batch from the first of these rows.
+
+        Needed where a worker may get none at all: more workers than held-out rows, or a first step
+        whose rows are all in a corrupt shard.
+        """
+        self._collate(columns, 0, 1)
+
     def _collate(self, columns: Mapping[str, Any], start: int, stop: int) -> Batch:
         if start == stop:
             return self._blank_batch()
@@ -73,7 +81,7 @@ class Collator:
 
     def _blank_batch(self) -> Batch:
         """One row without targets: keeps the workers' collectives in step."""
-        assert self._blank is not None, "a worker's first step has at least one row"
+        assert self._blank is not None, "a worker without rows has learnt no blank batch"
         return self._blank
 
 

@@ -29,6 +29,7 @@ from raymodel.train.zero import WEIGHT
 if TYPE_CHECKING:
     from raymodel.train.worker import TrainWork
 
+_PART = ".part-"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -74,7 +75,10 @@ def _write(network: Any, tokenizer: Any, target: Location, dtype: torch.dtype, c
     if target.is_local:
         target.delete_tree()
         target.parent.make_dir()
-        with tempfile.TemporaryDirectory(dir=target.parent.local_path, prefix=".part-") as folder:
+        for entry in target.parent.list():
+            if entry.name.startswith(_PART):  # of an attempt that was killed here
+                (target.parent / entry.name).delete_tree()
+        with tempfile.TemporaryDirectory(dir=target.parent.local_path, prefix=_PART) as folder:
             save_model(network, tokenizer, Path(folder) / "model", dtype, card)
             shutil.move(Path(folder) / "model", target.local_path)
         return

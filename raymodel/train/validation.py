@@ -33,6 +33,7 @@ class Validation:
         rounds = -(-worker_rows // engine.batch.micro_batch)
         self._engine = engine
         self._last_loss: float | None = None
+        collator.learn_blank(columns_of(dataset.read(row_ids[:1])))
         # Every worker does as many forward passes: under ZeRO-3 each one gathers the weights.
         self._batches = collator.batches(columns_of(dataset.read(row_ids[start:stop])), rounds)
         self._targets = sum(engine.task.num_targets(batch) for batch in self._batches)

@@ -1,0 +1,104 @@
+"""From a worker's rows to its micro batches, and what all workers agree on."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from raymodel.data.feed import StepRows
+from raymodel.data.order import DataDigest, local_sum, slice_for
+from raymodel.tasks import get_task
+from raymodel.testing.distributed import run_distributed
+from raymodel.train.batches import Collator, agree, num_tokens
+from raymodel.train.plan import plan_batch
+
+TOKENS = 8
+CPU = torch.device("cpu")
+
+
+def rows_of(row_ids, positions=None, skipped=0) -> StepRows:
+    """Packed rows; row n is the token n, of which n % TOKENS + 1 are real."""
+    ids = np.asarray(row_ids, dtype=np.int64)
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(ids, TOKENS)), TOKENS)
+    table = pa.table({"tokens": tokens, "length": pa.array(ids % TOKENS + 1)})
+    places = np.arange(len(ids)) if positions is None else np.asarray(positions)
+    return StepRows(step=0, positions=places, row_ids=ids, table=table, skipped=skipped)
+
+
+def collator(accumulation: int) -> Collator:
+    return Collator(get_task("causal_lm")(), 0, accumulation)
+
+
+def test_rows_are_cut_into_as_many_micro_batches_as_the_plan_says():
+    batch = collator(3).step_batch(rows_of([0, 1, 2, 3, 4, 5, 6]))
+    first_tokens = [micro["input_ids"][:, 0].tolist() for micro in batch.micro_batches]
+    assert first_tokens == [[0, 1, 2], [3, 4], [5, 6]]
+    assert (batch.rows, batch.bad_rows) == (7, 0)
+    assert batch.tokens == 1 + 2 + 3 + 4 + 5 + 6 + 7
+    assert batch.targets == batch.tokens - 7, "the first token of a row is not predicted"
+
+
+def test_a_worker_with_fewer_rows_than_pieces_gets_blank_micro_batches():
+    batch = collator(3).step_batch(rows_of([5, 6]))
+    *real, blank = batch.micro_batches
+    assert [micro["input_ids"].shape for micro in real] == [(1, TOKENS)] * 2
+    assert (blank["labels"] == -100).all(), "it bears no loss"
+    assert batch.targets == 5 + 6
+
+
+def test_a_blank_does_not_change_with_the_batch_it_was_made_of():
+    pieces = collator(2)
+    first = pieces.step_batch(rows_of([5])).micro_batches
+    assert first[0]["labels"].max() == 5, "the real one keeps its labels"
+    assert pieces.step_batch(rows_of([6])).micro_batches[1]["labels"].max() == -100
+
+
+def test_a_step_whose_rows_are_all_corrupt_is_blank_and_counted():
+    pieces = collator(2)
+    pieces.learn_blank({"tokens": np.zeros((1, TOKENS)), "length": np.array([TOKENS])})
+    nothing = StepRows(0, np.array([], int), np.array([], int), pa.table({}), skipped=4)
+    batch = pieces.step_batch(nothing)
+    assert [(m["labels"] == -100).all().item() for m in batch.micro_batches] == [True, True]
+    assert (batch.targets, batch.tokens, batch.rows, batch.bad_rows) == (0, 0, 0, 4)
+
+
+def test_held_out_rows_are_cut_like_those_of_a_step():
+    columns = {"tokens": np.arange(3 * TOKENS).reshape(3, TOKENS), "length": np.full(3, TOKENS)}
+    assert [len(batch["labels"]) for batch in collator(1).batches(columns, 2)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"length": np.array([3, 4])}, {"input_ids": [[1, 2, 3], [4, 5, 6, 7]]}],
+)
+def test_tokens_are_counted_without_padding(columns):
+    assert num_tokens(columns) == 7
+    assert num_tokens({}) == 0
+
+
+def agree_on_a_step(rank, world_size, row_ids):
+    """Seven rows among the workers: the sums, the targets, and the digest."""
+    start, stop = slice_for(rank, world_size, len(row_ids))
+    pieces = collator(plan_batch(len(row_ids), 2, world_size).accumulation)
+    mine = rows_of(row_ids[start:stop], np.arange(start, stop))
+    step = agree(pieces.step_batch(mine), leave=rank == 1, device=CPU)
+    sums = step.read()
+    digest = DataDigest().update(0, sums["digest_term"]).hex
+    mean = step.mean(torch.tensor(float(rank + 1)))
+    return sums, float(step.targets), digest, mean
+
+
+def test_any_number_of_workers_agrees_on_the_same_sums_and_digest():
+    row_ids = np.array([3, 9, 27, 81, 12, 36, 15])
+    expected = local_sum(np.arange(7), row_ids)
+    for world_size in (1, 3):
+        ranks = run_distributed(agree_on_a_step, world_size, row_ids)
+        tokens = int((row_ids % TOKENS + 1).sum())
+        for sums, targets, digest, mean in ranks:
+            assert (sums["rows"], sums["tokens"], sums["targets"]) == (7, tokens, tokens - 7)
+            assert targets == tokens - 7
+            assert sums["leave"] == (1 if world_size > 1 else 0)
+            assert digest == DataDigest().update(0, expected).hex
+            # Sums of 64-bit hashes wrap; they are equal modulo 2^64.
+            assert (sums["digest_term"] - expected) % 2**64 == 0
+            assert mean == pytest.approx(sum(range(1, world_size + 1)) / (tokens - 7))

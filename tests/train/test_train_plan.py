@@ -1,0 +1,156 @@
+"""The arithmetic of a run: steps, batches, the learning rate, DeepSpeed's configuration."""
+
+import itertools
+import math
+
+import pytest
+
+from raymodel.spec.base import Spec
+from raymodel.train.deepspeed_config import deepspeed_config
+from raymodel.train.plan import BatchPlan, cut, plan_batch, plan_training
+from raymodel.train.schedule import learning_rate_at
+from raymodel.train.spec import PretrainSpec, ScheduleSpec
+
+
+def spec_with(**fields) -> PretrainSpec:
+    base = {"model": {"preset": "llama-tiny"}, "global_batch": 8, "duration": "100 steps"}
+    return PretrainSpec.model_validate(base | fields)
+
+
+# ---- cut and batches -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "pieces"), itertools.product(range(9), range(1, 6)))
+def test_pieces_cover_the_rows_in_order_and_differ_by_one_at_most(rows, pieces):
+    bounds = cut(rows, pieces)
+    assert len(bounds) == pieces
+    assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
+    sizes = [stop - start for start, stop in bounds]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "micro_batch", "workers", "expected"),
+    [
+        (8, None, 2, BatchPlan(micro_batch=4, accumulation=1)),
+        (8, 2, 2, BatchPlan(micro_batch=2, accumulation=2)),
+        (8, None, 3, BatchPlan(micro_batch=3, accumulation=1)),  # 3, 3 and 2 rows
+        (8, 2, 3, BatchPlan(micro_batch=2, accumulation=2)),
+        (10, 4, 1, BatchPlan(micro_batch=4, accumulation=3)),  # 4, 3 and 3 rows
+        (9, 4, 1, BatchPlan(micro_batch=3, accumulation=3)),  # even pieces, not 4, 4 and 1
+        (8, 100, 2, BatchPlan(micro_batch=4, accumulation=1)),
+    ],
+)
+def test_micro_batch_and_accumulation_follow_from_the_workers(
+    global_batch, micro_batch, workers, expected
+):
+    assert plan_batch(global_batch, micro_batch, workers) == expected
+
+
+def test_a_micro_batch_is_never_larger_than_asked_for_and_all_rows_find_room():
+    for global_batch, micro, workers in itertools.product(range(1, 20), range(1, 8), range(1, 6)):
+        plan = plan_batch(global_batch, micro, workers)
+        assert plan.micro_batch <= micro
+        assert plan.micro_batch * plan.accumulation * workers >= global_batch
+
+
+# ---- steps ---------------------------------------------------------------------------------------
+
+
+def test_durations_in_every_unit_become_steps():
+    def total(duration):
+        return plan_training(
+            spec_with(duration=duration), rows_per_epoch=100, tokens_per_row=10.0
+        ).total_steps
+
+    assert total("7 steps") == 7
+    assert total("80 tokens") == 1
+    assert total("81 tokens") == 2, "a step more rather than less"
+    assert total("1 epoch") == 13  # 100 rows in steps of 8
+    assert total("16 rows") == 2
+
+
+def test_intervals_left_out_follow_from_the_length_of_the_run():
+    plan = plan_training(spec_with(duration="1000 steps"), rows_per_epoch=100, tokens_per_row=10.0)
+    assert (plan.log_every_steps, plan.validate_every_steps) == (5, 200)
+    assert plan.checkpoint_every_steps == 100
+    assert plan.total_tokens == 1000 * 8 * 10
+    short = plan_training(spec_with(duration="3 steps"), rows_per_epoch=100, tokens_per_row=10.0)
+    assert (short.log_every_steps, short.checkpoint_every_steps) == (1, 1)
+
+
+def test_intervals_given_in_tokens_become_steps():
+    spec = spec_with(log_every="160 tokens", checkpoint={"every": "2 epochs"})
+    plan = plan_training(spec, rows_per_epoch=100, tokens_per_row=10.0)
+    assert (plan.log_every_steps, plan.checkpoint_every_steps) == (2, 25)
+
+
+# ---- the learning rate ---------------------------------------------------------------------------
+
+
+def rates(name, total=100, **fields):
+    schedule = ScheduleSpec(name=name, **fields)
+    return [learning_rate_at(step, total, 2.0, schedule) for step in range(1, total + 1)]
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_the_rate_is_never_zero_rises_in_the_warmup_and_falls_after_it(name):
+    values = rates(name, warmup=0.1, final=0.1)
+    assert values[0] == pytest.approx(2.0 / 11), "the first update does something"
+    rising, rest = values[:10], values[10:]
+    assert rising == sorted(rising)
+    assert rising[-1] < 2.0
+    assert rest == sorted(rest, reverse=True)
+    assert max(values) <= 2.0
+
+
+def test_the_rate_ends_where_the_spec_says():
+    assert rates("cosine", final=0.1)[-1] == pytest.approx(0.2)
+    assert rates("linear", final=0.0)[-1] == 0.0
+    assert rates("constant", final=0.1)[-1] == 2.0
+
+
+def test_half_way_the_cosine_and_the_line_are_at_the_middle():
+    for name in ("cosine", "linear"):
+        assert rates(name, warmup=0.0, final=0.0)[49] == pytest.approx(1.0)
+    quarter = (1 + math.cos(math.pi / 4)) / 2
+    assert rates("cosine", warmup=0.0, final=0.0)[24] == pytest.approx(2.0 * quarter)
+
+
+def test_a_run_of_one_step_has_a_rate():
+    for name in ("cosine", "linear", "constant"):
+        assert rates(name, total=1, warmup=1.0) == [1.0]
+
+
+# ---- DeepSpeed -----------------------------------------------------------------------------------
+
+
+def config_of(**fields):
+    return deepspeed_config(spec_with(**fields), BatchPlan(micro_batch=3, accumulation=2))
+
+
+def test_the_configuration_says_what_the_spec_says():
+    config = config_of(
+        optimizer={"learning_rate": 0.5, "gradient_clip": 0.0, "betas": [0.8, 0.9]},
+        parallel={"zero": 2},
+    )
+    assert config["train_micro_batch_size_per_gpu"] == 3
+    assert config["gradient_accumulation_steps"] == 2
+    assert config["gradient_clipping"] == 0.0, "written, because left out it would be 1"
+    assert config["zero_optimization"]["stage"] == 2
+    assert config["optimizer"]["params"]["betas"] == [0.8, 0.9]
+    assert config["optimizer"]["params"]["torch_adam"], "else it compiles an extension"
+    assert "train_batch_size" not in config
+    assert "scheduler" not in config, "its warm-up would make two updates with a rate of zero"
+
+
+def test_the_precision_chooses_one_section():
+    assert config_of(precision="bf16")["bf16"] == {"enabled": True}
+    assert config_of(precision="fp16")["fp16"]["enabled"]
+    assert not {"bf16", "fp16"} & set(config_of(precision="fp32"))
+
+
+def test_the_spec_is_frozen_data():
+    assert isinstance(spec_with(), Spec)
+    with pytest.raises(ValueError, match="frozen"):
+        spec_with().global_batch = 9
