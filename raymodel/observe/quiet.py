@@ -56,9 +56,12 @@ def quiet_streams(log_file: Path) -> Iterator[None]:
     """Sends what libraries print to `log_file` while the block runs; a `Story` made before it
     still reaches the terminal. Ray's messages from other processes come through `print`."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    with open(log_file, "a", encoding="utf-8", buffering=1) as stream:
-        with redirect_stdout(stream), redirect_stderr(stream):
-            yield
+    with (
+        open(log_file, "a", encoding="utf-8", buffering=1) as stream,
+        redirect_stdout(stream),
+        redirect_stderr(stream),
+    ):
+        yield
 
 
 def _file_handler(log_file: Path) -> logging.Handler:
