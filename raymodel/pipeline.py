@@ -19,13 +19,18 @@ from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
-from raymodel.spec.base import fingerprint
 from raymodel.storage.artifact import Artifact, find_artifact
-from raymodel.storage.execution import Execution
+from raymodel.storage.execution import Execution, execution_fingerprint
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, lock_run, resolve_artifact
 from raymodel.storage.uri import Location, check_writable
-from raymodel.train.base import BaseModel, base_of, resolve_base
+from raymodel.train.base import (
+    EXAMPLE_FIELDS,
+    BaseModel,
+    base_of,
+    finetune_identity,
+    resolve_base,
+)
 
 Inputs = Mapping[str, Artifact]
 
@@ -58,13 +63,8 @@ class Pipeline:
 
     def execute(self, stage: Stage) -> Artifact:
         """Gives the stage's artifact: the complete one, or the one made now."""
-        mark = fingerprint(
-            {
-                "stage": stage.name,
-                "seed": self.job.seed,
-                "identity": stage.identity,
-                "inputs": {role: artifact.fingerprint for role, artifact in stage.inputs.items()},
-            }
+        mark = execution_fingerprint(
+            stage.name, seed=self.job.seed, identity=stage.identity, inputs=stage.inputs
         )
         location = self.run.execution(stage.name, mark)
         started = time.monotonic()
@@ -249,9 +249,6 @@ def _base_model(p: Pipeline, pretrained: Artifact | None) -> BaseModel:
     return resolve_base(spec.base, Location.parse(p.job.storage), p.base_dir)
 
 
-_SOURCE_FIELDS = ("task", "sources", "clean", "holdout", "max_length")
-
-
 def _examples(p: Pipeline, base: BaseModel) -> Artifact:
     """The labelled sources as shards: an artifact of its own, shared by all trials."""
     spec = p.job.finetune
@@ -263,7 +260,7 @@ def _examples(p: Pipeline, base: BaseModel) -> Artifact:
         return run_examples(spec, execution, p.story, base.location, p.base_dir)
 
     whole = spec.identity()
-    identity = {name: whole[name] for name in _SOURCE_FIELDS} | {
+    identity = {name: whole[name] for name in EXAMPLE_FIELDS} | {
         "source_files": [resolve_source(source, p.base_dir).identity for source in spec.sources],
         "base": base.identity,
     }
@@ -283,10 +280,8 @@ def _finetune(p: Pipeline, base: BaseModel, examples: Artifact) -> Artifact:
 
         return run_finetune(spec, execution, p.story, base.location)
 
-    whole = spec.identity()
-    identity = {name: value for name, value in whole.items() if name not in _SOURCE_FIELDS}
     inputs = base.inputs | {"examples": examples}
-    identity["base"] = base.identity
+    identity = finetune_identity(spec, base)
     return p.execute(Stage(name="finetune", identity=identity, inputs=inputs, work=work))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.spec.base import fingerprint
 
 if TYPE_CHECKING:
     from raymodel.storage.artifact import Artifact
@@ -35,3 +36,24 @@ class Execution:
     """Names for `observe.trackers.build_tracker`."""
     attempt: int = 1
     """Counts the starts of this execution, from 1."""
+
+
+def execution_fingerprint(
+    stage: str, *, seed: int, identity: Mapping[str, Any], inputs: Mapping[str, Artifact]
+) -> str:
+    """The name of an execution: a hash of all that decides its result.
+
+    Args:
+        stage: its name.
+        seed: the job's.
+        identity: what of the spec and of raw input decides the result.
+        inputs: complete input artifacts by role.
+    """
+    return fingerprint(
+        {
+            "stage": stage,
+            "seed": seed,
+            "identity": identity,
+            "inputs": {role: artifact.fingerprint for role, artifact in inputs.items()},
+        }
+    )

@@ -1,4 +1,4 @@
-"""The model that fine-tuning starts from."""
+"""The model that fine-tuning starts from, and what decides the result."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from raymodel.errors import ArtifactError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import resolve_artifact
 from raymodel.storage.uri import Location
+from raymodel.train.spec import FinetuneSpec
+
+EXAMPLE_FIELDS = ("task", "sources", "clean", "holdout", "max_length")
+"""Fields of `finetune:` that decide its examples, which are an artifact of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +60,10 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
             "folder, python:PACKAGE/path, or RUN/STAGE of a finished run"
         )
     return BaseModel(location=location)
+
+
+def finetune_identity(spec: FinetuneSpec, base: BaseModel) -> dict[str, Any]:
+    """What decides the result of a fine-tuning, besides its input artifacts."""
+    fields = spec.identity().items()
+    identity = {name: value for name, value in fields if name not in EXAMPLE_FIELDS}
+    return identity | {"base": base.identity}

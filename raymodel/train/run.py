@@ -24,7 +24,6 @@ from raymodel.observe.records import RecordWriter, read_records
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import build_tracker
 from raymodel.observe.watch import watch_training
-from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import FOLDER as CHECKPOINTS
@@ -49,8 +48,8 @@ from raymodel.train.notice import (
     is_asked_to_leave,
     watch_sigterm,
 )
-from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
-from raymodel.train.worker import TrainWork, plan_for, run_worker, summary
+from raymodel.train.spec import FinetuneSpec, PretrainSpec
+from raymodel.train.worker import TrainWork, plan_for, run_worker, summary, work_for
 
 DATASET = "train"
 
@@ -96,31 +95,6 @@ def run_finetune(
     dataset = execution.inputs["examples"]
     work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
-
-
-def work_for(
-    spec: TrainSpec,
-    execution: Execution,
-    *,
-    task: str,
-    dataset: Artifact,
-    base: Location | None = None,
-) -> TrainWork:
-    """What the workers are told."""
-    return TrainWork(
-        job_name=execution.job_name,
-        stage=execution.stage,
-        spec=spec,
-        task=task,
-        labels=tuple(dataset.content.get("labels", ())),
-        seed=execution.seed,
-        run=execution.location,
-        dataset=dataset,
-        base=base,
-        use_gpu=execution.cluster.gpus_per_worker > 0,
-        threads=execution.cluster.threads_per_worker,
-        attempt=execution.attempt,
-    )
 
 
 def train_on_ray(

@@ -20,6 +20,7 @@ from raymodel.errors import CheckpointError, SpecError
 from raymodel.model.count import count_model
 from raymodel.model.precision import copy_buffers, restore_buffers
 from raymodel.storage.artifact import Artifact
+from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
@@ -68,6 +69,31 @@ class TrainWork:
     """Unix time at which the command asked for workers."""
     export: bool = True
     """Write `model/` at the end."""
+
+
+def work_for(
+    spec: TrainSpec,
+    execution: Execution,
+    *,
+    task: str,
+    dataset: Artifact,
+    base: Location | None = None,
+) -> TrainWork:
+    """What the workers are told."""
+    return TrainWork(
+        job_name=execution.job_name,
+        stage=execution.stage,
+        spec=spec,
+        task=task,
+        labels=tuple(dataset.content.get("labels", ())),
+        seed=execution.seed,
+        run=execution.location,
+        dataset=dataset,
+        base=base,
+        use_gpu=execution.cluster.gpus_per_worker > 0,
+        threads=execution.cluster.threads_per_worker,
+        attempt=execution.attempt,
+    )
 
 
 def run_worker(work: TrainWork, session: Session) -> None:

@@ -26,9 +26,9 @@ from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.fault import classify
 from raymodel.train.plan import TrainPlan
-from raymodel.train.run import fit, unwrap, work_for
+from raymodel.train.run import fit, unwrap
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.worker import TrainWork, plan_for, summary
+from raymodel.train.worker import TrainWork, plan_for, summary, work_for
 from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
 

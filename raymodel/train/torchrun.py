@@ -1,0 +1,136 @@
+"""A training stage without Ray, under plain `torchrun`:
+
+```
+python -m torch.distributed.run --nproc-per-node 2 -m raymodel.train.torchrun JOB STAGE
+```
+
+The inputs of the stage must be complete. It writes where `raymodel run` does, so that each goes on
+from the other's checkpoints and skips what the other completed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raymodel.errors import ArtifactError, RaymodelError, SpecError
+from raymodel.job import Job
+from raymodel.spec.load import load_job
+from raymodel.storage.artifact import Artifact, find_artifact
+from raymodel.storage.execution import Execution, execution_fingerprint
+from raymodel.storage.manifest import commit_manifest
+from raymodel.storage.registry import Run, lock_run, resolve_artifact
+from raymodel.storage.uri import Location
+from raymodel.train.base import base_of, finetune_identity, resolve_base
+from raymodel.train.session import TorchrunSession
+from raymodel.train.spec import TrainSpec
+from raymodel.train.worker import run_worker, summary, work_for
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """One worker. Returns the exit code, as `raymodel` does."""
+    parser = argparse.ArgumentParser(prog="raymodel.train.torchrun")
+    parser.add_argument("job", metavar="JOB")
+    parser.add_argument("stage", metavar="STAGE", choices=("pretrain", "finetune"))
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    arguments = parser.parse_args(argv)
+    try:
+        train_stage(load_job(arguments.job, arguments.overrides).job, arguments.stage)
+    except RaymodelError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def train_stage(job: Job, stage: str) -> None:
+    """Trains a stage of a job to the end, unless that is done, and completes its artifact.
+
+    Raises:
+        UserError: an input is not complete, or what trying again cannot mend.
+    """
+    run = Run(Location.parse(job.storage) / job.name)
+    plan = _plan_pretrain(job, run) if stage == "pretrain" else _plan_finetune(job, run)
+    mark = execution_fingerprint(stage, seed=job.seed, identity=plan.identity, inputs=plan.inputs)
+    execution = Execution(
+        job_name=job.name,
+        stage=stage,
+        fingerprint=mark,
+        location=run.execution(stage, mark),
+        seed=job.seed,
+        cluster=job.cluster,
+        inputs=plan.inputs,
+    )
+    if find_artifact(execution.location) is None:
+        _make(run, execution, plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    spec: TrainSpec
+    identity: dict[str, Any]
+    task: str
+    inputs: dict[str, Artifact]
+    dataset: Artifact
+    base: Location | None = None
+
+
+def _plan_pretrain(job: Job, run: Run) -> _Plan:
+    if (spec := job.pretrain) is None:
+        raise SpecError(f"job {job.name!r} has no pretrain section; write one")
+    named = resolve_artifact(spec.data, Location.parse(job.storage)) if spec.data else None
+    data = _complete(named or run.latest("prepare"), "prepare")
+    return _Plan(spec, spec.identity(), spec.objective, {"data": data}, data)
+
+
+def _plan_finetune(job: Job, run: Run) -> _Plan:
+    spec = job.finetune
+    if spec is None or spec.sweep is not None:
+        raise SpecError(
+            f"job {job.name!r} has no finetune section without a sweep; write one, or use "
+            "`raymodel run`, since a sweep needs Ray"
+        )
+    if spec.base:
+        base = resolve_base(spec.base, Location.parse(job.storage), Path.cwd())
+    else:
+        base = base_of(_complete(run.latest("pretrain"), "pretrain"))
+    examples = _complete(run.latest("examples"), "the examples of finetune")
+    inputs = base.inputs | {"examples": examples}
+    identity = finetune_identity(spec, base)
+    return _Plan(spec, identity, spec.task, inputs, examples, base.location)
+
+
+def _complete(artifact: Artifact | None, what: str) -> Artifact:
+    if artifact is None:
+        raise ArtifactError(f"{what} is not complete; it must be, so run the job that makes it")
+    return artifact
+
+
+def _make(run: Run, execution: Execution, plan: _Plan) -> None:
+    location, is_first = execution.location, os.environ.get("RANK", "0") == "0"
+    work = work_for(plan.spec, execution, task=plan.task, dataset=plan.dataset, base=plan.base)
+    with lock_run(run) if is_first else nullcontext():
+        run_worker(work, TorchrunSession())
+        if not is_first:
+            return
+        (location / "spec.yaml").write_text(yaml.safe_dump(plan.identity, sort_keys=False))
+        commit_manifest(
+            location,
+            job_name=execution.job_name,
+            stage=execution.stage,
+            fingerprint=execution.fingerprint,
+            parents={role: artifact.fingerprint for role, artifact in plan.inputs.items()},
+            content={"task": plan.task, **summary(location)},
+        )
+        run.set_latest(execution.stage, execution.fingerprint)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

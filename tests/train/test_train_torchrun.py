@@ -1,0 +1,71 @@
+"""A stage under the real `torchrun`, without Ray."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_runs import MODEL, make_dataset
+
+from raymodel.storage.registry import Run
+from raymodel.storage.uri import Location
+from raymodel.train.torchrun import main
+
+JOB = {
+    "name": "tiny",
+    "storage": "runs",
+    "seed": 3,
+    "cluster": {"workers": 2},
+    "pretrain": {
+        "data": "dataset",
+        "model": MODEL,
+        "global_batch": 8,
+        "duration": "6 steps",
+        "precision": "fp32",
+        "parallel": {"zero": 2},
+        "validate_rows": 8,
+    },
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job file in the current folder, whose dataset is ready."""
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path)
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(JOB))
+    return path
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # --standalone takes a free port by itself.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "raymodel.train.torchrun", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_torchrun_trains_a_stage_to_a_complete_artifact_and_skips_it_then(job: Path) -> None:
+    done = torchrun(str(job), "pretrain")
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Run(Location.parse("runs") / "tiny")
+    artifact = run.latest("pretrain")
+    artifact.verify()
+    assert artifact.content["steps"] == 6
+    assert artifact.content["loss"] < artifact.content["first_loss"]
+    assert (artifact.location / "model/model.safetensors").exists()
+    assert set(artifact.manifest.parents) == {"data"}
+    before = artifact.manifest.created
+    assert main([str(job), "pretrain"]) == 0, "nothing is left to do"
+    assert run.latest("pretrain").manifest.created == before
+
+
+def test_a_stage_without_its_input_is_refused(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_text(yaml.safe_dump(JOB | {"prepare": None, "pretrain": JOB["pretrain"]}))
+    assert main([str(job), "pretrain", "--set", "pretrain.data=nowhere/prepare"]) == 2
+    assert "prepare is not complete" in capsys.readouterr().err
+    assert main([str(job), "finetune"]) == 2
+    assert "no finetune section" in capsys.readouterr().err
