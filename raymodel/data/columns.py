@@ -16,7 +16,8 @@ def columns_of(table: pa.Table) -> dict[str, Any]:
 def _column(column: pa.ChunkedArray) -> Any:
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+        values = array.flatten().to_numpy(zero_copy_only=False)
+        return values.reshape(len(array), array.type.list_size)  # also when there is no row
     if pa.types.is_list(array.type):
         values = array.flatten().to_numpy(zero_copy_only=False)
         offsets = array.offsets.to_numpy()

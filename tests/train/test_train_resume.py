@@ -1,5 +1,6 @@
 """Where a group of workers goes on when checkpoints are torn, stale or foreign."""
 
+import os
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from tiny_engines import Case, engine_of, join_tiny_group, save_now, saver_of, t
 from raymodel.errors import CheckpointError, DamagedCheckpointError, TrainingError
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
+from raymodel.testing.s3 import s3_bucket
 from raymodel.train import fragments
 from raymodel.train.checkpoint import TrainState, checkpoint_location, committed_steps
 from raymodel.train.fragments import INDEX, load_index, rank_file, rank_index, save_index
@@ -114,6 +116,25 @@ def test_whole_checkpoints_are_resumed_from_the_newest(run):
     unbroken = run_distributed(write_two, WORKERS, run, Case(2), init=False)[0]
     for step, torn, losses in run_distributed(go_on, WORKERS, run, Case(2), init=False):
         assert (step, torn, losses) == (TORN, [], unbroken[TORN])
+
+
+def in_a_bucket(rank, world_size, environment, fn, *args):
+    os.environ.update(environment)
+    return fn(rank, world_size, *args)
+
+
+def test_a_bucket_holds_checkpoints_as_a_disk_does():
+    with s3_bucket() as bucket:
+        run = bucket / "run"
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        unbroken = run_distributed(in_a_bucket, WORKERS, aws, write_two, run, Case(2), init=False)[
+            0
+        ]
+        assert committed_steps(run) == [GOOD, TORN]
+        flip_a_byte(checkpoint_location(run, TORN))
+        ranks = run_distributed(in_a_bucket, WORKERS, aws, go_on, run, Case(2), init=False)
+        assert [(step, losses) for step, _, losses in ranks] == [(GOOD, unbroken[GOOD])] * WORKERS
+        assert not any("step-00000004" in entry.name for entry in (run / "checkpoints").walk())
 
 
 def test_without_a_checkpoint_training_starts_at_step_0(run):

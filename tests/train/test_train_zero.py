@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_engines import Case, build_module, engine_of, join_tiny_group, train_steps
 
+from raymodel.errors import SpecError
 from raymodel.testing.distributed import run_distributed
 from raymodel.train import zero
 
@@ -110,3 +111,22 @@ def test_the_counters_are_there_and_the_loss_scale_where_it_moves(ranks):
         assert counters["skipped_steps"] == 0
         if case.precision == "fp16":
             assert counters["cur_scale"] == 2.0**16
+
+
+def build_in_fp16(rank, world_size):
+    """The error on a machine without fp16 arithmetic."""
+    join_tiny_group()
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: False
+    try:
+        with engine_of(Case(1, "fp16")):
+            return None
+    except SpecError as error:
+        return str(error)
+
+
+def test_a_precision_that_the_machine_lacks_is_the_users_error():
+    (message,) = run_distributed(build_in_fp16, 1, init=False)
+    assert "precision is fp16" in message
+    assert "bf16 or fp32" in message
