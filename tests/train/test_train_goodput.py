@@ -8,7 +8,7 @@ from tiny_runs import events, fragments, losses, make_dataset, make_work, record
 
 from raymodel.storage.artifact import Artifact
 from raymodel.testing.distributed import RankError, run_distributed
-from raymodel.train import journal, loop
+from raymodel.train import loop
 from raymodel.train.journal import read_ledger
 from raymodel.train.worker import TrainWork
 
@@ -19,7 +19,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def die_at_step(rank: int, world_size: int, work: TrainWork, step: int) -> None:
-    """Rank 0 fails after so many steps: it closes its books on the way out, as a killed one cannot."""
+    """Rank 0 fails after so many steps; it still closes its books, as a killed one cannot."""
     check = loop._check_rows
 
     def check_or_die(t, rows) -> None:
