@@ -21,9 +21,9 @@ PLAIN = [Case(z, precision) for precision, z in product(("fp32", "bf16"), range(
 SPECIAL = [
     *(Case(z, "fp16") for z in range(4)),
     *(Case(z, "fp16", loss_scale=2.0**60) for z in (0, 2)),  # every step so far was skipped
-    *(Case(z, "bf16", micro_batch=2) for z in range(4)),  # gradients are accumulated
-    *(Case(z, "fp32", dropout=0.3) for z in range(4)),
-    *(Case(z, "bf16", model="lora", dropout=0.1) for z in range(4)),
+    *(Case(z, "bf16", micro_batch=6) for z in (0, 1, 3)),  # gradients are accumulated
+    *(Case(z, "fp32", dropout=0.3) for z in (0, 2)),
+    *(Case(z, "bf16", model="lora", dropout=0.1) for z in (1, 3)),
 ]
 SPECIAL_WORLD = 2
 
@@ -159,7 +159,7 @@ def assert_close_to_unbroken(folder, unbroken, world_size, every):
 
 @pytest.mark.parametrize("world_size", WORLDS)
 def test_another_layout_goes_on_within_rounding(folder, unbroken, world_size):
-    assert_close_to_unbroken(folder, unbroken, world_size, every=7)
+    assert_close_to_unbroken(folder, unbroken, world_size, every=11)
 
 
 @pytest.mark.slow
