@@ -32,6 +32,10 @@ small beside it."""
 MAX_CHUNKS = 512
 """Reading tasks of one worker's run; each is planned up front, so longer runs have longer tasks."""
 
+PAUSE_S = 0.05
+"""Pause of a stream's scheduling after each round, in which it may hand over several chunks: 40
+MiB/s at the least, some ten million tokens, where a worker trains on thousands to a million."""
+
 BUCKET_KEYS = 4_000_000
 """Document keys that one deduplication task holds in memory, 32 bytes each."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 import ray.exceptions
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
 from raymodel.data.feed import Prefetch, StepRows, chunk_steps, read_steps
 from raymodel.data.order import Order, slice_for
-from raymodel.data.plan import CHUNK_BYTES, MAX_CHUNKS
+from raymodel.data.plan import CHUNK_BYTES, MAX_CHUNKS, PAUSE_S
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import ExampleRows, PackedRows
 from raymodel.data.shard import Dataset
@@ -155,24 +160,88 @@ class OrderedDataConfig(DataConfig):
         ]
 
     def _stream(self, start_step: int, rank: int, world_size: int) -> ray.data.Dataset:
-        dataset, order, on_bad_shard = self._dataset, self._order, self._on_bad_shard
-        end_step, num_steps = self._end_step, max(self._end_step - start_step, 0)
-        piece = chunk_steps(dataset, order, max(num_steps, 1), world_size)
-        chunk = piece * max(1, -(-num_steps // (piece * MAX_CHUNKS)))
+        steps = range(start_step, max(self._end_step, start_step))
+        read = partial(
+            _read_blocks,
+            dataset=self._dataset,
+            order=self._order,
+            rank=rank,
+            world_size=world_size,
+            on_bad_shard=self._on_bad_shard,
+        )
+        piece = chunk_steps(self._dataset, self._order, max(len(steps), 1), world_size)
+        source = StepSource(read, steps, piece)
+        stream = _quiet(ray.data.read_datasource(source, override_num_blocks=source.num_tasks))
+        stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
+        stream.context.custom_execution_callback_classes.append(Pace)
+        return stream
 
-        def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
-            for index in batch["id"]:
-                first = start_step + int(index) * chunk
-                last = min(first + chunk, end_step)
-                for begin in range(first, last, piece):
-                    steps = range(begin, min(begin + piece, last))
-                    rows = read_steps(dataset, order, steps, rank, world_size, on_bad_shard)
-                    yield _to_block(list(rows))
 
-        num_chunks = -(-num_steps // chunk)
-        chunks = _quiet(ray.data.range(num_chunks, override_num_blocks=max(num_chunks, 1)))
-        chunks.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
-        return chunks.map_batches(read, batch_size=1)
+def _read_blocks(
+    steps: range,
+    piece: int,
+    *,
+    dataset: Dataset,
+    order: Order,
+    rank: int,
+    world_size: int,
+    on_bad_shard: str,
+) -> Iterator[pa.Table]:
+    """A worker's rows of these steps, `piece` steps at a time. Runs in tasks of Ray Data."""
+    for first in range(steps.start, steps.stop, piece):
+        some = range(first, min(first + piece, steps.stop))
+        yield _to_block(list(read_steps(dataset, order, some, rank, world_size, on_bad_shard)))
+
+
+class StepSource(Datasource):
+    """One worker's rows of a run of steps, each reading task a chunk of them."""
+
+    def __init__(
+        self,
+        read: Callable[[range, int], Iterator[pa.Table]],
+        steps: range,
+        piece: int,
+    ) -> None:
+        """Args:
+        piece: steps that `read` reads together; a task reads one or more pieces.
+        """
+        super().__init__()
+        self._read, self._steps, self._piece = read, steps, piece
+        self._task_steps = piece * max(1, -(-len(steps) // (piece * MAX_CHUNKS)))
+
+    @property
+    def num_tasks(self) -> int:
+        return max(1, -(-len(self._steps) // self._task_steps))
+
+    def get_read_tasks(self, parallelism: int, *args: Any, **options: Any) -> list[ReadTask]:
+        chunks = [
+            self._steps[first : first + self._task_steps]
+            for first in range(0, self.num_tasks * self._task_steps, self._task_steps)
+        ]
+        # How many bytes a task gives is left to Ray to find out, from the first that ends.
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+        return [ReadTask(partial(self._read, chunk, self._piece), unknown) for chunk in chunks]
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+
+class Pace(ExecutionCallback):
+    """Keeps the stream's scheduling from eating the time of the training that it feeds.
+
+    Both live in the worker's process. Whenever training is slower than reading, which is always
+    meant to be so, finished blocks wait to be taken, Ray Data's loop finds something ready at once
+    and goes round without a pause, and Python's lock goes to and fro between it and training: small
+    steps took up to six times as long.
+    """
+
+    first_block_came = False
+    """Before it there is no training to disturb, and every round brings it nearer."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Ends each round of the loop."""
+        if Pace.first_block_came:
+            time.sleep(PAUSE_S)
 
 
 _STEP, _POSITION, _ROW = "__step__", "__position__", "__row__"
@@ -227,6 +296,7 @@ class RayFeed:
         next_step, kept = self._start_step, None
         with _plain_errors():
             for block in self._blocks():
+                Pace.first_block_came = True
                 # A step may end in the next block; keep its rows until then.
                 kept = block if kept is None else pa.concat_tables([kept, block])
                 last = int(kept[_STEP][-1].as_py())

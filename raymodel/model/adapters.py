@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import peft
 import torch
 
 from raymodel.errors import SpecError
@@ -12,6 +11,7 @@ from raymodel.model.precision import cast_parameters
 from raymodel.model.spec import AdapterSpec
 
 if TYPE_CHECKING:
+    import peft
     from transformers import PreTrainedModel
 
     from raymodel.tasks.base import Task
@@ -27,6 +27,8 @@ def attach_adapter(
     Raises:
         SpecError: `target` names no module of the model.
     """
+    import peft  # seconds, which a run without an adapter need not wait for
+
     lora = spec.lora
     target = lora.target if isinstance(lora.target, str) else list(lora.target)
     config = peft.LoraConfig(

@@ -27,7 +27,7 @@ from raymodel.train.spec import FinetuneSpec
 from raymodel.train.zero import WEIGHT
 
 if TYPE_CHECKING:
-    from raymodel.train.worker import TrainWork
+    from raymodel.train.work import TrainWork
 
 _PART = ".part-"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -1,16 +1,4 @@
-"""The files of a checkpoint: which bytes hold which run of which parameter.
-
-```
-checkpoints/step-00000100/
-  rank-00000.safetensors   what one rank owned: fp32 weight and moments, one tensor a fragment
-  rank-00000.json          the index of that file; its presence says that the file is whole
-  checkpoint.json          written last: all indexes merged, and the state of the run
-```
-
-A fragment is a run `start … start + length` of a flattened parameter. Fragments of a parameter
-never overlap and together cover it, so a reader that needs any run finds its bytes whatever the
-world size and ZeRO stage were. Nothing here is pickled, and every byte is under a checksum.
-"""
+"""Reading and checking the runs of parameters that a checkpoint holds; `index.py` says where."""
 
 from __future__ import annotations
 
@@ -19,28 +7,19 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from raymodel.errors import CheckpointError, DamagedCheckpointError
 from raymodel.storage.uri import Location
+from raymodel.train.index import Index, rank_file
 
-FORMAT_VERSION = 1
-INDEX = "checkpoint.json"
 FLOAT_BYTES = 4
 # Elements under one checksum (256 KiB). A reader of a part of a fragment reads whole blocks, so
 # that it can check them: small blocks mean little in vain, large ones a small index.
 BLOCK = 2**16
-
-
-def rank_file(rank: int) -> str:
-    return f"rank-{rank:05d}.safetensors"
-
-
-def rank_index(rank: int) -> str:
-    return f"rank-{rank:05d}.json"
 
 
 @dataclass(frozen=True)
@@ -55,72 +34,6 @@ class Fragment:
 
     def to_json(self) -> list[Any]:
         return [self.file, self.start, self.length, dict(self.tensors)]
-
-
-@dataclass(frozen=True)
-class Index:
-    """`checkpoint.json`."""
-
-    step: int
-    world_size: int
-    state: dict[str, Any]
-    counters: dict[str, float]
-    updates: int
-    moments: list[str]
-    versions: dict[str, str]
-    files: dict[str, int]
-    """Rank file → bytes."""
-    parameters: dict[str, dict[str, Any]]
-    """Name → {"shape": […], "fragments": [[file, start, length, {key: [offset, crcs]}], …]}."""
-    rng: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    """Rank file → {device: [offset, bytes, CRC-32]} of the random states."""
-    format_version: int = FORMAT_VERSION
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.parameters[name]["shape"])
-
-
-def save_index(location: Location, index: Index) -> None:
-    """Writes `checkpoint.json`: from now on the checkpoint counts."""
-    body = vars(index)
-    (location / INDEX).write_bytes(_json(body | {_SELF_CHECK: zlib.crc32(_json(body))}))
-
-
-def load_index(location: Location) -> Index:
-    """Reads `checkpoint.json` and checks that each file has the size it was written with.
-
-    Raises:
-        DamagedCheckpointError: the checkpoint is not whole; the message says what is wrong.
-        CheckpointError: it is of another format version.
-    """
-    try:
-        body = json.loads((location / INDEX).read_bytes())
-        expected = body.pop(_SELF_CHECK)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(f"{location / INDEX} was cut short ({error})") from error
-    if zlib.crc32(_json(body)) != expected:
-        raise DamagedCheckpointError(f"{location / INDEX} was changed after it was written")
-    if body["format_version"] != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{location} has format_version {body['format_version']}; this raymodel reads "
-            f"{FORMAT_VERSION}. Use the raymodel that wrote it"
-        )
-    index = Index(**body)
-    sizes = {entry.name: entry.bytes for entry in location.list()}
-    for name, size in index.files.items():
-        if sizes.get(name) != size:
-            raise DamagedCheckpointError(
-                f"{location / name} has {sizes.get(name, 'no')} bytes where {size} were written; "
-                "it was cut short"
-            )
-    return index
-
-
-_SELF_CHECK = "crc32"
-
-
-def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
 
 def checksums(data: Any) -> list[int]:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from raymodel.errors import CheckpointError
 from raymodel.observe.goodput import Ledger
 from raymodel.observe.metrics import check_record
-from raymodel.observe.records import RecordWriter, read_records
+from raymodel.observe.records import RecordWriter
 from raymodel.observe.throughput import find_peak_flops, mfu
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import TrainState
@@ -26,19 +26,12 @@ from raymodel.train.plan import TrainPlan
 from raymodel.train.schedule import learning_rate_at
 from raymodel.train.session import Session
 from raymodel.train.spec import TrainSpec
+from raymodel.train.work import EVENTS_FILE, METRICS_FILE, read_ledger
 
-METRICS_FILE = "metrics.jsonl"
-EVENTS_FILE = "events.jsonl"
-FAILURES_FILE = "failures.jsonl"
 _WAITS = ("data_wait", "checkpoint_stall")
 # The last sign of life is known this well, in seconds and as a share of the attempt: some hundred
 # records in the first minutes, some thousand in days.
 _BOOKS_EVERY_S, _BOOKS_EVERY_FRAC = 1.0, 0.002
-
-
-def read_ledger(run: Location) -> Ledger:
-    """The time of all attempts of a run so far."""
-    return Ledger(read_records(run / EVENTS_FILE), read_records(run / FAILURES_FILE))
 
 
 class Journal:

@@ -16,7 +16,7 @@ from raymodel.tasks.batch import pad_id
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 
 if TYPE_CHECKING:
-    from raymodel.train.worker import TrainWork
+    from raymodel.train.work import TrainWork
 
 
 def build_network(work: TrainWork, task: Task, dataset: Dataset) -> torch.nn.Module:

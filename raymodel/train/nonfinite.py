@@ -16,28 +16,19 @@ from raymodel.errors import NonFiniteLossError
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import TrainState, checkpoint_location
 from raymodel.train.engine import Engine
-from raymodel.train.fragments import load_index, save_index
+from raymodel.train.index import load_index, save_index
 from raymodel.train.journal import Journal
-from raymodel.train.plan import TrainPlan
+from raymodel.train.plan import MAX_REWINDS
 from raymodel.train.resume import resume
 from raymodel.train.saver import Saver
 from raymodel.train.spec import TrainSpec
 
 MAX_SKIPS_IN_A_ROW = 10  # a run that is lost skips for ever
-MAX_REWINDS = 5  # when other data does not help, the cause is not the data
 
 _ADVICE = (
     "Lower `optimizer.learning_rate`, lengthen `schedule.warmup`, lower `optimizer.gradient_clip`, "
     "or look at the data of that step; the last good checkpoint is kept"
 )
-
-
-def data_end(spec: TrainSpec, plan: TrainPlan) -> int:
-    """The data step after the last that may be read: a rewind leaves data out and needs more."""
-    if spec.fault.non_finite_loss != "rewind":
-        return plan.total_steps
-    # A rewind leaves out one interval; two when the newest checkpoint turns out to be torn.
-    return plan.total_steps + MAX_REWINDS * 2 * plan.checkpoint_every_steps
 
 
 class BadSteps:

@@ -12,6 +12,8 @@ LOG_RECORDS = 200  # enough points for a curve, few enough that logging costs no
 CHECKPOINTS = 10  # a failure then loses a twentieth of the run on average
 VALIDATIONS = 5
 
+MAX_REWINDS = 5  # when other data does not help, the cause is not the data
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
@@ -92,3 +94,11 @@ def cut(num_rows: int, pieces: int) -> list[tuple[int, int]]:
     for index in range(pieces):
         bounds.append(bounds[-1] + short + (index < longer))
     return list(pairwise(bounds))
+
+
+def data_end(spec: TrainSpec, plan: TrainPlan) -> int:
+    """The data step after the last that may be read: a rewind leaves data out and needs more."""
+    if spec.fault.non_finite_loss != "rewind":
+        return plan.total_steps
+    # A rewind leaves out one interval; two when the newest checkpoint turns out to be torn.
+    return plan.total_steps + MAX_REWINDS * 2 * plan.checkpoint_every_steps

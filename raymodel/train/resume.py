@@ -1,24 +1,29 @@
-"""Where a group of workers goes on: the newest checkpoint that is whole for all of them."""
+"""Where a group of workers goes on: the newest checkpoint that is whole for all of them.
+
+It loads at any world size and ZeRO stage: each rank reads the slices that it holds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from raymodel.errors import CheckpointError, DamagedCheckpointError, TrainingError
 from raymodel.storage.uri import Location
+from raymodel.train import zero
 from raymodel.train.checkpoint import (
     TrainState,
     checkpoint_location,
     discard,
     discard_after,
     find_checkpoint,
-    load_checkpoint,
 )
 from raymodel.train.engine import Engine
-from raymodel.train.fragments import Index, load_index
+from raymodel.train.fragments import FragmentReader
+from raymodel.train.index import Index, load_index
 
 
 def resume(
@@ -74,3 +79,77 @@ def _agree_on_checkpoint(
     if rank != 0 and step >= 0:
         index = load_index(checkpoint_location(run, int(step)))
     return index
+
+
+def load_checkpoint(
+    run: Location, index: Index, engine: Engine, rank: int, world_size: int
+) -> TrainState:
+    """Fills the engine from a checkpoint of any world size and ZeRO stage.
+
+    Each rank reads the byte ranges of the state that it holds, and nothing else.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the model.
+        DamagedCheckpointError: its bytes are damaged; on every rank alike. The engine then holds
+            a mixture and must be filled from another checkpoint.
+    """
+    reader = FragmentReader(checkpoint_location(run, index.step), index)
+    inner, rng, damage = engine.deepspeed, {}, None
+    zero.prepare_moments(inner, index.moments, index.updates)
+    try:
+        _fill(reader, inner)
+        if world_size == index.world_size:
+            rng = reader.rng(rank)
+    except DamagedCheckpointError as error:
+        damage = error
+    finally:
+        reader.close()
+    _agree_on_damage(damage, engine, run, index.step)
+    zero.refresh_weights(inner)  # a collective under ZeRO-3
+    zero.restore_counters(inner, index.counters, engine.batch.accumulation)
+    restore_rng(rng)
+    return TrainState(**index.state)
+
+
+def _fill(reader: FragmentReader, inner: Any) -> None:
+    for part in zero.held_slices(inner):
+        _check_shape(reader.index, part)
+        for key, view in zero.state_tensors(inner, part).items():
+            reader.read(part.name, key, part.start, view)
+
+
+def _agree_on_damage(
+    damage: DamagedCheckpointError | None, engine: Engine, run: Location, step: int
+) -> None:
+    """Raises on all ranks when one of them found damage."""
+    found = torch.tensor(int(damage is not None), device=engine.device)
+    dist.all_reduce(found)
+    if damage is not None:
+        raise damage
+    if found:
+        raise DamagedCheckpointError(
+            f"another worker found its part of {checkpoint_location(run, step)} damaged"
+        )
+
+
+def _check_shape(index: Index, part: zero.Slice) -> None:
+    if part.name in index.parameters and index.shape(part.name) != part.shape:
+        raise CheckpointError(
+            f"{part.name} has shape {list(index.shape(part.name))} in the checkpoint and "
+            f"{list(part.shape)} in the model; it was written for another model"
+        )
+
+
+def rng_states() -> dict[str, torch.Tensor]:
+    """Random states of this process by device type."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_rng(states: dict[str, torch.Tensor]) -> None:
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

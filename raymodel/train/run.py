@@ -40,16 +40,23 @@ from raymodel.train.fault import (
 )
 from raymodel.train.hang import find_hang
 from raymodel.train.interrupt import run_interruptibly
-from raymodel.train.journal import EVENTS_FILE, FAILURES_FILE, read_ledger
-from raymodel.train.nonfinite import data_end
 from raymodel.train.notice import (
     ask_to_leave,
     forget_to_leave,
     is_asked_to_leave,
     watch_sigterm,
 )
+from raymodel.train.plan import data_end
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
-from raymodel.train.worker import TrainWork, plan_for, run_worker, summary, work_for
+from raymodel.train.work import (
+    EVENTS_FILE,
+    FAILURES_FILE,
+    TrainWork,
+    plan_for,
+    read_ledger,
+    summary,
+    work_for,
+)
 
 DATASET = "train"
 
@@ -162,6 +169,10 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
 
 
 def _worker(config: dict[str, Any]) -> None:
+    # Here, since Ray's controllers and the trials of a sweep read this module too and would pay
+    # seconds for what only a worker needs.
+    from raymodel.train.worker import run_worker
+
     run_worker(config["work"], RaySession())
 
 

@@ -32,18 +32,11 @@ from raymodel.train.checkpoint import (
     checkpoint_location,
     committed_steps,
     discard,
-    rng_states,
 )
 from raymodel.train.engine import Engine
-from raymodel.train.fragments import (
-    Fragment,
-    Index,
-    checksums,
-    rank_file,
-    rank_index,
-    save_index,
-    tensor_offsets,
-)
+from raymodel.train.fragments import Fragment, checksums, tensor_offsets
+from raymodel.train.index import Index, rank_file, rank_index, save_index
+from raymodel.train.resume import rng_states
 
 TRIES = 5
 FIRST_WAIT_S = 1.0  # doubled after each failed try

@@ -32,7 +32,8 @@ from raymodel.storage.uri import Location
 from raymodel.train.base import base_of, finetune_identity, resolve_base
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import TrainSpec
-from raymodel.train.worker import run_worker, summary, work_for
+from raymodel.train.work import summary, work_for
+from raymodel.train.worker import run_worker
 
 
 def main(argv: Sequence[str] | None = None) -> int:

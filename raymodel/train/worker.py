@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +18,6 @@ from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError, SpecError
 from raymodel.model.count import count_model
 from raymodel.model.precision import copy_buffers, restore_buffers
-from raymodel.storage.artifact import Artifact
-from raymodel.storage.execution import Execution
-from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 from raymodel.tasks.batch import pad_id
@@ -34,66 +30,14 @@ from raymodel.train.hang import Watchdog
 from raymodel.train.journal import Journal
 from raymodel.train.loop import Training, train
 from raymodel.train.network import build_network
-from raymodel.train.nonfinite import BadSteps, data_end
+from raymodel.train.nonfinite import BadSteps
 from raymodel.train.notice import LeaveNotice
-from raymodel.train.plan import TrainPlan, plan_batch, plan_training
+from raymodel.train.plan import TrainPlan, data_end, plan_batch
 from raymodel.train.resume import resume
 from raymodel.train.saver import Saver
 from raymodel.train.session import Session
-from raymodel.train.spec import TrainSpec
 from raymodel.train.validation import Validation
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainWork:
-    """What a worker is told; picklable."""
-
-    job_name: str
-    stage: str
-    spec: TrainSpec
-    task: str
-    labels: tuple[str, ...]
-    seed: int
-    run: Location
-    """Where metrics, events, checkpoints and the model go."""
-    dataset: Artifact
-    base: Location | None
-    """Hugging Face folder to start from; None for a fresh model."""
-    use_gpu: bool = False
-    threads: int | None = None
-    runs_at_a_time: int = 1
-    """Runs that share a machine's cores, as the trials of a sweep do."""
-    attempt: int = 1
-    """How often the command was run, this time included."""
-    started_at: float | None = None
-    """Unix time at which the command asked for workers."""
-    export: bool = True
-    """Write `model/` at the end."""
-
-
-def work_for(
-    spec: TrainSpec,
-    execution: Execution,
-    *,
-    task: str,
-    dataset: Artifact,
-    base: Location | None = None,
-) -> TrainWork:
-    """What the workers are told."""
-    return TrainWork(
-        job_name=execution.job_name,
-        stage=execution.stage,
-        spec=spec,
-        task=task,
-        labels=tuple(dataset.content.get("labels", ())),
-        seed=execution.seed,
-        run=execution.location,
-        dataset=dataset,
-        base=base,
-        use_gpu=execution.cluster.gpus_per_worker > 0,
-        threads=execution.cluster.threads_per_worker,
-        attempt=execution.attempt,
-    )
+from raymodel.train.work import TrainWork, plan_for
 
 
 def run_worker(work: TrainWork, session: Session) -> None:
@@ -142,16 +86,6 @@ def _about(work: TrainWork, engine: Engine) -> dict[str, Any]:
         "zero": work.spec.parallel.zero,
         "micro_batch": engine.batch.micro_batch,
     }
-
-
-def plan_for(spec: TrainSpec, dataset: Dataset, artifact: Artifact) -> TrainPlan:
-    """The plan for a dataset, from the counts in its manifest."""
-    split = artifact.content["splits"][dataset.split]
-    return plan_training(
-        spec,
-        rows_per_epoch=dataset.order(0, spec.global_batch).rows_per_epoch,
-        tokens_per_row=split["tokens"] / split["rows"],
-    )
 
 
 def _prepare_torch(work: TrainWork, session: Session) -> None:
@@ -250,24 +184,3 @@ def _flops_per_token(config: Any, task: Task, plan: TrainPlan) -> float | None:
     except SpecError:
         return None
     return count.train_flops_per_token(round(plan.tokens_per_row))
-
-
-def summary(run: Location) -> dict[str, Any]:
-    """What the manifest says about a finished run, from its records."""
-    from raymodel.observe.records import read_records
-    from raymodel.train.journal import METRICS_FILE
-
-    records = read_records(run / METRICS_FILE)
-    losses = [r for r in records if "loss" in r]
-    validations = [r["validation_loss"] for r in records if "validation_loss" in r]
-    last = losses[-1]
-    rates = sorted(r["tokens_per_s"] for r in losses)
-    return {
-        "steps": last["step"],
-        "tokens": last["tokens"],
-        "first_loss": losses[0]["loss"],
-        "loss": last["loss"],
-        "validation_loss": validations[-1] if validations else None,
-        "tokens_per_s": rates[len(rates) // 2],
-        "data_digest": last["data_digest"],
-    }

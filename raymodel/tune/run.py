@@ -28,7 +28,7 @@ from raymodel.train.fault import classify
 from raymodel.train.plan import TrainPlan
 from raymodel.train.run import fit, unwrap
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.worker import TrainWork, plan_for, summary, work_for
+from raymodel.train.work import TrainWork, plan_for, summary, work_for
 from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
 

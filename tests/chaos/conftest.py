@@ -14,7 +14,7 @@ from tiny_runs import make_dataset, make_work, train_here
 
 from raymodel.storage.artifact import Artifact
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.worker import TrainWork
+from raymodel.train.work import TrainWork
 
 
 @pytest.fixture(scope="module")

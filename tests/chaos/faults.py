@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tiny_runs import events, fragments, losses, records
 
-from raymodel.train.worker import TrainWork
+from raymodel.train.work import TrainWork
 
 
 def at_step(work: TrainWork, step: int, action: Callable[[], None]) -> threading.Thread:

@@ -24,7 +24,7 @@ from raymodel.observe.story import Story
 from raymodel.storage.uri import Location
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train.run import train_on_ray
-from raymodel.train.worker import TrainWork
+from raymodel.train.work import TrainWork
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TWO = ClusterSpec(workers=2)

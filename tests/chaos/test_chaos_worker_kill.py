@@ -10,9 +10,8 @@ from tiny_runs import events, records
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe.story import Story
-from raymodel.train.journal import read_ledger
 from raymodel.train.run import train_on_ray
-from raymodel.train.worker import TrainWork
+from raymodel.train.work import TrainWork, read_ledger
 
 
 def test_a_killed_worker_changes_nothing_but_the_time(

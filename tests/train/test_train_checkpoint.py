@@ -12,8 +12,8 @@ from tiny_engines import Case, engine_of, join_tiny_group, save_now, train_steps
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
 from raymodel.train import zero
-from raymodel.train.checkpoint import load_checkpoint, rng_states
-from raymodel.train.fragments import load_index
+from raymodel.train.index import load_index
+from raymodel.train.resume import load_checkpoint, rng_states
 
 WORLDS = (1, 2, 3, 4)
 STEP, END = 3, 6  # saved after 3 steps, then trained for 3 more

@@ -14,16 +14,12 @@ from raymodel.train.checkpoint import checkpoint_location, find_checkpoint
 from raymodel.train.fragments import (
     BLOCK,
     FLOAT_BYTES,
-    INDEX,
     Fragment,
     FragmentReader,
-    Index,
     checksums,
-    load_index,
-    rank_file,
-    save_index,
     tensor_offsets,
 )
+from raymodel.train.index import INDEX, Index, load_index, rank_file, save_index
 
 BLOCK_BYTES = BLOCK * FLOAT_BYTES
 SIZE = 5 * BLOCK + 77

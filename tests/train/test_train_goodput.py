@@ -9,8 +9,7 @@ from tiny_runs import events, fragments, losses, make_dataset, make_work, record
 from raymodel.storage.artifact import Artifact
 from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train import loop
-from raymodel.train.journal import read_ledger
-from raymodel.train.worker import TrainWork
+from raymodel.train.work import TrainWork, read_ledger
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from raymodel.testing.distributed import run_distributed
 from raymodel.train import loop
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.worker import TrainWork, run_worker
+from raymodel.train.work import TrainWork
+from raymodel.train.worker import run_worker
 
 STEPS, CHECKPOINT, STOP = 12, 4, 6  # as in `make_work`; interrupted after STOP
 LAYOUTS = [*((size, zero) for size in (1, 2) for zero in range(4)), (3, 1), (3, 3)]

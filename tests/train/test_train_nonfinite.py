@@ -15,7 +15,7 @@ from raymodel.train import loop, zero
 from raymodel.train.checkpoint import committed_steps, find_checkpoint
 from raymodel.train.engine import Engine
 from raymodel.train.nonfinite import MAX_SKIPS_IN_A_ROW
-from raymodel.train.worker import TrainWork
+from raymodel.train.work import TrainWork
 
 NAN, INF = float("nan"), float("inf")
 

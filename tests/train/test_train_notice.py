@@ -19,7 +19,8 @@ from raymodel.train.hang import EXIT_CODE, Watchdog, find_hang
 from raymodel.train.interrupt import run_interruptibly
 from raymodel.train.notice import LeaveNotice, ask_to_leave, forget_to_leave
 from raymodel.train.session import TorchrunSession
-from raymodel.train.worker import TrainWork, run_worker
+from raymodel.train.work import TrainWork
+from raymodel.train.worker import run_worker
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from raymodel.testing.distributed import run_distributed
 from raymodel.testing.s3 import s3_bucket
 from raymodel.train import fragments
 from raymodel.train.checkpoint import TrainState, checkpoint_location, committed_steps
-from raymodel.train.fragments import INDEX, load_index, rank_file, rank_index, save_index
+from raymodel.train.index import INDEX, load_index, rank_file, rank_index, save_index
 from raymodel.train.resume import resume
 
 GOOD, TORN = 2, 4

@@ -21,7 +21,8 @@ from raymodel.train.checkpoint import (
     discard_after,
     find_checkpoint,
 )
-from raymodel.train.fragments import FragmentReader, load_index
+from raymodel.train.fragments import FragmentReader
+from raymodel.train.index import load_index
 from raymodel.train.saver import Saver
 
 

@@ -14,7 +14,8 @@ from raymodel.storage.uri import Location
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import PretrainSpec
-from raymodel.train.worker import TrainWork, run_worker
+from raymodel.train.work import TrainWork
+from raymodel.train.worker import run_worker
 
 MODEL = {
     "architecture": "llama",

@@ -1,0 +1,108 @@
+"""What a training run is told and what it leaves, for those who start it: no torch in here.
+
+Ray's driver, its controllers and the trials of a sweep read this module; only workers pay for
+importing torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from raymodel.data.shard import Dataset
+from raymodel.observe.goodput import Ledger
+from raymodel.observe.records import read_records
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.execution import Execution
+from raymodel.storage.uri import Location
+from raymodel.train.plan import TrainPlan, plan_training
+from raymodel.train.spec import TrainSpec
+
+METRICS_FILE = "metrics.jsonl"
+EVENTS_FILE = "events.jsonl"
+FAILURES_FILE = "failures.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWork:
+    """What a worker is told; picklable."""
+
+    job_name: str
+    stage: str
+    spec: TrainSpec
+    task: str
+    labels: tuple[str, ...]
+    seed: int
+    run: Location
+    """Where metrics, events, checkpoints and the model go."""
+    dataset: Artifact
+    base: Location | None
+    """Hugging Face folder to start from; None for a fresh model."""
+    use_gpu: bool = False
+    threads: int | None = None
+    runs_at_a_time: int = 1
+    """Runs that share a machine's cores, as the trials of a sweep do."""
+    attempt: int = 1
+    """How often the command was run, this time included."""
+    started_at: float | None = None
+    """Unix time at which the command asked for workers."""
+    export: bool = True
+    """Write `model/` at the end."""
+
+
+def work_for(
+    spec: TrainSpec,
+    execution: Execution,
+    *,
+    task: str,
+    dataset: Artifact,
+    base: Location | None = None,
+) -> TrainWork:
+    """What the workers are told."""
+    return TrainWork(
+        job_name=execution.job_name,
+        stage=execution.stage,
+        spec=spec,
+        task=task,
+        labels=tuple(dataset.content.get("labels", ())),
+        seed=execution.seed,
+        run=execution.location,
+        dataset=dataset,
+        base=base,
+        use_gpu=execution.cluster.gpus_per_worker > 0,
+        threads=execution.cluster.threads_per_worker,
+        attempt=execution.attempt,
+    )
+
+
+def plan_for(spec: TrainSpec, dataset: Dataset, artifact: Artifact) -> TrainPlan:
+    """The plan for a dataset, from the counts in its manifest."""
+    split = artifact.content["splits"][dataset.split]
+    return plan_training(
+        spec,
+        rows_per_epoch=dataset.order(0, spec.global_batch).rows_per_epoch,
+        tokens_per_row=split["tokens"] / split["rows"],
+    )
+
+
+def read_ledger(run: Location) -> Ledger:
+    """The time of all attempts of a run so far."""
+    return Ledger(read_records(run / EVENTS_FILE), read_records(run / FAILURES_FILE))
+
+
+def summary(run: Location) -> dict[str, Any]:
+    """What the manifest says about a finished run, from its records."""
+    records = read_records(run / METRICS_FILE)
+    losses = [r for r in records if "loss" in r]
+    validations = [r["validation_loss"] for r in records if "validation_loss" in r]
+    last = losses[-1]
+    rates = sorted(r["tokens_per_s"] for r in losses)
+    return {
+        "steps": last["step"],
+        "tokens": last["tokens"],
+        "first_loss": losses[0]["loss"],
+        "loss": last["loss"],
+        "validation_loss": validations[-1] if validations else None,
+        "tokens_per_s": rates[len(rates) // 2],
+        "data_digest": last["data_digest"],
+    }
