@@ -36,7 +36,8 @@ def main() -> None:
         print(output)
         again_s, _, _ = timed("run", job, cwd=folder)
         checks = sorted(timed("check", job, cwd=folder)[0] for _ in range(5))
-    stages = dict(re.findall(r"^(\w+) +((?:\d+m)?[\d.]+s) ", output, flags=re.MULTILINE))
+    table = output[output.index("\nstage ") :]
+    stages = dict(re.findall(r"^(\w+) +((?:\d+m)?[\d.]+s) ", table, flags=re.MULTILINE))
     print(f"quickstart {first_s:.0f} s {stages}")
     print(f"driver's peak memory {peak_bytes / 2**20:.0f} MiB")
     print(f"second run {again_s:.1f} s")
