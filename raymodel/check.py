@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raymodel.errors import SpecError
+from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.job import Job
 from raymodel.spec.base import OPERATIONAL
 from raymodel.spec.document import Path, dotted
@@ -59,6 +60,21 @@ def check_preset(job: Job) -> Iterator[Problem]:
         yield Problem(("pretrain", "model", "preset"), str(error))
 
 
+def check_lengths(job: Job) -> Iterator[Problem]:
+    """Examples are no longer than the rows that the job's own base was pretrained on."""
+    if job.finetune is None or job.finetune.base is not None or job.prepare is None:
+        return
+    try:
+        job.finetune.max_length_for(job.prepare.sequence_length)
+    except SpecError:
+        yield Problem(
+            ("finetune", "max_length"),
+            f"{job.finetune.max_length} tokens is more than prepare.sequence_length, "
+            f"{job.prepare.sequence_length}: the base never saw so many; lower it, or prepare "
+            "longer rows",
+        )
+
+
 def check_measures(job: Job) -> Iterator[Problem]:
     """The task of the job knows every measure, and every gate is on one that is taken."""
     if job.evaluate is None:
@@ -71,9 +87,10 @@ def check_measures(job: Job) -> Iterator[Problem]:
         if name not in known:
             rule = f"{name!r} is not a measure of {job.task}, which has {', '.join(known)}"
             yield Problem(("evaluate", "metrics", i), rule)
+    gated = (*taken, *(TEXT_PREFIX + name for name in taken if job.pretrain is not None))
     for gate in job.evaluate.gates:
-        if gate not in taken:
-            close = nearest(gate, taken)
+        if gate not in gated:
+            close = nearest(gate, gated)
             rule = f"the gate is on {gate!r}, which is not measured; "
             fix = f"did you mean {close!r}?" if close else f"add {gate!r} to evaluate.metrics"
             yield Problem(("evaluate", "gates", gate), rule + fix)
@@ -100,6 +117,7 @@ def check_sweep(job: Job) -> Iterator[Problem]:
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
     check_preset,
+    check_lengths,
     check_sweep,
     check_measures,
 )

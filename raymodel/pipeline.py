@@ -378,7 +378,8 @@ def _question(p: Pipeline) -> str:
     if evaluated is not None:
         samples = (evaluated.location / "report/metrics.json").read_json()["samples"]
         if samples:
-            return str(samples[0]["prompt"])
+            # The shortest leaves the most room for an answer, and reads well in a terminal.
+            return min((str(sample["prompt"]) for sample in samples), key=len)
     return "The"
 
 

@@ -77,6 +77,12 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "measured; did you mean 'perplexity'?",
         ),
         (
+            "  duration: 1 epoch",
+            "  max_length: 2048\n  duration: 1 epoch",
+            "job.yaml:15: finetune.max_length: 2048 tokens is more than prepare.sequence_length, "
+            "256: the base never saw so many",
+        ),
+        (
             '{perplexity: "< 40"}',
             '{chrf: "> 4"}',
             "job.yaml:23: evaluate.gates.chrf: the gate is on 'chrf', which is not measured; add",
@@ -136,6 +142,12 @@ def test_what_does_not_fit_across_stages_is_refused_with_its_line(refusal, old, 
 def test_searching_an_adapter_that_is_not_trained_is_refused(refusal):
     text = refusal("optimizer.learning_rate", "adapter.lora.rank", "finetune.adapter=null")
     assert "no adapter is trained; add `finetune.adapter`" in text
+
+
+def test_a_gate_may_be_on_plain_text_where_the_base_is_pretrained(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB.replace('{perplexity: "< 40"}', '{text_perplexity: "< 40"}'), "utf-8")
+    check_job(load_job(path))
 
 
 def test_all_problems_come_at_once(refusal):

@@ -52,6 +52,16 @@ def test_check_takes_under_a_second_and_loads_nothing_heavy(job):
     assert min(seconds) < 1.0
 
 
+def test_who_starts_a_training_does_not_load_what_only_its_workers_compute_with():
+    """Ray's controllers and the trials of a sweep import these modules, once each."""
+    code = (
+        "import sys, raymodel.train.run, raymodel.tune.run; "
+        "print([n for n in ('transformers', 'deepspeed', 'peft') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_wrong_job_file_is_one_error_on_stderr_and_exit_code_2(job, capsys):
     assert cli.main(["check", job, "--set", "sed=1"]) == 2
     captured = capsys.readouterr()

@@ -131,14 +131,13 @@ def check_resources(cluster: ClusterSpec) -> None:
 
 def check_fits(cluster: ClusterSpec, have: Mapping[str, float]) -> None:
     """Compares what the job needs at least with resources by name; raises ClusterError."""
-    cpus = cluster.min_workers * cluster.cpus_per_worker + 1
+    cpus = cluster.min_workers * cluster.cpus_per_worker
     gpus = cluster.min_workers * cluster.gpus_per_worker
     for name, asked in (("CPU", cpus), ("GPU", gpus)):
         if asked > have.get(name, 0):
             raise ClusterError(
-                f"{cluster.min_workers} workers need {asked} {name}s (one CPU of them to read "
-                f"data), the cluster can give {have.get(name, 0):g}; lower cluster.workers, or "
-                "use a larger cluster"
+                f"{cluster.min_workers} workers need {asked} {name}s, the cluster can give "
+                f"{have.get(name, 0):g}; lower cluster.workers, or use a larger cluster"
             )
 
 

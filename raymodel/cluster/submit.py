@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aiohttp import ClientError  # what Ray's own client raises while it streams
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from raymodel.cluster.package import check_size, find_excludes
@@ -25,6 +26,7 @@ from raymodel.spec.load import LoadedJob
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
 _POLL_S = 1.0
 _AGENT_S = 60.0
+_SILENCE_S = 60.0  # a head that restarts is back in half of it
 
 
 def submit(
@@ -178,14 +180,28 @@ async def _print_log(client: JobSubmissionClient, submission_id: str) -> None:
     try:
         async for text in client.tail_job_logs(submission_id):
             print(text, end="", flush=True)
-    except RuntimeError as error:  # the stream broke, not necessarily the job
+    except (RuntimeError, OSError, ClientError) as error:  # the stream broke, not the job
         print(f"\nlost the log ({error}); waiting for the job itself", flush=True)
 
 
 def _wait(client: JobSubmissionClient, submission_id: str) -> JobDetails:
-    while not (details := client.get_job_info(submission_id)).status.is_terminal():
+    silent_since: float | None = None
+    while True:
+        try:
+            details = client.get_job_info(submission_id)
+        except (OSError, RuntimeError) as error:  # requests' errors are OSErrors
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > _SILENCE_S:
+                raise ClusterError(
+                    f"the Ray head has not answered for {_SILENCE_S:.0f} s ({error}), so how "
+                    f"{submission_id} ended is unknown. When a head is there again, submit the "
+                    "same file: what is complete is skipped, and the rest goes on"
+                ) from error
+        else:
+            silent_since = None
+            if details.status.is_terminal():
+                return details
         time.sleep(_POLL_S)
-    return details
 
 
 def _exit_code(details: JobDetails) -> int:

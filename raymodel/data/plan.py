@@ -32,6 +32,10 @@ small beside it."""
 MAX_CHUNKS = 512
 """Reading tasks of one worker's run; each is planned up front, so longer runs have longer tasks."""
 
+READERS = 4
+"""Reading tasks of one worker at a time. They claim no CPU, so this is what holds them back; one
+alone reads more than a worker consumes, the others hide how long a remote storage takes."""
+
 PAUSE_S = 0.05
 """Pause of a stream's scheduling after each round, in which it may hand over several chunks: 40
 MiB/s at the least, some ten million tokens, where a worker trains on thousands to a million."""

@@ -21,7 +21,7 @@ from ray.train import DataConfig
 
 from raymodel.data.feed import Prefetch, StepRows, chunk_steps, read_steps
 from raymodel.data.order import Order, slice_for
-from raymodel.data.plan import CHUNK_BYTES, MAX_CHUNKS, PAUSE_S
+from raymodel.data.plan import CHUNK_BYTES, MAX_CHUNKS, PAUSE_S, READERS
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import ExampleRows, PackedRows
 from raymodel.data.shard import Dataset
@@ -85,17 +85,27 @@ def run_examples(
         base_model: the Hugging Face folder of the model to start from.
 
     Returns: the `content` of the artifact's manifest.
+
+    Raises:
+        SpecError: the examples are to be longer than the model can take.
+        SourceError: a source is missing, empty or unreadable.
     """
     recipe = Recipe(
         sources=spec.sources,
         clean=spec.clean,
         holdout=spec.holdout,
         seed=execution.seed,
-        kind=ExampleRows(spec.task, spec.max_length, spec.clean),
+        kind=ExampleRows(spec.task, spec.max_length_for(_positions(base_model)), spec.clean),
         tokenizer=base_model,
         task=spec.task,
     )
     return prepare_dataset(recipe, execution.location, execute_step, story.say, base_dir)
+
+
+def _positions(model: Location) -> int | None:
+    """Positions that a model knows, as its configuration tells."""
+    positions = (model / "config.json").read_json().get("max_position_embeddings")
+    return None if positions is None else int(positions)
 
 
 def execute_step(step: Step) -> None:
@@ -171,7 +181,16 @@ class OrderedDataConfig(DataConfig):
         )
         piece = chunk_steps(self._dataset, self._order, max(len(steps), 1), world_size)
         source = StepSource(read, steps, piece)
-        stream = _quiet(ray.data.read_datasource(source, override_num_blocks=source.num_tasks))
+        stream = _quiet(
+            ray.data.read_datasource(
+                source,
+                override_num_blocks=source.num_tasks,
+                # Training workers may have claimed every CPU there is, as elastic ones do when
+                # the cluster shrinks; a reading task that asked for one would wait for ever.
+                num_cpus=0,
+                compute=ray.data.TaskPoolStrategy(size=min(READERS, source.num_tasks)),
+            )
+        )
         stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
         stream.context.custom_execution_callback_classes.append(Pace)
         return stream

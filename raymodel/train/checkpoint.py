@@ -9,6 +9,7 @@ from typing import Any
 from raymodel.errors import CheckpointError, DamagedCheckpointError
 from raymodel.storage.uri import Location
 from raymodel.train.index import INDEX, Index, load_index
+from raymodel.train.spec import TrainSpec
 
 FOLDER = "checkpoints"
 
@@ -24,6 +25,8 @@ class TrainState:
     bad_rows: int = 0
     non_finite_steps: int = 0
     data_digest: str = "0" * 16
+    validation_loss: float | None = None
+    """Measured after this very step."""
     left_out: list[list[int]] = field(default_factory=list)
     """Runs of data steps, `[first, stop]`, that a rewind passed over."""
 
@@ -66,6 +69,26 @@ def find_checkpoint(
         except DamagedCheckpointError as error:
             on_torn(error)
     return None
+
+
+def find_best_checkpoint(run: Location) -> Index | None:
+    """The whole checkpoint with the lowest validation loss; the earliest of equals."""
+    best: Index | None = None
+    for step in committed_steps(run):
+        try:
+            index = load_index(checkpoint_location(run, step))
+        except DamagedCheckpointError:
+            continue
+        loss = index.state["validation_loss"]
+        if loss is not None and (best is None or loss < best.state["validation_loss"]):
+            best = index
+    return best
+
+
+def find_exported(run: Location, spec: TrainSpec) -> Index | None:
+    """The checkpoint whose weights become the model of a finished run."""
+    best = find_best_checkpoint(run) if spec.export == "best" else None
+    return best or find_checkpoint(run)
 
 
 def discard_after(run: Location, step: int) -> None:

@@ -20,8 +20,9 @@ from raymodel.model.adapters import merge_adapter
 from raymodel.model.export import save_model
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
-from raymodel.train.checkpoint import checkpoint_location, find_checkpoint
+from raymodel.train.checkpoint import checkpoint_location, find_exported
 from raymodel.train.fragments import FragmentReader
+from raymodel.train.index import Index
 from raymodel.train.network import build_network
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.zero import WEIGHT
@@ -33,13 +34,15 @@ _PART = ".part-"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def export_model(work: TrainWork, task: Task, dataset: Dataset) -> None:
-    """Writes `<run>/model/` from the newest checkpoint; an adapter is merged into its base.
+def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
+    """Writes `<run>/model/` from the newest or the best checkpoint, as the spec says.
+
+    An adapter is merged into its base. Returns the index of the checkpoint that was taken.
 
     Raises:
         CheckpointError: there is no whole checkpoint, or it was written for another model.
     """
-    index = find_checkpoint(work.run)
+    index = find_exported(work.run, work.spec)
     if index is None:
         raise CheckpointError(f"{work.run} holds no whole checkpoint to export; run the job again")
     network = build_network(work, task, dataset)
@@ -58,6 +61,7 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> None:
         "data_digest": index.state["data_digest"],
     }
     _write(network, tokenizer, work.run / "model", _DTYPES[work.spec.precision], card)
+    return index
 
 
 @torch.no_grad()

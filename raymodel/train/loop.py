@@ -49,6 +49,11 @@ class Training:
     watchdog: Watchdog
     clock: Clock
 
+    @property
+    def ranks_checkpoints(self) -> bool:
+        """Whether each checkpoint needs a validation loss, by which the best is found."""
+        return self.spec.export == "best"
+
 
 def train(t: Training) -> None:
     """Trains until the planned number of steps, or until a notice to leave.
@@ -79,10 +84,12 @@ def train(t: Training) -> None:
             step, last = t.state.step, t.state.step == t.plan.total_steps
             if step % t.plan.log_every_steps == 0 or last or leave:
                 t.journal.log(loss)
-            if step % t.plan.validate_every_steps == 0 or last:
+            saves = step % t.plan.checkpoint_every_steps == 0 or last or leave
+            if step % t.plan.validate_every_steps == 0 or last or (saves and t.ranks_checkpoints):
                 with t.clock.during("validation"):
-                    t.journal.log_validation(t.validation.loss())
-            if step % t.plan.checkpoint_every_steps == 0 or last or leave:
+                    t.state.validation_loss = t.validation.loss()
+                    t.journal.log_validation(t.state.validation_loss)
+            if saves:
                 with t.clock.during("checkpoint_stall"):
                     t.saver.save(t.state)
                 t.journal.book(now=True)
@@ -134,6 +141,7 @@ def _is_bad(t: Training, loss: float) -> bool:
 def _advance(state: TrainState, rows: StepRows, sums: dict[str, int]) -> None:
     """Counts a completed step."""
     state.step += 1
+    state.validation_loss = None
     state.tokens += sums["tokens"]
     state.rows += sums["rows"]
     state.targets += sums["targets"]

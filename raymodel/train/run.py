@@ -128,7 +128,7 @@ def train_on_ray(
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
     story.table(loss_rows(books))
-    return {"task": work.task, **summary(work.run), "goodput": books.goodput}
+    return {"task": work.task, **summary(work.run, work.spec), "goodput": books.goodput}
 
 
 def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) -> None:

@@ -32,6 +32,7 @@ from raymodel.train.checkpoint import (
     checkpoint_location,
     committed_steps,
     discard,
+    find_best_checkpoint,
 )
 from raymodel.train.engine import Engine
 from raymodel.train.fragments import Fragment, checksums, tensor_offsets
@@ -55,6 +56,7 @@ class Saver:
         world_size: int,
         token: str,
         keep: int,
+        keep_best: bool,
         wait: bool,
         on_event: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -63,12 +65,14 @@ class Saver:
         token: the same on all ranks and new for each attempt, so that files which an earlier
             attempt left at the same step are never taken for this one's.
         keep: newest checkpoints that stay.
+        keep_best: the one with the lowest validation loss stays too.
         wait: write while the loop waits.
         on_event: told of commits and failures.
         """
         self._run, self._engine = run, engine
         self._rank, self._world_size, self._token = rank, world_size, token
-        self._keep, self._wait, self._on_event = keep, wait, on_event
+        self._keep, self._keep_best = keep, keep_best
+        self._wait, self._on_event = wait, on_event
         self._buffers: dict[str, torch.Tensor] = {}
         self._copied = threading.Event()
         self._copied.set()
@@ -238,8 +242,10 @@ class Saver:
     def _prune(self, step: int) -> None:
         """Failing here loses nothing: the checkpoint is committed, and the next one prunes too."""
         try:
+            best = find_best_checkpoint(self._run) if self._keep_best else None
             for old in committed_steps(self._run)[: -self._keep]:
-                discard(checkpoint_location(self._run, old))
+                if best is None or old != best.step:
+                    discard(checkpoint_location(self._run, old))
         except OSError as error:
             self._on_event({"event": "prune_failed", "step": step, "cause": str(error)})
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
@@ -97,6 +98,9 @@ class TrainSpec(Spec):
     """How the state is spread."""
     checkpoint: Annotated[CheckpointSpec, OPERATIONAL] = CheckpointSpec()
     """Saving."""
+    export: Literal["last", "best"] = "last"
+    """Which checkpoint becomes the model: the last, or the one with the lowest validation loss.
+    With `best` every checkpoint is validated, and the best one stays beside the newest."""
     fault: Annotated[FaultSpec, OPERATIONAL] = FaultSpec()
     """Failures."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
@@ -132,7 +136,7 @@ class FinetuneSpec(TrainSpec):
     holdout: Fraction = 0.05
     """Share of the documents kept for evaluation, chosen by a hash of the document."""
     max_length: Count = Field(default=512, gt=1)
-    """Longest example in tokens; longer ones are cut."""
+    """Longest example in tokens; longer ones are cut. By default 512, or what the base can take."""
     base: str | None = None
     """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
     default this job's `pretrain`."""
@@ -140,3 +144,18 @@ class FinetuneSpec(TrainSpec):
     """Train an adapter and merge it at the end; by default all weights are trained."""
     sweep: Annotated[SweepSpec | None, "sweep"] = None
     """Search over settings; the best trial becomes the result."""
+
+    def max_length_for(self, positions: int | None) -> int:
+        """The longest example for a base that knows so many positions.
+
+        Raises:
+            SpecError: the job file asks for more.
+        """
+        if positions is None or self.max_length <= positions:
+            return self.max_length
+        if "max_length" in self.model_fields_set:
+            raise SpecError(
+                f"finetune.max_length is {self.max_length}, and the base has {positions} "
+                "positions; lower it, or start from a base with more"
+            )
+        return positions

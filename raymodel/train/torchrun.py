@@ -128,7 +128,7 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             stage=execution.stage,
             fingerprint=execution.fingerprint,
             parents={role: artifact.fingerprint for role, artifact in plan.inputs.items()},
-            content={"task": plan.task, **summary(location)},
+            content={"task": plan.task, **summary(location, plan.spec)},
         )
         run.set_latest(execution.stage, execution.fingerprint)
 

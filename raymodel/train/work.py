@@ -15,6 +15,7 @@ from raymodel.observe.records import read_records
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
+from raymodel.train.checkpoint import find_exported
 from raymodel.train.plan import TrainPlan, plan_training
 from raymodel.train.spec import TrainSpec
 
@@ -90,19 +91,19 @@ def read_ledger(run: Location) -> Ledger:
     return Ledger(read_records(run / EVENTS_FILE), read_records(run / FAILURES_FILE))
 
 
-def summary(run: Location) -> dict[str, Any]:
-    """What the manifest says about a finished run, from its records."""
-    records = read_records(run / METRICS_FILE)
-    losses = [r for r in records if "loss" in r]
-    validations = [r["validation_loss"] for r in records if "validation_loss" in r]
-    last = losses[-1]
+def summary(run: Location, spec: TrainSpec) -> dict[str, Any]:
+    """What the manifest says about a finished run, from its records and checkpoints."""
+    losses = [r for r in read_records(run / METRICS_FILE) if "loss" in r]
+    last, exported = losses[-1], find_exported(run, spec)
+    assert exported is not None, "a finished run has written its model from a checkpoint"
     rates = sorted(r["tokens_per_s"] for r in losses)
     return {
         "steps": last["step"],
         "tokens": last["tokens"],
         "first_loss": losses[0]["loss"],
         "loss": last["loss"],
-        "validation_loss": validations[-1] if validations else None,
+        "validation_loss": exported.state["validation_loss"],
+        "exported_step": exported.step,
         "tokens_per_s": rates[len(rates) // 2],
         "data_digest": last["data_digest"],
     }

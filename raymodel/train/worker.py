@@ -61,11 +61,12 @@ def run_worker(work: TrainWork, session: Session) -> None:
     training.journal.begin(work.started_at, _about(work, engine))
     try:
         train(training)
+        with clock.during("validation"):
+            loss = training.validation.last_loss()
         if work.export and session.world_rank == 0:
             with clock.during("other"):
-                export_model(work, task, dataset)
-        with clock.during("validation"):
-            session.report({"step": state.step, "validation_loss": training.validation.last_loss()})
+                loss = export_model(work, task, dataset).state["validation_loss"] or loss
+        session.report({"step": state.step, "validation_loss": loss})  # rank 0's is heard
     finally:
         training.notice.close()
         training.journal.close()
@@ -137,6 +138,7 @@ def _assemble(
         world_size=world_size,
         token=f"{int(token):x}",
         keep=spec.checkpoint.keep,
+        keep_best=spec.export == "best",
         wait=spec.checkpoint.wait,
         on_event=journal.event,
     )

@@ -67,7 +67,7 @@ def run_sweep(
     _copy_folder(chosen / "model", work.run / "model")
     return {
         "task": spec.task,
-        **summary(chosen),
+        **summary(chosen, work.spec),
         "setting": best.config,
         "trials": [_trial_row(trial) for trial in trials],
     }

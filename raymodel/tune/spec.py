@@ -41,7 +41,7 @@ class SweepSpec(Spec):
     """Training workers of one trial."""
     scheduler: Literal["asha", "none"] = "asha"
     """`asha` stops poor trials early (arXiv:1810.05934)."""
-    metric: str = "validation_loss"
+    metric: Literal["validation_loss"] = "validation_loss"
     """The measure that decides; lower is better."""
     search: dict[str, SearchSpec] = Field(min_length=1)
     """Field of `finetune:` by its path (`optimizer.learning_rate`) → its range."""

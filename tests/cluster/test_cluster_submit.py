@@ -138,6 +138,17 @@ def test_a_broken_log_stream_does_not_end_the_wait(folder, head, client, monkeyp
     assert "lost the log (closed)" in capsys.readouterr().out
 
 
+def test_a_head_that_dies_is_waited_for_and_then_named(folder, head, client, monkeypatch, capsys):
+    def gone(self, submission_id):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(module, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(module, "_POLL_S", 0.05)
+    monkeypatch.setattr(client, "get_job_info", gone)
+    assert submit(head) == ClusterError.exit_code
+    assert "has not answered for 0 s (refused)" in capsys.readouterr().err
+
+
 def test_an_interruption_leaves_the_job_running_and_says_so(
     folder, head, client, monkeypatch, capsys
 ):

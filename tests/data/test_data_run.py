@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import ray
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
-from raymodel.data.run import OrderedDataConfig, RayFeed, run_prepare
+from raymodel.data.plan import PAUSE_S
+from raymodel.data.run import OrderedDataConfig, Pace, RayFeed, run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
@@ -119,9 +121,48 @@ def test_any_number_of_workers_reads_the_same_global_batches(
     assert digest.hex == alone.hex
 
 
+@ray.remote
+class Occupant:
+    def ready(self) -> bool:
+        return True
+
+
+def test_reading_goes_on_where_training_has_claimed_every_cpu(dataset: Dataset) -> None:
+    occupant = Occupant.options(num_cpus=4).remote()
+    assert ray.get(occupant.ready.remote())
+    try:
+        (feed,) = feeds_of(dataset, 1, 0, 12)
+        assert len(list(feed)) == 12
+    finally:
+        ray.kill(occupant)
+
+
 def test_a_run_without_steps_left_gives_none(dataset: Dataset) -> None:
     (feed,) = feeds_of(dataset, 1, 9, 9)
     assert list(feed) == []
+
+
+def test_a_slow_reader_is_not_disturbed_by_the_stream(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Data's loop shares the process with training; without a rest it goes round for ever."""
+    rounds = []
+    rest = Pace.on_execution_step
+
+    def counted(self: Pace, executor: object) -> None:
+        rounds.append(time.monotonic())
+        rest(self, executor)
+
+    monkeypatch.setattr(Pace, "on_execution_step", counted)
+    (feed,) = feeds_of(dataset, 1, 0, 60)
+    steps = iter(feed)
+    next(steps)
+    began = time.monotonic()
+    for _ in zip(range(30), steps, strict=False):
+        time.sleep(0.02)
+    elapsed = time.monotonic() - began
+    while_training = [at for at in rounds if began <= at <= began + elapsed]
+    assert len(while_training) <= elapsed / PAUSE_S + 2
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.train import loop
+from raymodel.train.checkpoint import committed_steps
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.work import TrainWork
+from raymodel.train.work import TrainWork, summary
 from raymodel.train.worker import run_worker
 
 STEPS, CHECKPOINT, STOP = 12, 4, 6  # as in `make_work`; interrupted after STOP
@@ -214,6 +215,30 @@ def test_the_exported_model_has_the_loss_that_the_run_measured(
     assert not leftover.exists()
     names = {entry.name for entry in work.run.list()}
     assert not [name for name in names if name.startswith(".part-")]
+
+
+def test_the_best_checkpoint_stays_and_becomes_the_model(dataset: Artifact, folder: Path) -> None:
+    """A rate that is far too high: after some good steps the loss goes up again."""
+    work = make_work(
+        dataset,
+        folder / "best",
+        export="best",
+        optimizer={"learning_rate": 2.0},
+        schedule={"name": "constant", "warmup": "100%"},
+        checkpoint={"every": "2 steps", "keep": 1},
+    )
+    run_distributed(train_all, 2, [replace(work, export=True)], init=False)
+    measured = {
+        record["step"]: record["validation_loss"]
+        for record in records(work, "metrics")
+        if "validation_loss" in record
+    }
+    assert set(measured) == {2, 4, 6, 8, 10, 12}, "each checkpoint is measured"
+    best = min(measured, key=lambda step: measured[step])
+    assert best != STEPS, "the run got worse again"
+    assert committed_steps(work.run) == [best, STEPS]
+    assert summary(work.run, work.spec)["exported_step"] == best
+    assert held_out_loss(work) == pytest.approx(measured[best], rel=1e-5)
 
 
 def test_an_adapter_is_merged_into_the_model_that_is_exported(

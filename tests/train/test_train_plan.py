@@ -5,11 +5,12 @@ import math
 
 import pytest
 
+from raymodel.errors import SpecError
 from raymodel.spec.base import Spec
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.plan import BatchPlan, cut, plan_batch, plan_training
 from raymodel.train.schedule import learning_rate_at
-from raymodel.train.spec import PretrainSpec, ScheduleSpec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, ScheduleSpec
 
 
 def spec_with(**fields) -> PretrainSpec:
@@ -154,3 +155,15 @@ def test_the_spec_is_frozen_data():
     assert isinstance(spec_with(), Spec)
     with pytest.raises(ValueError, match="frozen"):
         spec_with().global_batch = 9
+
+
+def test_examples_are_as_long_as_the_base_can_take() -> None:
+    task = {"task": "causal_lm", "sources": [{"path": "a", "prompt": "{x}", "response": "{y}"}]}
+    training = {"global_batch": 8, "duration": "1 epoch"}
+    left_open = FinetuneSpec(**task, **training)
+    assert left_open.max_length_for(None) == left_open.max_length_for(4096) == 512
+    assert left_open.max_length_for(256) == 256
+    asked = FinetuneSpec(**task, **training, max_length=300)
+    assert asked.max_length_for(512) == 300
+    with pytest.raises(SpecError, match="max_length is 300, and the base has 256 positions"):
+        asked.max_length_for(256)

@@ -149,6 +149,20 @@ def test_the_newest_are_kept_and_the_others_deleted(run):
     assert folders == ["step-00000003", "step-00000004"]
 
 
+def save_with_losses(rank, world_size, run):
+    join_tiny_group()
+    with engine_of(Case(1)) as engine:
+        saver = saver_of(run, engine, keep=2, keep_best=True)
+        for step, loss in enumerate([3.0, 1.0, 2.0, 2.5, None], start=1):
+            saver.save(TrainState(step=step, validation_loss=loss))
+        saver.close()
+
+
+def test_the_best_stays_beside_the_newest(run):
+    run_distributed(save_with_losses, 1, run, init=False)
+    assert committed_steps(run) == [2, 4, 5]
+
+
 def test_with_wait_a_checkpoint_is_there_when_save_returns(run):
     committed = run_distributed(save_many, 2, run, True, init=False)[0]
     assert committed == [[1], [1, 2], [2, 3], [3, 4]]

@@ -181,6 +181,7 @@ def saver_of(run: Location, engine: Engine, **options: object) -> Saver:
         **{
             "token": "one",
             "keep": 2,
+            "keep_best": False,
             "wait": False,
             "on_event": lambda event: None,
             **options,
