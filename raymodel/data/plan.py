@@ -32,9 +32,10 @@ small beside it."""
 MAX_CHUNKS = 512
 """Reading tasks of one worker's run; each is planned up front, so longer runs have longer tasks."""
 
-READERS = 4
+READERS = 2
 """Reading tasks of one worker at a time. They claim no CPU, so this is what holds them back; one
-alone reads more than a worker consumes, the others hide how long a remote storage takes."""
+alone reads more than a worker consumes, the other hides how long a remote storage takes. Each is a
+process that must start before the first batch."""
 
 PAUSE_S = 0.05
 """Pause of a stream's scheduling after each round, in which it may hand over several chunks: 40

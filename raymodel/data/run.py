@@ -19,7 +19,8 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
-from raymodel.data.feed import Prefetch, StepRows, chunk_steps, read_steps
+from raymodel.data.blocks import STEP, read_blocks, take_step
+from raymodel.data.feed import Prefetch, StepRows, chunk_steps
 from raymodel.data.order import Order, slice_for
 from raymodel.data.plan import CHUNK_BYTES, MAX_CHUNKS, PAUSE_S, READERS
 from raymodel.data.prepare import Recipe, prepare_dataset
@@ -172,7 +173,7 @@ class OrderedDataConfig(DataConfig):
     def _stream(self, start_step: int, rank: int, world_size: int) -> ray.data.Dataset:
         steps = range(start_step, max(self._end_step, start_step))
         read = partial(
-            _read_blocks,
+            read_blocks,
             dataset=self._dataset,
             order=self._order,
             rank=rank,
@@ -194,22 +195,6 @@ class OrderedDataConfig(DataConfig):
         stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
         stream.context.custom_execution_callback_classes.append(Pace)
         return stream
-
-
-def _read_blocks(
-    steps: range,
-    piece: int,
-    *,
-    dataset: Dataset,
-    order: Order,
-    rank: int,
-    world_size: int,
-    on_bad_shard: str,
-) -> Iterator[pa.Table]:
-    """A worker's rows of these steps, `piece` steps at a time. Runs in tasks of Ray Data."""
-    for first in range(steps.start, steps.stop, piece):
-        some = range(first, min(first + piece, steps.stop))
-        yield _to_block(list(read_steps(dataset, order, some, rank, world_size, on_bad_shard)))
 
 
 class StepSource(Datasource):
@@ -263,25 +248,6 @@ class Pace(ExecutionCallback):
             time.sleep(PAUSE_S)
 
 
-_STEP, _POSITION, _ROW = "__step__", "__position__", "__row__"
-
-
-def _to_block(steps: list[StepRows]) -> pa.Table:
-    """Rows of several steps as one Arrow block, each with its step, position and row id."""
-    counts = [len(rows.row_ids) for rows in steps]
-    # A table without rows may lack columns, where its whole block was skipped.
-    tables = [rows.table for rows in steps if len(rows.row_ids)]
-    table = pa.concat_tables(tables) if tables else pa.table({})
-    numbers = {
-        _STEP: np.repeat(np.array([rows.step for rows in steps], dtype=np.int64), counts),
-        _POSITION: np.concatenate([rows.positions for rows in steps]),
-        _ROW: np.concatenate([rows.row_ids for rows in steps]),
-    }
-    for name, values in numbers.items():
-        table = table.append_column(name, pa.array(values))
-    return table
-
-
 class RayFeed:
     """A worker's stream of Ray Data, as the rows of each step in order."""
 
@@ -318,10 +284,10 @@ class RayFeed:
                 Pace.first_block_came = True
                 # A step may end in the next block; keep its rows until then.
                 kept = block if kept is None else pa.concat_tables([kept, block])
-                last = int(kept[_STEP][-1].as_py())
-                steps = kept[_STEP].to_numpy()
+                last = int(kept[STEP][-1].as_py())
+                steps = kept[STEP].to_numpy()
                 while next_step < last:
-                    yield self._take(kept, steps, next_step)
+                    yield self._take(kept, next_step)
                     next_step += 1
                 kept = kept.slice(int(np.searchsorted(steps, last)))
         while next_step < self._end_step:
@@ -330,7 +296,7 @@ class RayFeed:
                     f"no row of the steps {next_step} … {self._end_step - 1} could be read; at "
                     "least one must be readable. Restore the dataset from a copy, or prepare again"
                 )
-            yield self._take(kept, kept[_STEP].to_numpy(), next_step)
+            yield self._take(kept, next_step)
             next_step += 1
 
     def _blocks(self) -> Iterator[pa.Table]:
@@ -341,18 +307,10 @@ class RayFeed:
         )
         return (block for block in blocks if block.num_rows)
 
-    def _take(self, block: pa.Table, steps: Any, step: int) -> StepRows:
-        first, last = np.searchsorted(steps, [step, step + 1])
-        rows = block.slice(int(first), int(last - first))
-        missing = self._stop - self._start - rows.num_rows
-        assert missing == 0 or self._on_bad_shard == "skip", f"step {step} lacks {missing} rows"
-        return StepRows(
-            step=step,
-            positions=rows[_POSITION].to_numpy(),
-            row_ids=rows[_ROW].to_numpy(),
-            table=rows.drop_columns([_STEP, _POSITION, _ROW]),
-            skipped=missing,
-        )
+    def _take(self, block: pa.Table, step: int) -> StepRows:
+        rows = take_step(block, step, self._stop - self._start)
+        assert not rows.skipped or self._on_bad_shard == "skip", f"step {step} lacks rows"
+        return rows
 
 
 # ---- both ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray.data
@@ -27,7 +27,7 @@ from raymodel.observe.watch import watch_training
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import FOLDER as CHECKPOINTS
-from raymodel.train.checkpoint import TrainState, find_checkpoint
+from raymodel.train.checkpoint import NextStep
 from raymodel.train.fault import (
     Decision,
     Failure,
@@ -174,17 +174,6 @@ def _worker(config: dict[str, Any]) -> None:
     from raymodel.train.worker import run_worker
 
     run_worker(config["work"], RaySession())
-
-
-@dataclass(frozen=True)
-class NextStep:
-    """The step of the data order that a (re)started worker group begins with. Picklable."""
-
-    run: Location
-
-    def __call__(self) -> int:
-        index = find_checkpoint(self.run)
-        return TrainState(**index.state).data_step if index else 0
 
 
 class _WatchedBackend(TorchConfig().backend_cls):  # type: ignore[misc]
