@@ -1,6 +1,6 @@
 """From the order to the rows of each step, for one worker, in one process.
 
-Under Ray the same reading is done by tasks of Ray Data (`data/run.py`); under plain `torchrun`
+Under Ray the same reading is done by tasks of Ray Data (`data/stream.py`); under plain `torchrun`
 `DirectFeed` does it in a thread. Both call `read_steps`, so both deliver the same rows.
 """
 

@@ -16,8 +16,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
 from raymodel.data.order import Order
-from raymodel.data.run import OrderedDataConfig, RayFeed
 from raymodel.data.shard import Dataset, open_dataset
+from raymodel.data.stream import OrderedDataConfig, RayFeed
 from raymodel.errors import RaymodelError, TrainingError
 from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.records import RecordWriter, read_records

@@ -16,10 +16,11 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.plan import PAUSE_S
-from raymodel.data.run import OrderedDataConfig, Pace, RayFeed, run_prepare
+from raymodel.data.run import run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
+from raymodel.data.stream import OrderedDataConfig, Pace, RayFeed
 from raymodel.errors import ShardError, SourceError
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
