@@ -7,6 +7,7 @@ raymodel's dependencies. The command's exit code is the job's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -168,6 +169,8 @@ def _warn_of_storage(storage: str) -> None:
 
 
 def _follow(client: JobSubmissionClient, submission_id: str) -> int:
+    # Ray's client tells at each end how its socket was closed.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     try:
         asyncio.run(_print_log(client, submission_id))
         return _exit_code(_wait(client, submission_id))

@@ -1,9 +1,10 @@
-"""Is the port free? Asked before anything is started."""
+"""Is the port free? Asked before anything is started, and after it has ended."""
 
 from __future__ import annotations
 
 import errno
 import socket
+import time
 
 from raymodel.errors import PortError
 
@@ -21,6 +22,19 @@ def check_port(host: str, port: int) -> None:
             probe.listen(1)
     except OSError as error:
         raise PortError(_message(host, port, error)) from error
+
+
+def wait_for_port(host: str, port: int, timeout_s: float) -> bool:
+    """Whether the port became free: a server that was told to end holds it a moment longer."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        try:
+            check_port(host, port)
+        except PortError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 def _message(host: str, port: int, error: OSError) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,7 +25,7 @@ from raymodel.serve.load import (
     load_service,
     model_location,
 )
-from raymodel.serve.port import check_port
+from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.local import local_folder
@@ -78,6 +79,11 @@ class Served:
     def stop(self) -> None:
         """Takes the application down, and Ray Serve with it when it was started for it."""
         _take_down(self.app_name, self.started_serve)
+        if self.started_serve:
+            address = urllib.parse.urlsplit(self.url)
+            assert address.hostname, self.url
+            assert address.port, self.url
+            wait_for_port(address.hostname, address.port, _SHUTDOWN_TIMEOUT_S)
 
     def __enter__(self) -> Served:
         return self

@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+import threading
 
 import pytest
 
@@ -10,7 +11,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError, PortError, SpecError
 from raymodel.observe.story import Story
 from raymodel.serve.load import find_task, serving_dtype
-from raymodel.serve.port import check_port
+from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 
@@ -35,6 +36,15 @@ def find_free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def test_a_port_is_waited_for_until_its_server_has_let_go(taken_port):
+    assert not wait_for_port("127.0.0.1", taken_port, 0.2)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        threading.Timer(0.3, server.close).start()
+        assert wait_for_port("127.0.0.1", server.getsockname()[1], 10.0)
 
 
 def test_a_taken_port_is_an_error_with_the_fix(taken_port):
