@@ -14,8 +14,8 @@ from typing import Any
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError
 
-# Ray Data needs a logical CPU of its own beside the training workers, else they wait for their
-# first batch for ever; Ray only counts these, so a small machine may claim more than it has.
+# For what runs beside the training workers, as the trials of a sweep do; Ray only counts these, so
+# a small machine may claim more than it has. Reading tasks claim none (`data/stream.py`).
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
 _OBJECT_STORE_BYTES = 512 * 2**20

@@ -47,7 +47,7 @@ def run_distributed(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["raymodel.testing.preload"])
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
-        port = _free_port()
+        port = free_port()
         ranks = [
             context.Process(
                 target=_run_rank,
@@ -132,7 +132,8 @@ def _result_file(folder: str, rank: int) -> Path:
     return Path(folder, f"{rank}.result")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

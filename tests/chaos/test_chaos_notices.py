@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 from faults import at_step, check_same_end, signal_worker
-from tiny_runs import MODEL, events, records
+from tiny_job import tiny_job
+from tiny_runs import events, records
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import TrainingError
@@ -89,24 +90,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 def write_job(folder: Path) -> None:
     write_tiny_corpus(folder / "corpus")
-    job = {
-        "name": "tiny",
-        "seed": 7,
-        "cluster": {"workers": 2},
-        "prepare": {
-            "sources": [{"path": str(folder / "corpus")}],
-            "tokenizer": {"vocab_size": 300},
-            "sequence_length": 16,
-            "holdout": "20%",
-        },
-        "pretrain": {
-            "model": MODEL,
-            "global_batch": 8,
-            "duration": "400 steps",
-            "log_every": "1 step",
-            "checkpoint": {"every": "200 steps"},
-        },
-    }
+    job = tiny_job(folder, duration="400 steps", checkpoint={"every": "200 steps"})
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
 
 

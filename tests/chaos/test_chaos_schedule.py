@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 from nodes import Nodes
-from tiny_runs import MODEL
+from tiny_job import GLOBAL_BATCH, tiny_job
 
 from raymodel.observe.records import read_records
 from raymodel.storage.uri import Location
@@ -29,7 +29,7 @@ from raymodel.train.work import read_ledger
 
 FAULTS = int(os.environ.get("RAYMODEL_CHAOS_FAULTS", "7"))
 SEED = int(os.environ.get("RAYMODEL_CHAOS_SEED", "1"))
-STEPS_BETWEEN, GLOBAL_BATCH = 30, 8
+STEPS_BETWEEN = 30
 DEADLINE_S = 240.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 + 90 * FAULTS)]
 
@@ -48,26 +48,14 @@ class Command:
     def __init__(self, folder: Path, name: str, nodes: Nodes, steps: int) -> None:
         self.nodes, self.folder = nodes, folder
         self.stage = folder / f"runs/{name}/pretrain"
-        job = {
-            "name": name,
-            "seed": 7,
-            "storage": str(folder / "runs"),
-            "cluster": {"workers": 2},
-            "prepare": {
-                "sources": [{"path": str(folder / "corpus")}],
-                "tokenizer": {"vocab_size": 300},
-                "sequence_length": 16,
-                "holdout": "20%",
-            },
-            "pretrain": {
-                "model": MODEL,
-                "global_batch": GLOBAL_BATCH,
-                "duration": f"{steps} steps",
-                "log_every": "1 step",
-                "checkpoint": {"every": "10 steps"},
-                "fault": {"retries": 4 * FAULTS + 1, "hang_after": "30s"},
-            },
-        }
+        job = tiny_job(
+            folder,
+            name,
+            duration=f"{steps} steps",
+            checkpoint={"every": "10 steps"},
+            fault={"retries": 4 * FAULTS + 1, "hang_after": "30s"},
+        )
+        job["storage"] = str(folder / "runs")
         self._job = folder / f"{name}.yaml"
         self._job.write_text(yaml.safe_dump(job))
         self.process: subprocess.Popen[bytes] | None = None

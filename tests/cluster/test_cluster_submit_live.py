@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from raymodel import cli
+from raymodel.testing.distributed import free_port
 
 TOKEN = "a" * 64
 BIN = Path(sys.executable).parent
@@ -26,12 +26,6 @@ import os, sys
 print("ran", *sys.argv[1:], "with", sorted(os.listdir(".")), flush=True)
 sys.exit(3)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

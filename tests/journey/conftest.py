@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from raymodel.testing.distributed import free_port
 from raymodel.testing.tiny import write_tiny_corpus
 
 MODEL = {
@@ -29,12 +29,6 @@ MODEL = {
         "num_key_value_heads": 2,
     },
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def tiny_job(corpus: Path) -> dict[str, Any]:

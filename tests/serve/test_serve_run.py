@@ -14,6 +14,7 @@ from raymodel.serve.load import find_task, serving_dtype
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
+from raymodel.testing.distributed import free_port
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +33,6 @@ def taken_port():
         yield listener.getsockname()[1]
 
 
-def find_free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_a_port_is_waited_for_until_its_server_has_let_go(taken_port):
     assert not wait_for_port("127.0.0.1", taken_port, 0.2)
     with socket.socket() as server:
@@ -50,12 +45,12 @@ def test_a_port_is_waited_for_until_its_server_has_let_go(taken_port):
 def test_a_taken_port_is_an_error_with_the_fix(taken_port):
     with pytest.raises(PortError, match=rf"port {taken_port} .* is taken.*serve\.port"):
         check_port("127.0.0.1", taken_port)
-    check_port("127.0.0.1", find_free_port())
+    check_port("127.0.0.1", free_port())
 
 
 def test_an_address_of_another_machine_is_an_error_with_the_fix():
     with pytest.raises(PortError, match=r"192\.0\.2\.1.*serve\.host"):
-        check_port("192.0.2.1", find_free_port())
+        check_port("192.0.2.1", free_port())
 
 
 def test_the_task_is_found_from_the_architecture(folder, bert, tmp_path):
@@ -127,7 +122,7 @@ def test_a_served_model_answers_the_official_client(ray, folder, llama, tokenize
     from raymodel.serve.run import run_serve
 
     monkeypatch.setenv("TINY_TOKEN", "secret")
-    port = find_free_port()
+    port = free_port()
     spec = ServeSpec(port=port, token_env="TINY_TOKEN", max_tokens=20)
     arguments = {"job_name": "tiny", "cluster": ClusterSpec(), "story": Story()}
     with run_serve(spec, folder, **arguments) as served:
@@ -149,7 +144,7 @@ def test_a_served_model_answers_the_official_client(ray, folder, llama, tokenize
         with pytest.raises(openai.AuthenticationError):
             stranger.models.list()
         with pytest.raises(PortError, match=f"127.0.0.1:{port}"):
-            run_serve(ServeSpec(port=find_free_port()), folder, **arguments)
+            run_serve(ServeSpec(port=free_port()), folder, **arguments)
     check_port("127.0.0.1", port)
 
 
