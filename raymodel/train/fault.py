@@ -85,13 +85,17 @@ class Decision:
     """For the story."""
 
 
-def decide(failure: Failure, seen: Mapping[Kind, int], budget: FaultSpec) -> Decision:
+def decide(
+    failure: Failure, seen: Mapping[Kind, int], budget: FaultSpec, *, in_a_row: int = 1
+) -> Decision:
     """Whether to try again.
 
     Args:
         failure: the one at hand.
         seen: failures of each kind so far, this one included.
         budget: how many of each kind the run survives.
+        in_a_row: failures since the run last got on, this one included. Only these make the wait
+            longer: waiting helps against a cause that persists.
     """
     if failure.kind == "user":
         return Decision(False, 0.0, "trying again cannot help")
@@ -99,14 +103,14 @@ def decide(failure: Failure, seen: Mapping[Kind, int], budget: FaultSpec) -> Dec
     count = seen[failure.kind]
     if count > allowed:
         return Decision(False, 0.0, f"the budget of {allowed} retries is spent")
-    wait_s = backoff_s(count) if failure.kind == "infrastructure" else 0.0
+    wait_s = backoff_s(in_a_row) if failure.kind == "infrastructure" else 0.0
     when = f"in {wait_s:.0f} s" if wait_s else "now"
     return Decision(True, wait_s, f"going on from the newest checkpoint {when} ({count}/{allowed})")
 
 
-def backoff_s(failures: int) -> float:
+def backoff_s(in_a_row: int) -> float:
     """Seconds to wait before the next attempt: 0 after the first failure, then doubling."""
-    return 0.0 if failures <= 1 else min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (failures - 2))
+    return 0.0 if in_a_row <= 1 else min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (in_a_row - 2))
 
 
 # ---- out of memory -------------------------------------------------------------------------------

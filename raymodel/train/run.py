@@ -27,7 +27,7 @@ from raymodel.observe.watch import watch_training
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import FOLDER as CHECKPOINTS
-from raymodel.train.checkpoint import NextStep
+from raymodel.train.checkpoint import NextStep, committed_steps
 from raymodel.train.fault import (
     Decision,
     Failure,
@@ -200,6 +200,8 @@ class FailureKeeper(UserCallback):
         self._seen: Counter[Kind] = Counter()
         self._since = time.time()
         self._last: list[str] = []
+        self._in_a_row = 0
+        self._step_of_last = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Waits before the next attempt, or raises, which Ray takes as the end of the run."""
@@ -211,7 +213,8 @@ class FailureKeeper(UserCallback):
         if failure.kind == "preemption" and self._is_known(errors):
             return  # Ray tells it again and again until the node is gone
         self._seen[failure.kind] += 1
-        decision = decide(failure, self._seen, self._work.spec.fault)
+        self._count_in_a_row()
+        decision = decide(failure, self._seen, self._work.spec.fault, in_a_row=self._in_a_row)
         if is_asked_to_leave(self._work.run):
             decision = Decision(False, 0.0, "run the same command again to go on")
         self._write(failure, decision)
@@ -219,6 +222,15 @@ class FailureKeeper(UserCallback):
             raise final_error(failure, decision, self._work)
         time.sleep(decision.wait_s)
         self._since = time.time()
+
+    def _count_in_a_row(self) -> None:
+        """A new checkpoint since the last failure is progress: the count begins anew."""
+        try:
+            newest = max(committed_steps(self._work.run), default=0)
+        except OSError:  # the storage may be what failed
+            newest = self._step_of_last
+        self._in_a_row = 1 if newest > self._step_of_last else self._in_a_row + 1
+        self._step_of_last = newest
 
     def _is_known(self, errors: list[BaseException]) -> bool:
         before, self._last = self._last, [str(error) for error in errors]

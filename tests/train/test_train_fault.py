@@ -105,10 +105,19 @@ def test_the_death_of_a_drained_node_is_a_preemption() -> None:
 def test_infrastructure_is_retried_with_growing_waits_until_the_budget_is_spent() -> None:
     failure = Failure("infrastructure", "x", RuntimeError("x"))
     budget = FaultSpec(retries=3)
-    decisions = [decide(failure, Counter(infrastructure=n), budget) for n in (1, 2, 3, 4)]
+    decisions = [
+        decide(failure, Counter(infrastructure=n), budget, in_a_row=n) for n in (1, 2, 3, 4)
+    ]
     assert [d.is_retried for d in decisions] == [True, True, True, False]
     assert [d.wait_s for d in decisions] == [0.0, 1.0, 2.0, 0.0]
     assert "budget of 3 retries is spent" in decisions[-1].words
+
+
+def test_a_failure_after_progress_is_retried_at_once() -> None:
+    failure = Failure("infrastructure", "x", RuntimeError("x"))
+    seen = Counter(infrastructure=9)
+    assert decide(failure, seen, FaultSpec(retries=9), in_a_row=1).wait_s == 0.0
+    assert decide(failure, seen, FaultSpec(retries=9), in_a_row=3).wait_s == 2.0
 
 
 def test_backoff_doubles_up_to_a_minute() -> None:
