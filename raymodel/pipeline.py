@@ -19,6 +19,7 @@ from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
+from raymodel.serve.deploy import find_model
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution, execution_fingerprint
 from raymodel.storage.manifest import commit_manifest
@@ -324,12 +325,7 @@ def _serve(p: Pipeline, keep_serving: bool) -> None:
     """
     spec = p.job.serve
     assert spec is not None, "the caller looked"
-    if spec.model:
-        model = resolve_base(spec.model, Location.parse(p.job.storage), p.base_dir)
-    else:
-        best = p.run.best()
-        assert best is not None, "a model was promoted, or its gates raised"
-        model = base_of(best)
+    model = find_model(p.job, p.base_dir)
     stays = keep_serving or not _ends_with_command(p)
 
     def serve(execution_or_none: Execution | None) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 import yaml
-from nodes import Nodes
 from tiny_job import GLOBAL_BATCH, tiny_job
 
 from raymodel.observe.records import read_records
 from raymodel.storage.uri import Location
+from raymodel.testing.nodes import Nodes
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train.checkpoint import checkpoint_location, committed_steps
 from raymodel.train.work import read_ledger
