@@ -115,25 +115,18 @@ def _take_sigterm_as_ctrl_c() -> None:
 def check_resources(cluster: ClusterSpec) -> None:
     """Refuses a job that the cluster can never place, instead of waiting for ever.
 
-    A cluster with an autoscaler is not judged by what it has now: the job itself makes it grow.
+    A cluster with an autoscaler is judged by what its node types can grow to.
 
     Raises:
         ClusterError: names what is asked, what there is, and what to change.
     """
     import ray
+    from ray._private.state import state  # the only place that knows an autoscaler's limits
 
-    if not _can_grow():
-        check_fits(cluster, ray.cluster_resources())
-
-
-def _can_grow() -> bool:
-    """Whether an autoscaler may add nodes. Ray tells no client what its limits are."""
-    import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
-
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    # Only what starts nodes by type (`ray up`, KubeRay) gives a node the name of one.
-    return any(node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes))
+    have = dict(ray.cluster_resources())
+    for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
+        have[name] = max(have.get(name, 0), most)
+    check_fits(cluster, have)
 
 
 def check_fits(cluster: ClusterSpec, have: Mapping[str, float]) -> None:
