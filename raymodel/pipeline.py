@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from raymodel.cluster.connect import Connection, connect
+from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.sources import resolve_source
 from raymodel.errors import ArtifactError, GateError
 from raymodel.job import Job
@@ -95,6 +96,10 @@ class Pipeline:
             trackers=self.job.trackers,
             attempt=attempt,
         )
+        from raymodel.train.room import await_room  # imports ray, so not before its token is set
+
+        # A cluster that scales from zero may have no node at all yet.
+        await_room(ClusterSpec(), self.story, "a free CPU")
         content = stage.work(execution)
         commit_manifest(
             location,
@@ -117,6 +122,9 @@ class Pipeline:
                 self.connection = self.stack.enter_context(
                     connect(self.address, self.job.cluster, concurrent_trials=trials)
                 )
+            from raymodel.cluster.room import check_resources  # imports ray: not before its token
+
+            check_resources(self.job.cluster)
             quiet_logs(_log_file(self.job))
         return self.connection
 
