@@ -96,6 +96,11 @@ class Nodes:
             process.wait(30)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def submit(self, job: Path, *arguments: str) -> subprocess.Popen[str]:
+        """Starts `raymodel submit` of a job file, from its folder."""
+        address = ("--address", self.dashboard)
+        return self.raymodel("submit", job.name, *address, *arguments, cwd=job.parent)
+
     def add(self, num_cpus: int = 1) -> str:
         """Adds a node, waits until Ray knows it, and returns its name."""
         self._count += 1
@@ -167,6 +172,17 @@ class Nodes:
             assert time.monotonic() < deadline, f"waited for {what}; {nodes}\n{log}"
             time.sleep(0.5)
         return nodes
+
+    def raymodel(self, *arguments: str, cwd: Path) -> subprocess.Popen[str]:
+        """Starts the command as a user of this cluster; its output is a pipe."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "raymodel", *arguments],
+            cwd=cwd,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def _start(
         self, name: str, arguments: Sequence[str], environment: dict[str, str] | None = None
