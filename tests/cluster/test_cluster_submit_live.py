@@ -296,7 +296,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_and_one_that_waits_leaves
 
     second = submit(head, job(tmp_path / "corpus", "second", str(storage)), capsys)
     wait_for(lambda: "waiting for a free CPU" in head.log(second), lambda: head.log(second), 60)
-    assert "1 worker of 1 CPU; free places: 0 on 1 nodes" in head.log(second)
+    assert "1 worker of 1 CPU; free places: 0 on 1 node" in head.log(second)
     started = time.monotonic()
     assert cli.main(["stop", second, "--address", head.url]) == 0
     assert time.monotonic() - started < 20
