@@ -220,7 +220,7 @@ def examine_cluster(arguments: argparse.Namespace) -> int:
     from raymodel.observe.text import table_text
 
     load_variables()
-    findings = examine(arguments.address, loaded)
+    findings = examine(arguments.address, loaded.job if loaded else None)
     print(table_text([finding.row() for finding in findings]))
     for finding in findings:
         if finding.fix:

@@ -79,10 +79,9 @@ def find_shortage(
     places = count_places(worker, free)
     if places >= cluster.min_workers:
         return None
-    workers = "1 worker" if cluster.min_workers == 1 else f"{cluster.min_workers} workers"
     return Shortage(
-        f"{workers} of {resources_text(worker)}",
-        "; ".join([f"free places: {places} on {len(free)} nodes", *launching]),
+        f"{_count(cluster.min_workers, 'worker')} of {resources_text(worker)}",
+        "; ".join([f"free places: {places} on {_count(len(free), 'node')}", *launching]),
     )
 
 
@@ -98,7 +97,8 @@ def nodes_text(worker: Resources, nodes: Iterable[Resources]) -> str:
     )
     if not shapes:
         return "there is no node"
-    return ", ".join(
-        f"{count} node{'s' if count > 1 else ''} of {shape}"
-        for shape, count in shapes.most_common()
-    )
+    return ", ".join(f"{_count(count, 'node')} of {shape}" for shape, count in shapes.most_common())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

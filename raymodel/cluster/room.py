@@ -13,7 +13,6 @@ from typing import Any
 
 import ray
 from ray._private.state import state  # the State API would need the dashboard
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 from ray.exceptions import RpcError
 from ray.util.placement_group import (
@@ -104,7 +103,7 @@ def _wait(group: PlacementGroup, cluster: ClusterSpec, tell: Callable[[Shortage]
 
 def ask_status() -> Any:
     """The head's view of nodes, demand and autoscaler: a `GetClusterStatusReply`."""
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    client = ray._private.worker.global_worker.gcs_client
     reply = GetClusterStatusReply()
     try:
         reply.ParseFromString(client.get_cluster_status(timeout_s=_STATUS_TIMEOUT_S))
@@ -147,15 +146,17 @@ def count_train_workers() -> int:
 
 def launches(status: Any) -> list[str]:
     """What the autoscaler does or could not do, in words."""
-    state = status.autoscaling_state
+    autoscaling = status.autoscaling_state
     coming = [
         f"{request.count} × {request.ray_node_type_name} coming"
-        for request in state.pending_instance_requests
+        for request in autoscaling.pending_instance_requests
     ]
-    coming += [f"{instance.ray_node_type_name} starting" for instance in state.pending_instances]
+    coming += [
+        f"{instance.ray_node_type_name} starting" for instance in autoscaling.pending_instances
+    ]
     failed = [
         f"{request.count} × {request.ray_node_type_name} failed: {request.reason}"
-        for request in state.failed_instance_requests
+        for request in autoscaling.failed_instance_requests
     ]
     return coming + failed
 

@@ -137,7 +137,7 @@ def _submit_when_ready(client: JobSubmissionClient, request: dict[str, Any]) -> 
         try:
             client.submit_job(**request)
         except RuntimeError as error:
-            if "already exists" in str(error):
+            if f"{request['submission_id']} already exists" in str(error):
                 return False
             if "No available agent" not in str(error):
                 raise

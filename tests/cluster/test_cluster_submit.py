@@ -58,7 +58,8 @@ class FakeClient:
 
     def submit_job(self, **request):
         if request["submission_id"] in self.jobs:
-            raise RuntimeError("Traceback\nValueError: Job with submission_id x already exists.")
+            taken = f"Job with submission_id {request['submission_id']} already exists."
+            raise RuntimeError(f"Traceback\nValueError: {taken}")
         FakeClient.last = request
         self.add(request["submission_id"], request["metadata"])
         return request["submission_id"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from ray.job_submission import JobSubmissionClient
@@ -81,19 +82,25 @@ class Head:
     environment: dict[str, str]
 
     def left(self) -> dict[str, Any]:
-        """Actors, placement groups and free CPUs, some seconds after the end of a job."""
+        """What there is some seconds after the end of a job."""
         deadline = time.monotonic() + 30
-        while True:
-            done = subprocess.run(
-                [sys.executable, "-c", LEFT, self.address],
-                env=self.environment,
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            left: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-            if left == NOTHING_LEFT or time.monotonic() > deadline:
-                return left
+        while (left := self.look()) != NOTHING_LEFT and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return left
+
+    def pending_groups(self) -> list[str]:
+        return [state for state in self.look()["groups"] if state == "PENDING"]
+
+    def look(self) -> dict[str, Any]:
+        """Actors, placement groups and free CPUs now."""
+        done = subprocess.run(
+            [sys.executable, "-c", LEFT, self.address],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return dict(json.loads(done.stdout.splitlines()[-1]))
 
     def log(self, submission_id: str) -> str:
         return str(self.client.get_job_logs(submission_id))
@@ -197,7 +204,7 @@ def test_a_job_submitted_twice_at_once_runs_once(folder, head, capsys):
         codes = list(pool.map(cli.main, [command, command]))
     out = capsys.readouterr().out
     assert codes == [0, 0]
-    (submission_id,) = {word for word in out.split() if word.startswith("my-job-")} - {""}
+    (submission_id,) = {word for word in out.split() if word.startswith("first-")}
     assert out.count("attached to it") == 1
     assert cli.main(["logs", submission_id, "--address", head.url, "--follow"]) == 3
 
@@ -231,6 +238,16 @@ def submit(head: Head, file: str, capsys: Any, *options: str) -> str:
     assert cli.main(["submit", file, "--address", head.url, "--detach", *options]) == 0
     out: str = capsys.readouterr().out
     return out.split("submitted ")[1].split()[2].rstrip(",")
+
+
+def kill_driver(file: str) -> None:
+    """kill -9, as the out-of-memory killer does."""
+    (pid,) = [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [""])[1:] == ["-m", "raymodel", "run", file]
+    ]
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_secrets_reach_every_process_of_the_job_and_no_log_of_ray(
@@ -279,11 +296,19 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_and_one_that_waits_leaves
 
     second = submit(head, job(tmp_path / "corpus", "second", str(storage)), capsys)
     wait_for(lambda: "waiting for a free CPU" in head.log(second), lambda: head.log(second), 60)
-    assert "1 worker of 1 CPU; free places: 0 on 1 nodes" in head.log(second)
+    assert "1 worker of 1 CPU; free places: 0 on 1 node" in head.log(second)
     started = time.monotonic()
     assert cli.main(["stop", second, "--address", head.url]) == 0
     assert time.monotonic() - started < 20
     assert "run the same command again to go on" in capsys.readouterr().out
+    assert not head.pending_groups()
+
+    second = submit(head, "second.yaml", capsys)
+    wait_for(lambda: "waiting for a free CPU" in head.log(second), lambda: head.log(second), 60)
+    assert len(head.pending_groups()) == 1
+    kill_driver("second.yaml")
+    wait_for(lambda: head.client.get_job_status(second).is_terminal(), lambda: "", 30)
+    wait_for(lambda: not head.pending_groups(), lambda: str(head.left()), 30)
 
     assert len(records()) < 300
     assert cli.main(["stop", file, "--address", head.url]) == 0
