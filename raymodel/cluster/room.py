@@ -7,6 +7,7 @@ known, the autoscaler's answer to it is too, and it goes with the driver, howeve
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,7 @@ from raymodel.errors import ClusterError
 
 _POLL_S = 1.0
 _STATUS_TIMEOUT_S = 10.0
+_FIRST_REPORT_S = 30.0  # an autoscaler starts within seconds of its head
 # The autoscaler looks again every five seconds; one verdict may be from before a node came.
 _VERDICTS = 10
 _WORKER_CLASS = "RayTrainWorker"
@@ -50,9 +52,16 @@ def check_resources(cluster: ClusterSpec) -> None:
     Raises:
         ClusterError: names what is asked, what there is, and what to change.
     """
-    status = ask_status()
-    if not has_autoscaler(status):
-        check_fits(cluster, [dict(node.total_resources) for node in alive_nodes(status)])
+    deadline = time.monotonic() + _FIRST_REPORT_S
+    while not has_autoscaler(status := ask_status()):
+        try:
+            check_fits(cluster, [dict(node.total_resources) for node in alive_nodes(status)])
+        except ClusterError:
+            if not _may_get_autoscaler(status) or time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def wait_for_room(cluster: ClusterSpec, tell: Callable[[Shortage], None]) -> None:
@@ -115,6 +124,14 @@ def ask_status() -> Any:
 def has_autoscaler(status: Any) -> bool:
     """Whether an autoscaler (of Ray's version 2, as under `ray up` and KubeRay) reports here."""
     return bool(status.autoscaling_state.autoscaler_state_version)
+
+
+def _may_get_autoscaler(status: Any) -> bool:
+    """Whether a node has a type, as only `ray up` and KubeRay give one.
+
+    A job may be there before its autoscaler: KubeRay submits it once the head answers.
+    """
+    return any(node.ray_node_type_name for node in alive_nodes(status))
 
 
 def is_infeasible(status: Any, group_id: str) -> bool:

@@ -49,6 +49,23 @@ def test_with_an_autoscaler_nodes_may_still_come(monkeypatch: pytest.MonkeyPatch
     check_resources(ClusterSpec(workers=3))
 
 
+def test_an_autoscaler_that_has_not_reported_yet_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    young, later = status((IDLE, 0, 0)), status((IDLE, 0, 0), autoscaler=True)
+    young.cluster_resource_state.node_states[0].ray_node_type_name = "head"
+    replies = iter([young, young, later])
+    monkeypatch.setattr(room, "_POLL_S", 0.0)
+    monkeypatch.setattr(room, "ask_status", lambda: next(replies))
+    check_resources(ClusterSpec(workers=3))
+    assert next(replies, None) is None
+
+    monkeypatch.setattr(room, "_FIRST_REPORT_S", 0.0)
+    monkeypatch.setattr(room, "ask_status", lambda: young)
+    with pytest.raises(ClusterError, match="no node has them"):
+        check_resources(ClusterSpec(workers=3))
+
+
 def test_what_the_autoscaler_cannot_place_is_found_by_its_group() -> None:
     seen = status(autoscaler=True)
     assert has_autoscaler(seen)
