@@ -13,12 +13,14 @@ from typing import Any
 import yaml
 
 from raymodel.cluster.connect import Connection, connect
+from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.sources import resolve_source
 from raymodel.errors import ArtifactError, GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
+from raymodel.serve.deploy import find_model
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution, execution_fingerprint
 from raymodel.storage.manifest import commit_manifest
@@ -94,6 +96,10 @@ class Pipeline:
             trackers=self.job.trackers,
             attempt=attempt,
         )
+        from raymodel.train.room import await_room  # imports ray, so not before its token is set
+
+        # A cluster that scales from zero may have no node at all yet.
+        await_room(ClusterSpec(), self.story, "a free CPU")
         content = stage.work(execution)
         commit_manifest(
             location,
@@ -116,6 +122,9 @@ class Pipeline:
                 self.connection = self.stack.enter_context(
                     connect(self.address, self.job.cluster, concurrent_trials=trials)
                 )
+            from raymodel.cluster.room import check_resources  # imports ray: not before its token
+
+            check_resources(self.job.cluster)
             quiet_logs(_log_file(self.job))
         return self.connection
 
@@ -324,12 +333,7 @@ def _serve(p: Pipeline, keep_serving: bool) -> None:
     """
     spec = p.job.serve
     assert spec is not None, "the caller looked"
-    if spec.model:
-        model = resolve_base(spec.model, Location.parse(p.job.storage), p.base_dir)
-    else:
-        best = p.run.best()
-        assert best is not None, "a model was promoted, or its gates raised"
-        model = base_of(best)
+    model = find_model(p.job, p.base_dir)
     stays = keep_serving or not _ends_with_command(p)
 
     def serve(execution_or_none: Execution | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
 from raymodel.data.order import Order
@@ -47,6 +48,7 @@ from raymodel.train.notice import (
     watch_sigterm,
 )
 from raymodel.train.plan import data_end
+from raymodel.train.room import await_room, watch_room
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 from raymodel.train.work import (
     EVENTS_FILE,
@@ -120,10 +122,16 @@ def train_on_ray(
     built = [build_tracker(name, work.run, run_name) for name in trackers]
 
     def ask_to_end() -> None:
+        if not count_train_workers():
+            raise KeyboardInterrupt  # nobody would hear, and there is nothing to save
         story.warn("interrupted: the workers save a checkpoint and leave; again to end at once")
         ask_to_leave(work.run)
 
-    with watch_training(work.run, story, plan.total_steps, built):
+    await_room(cluster, story, "places for the workers")
+    with (
+        watch_training(work.run, story, plan.total_steps, built),
+        watch_room(cluster, story),
+    ):
         run_interruptibly(lambda: fit(work, cluster), ask_to_end)
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))

@@ -26,6 +26,7 @@ from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.fault import classify
 from raymodel.train.plan import TrainPlan
+from raymodel.train.room import await_room
 from raymodel.train.run import fit, unwrap
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, plan_for, summary, work_for
@@ -60,6 +61,7 @@ def run_sweep(
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(spec, dataset, work.dataset)
     _story.set(story)
+    await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
     trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream
     best = _best(trials, sweep, plan)
     chosen = work.run / TRIALS / best.metrics["trial_id"]
@@ -74,7 +76,7 @@ def run_sweep(
 
 
 def _tuner(work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainPlan) -> Tuner:
-    cluster = ClusterSpec(**execution.cluster.to_dict() | {"workers": sweep.workers_per_trial})
+    cluster = _trial_cluster(execution, sweep)
 
     def trial(setting: Setting) -> None:
         _run_trial(work, cluster, setting)
@@ -103,6 +105,10 @@ def _tuner(work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainP
             verbose=0,
         ),
     )
+
+
+def _trial_cluster(execution: Execution, sweep: SweepSpec) -> ClusterSpec:
+    return ClusterSpec(**execution.cluster.to_dict() | {"workers": sweep.workers_per_trial})
 
 
 def _restore(folder: Location, trainable: Any) -> Tuner | None:

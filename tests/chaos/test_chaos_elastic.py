@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from command import Command
-from nodes import Nodes
 
 from raymodel.testing.tiny import write_tiny_corpus
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from command import Command
-from nodes import Nodes
 from schedule import KINDS, draw_schedule
 from tiny_job import GLOBAL_BATCH
 
