@@ -140,7 +140,8 @@ def judge_storage(node: str, trial: StorageTrial, storage: str) -> Finding:
 
 def judge_reduce(trial: ReduceTrial) -> Finding:
     """The workers must reach each other, fast enough."""
-    where = f"{trial.num_workers} workers on {trial.num_nodes} nodes"
+    plural = "s" if trial.num_nodes > 1 else ""
+    where = f"{trial.num_workers} workers on {trial.num_nodes} node{plural}"
     seen = (
         f"{_size(trial.num_bytes)} in {trial.seconds * 1000:.0f} ms over {trial.backend}: "
         f"{trial.bus_bytes_per_s / 1e9:.2f} GB/s bus bandwidth"

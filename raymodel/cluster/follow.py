@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 
@@ -26,8 +25,6 @@ def follow(client: JobSubmissionClient, submission_id: str, address: str) -> int
     Raises:
         ClusterError: the head is gone, so nobody knows how the job ended.
     """
-    # Ray's client tells at each end how its socket was closed.
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     try:
         asyncio.run(_print_log(client, submission_id))
         return _exit_code(_wait(client, submission_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -13,6 +14,8 @@ from ray.job_submission import JobSubmissionClient
 
 from raymodel.errors import ClusterError
 
+# They tell of each package, and how each socket was closed.
+_TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
 
 
@@ -36,6 +39,8 @@ def open_client(address: str) -> JobSubmissionClient:
     token = find_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     _probe(url, headers)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     return JobSubmissionClient(url, headers=headers)
 
 

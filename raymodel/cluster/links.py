@@ -37,7 +37,7 @@ def examine_links(places: Sequence[Place]) -> list[Finding]:
     if len(places) < 2:
         return []
     backend = "nccl" if all(place.options["num_gpus"] for place in places) else "gloo"
-    ranks = [ray.remote(Rank).options(**place.options).remote() for place in places]
+    ranks: list[Any] = [ray.remote(Rank).options(**place.options).remote() for place in places]
     try:
         return [judge_reduce(_reduce(ranks, places, backend))]
     except RayError as error:

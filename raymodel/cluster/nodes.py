@@ -81,8 +81,10 @@ def _collect_facts(
     probes: Mapping[str, Any], storage: Location | None
 ) -> tuple[dict[str, NodeFacts], list[Finding]]:
     """The facts of the nodes that answer, and a finding for each that does not."""
+    ray_node = ray._private.worker.global_worker.node
+    assert ray_node is not None, "a driver that is connected has one"
     # Where Ray keeps its files and spills objects, and where artifacts go.
-    paths = [ray._private.worker.global_worker.node.get_temp_dir_path()]
+    paths = [ray_node.get_temp_dir_path()]
     paths += [storage.uri] if storage is not None and storage.is_local else []
     asked = {name: probe.facts.remote(paths) for name, probe in probes.items()}
     facts, findings = {}, []

@@ -98,7 +98,7 @@ class Rank:
         import torch.distributed as dist
 
         limit = timedelta(seconds=limit_s)
-        self._store = dist.TCPStore(
+        self._store = dist.TCPStore(  # type: ignore[attr-defined]
             host, 0, num_workers, is_master=True, timeout=limit, wait_for_workers=False
         )
         return int(self._store.port)
@@ -115,7 +115,9 @@ class Rank:
 
         limit = timedelta(seconds=limit_s)
         if rank:
-            self._store = dist.TCPStore(host, port, num_workers, is_master=False, timeout=limit)
+            self._store = dist.TCPStore(  # type: ignore[attr-defined]
+                host, port, num_workers, is_master=False, timeout=limit
+            )
         dist.init_process_group(
             backend, store=self._store, rank=rank, world_size=num_workers, timeout=limit
         )

@@ -112,7 +112,7 @@ def _wait(group: PlacementGroup, cluster: ClusterSpec, tell: Callable[[Shortage]
 
 def ask_status() -> Any:
     """The head's view of nodes, demand and autoscaler: a `GetClusterStatusReply`."""
-    client = ray._private.worker.global_worker.gcs_client
+    client = ray._private.worker.global_worker.gcs_client  # type: ignore[attr-defined]
     reply = GetClusterStatusReply()
     try:
         reply.ParseFromString(client.get_cluster_status(timeout_s=_STATUS_TIMEOUT_S))

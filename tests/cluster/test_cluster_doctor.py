@@ -41,7 +41,7 @@ def test_this_machine_is_well_enough_for_two_workers(job: Path, tmp_path: Path) 
     lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
     for check in ("version of deepspeed", "disk", "shared memory", "clock", "storage"):
         assert check in lines, done.stdout
-    assert "2 workers on 1 nodes" in lines["all-reduce"]
+    assert "2 workers on 1 node" in lines["all-reduce"]
     assert "gloo" in lines["all-reduce"]
     assert not list((tmp_path / "runs").glob(".doctor*"))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -204,7 +205,7 @@ def test_a_job_submitted_twice_at_once_runs_once(folder, head, capsys):
         codes = list(pool.map(cli.main, [command, command]))
     out = capsys.readouterr().out
     assert codes == [0, 0]
-    (submission_id,) = {word for word in out.split() if word.startswith("first-")}
+    (submission_id,) = set(re.findall(r"first-[0-9a-f]{12}-\d+", out))
     assert out.count("attached to it") == 1
     assert cli.main(["logs", submission_id, "--address", head.url, "--follow"]) == 3
 
