@@ -15,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.stream import OrderedDataConfig, RayFeed
@@ -89,9 +90,11 @@ class RaySession:
         return info.deadline_ms / 1000 if info.deadline_ms else time.time()
 
 
-def run_pretrain(spec: PretrainSpec, execution: Execution, story: Story) -> dict[str, Any]:
-    """Trains a fresh model on `execution.inputs["data"]`; returns the manifest's content."""
-    work = work_for(spec, execution, task=spec.objective, dataset=execution.inputs["data"])
+def run_pretrain(
+    spec: PretrainSpec, execution: Execution, story: Story, data: Mixture
+) -> dict[str, Any]:
+    """Trains a fresh model on `data`; returns the manifest's content."""
+    work = work_for(spec, execution, task=spec.objective, dataset=data)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 
@@ -99,7 +102,7 @@ def run_finetune(
     spec: FinetuneSpec, execution: Execution, story: Story, base: Location
 ) -> dict[str, Any]:
     """Adapts the model folder `base` to `execution.inputs["examples"]`."""
-    dataset = execution.inputs["examples"]
+    dataset = mixture_of(execution.inputs["examples"])
     work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
@@ -115,7 +118,7 @@ def train_on_ray(
         KeyboardInterrupt: a signal came; the workers saved a checkpoint first.
     """
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     run_name = f"{work.job_name}/{work.stage}"
     built = [build_tracker(name, work.run, run_name) for name in trackers]
 
@@ -135,7 +138,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     """One `TorchTrainer.fit`. Raises like `train_on_ray`."""
     work = replace(work, started_at=time.time())
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
     all_callbacks: Any = [FailureKeeper(work), *callbacks]
