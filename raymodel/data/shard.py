@@ -20,10 +20,12 @@ from raymodel.data.shard_format import (
     PartContent,
     judge_failed_read,
     open_shard,
+    shard_location,
 )
-from raymodel.errors import ArtifactError, ShardError
+from raymodel.errors import ArtifactError, ShardError, StorageUnavailableError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.manifest import load_manifest
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 
 _CACHE_BYTES = 128 * 2**20  # two windows of the data order, see plan.WINDOW_BLOCKS
@@ -115,7 +117,7 @@ class Dataset:
 
         Raises:
             ShardError: a shard is missing or corrupt; the message names it.
-            OSError: the storage failed; worth another try.
+            StorageUnavailableError: the storage failed at every try; the message names the shard.
         """
         table, _ = self._read(np.asarray(row_ids, dtype=np.int64), skip_bad=False)
         return table
@@ -262,6 +264,11 @@ class _Cache:
                 self._total -= self._cost(dropped)
         return value
 
+    def drop(self, key: Any) -> None:
+        with self._lock:
+            if key in self._values:
+                self._total -= self._cost(self._values.pop(key))
+
 
 class _OpenShard(NamedTuple):
     file: pq.ParquetFile
@@ -274,14 +281,24 @@ _files = _Cache(_OPEN_FILES, lambda file: 1)
 
 
 def _read_block(folder: Location, shard_index: int, group: int, part: PartContent) -> pa.Table:
+    place = shard_location(folder, shard_index)
+    return with_retries(
+        lambda: _try_read_block(folder, shard_index, group, part), f"reading shard {place}"
+    )
+
+
+def _try_read_block(folder: Location, shard_index: int, group: int, part: PartContent) -> pa.Table:
+    key = (folder, shard_index)
     try:
         shard = _files.get(
-            (folder, shard_index),
-            lambda: _OpenShard(open_shard(folder, shard_index), threading.Lock()),
+            key, lambda: _OpenShard(open_shard(folder, shard_index), threading.Lock())
         )
         with shard.lock:
             table = shard.file.read_row_group(group, use_threads=False)
+    except StorageUnavailableError:
+        raise
     except (pa.ArrowException, OSError, IndexError) as error:
+        _files.drop(key)  # another try opens it anew
         raise judge_failed_read(folder, shard_index, error) from error
     start = shard_index * part.rows_per_shard + group * part.rows_per_block
     expected = min(part.rows_per_block, part.rows - start)

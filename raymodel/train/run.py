@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.data
 import ray.train
@@ -58,6 +59,9 @@ from raymodel.train.work import (
     summary,
     work_for,
 )
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 DATASET = "train"
 
@@ -203,19 +207,22 @@ class FailureKeeper(UserCallback):
         self._seen: Counter[Kind] = Counter()
         self._since = time.time()
         self._last: list[str] = []
+        self._records: RecordWriter | None = None
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Waits before the next attempt, or raises, which Ray takes as the end of the run."""
         by_rank = {rank: unwrap(error) for rank, error in worker_exceptions.items()}
         errors = list(by_rank.values())
-        attempt = last_attempt(self._work.run, self._since)
+        run = self._work.run
+        attempt = _unless_unreadable(lambda: last_attempt(run, self._since))
         lost = lost_ranks(by_rank, attempt["workers"] if attempt else 0)
-        failure = classify(errors, find_hang(self._work.run, self._since), lost)
+        hang = _unless_unreadable(lambda: find_hang(run, self._since))
+        failure = classify(errors, hang, lost)
         if failure.kind == "preemption" and self._is_known(errors):
             return  # Ray tells it again and again until the node is gone
         self._seen[failure.kind] += 1
         decision = decide(failure, self._seen, self._work.spec.fault)
-        if is_asked_to_leave(self._work.run):
+        if _unless_unreadable(lambda: is_asked_to_leave(run)):
             decision = Decision(False, 0.0, "run the same command again to go on")
         self._write(failure, decision)
         if not decision.is_retried:
@@ -231,8 +238,10 @@ class FailureKeeper(UserCallback):
         told = {}
         if decision.is_retried:  # else the command ends with the same words
             told = {"level": "warning", "message": f"{failure.cause}; {decision.words}"}
-        with RecordWriter(self._work.run / FAILURES_FILE) as failures:
-            failures.write(
+        try:
+            if self._records is None:  # kept open: what a storage refuses goes with the next one
+                self._records = RecordWriter(self._work.run / FAILURES_FILE)
+            self._records.write(
                 {
                     "time_s": round(time.time(), 3),
                     "event": "failure",
@@ -243,6 +252,18 @@ class FailureKeeper(UserCallback):
                     **told,
                 }
             )
+            self._records.store()
+        except OSError as error:
+            logger.warning("a failure (%s) is not written down: %s", failure.cause, error)
+
+
+def _unless_unreadable(ask: Callable[[], T]) -> T | None:
+    """None where the storage fails: perhaps the workers did for that, and the run must go on."""
+    try:
+        return ask()
+    except OSError as error:
+        logger.warning("what the workers left cannot be read: %s", error)
+        return None
 
 
 def _scaling(cluster: ClusterSpec) -> ScalingConfig:

@@ -140,6 +140,7 @@ def _assemble(
         keep=spec.checkpoint.keep,
         keep_best=spec.export == "best",
         wait=spec.checkpoint.wait,
+        before_commit=journal.store,
         on_event=journal.event,
     )
     order = dataset.order(work.seed, spec.global_batch)

@@ -13,7 +13,8 @@ from raymodel.data.feed import DirectFeed, StepRows, read_steps
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.shard import Dataset
 from raymodel.data.shard_format import load_record, shard_location
-from raymodel.errors import ShardError
+from raymodel.errors import ShardError, StorageUnavailableError
+from raymodel.storage import retry
 from raymodel.storage.uri import Location, sha256
 
 
@@ -121,8 +122,9 @@ def test_a_storage_that_fails_is_not_taken_for_a_corrupt_shard(
         raise OSError("connection reset")
 
     load_record(dataset.parts[0].folder, 0)  # keeps the index
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
-    with pytest.raises(OSError, match="connection reset"):
+    with pytest.raises(StorageUnavailableError, match=r"0000000\.parquet.*connection reset"):
         dataset.read([0])
 
 
