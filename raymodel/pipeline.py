@@ -14,8 +14,9 @@ import yaml
 
 from raymodel.cluster.connect import Connection, connect
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
 from raymodel.data.sources import resolve_source
-from raymodel.errors import ArtifactError, GateError
+from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
@@ -24,7 +25,7 @@ from raymodel.serve.deploy import find_model
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution, execution_fingerprint
 from raymodel.storage.manifest import commit_manifest
-from raymodel.storage.registry import Run, lock_run, resolve_artifact
+from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location, check_writable
 from raymodel.train.base import (
     EXAMPLE_FIELDS,
@@ -185,7 +186,8 @@ def run(
 
 def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     job = p.job
-    data = _prepare(p) if job.prepare else _named_dataset(p)
+    prepared = _prepare(p) if job.prepare else None
+    data = _datasets(p, prepared)
     pretrained = _pretrain(p, data) if job.pretrain and data else None
     examples = tuned = None
     if job.finetune:
@@ -222,30 +224,24 @@ def _prepare(p: Pipeline) -> Artifact:
     return p.execute(Stage(name="prepare", identity=identity, inputs={}, work=work))
 
 
-def _named_dataset(p: Pipeline) -> Artifact | None:
-    reference = p.job.pretrain.data if p.job.pretrain else None
-    if reference is None:
-        return None
-    artifact = resolve_artifact(reference, Location.parse(p.job.storage), p.base_dir)
-    if artifact is None:
-        raise ArtifactError(
-            f"pretrain.data is {reference!r}, and no complete dataset lies there; give RUN/prepare "
-            "or the folder of a prepare artifact"
-        )
-    return artifact
+def _datasets(p: Pipeline, prepared: Artifact | None) -> Mixture:
+    """What `pretrain.data` names, else what this job prepared; empty when there is neither."""
+    if p.job.pretrain and p.job.pretrain.data:
+        return resolve_mixture(p.job.pretrain.datasets, Location.parse(p.job.storage), p.base_dir)
+    return mixture_of(prepared) if prepared else ()
 
 
-def _pretrain(p: Pipeline, data: Artifact) -> Artifact:
+def _pretrain(p: Pipeline, data: Mixture) -> Artifact:
     spec = p.job.pretrain
     assert spec is not None, "the caller looked"
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.train.run import run_pretrain
 
-        return run_pretrain(spec, execution, p.story)
+        return run_pretrain(spec, execution, p.story, data)
 
     return p.execute(
-        Stage(name="pretrain", identity=spec.identity(), inputs={"data": data}, work=work)
+        Stage(name="pretrain", identity=spec.identity(), inputs=inputs_of(data), work=work)
     )
 
 
@@ -299,18 +295,18 @@ def _evaluate(
     model: Artifact,
     base: Artifact | None,
     examples: Artifact | None,
-    data: Artifact | None,
+    data: Mixture,
 ) -> str:
     """Moves `best` when the gates are met; returns which are not."""
     spec = p.job.evaluate
     assert spec is not None, "the caller looked"
-    roles = {"model": model, "base": base, "examples": examples, "data": data}
+    roles = {"model": model, "base": base, "examples": examples, **inputs_of(data)}
     inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.evaluate.run import run_evaluate
 
-        return run_evaluate(spec, execution, p.story)
+        return run_evaluate(spec, execution, p.story, data)
 
     content = p.execute(
         Stage(name="evaluate", identity=spec.identity(), inputs=inputs, work=work)

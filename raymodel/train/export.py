@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError
 from raymodel.model.adapters import merge_adapter
 from raymodel.model.export import save_model
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
 from raymodel.train.checkpoint import checkpoint_location, find_exported
@@ -89,4 +91,5 @@ def _write(network: Any, tokenizer: Any, target: Location, dtype: torch.dtype, c
     with tempfile.TemporaryDirectory() as folder:
         save_model(network, tokenizer, folder, dtype, card)
         for file in sorted(Path(folder).iterdir()):
-            (target / file.name).upload(file)
+            upload = partial((target / file.name).upload, file)
+            with_retries(upload, f"writing {target / file.name}")

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raymodel.errors import HangError, OutOfMemoryError, PreemptedError, RaymodelError, UserError
+from raymodel.errors import (
+    HangError,
+    OutOfMemoryError,
+    PreemptedError,
+    RaymodelError,
+    StorageUnavailableError,
+    UserError,
+)
 from raymodel.train.spec import FaultSpec
 
 Kind = Literal["user", "infrastructure", "preemption"]
@@ -47,6 +54,9 @@ def classify(
             return Failure("user", _first_line(error), error)
     if hang is not None:
         return Failure("infrastructure", hang, HangError(hang))
+    for error in errors:  # before the broken connections of those that it left alone
+        if isinstance(error, StorageUnavailableError):
+            return Failure("infrastructure", _first_line(error), error)
     for error in errors:
         if isinstance(error, PreemptedError):
             return Failure("preemption", str(error), error)

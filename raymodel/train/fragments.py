@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from raymodel.errors import CheckpointError, DamagedCheckpointError
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 from raymodel.train.index import Index, rank_file
 
@@ -130,9 +131,12 @@ class FragmentReader:
         return blocks[begin - start : end - start]
 
     def _bytes(self, file: str, offset: int, size: int) -> Any:
-        if file not in self._streams:
-            self._streams[file] = (self._location / file).open_input(memory_map=True)
-        return self._streams[file].read_at(size, offset)
+        def read() -> Any:
+            if file not in self._streams:
+                self._streams[file] = (self._location / file).open_input(memory_map=True)
+            return self._streams[file].read_at(size, offset)
+
+        return with_retries(read, f"reading {self._location / file}")
 
     def _damaged(self, file: str, what: str) -> DamagedCheckpointError:
         return DamagedCheckpointError(

@@ -60,7 +60,7 @@ def train(t: Training) -> None:
 
     Raises:
         NonFiniteLossError: a loss or gradient became NaN or infinite, and the spec says to stop.
-        CheckpointError: the last checkpoint could not be written.
+        StorageUnavailableError: the last checkpoint could not be written.
         PreemptedError: a notice came; the state was saved.
     """
     if t.state.step == 0 and t.spec.fault.non_finite_loss == "rewind":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.data
 import ray.train
@@ -16,6 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.stream import OrderedDataConfig, RayFeed
@@ -60,6 +62,9 @@ from raymodel.train.work import (
     work_for,
 )
 
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
 DATASET = "train"
 
 
@@ -91,9 +96,11 @@ class RaySession:
         return info.deadline_ms / 1000 if info.deadline_ms else time.time()
 
 
-def run_pretrain(spec: PretrainSpec, execution: Execution, story: Story) -> dict[str, Any]:
-    """Trains a fresh model on `execution.inputs["data"]`; returns the manifest's content."""
-    work = work_for(spec, execution, task=spec.objective, dataset=execution.inputs["data"])
+def run_pretrain(
+    spec: PretrainSpec, execution: Execution, story: Story, data: Mixture
+) -> dict[str, Any]:
+    """Trains a fresh model on `data`; returns the manifest's content."""
+    work = work_for(spec, execution, task=spec.objective, dataset=data)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 
@@ -101,7 +108,7 @@ def run_finetune(
     spec: FinetuneSpec, execution: Execution, story: Story, base: Location
 ) -> dict[str, Any]:
     """Adapts the model folder `base` to `execution.inputs["examples"]`."""
-    dataset = execution.inputs["examples"]
+    dataset = mixture_of(execution.inputs["examples"])
     work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
@@ -117,7 +124,7 @@ def train_on_ray(
         KeyboardInterrupt: a signal came; the workers saved a checkpoint first.
     """
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     run_name = f"{work.job_name}/{work.stage}"
     built = [build_tracker(name, work.run, run_name) for name in trackers]
 
@@ -143,7 +150,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     """One `TorchTrainer.fit`. Raises like `train_on_ray`."""
     work = replace(work, started_at=time.time())
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
     all_callbacks: Any = [FailureKeeper(work), *callbacks]
@@ -210,20 +217,23 @@ class FailureKeeper(UserCallback):
         self._last: list[str] = []
         self._in_a_row = 0
         self._step_of_last = 0
+        self._records: RecordWriter | None = None
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Waits before the next attempt, or raises, which Ray takes as the end of the run."""
         by_rank = {rank: unwrap(error) for rank, error in worker_exceptions.items()}
         errors = list(by_rank.values())
-        attempt = last_attempt(self._work.run, self._since)
+        run = self._work.run
+        attempt = _unless_unreadable(lambda: last_attempt(run, self._since))
         lost = lost_ranks(by_rank, attempt["workers"] if attempt else 0)
-        failure = classify(errors, find_hang(self._work.run, self._since), lost)
+        hang = _unless_unreadable(lambda: find_hang(run, self._since))
+        failure = classify(errors, hang, lost)
         if failure.kind == "preemption" and self._is_known(errors):
             return  # Ray tells it again and again until the node is gone
         self._seen[failure.kind] += 1
         self._count_in_a_row()
         decision = decide(failure, self._seen, self._work.spec.fault, in_a_row=self._in_a_row)
-        if is_asked_to_leave(self._work.run):
+        if _unless_unreadable(lambda: is_asked_to_leave(run)):
             decision = Decision(False, 0.0, "run the same command again to go on")
         self._write(failure, decision)
         if not decision.is_retried:
@@ -233,10 +243,8 @@ class FailureKeeper(UserCallback):
 
     def _count_in_a_row(self) -> None:
         """A new checkpoint since the last failure is progress: the count begins anew."""
-        try:
-            newest = max(committed_steps(self._work.run), default=0)
-        except OSError:  # the storage may be what failed
-            newest = self._step_of_last
+        steps = _unless_unreadable(lambda: committed_steps(self._work.run))
+        newest = max(steps or (), default=self._step_of_last)
         self._in_a_row = 1 if newest > self._step_of_last else self._in_a_row + 1
         self._step_of_last = newest
 
@@ -248,8 +256,10 @@ class FailureKeeper(UserCallback):
         told = {}
         if decision.is_retried:  # else the command ends with the same words
             told = {"level": "warning", "message": f"{failure.cause}; {decision.words}"}
-        with RecordWriter(self._work.run / FAILURES_FILE) as failures:
-            failures.write(
+        try:
+            if self._records is None:  # kept open: what a storage refuses goes with the next one
+                self._records = RecordWriter(self._work.run / FAILURES_FILE)
+            self._records.write(
                 {
                     "time_s": round(time.time(), 3),
                     "event": "failure",
@@ -260,6 +270,18 @@ class FailureKeeper(UserCallback):
                     **told,
                 }
             )
+            self._records.store()
+        except OSError as error:
+            logger.warning("a failure (%s) is not written down: %s", failure.cause, error)
+
+
+def _unless_unreadable(ask: Callable[[], T]) -> T | None:
+    """None where the storage fails: perhaps the workers did for that, and the run must go on."""
+    try:
+        return ask()
+    except OSError as error:
+        logger.warning("what the workers left cannot be read: %s", error)
+        return None
 
 
 def _scaling(cluster: ClusterSpec) -> ScalingConfig:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.spec import CleanSpec, DatasetSpec, SourceSpec
 from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec
@@ -120,8 +120,22 @@ class PretrainSpec(TrainSpec):
     """What the model learns to predict."""
     model: ModelSpec
     """The model."""
-    data: str | None = None
-    """A dataset artifact (URI or `RUN/prepare`); by default this job's `prepare`."""
+    data: str | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
+    """A dataset artifact (URI or `RUN/prepare`), or a list of them with weights, such as
+    `[{path: code/prepare, weight: 2.0}, {path: prose/prepare}]`; by default this job's
+    `prepare`."""
+
+    @property
+    def datasets(self) -> tuple[DatasetSpec, ...]:
+        """The datasets that the job names; none when it trains on its own `prepare`."""
+        if isinstance(self.data, str):
+            return (DatasetSpec(path=self.data),)
+        return self.data or ()
+
+    def identity(self) -> dict[str, Any]:
+        """Of the named datasets only the weights: which they are, the stage's inputs say."""
+        weights = [dataset.identity() for dataset in self.datasets]
+        return super().identity() | {"data": weights or None}
 
 
 class FinetuneSpec(TrainSpec):

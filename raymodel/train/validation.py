@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -25,9 +24,8 @@ class Validation:
         rank: int,
         world_size: int,
     ) -> None:
-        total = min(num_rows, dataset.num_rows)
-        # Evenly spaced, so that every source of the held-out split is represented.
-        row_ids = np.arange(total, dtype=np.int64) * dataset.num_rows // total
+        row_ids = dataset.spread(num_rows)
+        total = len(row_ids)
         start, stop = slice_for(rank, world_size, total)
         worker_rows = -(-total // world_size)
         rounds = -(-worker_rows // engine.batch.micro_batch)

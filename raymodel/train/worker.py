@@ -51,7 +51,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     join_group(work.use_gpu)
     task = get_task(work.task)(work.labels)
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     engine = _build_engine(work, task, dataset, session)
     torn: list[CheckpointError] = []
     state = resume(work.run, engine, session.world_rank, session.world_size, torn.append)
@@ -140,6 +140,7 @@ def _assemble(
         keep=spec.checkpoint.keep,
         keep_best=spec.export == "best",
         wait=spec.checkpoint.wait,
+        before_commit=journal.store,
         on_event=journal.event,
     )
     order = dataset.order(work.seed, spec.global_batch)

@@ -19,6 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.mixture import mixture_of
 from raymodel.data.shard import open_dataset
 from raymodel.errors import TrainingError, UserError
 from raymodel.observe.story import Story
@@ -56,10 +57,14 @@ def run_sweep(
     sweep = spec.sweep
     assert sweep is not None, "the caller looked"
     work = work_for(
-        spec, execution, task=spec.task, dataset=execution.inputs["examples"], base=base
+        spec,
+        execution,
+        task=spec.task,
+        dataset=mixture_of(execution.inputs["examples"]),
+        base=base,
     )
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(spec, dataset, work.dataset)
+    plan = plan_for(spec, dataset)
     _story.set(story)
     await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
     trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tiny_job import tiny_job
 
 from raymodel.observe.records import read_records
 from raymodel.storage.uri import Location
 from raymodel.testing.nodes import Nodes
+from raymodel.testing.tiny import tiny_job
 
 DEADLINE_S = 240.0
 

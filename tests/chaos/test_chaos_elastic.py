@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from command import Command
 
+from raymodel.testing.nodes import Nodes
 from raymodel.testing.tiny import write_tiny_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

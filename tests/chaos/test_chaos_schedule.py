@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from command import Command
 from schedule import KINDS, draw_schedule
-from tiny_job import GLOBAL_BATCH
 
-from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.testing.nodes import Nodes
+from raymodel.testing.tiny import TINY_BATCH, write_tiny_corpus
 from raymodel.train.work import read_ledger
 
 FAULTS = int(os.environ.get("RAYMODEL_CHAOS_FAULTS", len(KINDS)))
@@ -68,7 +68,7 @@ def test_no_fault_changes_what_comes_out(tmp_path: Path, nodes: Nodes) -> None:
     assert [step for step, _ in broken.losses()] == list(range(1, steps + 1))
     ends = [command.records("metrics")[-1] for command in (broken, whole)]
     assert ends[0]["data_digest"] == ends[1]["data_digest"]
-    assert ends[0]["rows"] == ends[1]["rows"] == steps * GLOBAL_BATCH
+    assert ends[0]["rows"] == ends[1]["rows"] == steps * TINY_BATCH
     assert _weights(broken) == _weights(whole)
     assert not list(broken.run.local_path.rglob(".part-*"))
     books = read_ledger(broken.run).books()

@@ -5,7 +5,13 @@ from collections import Counter
 
 import pytest
 
-from raymodel.errors import HangError, NonFiniteLossError, OutOfMemoryError, PreemptedError
+from raymodel.errors import (
+    HangError,
+    NonFiniteLossError,
+    OutOfMemoryError,
+    PreemptedError,
+    StorageUnavailableError,
+)
 from raymodel.train.fault import (
     Failure,
     backoff_s,
@@ -35,6 +41,14 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
 detail: Worker unexpectedly exits with a connection error code 2. End of file. There are some \
 potential root causes. (1) The process is killed by SIGKILL by OOM killer due to high memory usage.
 """
+
+
+def test_a_storage_that_failed_is_the_cause_and_not_the_connections_that_broke_then() -> None:
+    broken = RuntimeError("Connection closed by peer")
+    storage = StorageUnavailableError("reading shard x failed 6 times, at last with: curl: reset")
+    failure = classify([broken, storage])
+    assert (failure.kind, failure.cause) == ("infrastructure", str(storage))
+    assert pickle.loads(pickle.dumps(storage)).args == storage.args
 
 
 def test_an_error_of_the_user_decides_over_the_broken_collectives_of_the_others() -> None:

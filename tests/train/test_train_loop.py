@@ -12,6 +12,7 @@ from tiny_runs import fragments, losses, make_dataset, make_work, records
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raymodel.data.columns import columns_of
+from raymodel.data.mixture import WeightedArtifact
 from raymodel.data.shard import open_dataset
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
@@ -147,6 +148,32 @@ def test_the_stages_agree_in_bf16(dataset: Artifact, folder: Path) -> None:
     alone = bf16(1, 1)
     run_distributed(train_all, 1, [alone], init=False)
     assert largest_difference(losses(alone), losses(works[0])) <= TOLERANCE["bf16"]
+
+
+# ---- several datasets ----------------------------------------------------------------------------
+
+
+def test_a_mixture_trains_alike_on_any_number_of_workers_and_when_interrupted(
+    dataset: Artifact, folder: Path
+) -> None:
+    other = make_dataset(folder / "other", seed=1, tokenizer=dataset.location / "data/tokenizer")
+    mixture = (WeightedArtifact(dataset), WeightedArtifact(other, 3.0))
+    alone, paired, broken = (
+        make_work(mixture, folder / f"mixed-{name}") for name in ("alone", "paired", "broken")
+    )
+    run_distributed(train_all, 1, [alone], init=False)
+    run_distributed(train_all, 2, [paired], init=False)
+    run_distributed(train_until_stop, 1, [broken], init=False)
+    run_distributed(train_all, 2, [broken], init=False)
+    assert digests(alone) == digests(paired) == digests(broken)
+    assert largest_difference(losses(paired), losses(alone)) <= TOLERANCE["fp32"]
+    assert largest_difference(losses(broken), losses(alone)) <= TOLERANCE["fp32"]
+    assert losses(alone)[-1] < losses(alone)[0] - 0.1, "it learns"
+    expected = open_dataset(mixture, "holdout").spread(8)
+    assert (expected >= open_dataset(dataset, "holdout").num_rows).sum() in (5, 6, 7), "by weight"
+    single = make_work(dataset, folder / "mixed-not", duration="2 steps")
+    run_distributed(train_all, 1, [single], init=False)
+    assert digests(single)[-1] != digests(alone)[1]
 
 
 # ---- interruption --------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from raymodel.cluster.capacity import Shortage
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe import story as story_module
 from raymodel.observe.story import Story
-from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.testing.nodes import Nodes
+from raymodel.testing.tiny import tiny_job, write_tiny_corpus
 from raymodel.train import room
 
 REPOSITORY = Path(__file__).parents[2]
@@ -61,10 +62,6 @@ def test_a_training_that_lost_its_workers_and_their_places_tells_so_once(
 def test_a_run_whose_only_node_is_gone_says_so_and_ends_at_once_when_interrupted(
     tmp_path: Path,
 ) -> None:
-    sys.path.append(str(REPOSITORY / "tests" / "chaos"))
-    from nodes import Nodes
-    from tiny_job import tiny_job
-
     write_tiny_corpus(tmp_path / "corpus")
     job = tiny_job(tmp_path, duration="2000 steps", checkpoint={"every": "10 steps"})
     job |= {"cluster": {"workers": 1}, "storage": str(tmp_path / "runs")}

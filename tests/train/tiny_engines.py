@@ -183,6 +183,7 @@ def saver_of(run: Location, engine: Engine, **options: object) -> Saver:
             "keep": 2,
             "keep_best": False,
             "wait": False,
+            "before_commit": lambda: None,
             "on_event": lambda event: None,
             **options,
         },

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import PackedRows
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
@@ -29,17 +30,27 @@ MODEL = {
 }
 
 
-def make_dataset(folder: Path) -> Artifact:
-    """Prepared rows of a tiny corpus, as an artifact."""
+TOKENIZER = TokenizerSpec(vocab_size=300)
+
+
+def make_dataset(
+    folder: Path, seed: int = 0, tokenizer: TokenizerSpec | Location = TOKENIZER
+) -> Artifact:
+    """Prepared rows of a tiny corpus, as an artifact.
+
+    Args:
+        seed: of the corpus; another one is another dataset.
+        tokenizer: one to train, or the folder of another dataset's.
+    """
     clean = CleanSpec()
-    write_tiny_corpus(folder / "corpus")
+    write_tiny_corpus(folder / "corpus", seed=seed)
     recipe = Recipe(
         sources=(SourceSpec(path=str(folder / "corpus")),),
         clean=clean,
         holdout=0.1,
         seed=7,
         kind=PackedRows(16, clean),
-        tokenizer=TokenizerSpec(vocab_size=300),
+        tokenizer=tokenizer,
         sequence_length=16,
     )
 
@@ -50,12 +61,17 @@ def make_dataset(folder: Path) -> Artifact:
     place = Location.parse(str(folder / "dataset"))
     content = prepare_dataset(recipe, place, execute, lambda text: None)
     commit_manifest(
-        place, job_name="tiny", stage="prepare", fingerprint="aa" * 8, parents={}, content=content
+        place,
+        job_name="tiny",
+        stage="prepare",
+        fingerprint=f"{seed:016x}",
+        parents={},
+        content=content,
     )
     return open_artifact(place)
 
 
-def make_work(dataset: Artifact, run: Path, **spec: Any) -> TrainWork:
+def make_work(dataset: Artifact | Mixture, run: Path | Location, **spec: Any) -> TrainWork:
     """What the workers are told: twelve steps, a checkpoint each four, unless `spec` differs."""
     fields = {
         "model": MODEL,
@@ -75,7 +91,7 @@ def make_work(dataset: Artifact, run: Path, **spec: Any) -> TrainWork:
         labels=(),
         seed=3,
         run=Location.parse(str(run)),
-        dataset=dataset,
+        dataset=mixture_of(dataset) if isinstance(dataset, Artifact) else dataset,
         base=None,
         threads=1,
         export=False,
