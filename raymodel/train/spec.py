@@ -48,6 +48,22 @@ class ParallelSpec(Spec):
     zero: int = Field(default=1, ge=0, le=3)
     """ZeRO stage (arXiv:1910.02054): 0 replicates, 1 shards optimizer state, 2 adds gradients,
     3 adds weights."""
+    tensor: int = Field(default=1, ge=1)
+    """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node."""
+    sequence: int = Field(default=1, ge=1)
+    """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where the optimizer's state lives: with the weights, or in the host's memory
+    (ZeRO-Offload, arXiv:2101.06840)."""
+
+    @property
+    def model_workers(self) -> int:
+        """Workers that hold one replica between them, before ZeRO spreads it further."""
+        return self.tensor * self.sequence
+
+    def data_workers(self, workers: int) -> int:
+        """Replicas that different rows go to; `workers` is a multiple of `model_workers`."""
+        return workers // self.model_workers
 
 
 class CheckpointSpec(Spec):
@@ -94,6 +110,14 @@ class TrainSpec(Spec):
     """The learning rate over time."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Number format of weights and activations; the optimizer always keeps fp32 weights."""
+    attention: Annotated[Literal["sdpa", "flash", "eager"], OPERATIONAL] = "sdpa"
+    """Attention kernel: torch's own choice, FlashAttention 2 (CUDA only, the package `flash-attn`),
+    or plain matrices."""
+    activation_checkpointing: Annotated[bool, OPERATIONAL] = False
+    """Keep only the input of each layer for the backward pass and compute the rest again
+    (arXiv:1604.06174): far less memory for a third more arithmetic."""
+    compile: Annotated[bool, OPERATIONAL] = False
+    """Compile the model with `torch.compile` before the first step."""
     parallel: Annotated[ParallelSpec, OPERATIONAL] = ParallelSpec()
     """How the state is spread."""
     checkpoint: Annotated[CheckpointSpec, OPERATIONAL] = CheckpointSpec()
