@@ -96,6 +96,15 @@ class Task(ABC):
         the batch was cut up.
         """
 
+    def sequence_part(
+        self, batch: Mapping[str, torch.Tensor], part: int, parts: int
+    ) -> dict[str, torch.Tensor]:
+        """One worker's run of positions of a batch, for rows that several workers share.
+
+        `loss` of the parts adds up to `loss` of the batch. Tasks that need whole rows have none.
+        """
+        raise NotImplementedError(f"{self.name} needs whole rows")
+
     def model_arguments(self) -> dict[str, Any]:
         """Extra arguments of the model's configuration (number of labels and their names)."""
         return {}

@@ -16,6 +16,7 @@ from raymodel.data.columns import columns_of
 from raymodel.data.feed import StepRows
 from raymodel.data.order import local_sum
 from raymodel.tasks.base import Task
+from raymodel.train.layout import Layout
 from raymodel.train.plan import cut
 
 Batch = dict[str, torch.Tensor]
@@ -116,18 +117,24 @@ class GlobalStep:
         return float(total / self.targets.double())
 
 
-def agree(batch: StepBatch, leave: bool, device: torch.device, *, ask: bool = False) -> GlobalStep:
+def agree(
+    batch: StepBatch, layout: Layout, leave: bool, device: torch.device, *, ask: bool = False
+) -> GlobalStep:
     """One all-reduce a step: targets for the loss, the digest's sum, and whether any rank leaves.
 
-    Integers, so that the digest wraps at 2^64 as it must, and the targets stay exact.
+    Integers, so that the digest wraps at 2^64 as it must, and the targets stay exact. Of workers
+    that have the same rows one counts them.
 
     Args:
         batch: this worker's share.
+        layout: this worker's place.
         leave: whether this worker must leave.
         device: of the process group.
         ask: whether all should ask the cluster, after this step, if a node goes.
     """
     counts = [batch.targets, batch.tokens, batch.rows, batch.bad_rows, batch.digest_term]
+    if not layout.speaks_for_rows:
+        counts = [0] * len(counts)
     sums = torch.tensor([*counts, int(leave), int(ask)], dtype=torch.int64, device=device)
     dist.all_reduce(sums)
     return GlobalStep(targets=sums[0].clamp(min=1).float(), _sums=sums)

@@ -23,6 +23,10 @@ def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
         "zero_optimization": _zero(spec.parallel.zero),
         "optimizer": _optimizer(spec),
     }
+    if spec.parallel.tensor > 1:
+        config["tensor_parallel"] = _tensor(spec.parallel.tensor)
+    if spec.parallel.sequence > 1:
+        config["sequence_parallel_size"] = spec.parallel.sequence
     if spec.precision == "bf16":
         config["bf16"] = {"enabled": True}
     if spec.precision == "fp16":
@@ -36,6 +40,15 @@ def _zero(stage: int) -> dict[str, Any]:
     if stage in (1, 2):
         zero["reduce_scatter"] = True
     return zero
+
+
+def _tensor(workers: int) -> dict[str, Any]:
+    return {
+        "autotp_size": workers,
+        # A tied output head would be cut by the vocabulary, and the model return the logits of
+        # this worker's part only: the task's own loss would be over a part of the classes.
+        "vocab_parallel_lm_head": False,
+    }
 
 
 def _optimizer(spec: TrainSpec) -> dict[str, Any]:

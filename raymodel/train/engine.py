@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from raymodel.errors import SpecError
 from raymodel.model.groups import parameter_groups
@@ -20,6 +19,7 @@ from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.guard import UpdateGuard
 from raymodel.train.plan import BatchPlan
+from raymodel.train.sequence import share_rows
 from raymodel.train.spec import TrainSpec
 
 COLLECTIVE_TIMEOUT_MIN = "30"  # as long as Ray's; DeepSpeed's own default is 10
@@ -55,7 +55,7 @@ class Engine:
         self.task = task
         self.batch = batch
         self.device = torch.device(deepspeed_engine.device)
-        self.world_size = dist.get_world_size()
+        self.layout = zero.layout_of(deepspeed_engine)
         optimizer = deepspeed_engine.optimizer
         inner = getattr(optimizer, "optimizer", optimizer)
         self._guard = UpdateGuard(inner, looks_at_gradients=inner is optimizer)
@@ -70,14 +70,15 @@ class Engine:
             global_targets: targets of the whole global batch, a scalar on the device.
 
         Returns:
-            The *sum* of the loss over the micro batch's targets, detached, on the device.
+            The *sum* of the loss over the targets that this worker speaks for, detached, on the
+            device: added up over all workers it is that of the global batch.
         """
-        loss_sum = self.task.loss(self.deepspeed, self._to_device(micro_batch))
-        # DeepSpeed averages gradients over the workers; times the world size gives the sum, so
+        loss_sum = self._loss_sum(micro_batch)
+        # DeepSpeed averages gradients over the replicas; times their number gives the sum, so
         # that the gradient is that of the mean over the targets of the global batch.
-        loss = loss_sum * (self.world_size / global_targets)
+        loss = loss_sum * (self.layout.data_world_size / global_targets)
         self.deepspeed.backward(loss, scale_wrt_gas=False)
-        return loss_sum.detach()
+        return loss_sum.detach() * self.layout.speaks_for_loss
 
     def update(self, learning_rate: float, leave_out: bool = False) -> None:
         """Ends one micro batch; DeepSpeed updates the weights when it was the step's last.
@@ -98,10 +99,10 @@ class Engine:
 
     @torch.no_grad()
     def forward(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The sum of the loss over a batch, without a gradient."""
+        """The sum of the loss over the targets that this worker speaks for, without a gradient."""
         self.deepspeed.eval()
         try:
-            return self.task.loss(self.deepspeed, self._to_device(micro_batch)).detach()
+            return self._loss_sum(micro_batch).detach() * self.layout.speaks_for_loss
         finally:
             self.deepspeed.train()
 
@@ -112,6 +113,14 @@ class Engine:
 
     def close(self) -> None:
         self.deepspeed.destroy()
+
+    def _loss_sum(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Over this worker's part of the rows."""
+        if self.layout.sequence > 1:
+            micro_batch = self.task.sequence_part(
+                micro_batch, self.layout.sequence_rank, self.layout.sequence
+            )
+        return self.task.loss(self.deepspeed, self._to_device(micro_batch))
 
     def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
@@ -126,10 +135,14 @@ def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: Bat
     import deepspeed
 
     _check_precision(spec.precision)
+    groups = None
+    if spec.parallel.sequence > 1:
+        groups = share_rows(model, spec.parallel.sequence)
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
         config=deepspeed_config(spec, batch),
+        mpu=groups,
     )
     zero.undo_construction(engine)
     engine.train()

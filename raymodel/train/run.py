@@ -40,6 +40,7 @@ from raymodel.train.fault import (
 )
 from raymodel.train.hang import find_hang
 from raymodel.train.interrupt import run_interruptibly
+from raymodel.train.layout import Layout
 from raymodel.train.notice import (
     ask_to_leave,
     forget_to_leave,
@@ -72,11 +73,22 @@ class RaySession:
         self.local_world_size = context.get_local_world_size()
 
     def feed(
-        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        on_bad_shard: str,
+        layout: Layout,
     ) -> Iterable[StepRows]:
-        shard = ray.train.get_dataset_shard(DATASET)
         return RayFeed(
-            shard, order, start_step, end_step, self.world_rank, self.world_size, on_bad_shard
+            ray.train.get_dataset_shard(DATASET),
+            order,
+            start_step,
+            end_step,
+            layout.data_rank,
+            layout.data_world_size,
+            on_bad_shard,
         )
 
     def report(self, record: dict[str, float]) -> None:
@@ -151,6 +163,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
             end_step=data_end(work.spec, plan),
             on_bad_shard=work.spec.on_bad_shard,
             name=DATASET,
+            replica_workers=work.spec.parallel.model_workers,
         ),
         torch_config=WatchedTorchConfig(backend="nccl" if work.use_gpu else "gloo", timeout_s=1800),
         run_config=RunConfig(

@@ -12,6 +12,7 @@ from typing import Protocol
 from raymodel.data.feed import DirectFeed, StepRows
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset
+from raymodel.train.layout import Layout
 from raymodel.train.notice import watch_sigterm
 
 
@@ -24,9 +25,19 @@ class Session(Protocol):
     local_world_size: int
 
     def feed(
-        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        on_bad_shard: str,
+        layout: Layout,
     ) -> Iterable[StepRows]:
-        """This worker's rows of each step from `start_step` (0-based) to before `end_step`."""
+        """This worker's rows of each step from `start_step` (0-based) to before `end_step`.
+
+        Workers of one replica read the same rows, each for itself: that is cheap beside what they
+        compute, and keeps one waiting worker from stopping the others.
+        """
         ...
 
     def report(self, record: dict[str, float]) -> None:
@@ -50,15 +61,21 @@ class TorchrunSession:
         watch_sigterm()  # `torchrun` passes it on to its workers
 
     def feed(
-        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        on_bad_shard: str,
+        layout: Layout,
     ) -> Iterable[StepRows]:
         return DirectFeed(
             dataset,
             order,
             start_step,
             end_step,
-            self.world_rank,
-            self.world_size,
+            layout.data_rank,
+            layout.data_world_size,
             on_bad_shard=on_bad_shard,
         )
 

@@ -20,6 +20,7 @@ from raymodel.train.fragments import (
     tensor_offsets,
 )
 from raymodel.train.index import INDEX, Index, load_index, rank_file, save_index
+from raymodel.train.span import Span
 
 BLOCK_BYTES = BLOCK * FLOAT_BYTES
 SIZE = 5 * BLOCK + 77
@@ -38,7 +39,7 @@ def write_checkpoint(location: Location, folder: Path, step: int = 7) -> Index:
         save_file({"w": run, "rng:cpu": RANDOM + rank}, path)
         offsets = tensor_offsets(path)
         places = {"weight": (offsets["w"], checksums(run.numpy()))}
-        fragments.append(Fragment(path.name, start, stop - start, places).to_json())
+        fragments.append(Fragment(path.name, Span.of(start, stop - start), places).to_json())
         files[path.name] = path.stat().st_size
         crc = checksums((RANDOM + rank).numpy())[0]
         rng[path.name] = {"cpu": [offsets["rng:cpu"], len(RANDOM), crc]}
