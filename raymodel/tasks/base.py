@@ -55,6 +55,8 @@ class Task(ABC):
     """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full."""
     measures: ClassVar[tuple[str, ...]]
     """Names that `evaluate.metrics` may ask of this task."""
+    cuts_rows: ClassVar[bool] = False
+    """Whether it has a `sequence_part`, so that several workers can share a row."""
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
         self.labels = tuple(labels)

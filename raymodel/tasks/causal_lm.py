@@ -28,6 +28,7 @@ class CausalLM(Task):
     auto_class = "AutoModelForCausalLM"
     peft_task = "CAUSAL_LM"
     measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
+    cuts_rows = True
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Refuses encoders: they see the token to predict, so their loss means nothing."""

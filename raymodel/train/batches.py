@@ -100,11 +100,15 @@ class GlobalStep:
     targets: torch.Tensor
     """Scalar on the device: what the loss is divided by."""
     _sums: torch.Tensor
+    _replica_workers: int
 
     def read(self) -> dict[str, int]:
         """The sums on the host. On a GPU this waits for the work queued so far."""
-        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "leave", "ask")
-        return dict(zip(names, self._sums.tolist(), strict=True))
+        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "seen", "leave", "ask")
+        sums = dict(zip(names, self._sums.tolist(), strict=True))
+        seen = sums.pop("seen") - sums["digest_term"] * self._replica_workers
+        assert seen % 2**64 == 0, "workers of one replica were fed different rows"
+        return sums
 
     def mean(self, loss_sum: torch.Tensor) -> float:
         """The loss per target of the global batch.
@@ -135,9 +139,10 @@ def agree(
     counts = [batch.targets, batch.tokens, batch.rows, batch.bad_rows, batch.digest_term]
     if not layout.speaks_for_rows:
         counts = [0] * len(counts)
-    sums = torch.tensor([*counts, int(leave), int(ask)], dtype=torch.int64, device=device)
+    numbers = [*counts, batch.digest_term, int(leave), int(ask)]
+    sums = torch.tensor(numbers, dtype=torch.int64, device=device)
     dist.all_reduce(sums)
-    return GlobalStep(targets=sums[0].clamp(min=1).float(), _sums=sums)
+    return GlobalStep(sums[0].clamp(min=1).float(), sums, layout.replica_workers)
 
 
 def first_text(text: str) -> str:

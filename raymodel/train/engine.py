@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from raymodel.errors import SpecError
 from raymodel.model.groups import parameter_groups
@@ -18,6 +20,7 @@ from raymodel.tasks.base import Task
 from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.guard import UpdateGuard
+from raymodel.train.layout import Layout
 from raymodel.train.plan import BatchPlan
 from raymodel.train.sequence import share_rows
 from raymodel.train.spec import TrainSpec
@@ -50,15 +53,17 @@ def join_group(use_gpu: bool) -> None:
 class Engine:
     """A model, its optimizer state and the arithmetic of one step."""
 
-    def __init__(self, deepspeed_engine: Any, task: Task, batch: BatchPlan) -> None:
+    def __init__(self, deepspeed_engine: Any, task: Task, batch: BatchPlan, layout: Layout) -> None:
         self.deepspeed = deepspeed_engine
         self.task = task
         self.batch = batch
+        self.layout = layout
         self.device = torch.device(deepspeed_engine.device)
-        self.layout = zero.layout_of(deepspeed_engine)
         optimizer = deepspeed_engine.optimizer
         inner = getattr(optimizer, "optimizer", optimizer)
-        self._guard = UpdateGuard(inner, looks_at_gradients=inner is optimizer)
+        self._guard = UpdateGuard(
+            inner, looks_at_gradients=inner is optimizer, asks_others=layout.tensor > 1
+        )
 
     def forward_backward(
         self, micro_batch: Mapping[str, torch.Tensor], global_targets: torch.Tensor
@@ -74,9 +79,10 @@ class Engine:
             device: added up over all workers it is that of the global batch.
         """
         loss_sum = self._loss_sum(micro_batch)
-        # DeepSpeed averages gradients over the replicas; times their number gives the sum, so
-        # that the gradient is that of the mean over the targets of the global batch.
-        loss = loss_sum * (self.layout.data_world_size / global_targets)
+        # DeepSpeed averages gradients over all that hold the same weights; times their number
+        # gives the sum, so that the gradient is that of the mean over the targets of the global
+        # batch.
+        loss = loss_sum * (self.layout.grad_workers / global_targets)
         self.deepspeed.backward(loss, scale_wrt_gas=False)
         return loss_sum.detach() * self.layout.speaks_for_loss
 
@@ -135,18 +141,44 @@ def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: Bat
     import deepspeed
 
     _check_precision(spec.precision)
-    groups = None
-    if spec.parallel.sequence > 1:
-        groups = share_rows(model, spec.parallel.sequence)
+    layout = Layout.of(spec.parallel, dist.get_rank(), dist.get_world_size())
+    _prepare_model(model, spec, layout)
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
         config=deepspeed_config(spec, batch),
-        mpu=groups,
     )
     zero.undo_construction(engine)
     engine.train()
-    return Engine(engine, task, batch)
+    if spec.compile:
+        engine.compile()
+    return Engine(engine, task, batch, layout)
+
+
+def _prepare_model(model: Any, spec: TrainSpec, layout: Layout) -> None:
+    """What is chosen before DeepSpeed takes the model apart. Models of transformers only."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if layout.sequence > 1:
+        share_rows(inner, layout)
+    elif spec.attention != "sdpa":  # which transformers takes by itself where a model can
+        _check_attention(spec.attention)
+        inner.set_attn_implementation(_ATTENTION[spec.attention])
+    if spec.activation_checkpointing:
+        # The reentrant kind forgets gradients of frozen inputs, as an adapter has them.
+        inner.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+_ATTENTION = {"flash": "flash_attention_2", "eager": "eager"}
+
+
+def _check_attention(attention: str) -> None:
+    if attention != "flash":
+        return
+    if importlib.util.find_spec("flash_attn") is None or not torch.cuda.is_available():
+        raise SpecError(
+            "attention is flash, which needs an NVIDIA GPU and the package flash-attn on every "
+            "worker; install raymodel[gpu] there, or set attention: sdpa"
+        )
 
 
 def _check_precision(precision: str) -> None:

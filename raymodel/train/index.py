@@ -9,7 +9,8 @@ checkpoints/step-00000100/
 
 A fragment is a run `start … start + length` of a flattened parameter, or the rows of a block of it
 (`Span`), where workers shared a matrix. Fragments of a parameter never overlap and together cover
-it, so a reader that needs any elements finds their bytes whatever the layout was. Nothing here is pickled, and every byte is under a checksum.
+it, so a reader that needs any elements finds their bytes whatever the layout was. Nothing here is
+pickled, and every byte is under a checksum.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ one row (`sequence`), then the replicas that different rows go to. Neighbours li
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raymodel.errors import SpecError
+from raymodel.errors import ClusterError
 from raymodel.train.spec import ParallelSpec
 
 
@@ -28,7 +30,7 @@ class Layout:
         Raises:
             SpecError: the group cannot be cut into replicas of `tensor` x `sequence` workers.
         """
-        check_workers(parallel, world_size)
+        parallel.data_workers(world_size)
         return cls(world_rank, world_size, parallel.tensor, parallel.sequence)
 
     @property
@@ -55,6 +57,15 @@ class Layout:
         """Which part of each row this worker computes."""
         return self.world_rank // self.tensor % self.sequence
 
+    def row_groups(self) -> list[list[int]]:
+        """The ranks that share rows, for all of the group, `sequence` of them each."""
+        firsts = (
+            replica * self.replica_workers + tensor_rank
+            for replica in range(self.data_world_size)
+            for tensor_rank in range(self.tensor)
+        )
+        return [[first + i * self.tensor for i in range(self.sequence)] for first in firsts]
+
     @property
     def grad_workers(self) -> int:
         """Workers whose gradients of one parameter are summed."""
@@ -76,21 +87,24 @@ class Layout:
         return self.tensor_rank == 0
 
 
-# Architectures that DeepSpeed's AutoTP and Ulysses train to the curve of plain data parallelism,
-# as tests/train/test_train_parallel.py measures. The others are refused: gpt2, mixtral and phi3
-# fail in AutoTP, t5 trains but its parts cannot be put together again, and an attention without
-# `position_ids` or with a mask of its own (bert, gpt2, gpt_neox) cannot be cut by positions.
-TENSOR = ("llama", "mistral", "qwen2", "qwen3")
-SEQUENCE = ("llama", "mistral", "qwen2", "qwen3")
+def check_nodes(layout: Layout, nodes: Sequence[str]) -> None:
+    """Raises when the workers of a replica are not in one node.
 
+    They exchange activations in every layer, which only the links inside a node are fast enough
+    for. Ranks are numbered node by node, so this depends on the numbers of workers alone.
 
-def check_workers(parallel: ParallelSpec, workers: int) -> None:
-    """Raises SpecError when workers cannot be cut into replicas."""
-    each = parallel.model_workers
-    if workers % each:
-        lower = workers // each * each
-        raise SpecError(
-            f"{workers} workers cannot be cut into replicas of tensor x sequence = "
-            f"{parallel.tensor} x {parallel.sequence} = {each}; use "
-            f"{f'{lower} or ' if lower else ''}{lower + each} workers, or a smaller layout"
-        )
+    Args:
+        nodes: the node of each rank.
+
+    Raises:
+        ClusterError: with the number of workers on each node.
+    """
+    each = layout.replica_workers
+    for first in range(0, len(nodes), each):
+        if len(set(nodes[first : first + each])) > 1:
+            sizes = ", ".join(str(count) for count in Counter(nodes).values())
+            raise ClusterError(
+                f"the nodes have {sizes} workers, and the {each} workers of a replica (tensor x "
+                f"sequence = {layout.tensor} x {layout.sequence}) must be on one node; use nodes "
+                f"with room for a multiple of {each} workers, or a smaller layout"
+            )

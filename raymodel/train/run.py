@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import ray
 import ray.data
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
+from raymodel.cluster.placement import ReplicaTrainer
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
 from raymodel.data.order import Order
@@ -71,6 +73,7 @@ class RaySession:
         self.world_size = context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.local_world_size = context.get_local_world_size()
+        self.node = ray.get_runtime_context().get_node_id()
 
     def feed(
         self,
@@ -151,8 +154,9 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
     all_callbacks: Any = [FailureKeeper(work), *callbacks]
-    trainer = TorchTrainer(
+    trainer = ReplicaTrainer(
         _worker,
+        replica_workers=work.spec.parallel.model_workers,
         train_loop_config={"work": work},
         scaling_config=_scaling(cluster),
         datasets={DATASET: ray.data.range(1)},  # stands for what OrderedDataConfig makes

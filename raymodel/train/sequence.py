@@ -2,6 +2,9 @@
 
 Each worker computes its own run of positions. Only attention looks at others: there the workers of
 a row exchange positions for heads, so that each has all positions of some heads.
+
+DeepSpeed's engine is not told of it: to its gradients and its ZeRO partitions the workers of a row
+are replicas like others. So nothing here differs by ZeRO stage or beside tensor parallelism.
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import transformers
+
+from raymodel.train.layout import Layout
 
 KERNEL = "ulysses_sdpa"
 """What the model's configuration calls this attention. A name of its own, for which transformers
@@ -18,24 +24,19 @@ makes no mask (each worker's would be of its own positions only), and beside whi
 shares no rows keeps its own kernel."""
 
 
-def share_rows(model: torch.nn.Module, workers: int) -> Any:
-    """Lets `model` compute a run of positions where it computed whole rows.
+def share_rows(model: Any, layout: Layout) -> None:
+    """Lets `model` compute a run of positions where it computed whole rows. Called by all ranks.
 
     Args:
-        model: of transformers, or wrapped by peft.
-        workers: of each row; neighbours in rank.
-
-    Returns:
-        The groups, in the form that `deepspeed.initialize` takes as `mpu`.
+        model: of transformers, not yet cut up by DeepSpeed.
+        layout: this worker's place; `sequence` is above 1.
     """
-    import deepspeed.runtime.sequence_parallel.parallel_state_sp as groups
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if groups._SEQUENCE_PARALLEL_GROUP is None:  # of an earlier engine of this process
-        groups.initialize_sequence_parallel(workers)
-    config: Any = model.config
-    heads = config.num_attention_heads
+    config = model.config
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    group = _group_of_row(layout)
 
     @cache
     def attention_of(rows: int) -> UlyssesSPAttentionHF:
@@ -43,11 +44,12 @@ def share_rows(model: torch.nn.Module, workers: int) -> Any:
         return UlyssesSPAttentionHF(
             attn=ALL_ATTENTION_FUNCTIONS["sdpa"],
             batch_size=rows,
-            attn_head_count=heads,
+            # Of these heads a tensor rank has its share before they are exchanged.
+            attn_head_count=heads // layout.tensor,
             attn_head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            kv_head_count=config.num_key_value_heads,
+            kv_head_count=kv_heads // layout.tensor,
             num_hidden_layers=config.num_hidden_layers,
-            process_group=groups.get_sequence_parallel_group(),
+            process_group=group,
             seq_length_is_variable=True,
         )
 
@@ -55,6 +57,14 @@ def share_rows(model: torch.nn.Module, workers: int) -> Any:
         return attention_of(len(query))(module, query, *inputs, **options)
 
     transformers.AttentionInterface.register(KERNEL, attend)
-    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    inner.set_attn_implementation(KERNEL)
-    return groups
+    model.set_attn_implementation(KERNEL)
+
+
+def _group_of_row(layout: Layout) -> Any:
+    """The process group of this worker's rows. torch wants every rank to make every group."""
+    mine = None
+    for ranks in layout.row_groups():
+        group = dist.new_group(ranks)
+        if layout.world_rank in ranks:
+            mine = group
+    return mine

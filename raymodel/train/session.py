@@ -6,6 +6,7 @@ The loop is the same under Ray Train and under plain `torchrun`; a session is th
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -23,6 +24,8 @@ class Session(Protocol):
     world_size: int
     local_rank: int
     local_world_size: int
+    node: str
+    """Of the cluster; ranks on one node are neighbours."""
 
     def feed(
         self,
@@ -57,6 +60,7 @@ class TorchrunSession:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
+        self.node = socket.gethostname()
         self.on_report: Callable[[dict[str, float]], None] | None = None
         watch_sigterm()  # `torchrun` passes it on to its workers
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.errors import SpecError
@@ -49,9 +50,11 @@ class ParallelSpec(Spec):
     """ZeRO stage (arXiv:1910.02054): 0 replicates, 1 shards optimizer state, 2 adds gradients,
     3 adds weights."""
     tensor: int = Field(default=1, ge=1)
-    """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node."""
+    """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node.
+    llama, mistral, qwen2, qwen3; the heads must divide."""
     sequence: int = Field(default=1, ge=1)
-    """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node."""
+    """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node.
+    causal_lm with llama, mistral, qwen2, qwen3; the heads must divide."""
     offload: Literal["none", "cpu"] = "none"
     """Where the optimizer's state lives: with the weights, or in the host's memory
     (ZeRO-Offload, arXiv:2101.06840)."""
@@ -61,9 +64,32 @@ class ParallelSpec(Spec):
         """Workers that hold one replica between them, before ZeRO spreads it further."""
         return self.tensor * self.sequence
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_pipeline(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "pipeline" in data:
+            raise ValueError(
+                "pipeline parallelism is not offered: DeepSpeed's takes ZeRO 0 and 1 only, no tied "
+                "weights, and models rewritten as lists of layers; zero: 3 with tensor or sequence "
+                "spreads as large a model, so use those"
+            )
+        return data
+
     def data_workers(self, workers: int) -> int:
-        """Replicas that different rows go to; `workers` is a multiple of `model_workers`."""
-        return workers // self.model_workers
+        """Replicas that different rows go to.
+
+        Raises:
+            SpecError: the workers cannot be shared out to whole replicas.
+        """
+        each = self.model_workers
+        if workers % each:
+            lower = workers // each * each
+            raise SpecError(
+                f"parallel needs a multiple of tensor x sequence = {self.tensor} x {self.sequence} "
+                f"= {each} workers, and there are {workers}; use "
+                f"{f'{lower} or ' if lower else ''}{lower + each}, or a smaller layout"
+            )
+        return workers // each
 
 
 class CheckpointSpec(Spec):

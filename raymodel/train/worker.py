@@ -29,7 +29,7 @@ from raymodel.train.engine import Engine, build_engine, join_group
 from raymodel.train.export import export_model
 from raymodel.train.hang import Watchdog
 from raymodel.train.journal import Journal
-from raymodel.train.layout import Layout
+from raymodel.train.layout import Layout, check_nodes
 from raymodel.train.loop import Training, train
 from raymodel.train.network import build_network
 from raymodel.train.nonfinite import BadSteps
@@ -38,6 +38,8 @@ from raymodel.train.plan import TrainPlan, data_end, plan_batch
 from raymodel.train.resume import resume
 from raymodel.train.saver import Saver
 from raymodel.train.session import Session
+from raymodel.train.spec import FinetuneSpec
+from raymodel.train.support import Trained, check_support
 from raymodel.train.validation import Validation
 from raymodel.train.work import TrainWork, plan_for
 
@@ -51,6 +53,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     clock = Clock()
     _prepare_torch(work, session)
     join_group(work.use_gpu)
+    _check_nodes(work, session)
     task = get_task(work.task)(work.labels)
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(work.spec, dataset, work.dataset)
@@ -73,6 +76,13 @@ def run_worker(work: TrainWork, session: Session) -> None:
         training.notice.close()
         training.journal.close()
     engine.close()
+
+
+def _check_nodes(work: TrainWork, session: Session) -> None:
+    layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
+    nodes = [""] * session.world_size
+    dist.all_gather_object(nodes, session.node)
+    check_nodes(layout, nodes)
 
 
 def _about(work: TrainWork, engine: Engine) -> dict[str, Any]:
@@ -103,12 +113,22 @@ def _prepare_torch(work: TrainWork, session: Session) -> None:
 
 def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Session) -> Engine:
     network = build_network(work, task, dataset)
+    _check_support(work, task, dataset, network)
     buffers = copy_buffers(network)
     layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
     batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, layout.data_world_size)
     engine = build_engine(network, task, work.spec, batch)
     restore_buffers(engine.deepspeed.module, buffers)
     return engine
+
+
+def _check_support(work: TrainWork, task: Task, dataset: Dataset, network: Any) -> None:
+    config = network.config
+    length = dataset.sequence_length
+    if isinstance(work.spec, FinetuneSpec):
+        length = work.spec.max_length
+    model = Trained(config.model_type, config.to_dict(), task.cuts_rows, length)
+    check_support(work.spec, model)
 
 
 def _assemble(

@@ -57,26 +57,16 @@ class Slice:
         return replace(self, span=self.span.cut(begin, end), offset=self.offset + begin)
 
 
-def layout_of(engine: DeepSpeedEngine) -> Layout:
-    """This rank's place, as DeepSpeed numbers the workers."""
-    return Layout(
-        dist.get_rank(),
-        dist.get_world_size(),
-        max(engine.autotp_size(), 1),
-        engine.sequence_parallel_size,
-    )
-
-
 def held_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
     """All state that this rank holds; replicated state is held, whole, by every rank."""
-    tensor_rank = layout_of(engine).tensor_rank
+    tensor_rank = _layout(engine).tensor_rank
     for part in _local_parts(engine):
         yield from _in_whole(part, tensor_rank)
 
 
 def owned_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
     """The state that this rank writes: over all ranks, each element exactly once."""
-    layout, is_partitioned = layout_of(engine), engine.zero_optimization_stage() > 0
+    layout, is_partitioned = _layout(engine), engine.zero_optimization_stage() > 0
     for part in held_slices(engine):
         # Who else holds these elements: tensor neighbours unless the matrix is shared, and at
         # stage 0 the workers that ZeRO would share them out to.
@@ -127,11 +117,14 @@ def undo_construction(engine: DeepSpeedEngine) -> None:
 
 def prepare_moments(engine: DeepSpeedEngine, moments: list[str], updates: int) -> None:
     """Makes the optimizer's state to be filled; it need not exist, and may be of another step."""
-    state = _torch_optimizer(engine).state
+    optimizer = _torch_optimizer(engine)
+    state, is_torch = optimizer.state, type(optimizer).__module__.startswith("torch.")
     for flat in {id(part.flat): part.flat for part in held_slices(engine)}.values():
         made = state.pop(flat, {})
         if moments:
-            step = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
+            step: Any = updates  # as DeepSpeedCPUAdam counts
+            if is_torch:
+                step = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
             kept = {key: made[key] if key in made else torch.zeros_like(flat) for key in moments}
             state[flat] = {"step": step, **kept}
 
@@ -181,6 +174,11 @@ def _scaler(engine: DeepSpeedEngine) -> Any:
 
 def _torch_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _layout(engine: DeepSpeedEngine) -> Layout:
+    """This rank's place. Workers that share rows hold weights as other replicas do."""
+    return Layout(dist.get_rank(), dist.get_world_size(), max(engine.autotp_size(), 1))
 
 
 def _names(engine: DeepSpeedEngine) -> dict[int, str]:
@@ -289,7 +287,8 @@ def _tensor_map(parameter: torch.nn.Parameter) -> ParamAffineMap | None:
 def _span_of(piece: AffinePiece) -> Span:
     """A block of rows or of columns. Its elements follow each other in the worker's part."""
     *_, row = piece.shape
-    assert len(piece.shape) <= 2 and piece.scale == 1.0, piece
+    assert len(piece.shape) <= 2, piece
+    assert piece.scale == 1.0, piece
     assert len(piece.shape) == 1 or piece.dest_strides == (row, 1), piece
     stride = piece.source_strides[0] if len(piece.shape) == 2 else row
     if stride == row:
