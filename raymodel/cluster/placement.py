@@ -51,7 +51,9 @@ class ReplicaTrainer(TorchTrainer):
         self._replica_workers = replica_workers
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
-        # Ray makes the policy in `fit` and offers no other place to give one of one's own.
+        # Ray makes the policy in `fit` and offers no other place to give one of one's own. Its
+        # annotations are those of the trainer before version 2.
+        scaling: Any = self.scaling_config
         if isinstance(options["scaling_policy"], ElasticScalingPolicy):
-            options["scaling_policy"] = WholeReplicas(self.scaling_config, self._replica_workers)
-        return super()._initialize_and_run_controller(**options)
+            options["scaling_policy"] = WholeReplicas(scaling, self._replica_workers)
+        return super()._initialize_and_run_controller(**options)  # type: ignore[misc]

@@ -84,7 +84,7 @@ class Engine:
         # batch.
         loss = loss_sum * (self.layout.grad_workers / global_targets)
         self.deepspeed.backward(loss, scale_wrt_gas=False)
-        return loss_sum.detach() * self.layout.speaks_for_loss
+        return self._spoken_for(loss_sum)
 
     def update(self, learning_rate: float, leave_out: bool = False) -> None:
         """Ends one micro batch; DeepSpeed updates the weights when it was the step's last.
@@ -108,7 +108,7 @@ class Engine:
         """The sum of the loss over the targets that this worker speaks for, without a gradient."""
         self.deepspeed.eval()
         try:
-            return self._loss_sum(micro_batch).detach() * self.layout.speaks_for_loss
+            return self._spoken_for(self._loss_sum(micro_batch))
         finally:
             self.deepspeed.train()
 
@@ -127,6 +127,10 @@ class Engine:
                 micro_batch, self.layout.sequence_rank, self.layout.sequence
             )
         return self.task.loss(self.deepspeed, self._to_device(micro_batch))
+
+    def _spoken_for(self, loss_sum: torch.Tensor) -> torch.Tensor:
+        # A product, so that one worker's NaN is every worker's.
+        return loss_sum.detach() * self.layout.speaks_for_loss
 
     def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Which worker holds what: the layout of a worker group, and which models it can spread.
+"""Which worker holds what: the layout of a worker group.
 
 Ranks are numbered so that the workers of one matrix (`tensor`) are neighbours, then the workers of
 one row (`sequence`), then the replicas that different rows go to. Neighbours lie in one node.

@@ -75,6 +75,15 @@ class ParallelSpec(Spec):
             )
         return data
 
+    @model_validator(mode="after")
+    def _offloads_what_is_shared_out(self) -> ParallelSpec:
+        if self.offload == "cpu" and self.zero == 0:
+            raise ValueError(
+                "offload is cpu and zero is 0: only state that ZeRO shares out can be offloaded; "
+                "use zero: 1, 2 or 3"
+            )
+        return self
+
     def data_workers(self, workers: int) -> int:
         """Replicas that different rows go to.
 
@@ -161,6 +170,15 @@ class TrainSpec(Spec):
     """Held-out rows used for each measurement."""
     log_every: Annotated[Amount | None, OPERATIONAL] = None
     """Steps between log records; by default about two hundred in a run."""
+
+    @model_validator(mode="after")
+    def _flash_is_for_16_bits(self) -> TrainSpec:
+        if self.attention == "flash" and self.precision == "fp32":
+            raise ValueError(
+                "attention is flash and precision is fp32, which FlashAttention does not compute "
+                "in; use precision: bf16, or attention: sdpa"
+            )
+        return self
 
 
 class PretrainSpec(TrainSpec):

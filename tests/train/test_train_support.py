@@ -113,3 +113,16 @@ def test_offload_takes_deepspeeds_own_optimizer():
     config = deepspeed_config(spec, plan_batch(8, 2, 2))
     assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert "torch_adam" not in config["optimizer"]["params"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"parallel": {"zero": 0, "offload": "cpu"}}, "use zero: 1, 2 or 3"),
+        ({"attention": "flash", "precision": "fp32"}, "use precision: bf16, or attention: sdpa"),
+        ({"parallel": {"pipeline": 2}}, "pipeline parallelism is not offered"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(fields, told):
+    with pytest.raises(ValueError, match=told):
+        pretrain(**fields)
