@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import ray
 import ray.data
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
+from raymodel.cluster.placement import ReplicaTrainer
 from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
@@ -43,6 +45,7 @@ from raymodel.train.fault import (
 )
 from raymodel.train.hang import find_hang
 from raymodel.train.interrupt import run_interruptibly
+from raymodel.train.layout import Layout
 from raymodel.train.notice import (
     ask_to_leave,
     forget_to_leave,
@@ -77,13 +80,25 @@ class RaySession:
         self.world_size = context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.local_world_size = context.get_local_world_size()
+        self.node = ray.get_runtime_context().get_node_id()
 
     def feed(
-        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        on_bad_shard: str,
+        layout: Layout,
     ) -> Iterable[StepRows]:
-        shard = ray.train.get_dataset_shard(DATASET)
         return RayFeed(
-            shard, order, start_step, end_step, self.world_rank, self.world_size, on_bad_shard
+            ray.train.get_dataset_shard(DATASET),
+            order,
+            start_step,
+            end_step,
+            layout.data_rank,
+            layout.data_world_size,
+            on_bad_shard,
         )
 
     def report(self, record: dict[str, float]) -> None:
@@ -154,8 +169,9 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
     all_callbacks: Any = [FailureKeeper(work), *callbacks]
-    trainer = TorchTrainer(
+    trainer = ReplicaTrainer(
         _worker,
+        replica_workers=work.spec.parallel.model_workers,
         train_loop_config={"work": work},
         scaling_config=_scaling(cluster),
         datasets={DATASET: ray.data.range(1)},  # stands for what OrderedDataConfig makes
@@ -166,6 +182,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
             end_step=data_end(work.spec, plan),
             on_bad_shard=work.spec.on_bad_shard,
             name=DATASET,
+            replica_workers=work.spec.parallel.model_workers,
         ),
         torch_config=WatchedTorchConfig(backend="nccl" if work.use_gpu else "gloo", timeout_s=1800),
         run_config=RunConfig(

@@ -221,6 +221,8 @@ class Saver:
             files={rank_file(rank): entry["bytes"] for rank, entry in enumerate(entries)},
             parameters=parameters,
             rng={rank_file(rank): entry["rng"] for rank, entry in enumerate(entries)},
+            tensor=self._engine.layout.tensor,
+            sequence=self._engine.layout.sequence,
         )
         self._before_commit()
         self._with_retries(job.step, lambda: save_index(folder, index))
@@ -268,6 +270,6 @@ def _fragments(
         for key in views:
             name = f"{part.name}:{part.start}:{key}"
             places[key] = (offsets[name], checksums(tensors[name].numpy()))
-        fragment = Fragment(file, part.start, part.length, places).to_json()
+        fragment = Fragment(file, part.span, places).to_json()
         parameters.setdefault(part.name, [list(part.shape), []])[1].append(fragment)
     return parameters

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raymodel.data.spec import CleanSpec, DatasetSpec, SourceSpec
 from raymodel.errors import SpecError
@@ -48,6 +49,56 @@ class ParallelSpec(Spec):
     zero: int = Field(default=1, ge=0, le=3)
     """ZeRO stage (arXiv:1910.02054): 0 replicates, 1 shards optimizer state, 2 adds gradients,
     3 adds weights."""
+    tensor: int = Field(default=1, ge=1)
+    """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node.
+    llama, mistral, qwen2, qwen3; the heads must divide."""
+    sequence: int = Field(default=1, ge=1)
+    """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node.
+    causal_lm with llama, mistral, qwen2, qwen3; the heads must divide."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where the optimizer's state lives: with the weights, or in the host's memory
+    (ZeRO-Offload, arXiv:2101.06840)."""
+
+    @property
+    def model_workers(self) -> int:
+        """Workers that hold one replica between them, before ZeRO spreads it further."""
+        return self.tensor * self.sequence
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_pipeline(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "pipeline" in data:
+            raise ValueError(
+                "pipeline parallelism is not offered: DeepSpeed's takes ZeRO 0 and 1 only, no tied "
+                "weights, and models rewritten as lists of layers; zero: 3 with tensor or sequence "
+                "spreads as large a model, so use those"
+            )
+        return data
+
+    @model_validator(mode="after")
+    def _offloads_what_is_shared_out(self) -> ParallelSpec:
+        if self.offload == "cpu" and self.zero == 0:
+            raise ValueError(
+                "offload is cpu and zero is 0: only state that ZeRO shares out can be offloaded; "
+                "use zero: 1, 2 or 3"
+            )
+        return self
+
+    def data_workers(self, workers: int) -> int:
+        """Replicas that different rows go to.
+
+        Raises:
+            SpecError: the workers cannot be shared out to whole replicas.
+        """
+        each = self.model_workers
+        if workers % each:
+            lower = workers // each * each
+            raise SpecError(
+                f"parallel needs a multiple of tensor x sequence = {self.tensor} x {self.sequence} "
+                f"= {each} workers, and there are {workers}; use "
+                f"{f'{lower} or ' if lower else ''}{lower + each}, or a smaller layout"
+            )
+        return workers // each
 
 
 class CheckpointSpec(Spec):
@@ -94,6 +145,14 @@ class TrainSpec(Spec):
     """The learning rate over time."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Number format of weights and activations; the optimizer always keeps fp32 weights."""
+    attention: Annotated[Literal["sdpa", "flash", "eager"], OPERATIONAL] = "sdpa"
+    """Attention kernel: torch's own choice, FlashAttention 2 (CUDA only, the package `flash-attn`),
+    or plain matrices."""
+    activation_checkpointing: Annotated[bool, OPERATIONAL] = False
+    """Keep only the input of each layer for the backward pass and compute the rest again
+    (arXiv:1604.06174): far less memory for a third more arithmetic."""
+    compile: Annotated[bool, OPERATIONAL] = False
+    """Compile the model with `torch.compile` before the first step."""
     parallel: Annotated[ParallelSpec, OPERATIONAL] = ParallelSpec()
     """How the state is spread."""
     checkpoint: Annotated[CheckpointSpec, OPERATIONAL] = CheckpointSpec()
@@ -111,6 +170,15 @@ class TrainSpec(Spec):
     """Held-out rows used for each measurement."""
     log_every: Annotated[Amount | None, OPERATIONAL] = None
     """Steps between log records; by default about two hundred in a run."""
+
+    @model_validator(mode="after")
+    def _flash_is_for_16_bits(self) -> TrainSpec:
+        if self.attention == "flash" and self.precision == "fp32":
+            raise ValueError(
+                "attention is flash and precision is fp32, which FlashAttention does not compute "
+                "in; use precision: bf16, or attention: sdpa"
+            )
+        return self
 
 
 class PretrainSpec(TrainSpec):
