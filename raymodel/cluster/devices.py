@@ -109,8 +109,8 @@ def parse_fleet(text: str) -> Fleet:
             raise SpecError(f"--on {text}: {error}") from error
         return Fleet(nodes=int(form[2] or 1), device=None, per_node=0, host_bytes=memory)
     raise SpecError(
-        f"--on {text!r} is not a set of machines; write DEVICE:PER_MACHINExMACHINES, like h100:8x4, "
-        "or the memory of machines without accelerators, like 64GiBx2"
+        f"--on {text!r} is not a set of machines; write DEVICE:PER_MACHINExMACHINES, like "
+        "h100:8x4, or the memory of machines without accelerators, like 64GiBx2"
     )
 
 

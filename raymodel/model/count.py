@@ -64,6 +64,11 @@ def count_model(
     return count(fields, head, num_labels)
 
 
+def can_count(architecture: str) -> bool:
+    """Whether there are formulas for this `model_type`."""
+    return architecture == "bert" or architecture in _LLAMA_LIKE
+
+
 def with_defaults(architecture: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with the architecture's defaults, and `q_width` and `kv_width`: heads x
     head size of the queries, and of the keys and values.

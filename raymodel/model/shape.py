@@ -10,6 +10,24 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raymodel.model.count import Head, ModelCount, count_model, with_defaults
+from raymodel.model.spec import AdapterSpec
+
+_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +48,32 @@ class ModelShape:
     head: Head = "causal_lm"
     num_labels: int = 2
     adapter: Adapter | None = None
+
+    @classmethod
+    def of(
+        cls,
+        architecture: str,
+        config: Mapping[str, Any],
+        *,
+        num_labels: int = 0,
+        adapter: AdapterSpec | None = None,
+    ) -> ModelShape:
+        """The shape of a configuration, of which only the fields that matter here are kept.
+
+        Args:
+            architecture: its `model_type`.
+            config: its fields, `vocab_size` among them.
+            num_labels: of a classifier; 0 for a language model.
+            adapter: what is trained instead of the weights.
+        """
+        lora = adapter.lora if adapter else None
+        return cls(
+            architecture=architecture,
+            config={name: config[name] for name in _FIELDS if config.get(name) is not None},
+            head="classification" if num_labels else "causal_lm",
+            num_labels=num_labels or 2,
+            adapter=Adapter(rank=lora.rank, target=lora.target) if lora else None,
+        )
 
     @property
     def count(self) -> ModelCount:

@@ -51,7 +51,7 @@ class Setup:
     def of(cls, spec: TrainSpec, workers: int, *, on_gpu: bool) -> Setup:
         """What a spec means for so many workers."""
         parallel = spec.parallel
-        replicas = workers // parallel.model_workers
+        replicas = parallel.data_workers(workers)
         return cls(
             workers=workers,
             global_batch=spec.global_batch,
