@@ -277,5 +277,5 @@ def test_the_command_shows_the_plan_and_ends_with_2_when_it_does_not_fit(job_fil
     captured = capsys.readouterr()
     assert "memory of one worker" in captured.out, "the plan is shown all the same"
     assert captured.err.startswith("error: pretrain does not fit")
-    assert cli.main(["plan", str(job_file), "--on", "h1oo"]) == 2
+    assert cli.main(["plan", str(job_file), "--on", "h10"]) == 2
     assert "did you mean 'h100'?" in capsys.readouterr().err
