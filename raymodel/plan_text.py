@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from raymodel.cluster.devices import USABLE
+from raymodel.cluster.devices import USABLE, Fleet
 from raymodel.observe.text import count_text, duration_text, gib_text, table_text
 from raymodel.plan import JobPlan, StagePlan, stage_states
 from raymodel.train.forecast import ASSUMED_MFU, Forecast
@@ -127,7 +127,8 @@ def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:
     if job.prepare or job.finetune:
         yield "data", "tasks of 1 CPU each, as many at a time as there are CPUs"
     if job.pretrain:
-        yield "pretrain", _range(cluster.min_workers, cluster.max_workers, "worker") + f" of {each}"
+        workers = _range(cluster.min_workers, cluster.max_workers, "worker")
+        yield "pretrain", f"{workers} of {each}{_machines(plan.fleet, cluster.max_workers)}"
     if job.finetune:
         yield "finetune", _finetune_resources(job.finetune, each, cluster.max_workers)
     if job.evaluate:
@@ -135,6 +136,12 @@ def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:
     if job.serve:
         replicas = job.serve.replicas
         yield "serve", _range(replicas.min, replicas.max, "replica") + f" of {each}"
+
+
+def _machines(fleet: Fleet | None, workers: int) -> str:
+    if fleet is None or not fleet.per_node:
+        return ""
+    return f", which fill {_many(-(-workers // fleet.per_node), 'machine')}"
 
 
 def _finetune_resources(spec: FinetuneSpec, each: str, workers: int) -> str:

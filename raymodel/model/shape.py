@@ -108,6 +108,13 @@ class ModelShape:
         is_tied = bool(c.get("tie_word_embeddings")) or self.architecture == "bert"
         return 0 if is_tied else int(c["vocab_size"]) * int(c["hidden_size"])
 
+    def head_gradient(self, tensor: int = 1) -> float:
+        """Elements of the gradient of a language model's output head on one worker."""
+        if self.head == "classification" or self.adapter is not None:
+            return 0.0
+        whole = int(self.config["vocab_size"]) * int(self.config["hidden_size"])
+        return whole / tensor if self.output_parameters else whole
+
     @property
     def largest(self) -> int:
         """Elements of the largest parameter."""

@@ -139,6 +139,7 @@ class _Worker:
         self.largest = shape.largest
         self.tokens = setup.micro_batch * row_tokens / setup.sequence
         self.checkpoints = checkpoints
+        self.head = shape.head_gradient(setup.tensor)
         self.kept: Activations = count_activations(
             shape,
             number_bytes=self.b,
@@ -215,10 +216,9 @@ class _Worker:
         kept = self.kept.layers * self.kept.layer
         if self.setup.activation_checkpointing:
             kept = self.kept.layers * self.kept.layer_input + self.kept.layer
-        return {
-            "activations": self.tokens * (kept + self.kept.working),
-            **self._beside_activations(),
-        }
+        beside = self._beside_activations()
+        beside["gradients"] += self.b * self.head  # made before it is added, reduced or cut up
+        return {"activations": self.tokens * (kept + self.kept.working), **beside}
 
     def _beside_activations(self) -> Parts:
         makes_bucket = self.setup.on_gpu and self.setup.zero in (1, 2)  # `setup_buckets`
