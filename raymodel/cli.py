@@ -68,6 +68,15 @@ def _add_job_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     _add_job(check)
     check.set_defaults(call=check_job)
 
+    plan = commands.add_parser("plan", help="steps, memory, time and resources, starting nothing")
+    _add_job(plan)
+    plan.add_argument(
+        "--on",
+        metavar="MACHINES",
+        help="check that it fits: h100:8x4 is 4 machines of 8 H100, 64GiBx2 two without GPUs",
+    )
+    plan.set_defaults(call=plan_job)
+
     submit = commands.add_parser("submit", help="run a job on a cluster, following its log")
     _add_job(submit)
     _add_dashboard(submit)
@@ -175,6 +184,21 @@ def check_job(arguments: argparse.Namespace) -> int:
     print(f"{arguments.job}: ok")
     for stage, words in outline(loaded.job):
         print(f"  {stage:<9} {words}")
+    return 0
+
+
+def plan_job(arguments: argparse.Namespace) -> int:
+    loaded = load_checked(arguments)
+    from pathlib import Path
+
+    from raymodel.cluster.devices import parse_fleet
+    from raymodel.plan import plan_job
+    from raymodel.plan_text import plan_text
+
+    fleet = parse_fleet(arguments.on) if arguments.on else None
+    plan = plan_job(loaded.job, Path.cwd(), fleet)
+    print(plan_text(plan))
+    plan.check()
     return 0
 
 

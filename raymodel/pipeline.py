@@ -15,7 +15,7 @@ import yaml
 from raymodel.cluster.connect import Connection, connect
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
-from raymodel.data.sources import resolve_source
+from raymodel.data.sources import prepare_identity
 from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
@@ -28,9 +28,9 @@ from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location, check_writable
 from raymodel.train.base import (
-    EXAMPLE_FIELDS,
     BaseModel,
     base_of,
+    examples_identity,
     finetune_identity,
     resolve_base,
 )
@@ -219,8 +219,7 @@ def _prepare(p: Pipeline) -> Artifact:
 
         return run_prepare(spec, execution, p.story, p.base_dir)
 
-    sources = [resolve_source(source, p.base_dir).identity for source in spec.sources]
-    identity = spec.identity() | {"source_files": sources}
+    identity = prepare_identity(spec, p.base_dir)
     return p.execute(Stage(name="prepare", identity=identity, inputs={}, work=work))
 
 
@@ -264,11 +263,7 @@ def _examples(p: Pipeline, base: BaseModel) -> Artifact:
 
         return run_examples(spec, execution, p.story, base.location, p.base_dir)
 
-    whole = spec.identity()
-    identity = {name: whole[name] for name in EXAMPLE_FIELDS} | {
-        "source_files": [resolve_source(source, p.base_dir).identity for source in spec.sources],
-        "base": base.identity,
-    }
+    identity = examples_identity(spec, base, p.base_dir)
     return p.execute(Stage(name="examples", identity=identity, inputs=base.inputs, work=work))
 
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.spec import SourceSpec
+from raymodel.data.spec import PrepareSpec, SourceSpec
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Entry, Location
 
@@ -77,6 +77,17 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
     chosen = found if is_file else [file for file in found if _is_wanted(file.name, pattern)]
     files = _of_format(spec, root, found=found, chosen=chosen, is_file=is_file)
     return SourceFiles(root, files, _files_identity(files))
+
+
+def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[str, Any]:
+    """What decides the result of `prepare`.
+
+    Raises:
+        SourceError: a source is missing.
+    """
+    return spec.identity() | {
+        "source_files": [resolve_source(source, base_dir).identity for source in spec.sources]
+    }
 
 
 def _split_glob(path: str) -> tuple[str, str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raymodel.train.buckets import BUCKET_ELEMENTS, LIVE_ELEMENTS
 from raymodel.train.plan import BatchPlan
 from raymodel.train.spec import ParallelSpec, TrainSpec
 
@@ -34,9 +35,16 @@ def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
 
 
 def _zero(parallel: ParallelSpec) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": parallel.zero}
-    if parallel.zero in (1, 2):
+    stage = parallel.zero
+    zero: dict[str, Any] = {"stage": stage}
+    if stage > 0:
+        zero["reduce_bucket_size"] = BUCKET_ELEMENTS
+    if stage in (1, 2):
         zero["reduce_scatter"] = True
+    if stage == 3:
+        zero["stage3_prefetch_bucket_size"] = BUCKET_ELEMENTS
+        zero["stage3_max_live_parameters"] = LIVE_ELEMENTS
+        zero["stage3_max_reuse_distance"] = BUCKET_ELEMENTS
     if parallel.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return zero

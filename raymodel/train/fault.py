@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from raymodel.errors import (
@@ -15,6 +15,10 @@ from raymodel.errors import (
     StorageUnavailableError,
     UserError,
 )
+from raymodel.model.shape import ModelShape
+from raymodel.observe.text import gib_text
+from raymodel.train.fit import Room, changes_text, list_savings
+from raymodel.train.memory import Setup, plan_memory
 from raymodel.train.spec import FaultSpec
 
 Kind = Literal["user", "infrastructure", "preemption"]
@@ -126,14 +130,9 @@ def backoff_s(in_a_row: int) -> float:
 # ---- out of memory -------------------------------------------------------------------------------
 
 
-def state_bytes(parameters: int, zero: int, workers: int) -> int:
-    """Weights, gradients and optimizer state of one worker in mixed precision.
-
-    16 bytes a parameter: weight 2, gradient 2, and the fp32 weight and two moments 12. Stage 1
-    shares out the 12, stage 2 the gradient too, stage 3 all (arXiv:1910.02054, figure 1).
-    """
-    shared = {0: 0, 1: 12, 2: 14, 3: 16}[zero]
-    return round(parameters * (16 - shared + shared / workers))
+def memory_record(shape: ModelShape, setup: Setup, *, row_tokens: int) -> dict[str, Any]:
+    """What the record of an attempt holds, so that a failure can be explained without the model."""
+    return {"shape": shape.to_dict(), "setup": asdict(setup), "row_tokens": row_tokens}
 
 
 def out_of_memory_error(error: BaseException, attempt: Mapping[str, Any] | None) -> RaymodelError:
@@ -144,36 +143,34 @@ def out_of_memory_error(error: BaseException, attempt: Mapping[str, Any] | None)
         attempt: the `attempt` event of the workers that failed; None when they never got there.
     """
     seen = f"a worker ran out of memory ({_first_line(error)})"
-    if attempt is None:
+    record = attempt.get("memory") if attempt else None
+    if record is None:
         return OutOfMemoryError(
             f"{seen}; lower `micro_batch` (less memory for activations, same result), raise "
             "`parallel.zero` (shards optimizer state, gradients and weights over the workers), or "
             "use more workers"
         )
-    parameters, zero, workers = attempt["parameters"], attempt["zero"], attempt["workers"]
-    now = state_bytes(parameters, zero, workers)
-    knobs = []
-    if attempt["micro_batch"] > 1:
-        half = attempt["micro_batch"] // 2
-        knobs.append(f"`micro_batch: {half}` halves the activations, with the same result")
-    for stage in range(zero + 1, 4 if workers > 1 else 0):
-        saved = now - state_bytes(parameters, stage, workers)
-        knobs.append(f"`parallel.zero: {stage}` saves {_gib(saved)} of each worker")
-    saved = state_bytes(parameters, max(zero, 1), workers)
-    saved -= state_bytes(parameters, max(zero, 1), 2 * workers)
-    knobs.append(f"{2 * workers} workers with `zero: {max(zero, 1)}` save {_gib(saved)} of each")
+    shape, setup = ModelShape.from_dict(record["shape"]), Setup(**record["setup"])
+    peak = plan_memory(shape, setup, row_tokens=record["row_tokens"]).peak
+    parts = sorted(peak.parts.items(), key=lambda part: -part[1])
+    knobs = list_savings(
+        shape,
+        setup,
+        row_tokens=record["row_tokens"],
+        room=Room(max_workers=2 * setup.workers),
+    )
+    each = "; ".join(
+        f"`{changes_text(changes)}` saves {gib_text(saved)}" for changes, saved in knobs
+    )
     return OutOfMemoryError(
-        f"{seen}; weights, gradients and optimizer state of {parameters:,} parameters take "
-        f"{_gib(now)} of each worker, activations come on top. What helps: {'; '.join(knobs)}"
+        f"{seen}; a worker needs {gib_text(peak.total)}: "
+        f"{', '.join(f'{name} {gib_text(size)}' for name, size in parts)}. What helps, with the "
+        f"same result: {each}"
     )
 
 
 def is_out_of_memory(failure: Failure) -> bool:
     return _is_out_of_memory(failure.error)
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
 
 
 # Ray's memory monitor and torch's allocators say one of these. Ray names the kernel's "OOM killer"

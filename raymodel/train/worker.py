@@ -16,8 +16,9 @@ import torch.distributed as dist
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError, SpecError
-from raymodel.model.count import count_model
+from raymodel.model.count import can_count, count_model
 from raymodel.model.precision import copy_buffers, restore_buffers
+from raymodel.model.shape import ModelShape
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 from raymodel.tasks.batch import pad_id
@@ -27,10 +28,12 @@ from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
 from raymodel.train.engine import Engine, build_engine, join_group
 from raymodel.train.export import export_model
+from raymodel.train.fault import memory_record
 from raymodel.train.hang import Watchdog
 from raymodel.train.journal import Journal
 from raymodel.train.layout import Layout, check_nodes
 from raymodel.train.loop import Training, train
+from raymodel.train.memory import Setup
 from raymodel.train.network import build_network
 from raymodel.train.nonfinite import BadSteps
 from raymodel.train.notice import LeaveNotice
@@ -63,7 +66,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     training = _assemble(work, session, task, dataset, plan, engine, state, clock)
     for error in torn:
         training.journal.passed_over(error)
-    training.journal.begin(work.started_at, _about(work, engine))
+    training.journal.begin(work.started_at, _about(work, engine, dataset))
     try:
         train(training)
         with clock.during("validation"):
@@ -85,7 +88,7 @@ def _check_nodes(work: TrainWork, session: Session) -> None:
     check_nodes(layout, nodes)
 
 
-def _about(work: TrainWork, engine: Engine) -> dict[str, Any]:
+def _about(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any]:
     """What the record of an attempt says besides its place in the run."""
     processes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(processes, (os.getpid(), socket.gethostname()))
@@ -98,7 +101,26 @@ def _about(work: TrainWork, engine: Engine) -> dict[str, Any]:
         "tensor": engine.layout.tensor,
         "sequence": engine.layout.sequence,
         "micro_batch": engine.batch.micro_batch,
+        "memory": _memory_record(work, engine, dataset),
     }
+
+
+def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any] | None:
+    """For the advice when memory runs out; None where no formula is known."""
+    spec, config = work.spec, engine.deepspeed.module.config
+    is_tuned = isinstance(spec, FinetuneSpec)
+    shape = ModelShape.of(
+        config.model_type,
+        config.to_dict(),
+        num_labels=len(work.labels),
+        adapter=spec.adapter if is_tuned else None,
+    )
+    row_tokens = spec.max_length if is_tuned else dataset.sequence_length
+    assert row_tokens is not None, "pretraining reads packed rows"
+    if not can_count(shape.architecture):
+        return None
+    setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
+    return memory_record(shape, setup, row_tokens=row_tokens)
 
 
 def _prepare_torch(work: TrainWork, session: Session) -> None:
