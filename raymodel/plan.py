@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.cluster.devices import Fleet
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.sources import resolve_source
 from raymodel.data.spec import PrepareSpec
 from raymodel.errors import RaymodelError, SpecError
@@ -19,7 +20,6 @@ from raymodel.job import Job
 from raymodel.model.presets import resolve_model
 from raymodel.model.shape import ModelShape
 from raymodel.progress import Progress, find_progress
-from raymodel.storage.artifact import Artifact
 from raymodel.train.forecast import Forecast, find_problem, forecast
 from raymodel.train.plan import TrainPlan, plan_training
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -154,10 +154,9 @@ class _Stage:
     # ---- the data --------------------------------------------------------------------------------
 
     def _packed(self, spec: PretrainSpec) -> _Data:
-        complete = self.progress.complete
-        artifact = complete.get("prepare") or complete.get("data")
-        if artifact is not None:
-            return _counted(artifact, artifact.content["sequence_length"])
+        if self.progress.data:
+            length = self.progress.data[0].artifact.content["sequence_length"]
+            return _counted(self.progress.data, length)
         prepare = self.job.prepare
         if prepare is None:
             why = self.progress.unknown.get("prepare", "no such dataset")
@@ -178,7 +177,7 @@ class _Stage:
     def _examples(self, spec: FinetuneSpec) -> _Data:
         artifact = self.progress.complete.get("examples")
         if artifact is not None:
-            return _counted(artifact, spec.max_length)
+            return _counted(mixture_of(artifact), spec.max_length)
         return _Data(
             row_tokens=spec.max_length,
             vocab_size=0,  # that of the base
@@ -231,17 +230,20 @@ class _Stage:
         return shape.architecture, dict(shape.config)
 
 
-def _counted(artifact: Artifact, row_tokens: int) -> _Data:
-    """The counts of a complete dataset, as training itself takes them."""
+def _counted(data: Mixture, row_tokens: int) -> _Data:
+    """The counts of complete datasets, as training itself takes them."""
     from raymodel.data.shard import open_dataset
 
-    split = artifact.content["splits"]["train"]
+    dataset = open_dataset(data, "train")
+    splits = [artifact.content["splits"]["train"] for artifact, _ in data]
+    rows, tokens = (sum(split[name] for split in splits) for name in ("rows", "tokens"))
+    marks = ", ".join(artifact.fingerprint for artifact, _ in data)
     return _Data(
         row_tokens=row_tokens,
-        vocab_size=artifact.content["tokenizer"]["vocab_size"],
-        rows_per_epoch=open_dataset(artifact, "train").order(0, 1).rows_per_epoch,
-        tokens_per_row=split["tokens"] / split["rows"],
-        words=f"{split['rows']:,} rows, {split['tokens']:,} tokens ({artifact.fingerprint})",
+        vocab_size=data[0].artifact.content["tokenizer"]["vocab_size"],
+        rows_per_epoch=dataset.order(0, 1).rows_per_epoch,
+        tokens_per_row=dataset.tokens_per_row,
+        words=f"{rows:,} rows, {tokens:,} tokens ({marks})",
     )
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
 from raymodel.data.sources import prepare_identity
 from raymodel.errors import ArtifactError, SourceError, StorageError
 from raymodel.job import Job
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import execution_fingerprint
-from raymodel.storage.registry import Run, resolve_artifact
+from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.train.base import (
     BaseModel,
@@ -28,7 +29,9 @@ class Progress:
     """What a storage holds of a job."""
 
     complete: dict[str, Artifact] = field(default_factory=dict)
-    """Stage → its artifact; `data` is one that the job names instead of preparing it."""
+    """Stage → its artifact."""
+    data: Mixture = ()
+    """What pretraining reads, where that is complete."""
     unknown: dict[str, str] = field(default_factory=dict)
     """Stage → why it cannot be told from here, such as a source that only the cluster sees."""
     base: BaseModel | None = None
@@ -81,20 +84,16 @@ class _Search:
         job = self._job
         if job.prepare:
             self._look("prepare", prepare_identity(job.prepare, self._base_dir), {})
-        elif job.pretrain and job.pretrain.data:
-            named = resolve_artifact(job.pretrain.data, self._storage, self._base_dir)
-            if named is None:
-                raise ArtifactError(f"pretrain.data is {job.pretrain.data!r}: nothing is there")
-            self._found.complete["data"] = named
-
-    @property
-    def _data(self) -> Artifact | None:
-        return self._found.complete.get("prepare") or self._found.complete.get("data")
+        prepared = self._found.complete.get("prepare")
+        if job.pretrain and job.pretrain.data:
+            self._found.data = resolve_mixture(job.pretrain.datasets, self._storage, self._base_dir)
+        elif prepared:
+            self._found.data = mixture_of(prepared)
 
     def _pretrain(self) -> None:
         spec = self._job.pretrain
-        if spec and self._data:
-            self._look("pretrain", spec.identity(), {"data": self._data})
+        if spec and self._found.data:
+            self._look("pretrain", spec.identity(), inputs_of(self._found.data))
 
     def _finetune(self) -> None:
         spec = self._job.finetune
@@ -124,7 +123,7 @@ class _Search:
             "model": newest,
             "base": complete.get("pretrain"),
             "examples": complete.get("examples"),
-            "data": self._data,
+            **(inputs_of(self._found.data) if self._found.data else {}),
         }
         inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
         self._look("evaluate", spec.identity(), inputs)

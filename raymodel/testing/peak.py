@@ -146,6 +146,7 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
         keep=1,
         keep_best=False,
         wait=True,
+        before_commit=lambda: None,
         on_event=lambda event: None,
     )
     for step in range(STEPS):
