@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from nodes import Nodes
-from tiny_job import tiny_job
 from tiny_runs import digests, events, largest_difference, losses, make_work, train_here
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe.story import Story
 from raymodel.storage.artifact import Artifact
 from raymodel.testing.distributed import run_distributed
-from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.testing.nodes import Nodes
+from raymodel.testing.tiny import tiny_job, write_tiny_corpus
 from raymodel.train.run import train_on_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
