@@ -24,7 +24,7 @@ from raymodel.tasks.batch import pad_id
 from raymodel.train.batches import Collator
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
-from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.engine import Engine, build_engine, give_weights, join_group
 from raymodel.train.export import export_model
 from raymodel.train.hang import Watchdog
 from raymodel.train.journal import Journal
@@ -100,9 +100,10 @@ def _prepare_torch(work: TrainWork, session: Session) -> None:
 
 def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Session) -> Engine:
     network = build_network(work, task, dataset)
-    buffers = copy_buffers(network)
     batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, session.world_size)
-    engine = build_engine(network, task, work.spec, batch)
+    give_weights(network.module, network.weights, work.spec, batch)
+    buffers = copy_buffers(network.module)
+    engine = build_engine(network.module, task, work.spec, batch)
     restore_buffers(engine.deepspeed.module, buffers)
     return engine
 
