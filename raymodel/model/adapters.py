@@ -1,13 +1,20 @@
-"""Low-rank adapters (arXiv:2106.09685) through `peft`: attach, list, merge."""
+"""Low-rank adapters (arXiv:2106.09685) through `peft`: attach, draw, merge.
+
+peft puts a layer of its own around each that it adapts. What names mean beside those of the plain
+model is said here alone: `plain_name` leads from one to the other.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from raymodel.errors import SpecError
-from raymodel.model.precision import cast_parameters
+from raymodel.model.initial import InitialWeights, seeded
 from raymodel.model.spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -17,15 +24,17 @@ if TYPE_CHECKING:
     from raymodel.tasks.base import Task
 
 
-def attach_adapter(
-    model: PreTrainedModel, spec: AdapterSpec, task: Task, *, seed: int
-) -> peft.PeftModel:
-    """Freezes `model` and adds trainable low-rank updates, the same on every rank.
+_ADAPTER = "default"  # the name that peft gives to a model's only one
+_UPDATE = "lora_"  # how the names of an update's matrices begin
+
+
+def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> peft.PeftModel:
+    """Freezes `model`, on the meta device, and adds trainable low-rank updates, there too.
 
     A classification head is new and therefore trained in full.
 
     Raises:
-        SpecError: `target` names no module of the model.
+        SpecError: `target` names no module of the model, or one with tied weights.
     """
     import peft  # seconds, which a run without an adapter need not wait for
 
@@ -38,33 +47,102 @@ def attach_adapter(
         lora_dropout=lora.dropout,
         target_modules=target,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return peft.get_peft_model(model, config)
-        except ValueError as error:
-            linear = sorted(
-                {n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)}
-            )
-            raise SpecError(
-                f"adapter.lora.target is {target!r}, which fits no module; "
-                f"the linear layers are {', '.join(linear)} (or write all-linear)"
-            ) from error
+    tied = model.all_tied_weights_keys
+    try:
+        with torch.device("meta"):
+            adapted = peft.get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)})
+        raise SpecError(
+            f"adapter.lora.target is {target!r}, which fits no module; "
+            f"the linear layers are {', '.join(linear)} (or write all-linear)"
+        ) from error
+    both = sorted({*tied, *tied.values()} & adapted_layers(adapted).keys())
+    if both:
+        raise SpecError(
+            f"adapter.lora.target is {target!r}, and {both[0]} is tied to another weight, which an "
+            "update cannot change along with it; leave it out"
+        )
+    return adapted
 
 
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)
 
 
-def trainable_names(model: torch.nn.Module) -> tuple[str, ...]:
-    """Names of the parameters that training changes, in the model's order."""
-    return tuple(name for name, value in model.named_parameters() if value.requires_grad)
+def plain_name(name: str) -> str:
+    """The name in the plain model of a parameter that is none of an update's."""
+    name = name.removeprefix("base_model.model.")
+    for step in ("base_layer", "original_module", f"modules_to_save.{_ADAPTER}"):
+        name = name.replace(f".{step}.", ".")
+    return name
 
 
-def merge_adapter(model: peft.PeftModel) -> PreTrainedModel:
-    """The plain model with the updates added to its weights, in fp32 so that they round once.
+def is_update(name: str) -> bool:
+    """Whether a parameter of an adapted model is one of an update's matrices."""
+    return f".{_UPDATE}" in name
 
-    The adapter's modules are taken out of `model`, which must not be used afterwards.
+
+class AdaptedWeights:
+    """The first weights of an adapted model: the plain model's, and updates that change nothing."""
+
+    def __init__(self, network: peft.PeftModel, first: InitialWeights, seed: int) -> None:
+        self._network = copy.deepcopy(network)  # weightless; layers are drawn on it
+        self._first, self._seed = first, seed
+        self._drawn: dict[str, torch.Tensor] = {}
+
+    def read(self, name: str) -> torch.Tensor:
+        """A parameter or buffer, on the CPU."""
+        if not is_update(name):
+            return self._first.read(plain_name(name))
+        if name not in self._drawn:
+            self._drawn = self._draw(name.partition(f".{_UPDATE}")[0])
+        return self._drawn.pop(name)
+
+    def _draw(self, name: str) -> dict[str, torch.Tensor]:
+        layer: Any = self._network.get_submodule(name)
+        with seeded(self._seed, name):
+            for _, part in _update_parts(layer):
+                part.to_empty(device="cpu")
+            layer.reset_lora_parameters(_ADAPTER, init_lora_weights=True)
+        drawn = {
+            f"{name}.{key}.{rest}": value.detach()
+            for key, part in _update_parts(layer)
+            for rest, value in part.named_parameters()
+        }
+        for _, part in _update_parts(layer):
+            part.to(device="meta")
+        return drawn
+
+
+def adapted_layers(network: peft.PeftModel) -> dict[str, str]:
+    """Name of a weight in the plain model → name of the layer that adapts it."""
+    return {
+        f"{plain_name(name)}.weight": name
+        for name, module in network.named_modules()
+        if hasattr(module, "reset_lora_parameters")
+    }
+
+
+@torch.no_grad()
+def weight_update(network: peft.PeftModel, name: str, weights: Any) -> torch.Tensor:
+    """What an adapted layer adds to its weight, of the shape of that weight, in fp32.
+
+    Args:
+        network: On the meta device, and there again afterwards.
+        name: The layer's.
+        weights: Gives the update's matrices by their names in `network`.
     """
-    merged: PreTrainedModel = cast_parameters(model, torch.float32).merge_and_unload()
-    return merged
+    layer: Any = network.get_submodule(name)
+    for key, part in _update_parts(layer):
+        part.to_empty(device="cpu")
+        for rest, value in part.named_parameters():
+            value.copy_(weights.read(f"{name}.{key}.{rest}"))
+    update: torch.Tensor = layer.get_delta_weight(_ADAPTER)
+    for _, part in _update_parts(layer):
+        part.to(device="meta")
+    return update
+
+
+def _update_parts(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((key, part) for key, part in layer.named_children() if key.startswith(_UPDATE))

@@ -1,4 +1,4 @@
-"""A model in memory: fresh from a spec, or from a folder."""
+"""A model: its outline, fresh from a spec or from a folder; or whole, to be used."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from raymodel.errors import ArtifactError, SpecError
-from raymodel.model.precision import cast_parameters
 from raymodel.model.presets import resolve_model
 from raymodel.model.spec import ModelSpec
+from raymodel.model.stored import StoredWeights
+from raymodel.storage.local import local_folder
+from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -35,13 +37,8 @@ def build_model(
     max_positions: int,
     pad_token_id: int | None,
     eos_token_id: int | None,
-    seed: int,
-    dtype: torch.dtype,
 ) -> PreTrainedModel:
-    """A fresh model on the CPU, in training mode.
-
-    The weights are a function of the configuration and `seed` alone, so every rank builds the same
-    model; they are drawn in fp32 and then cast, so `dtype` only rounds them.
+    """A fresh model on the meta device, in training mode: `materialise` gives it its weights.
 
     Raises:
         SpecError: an unknown architecture or configuration field, values that do not fit together,
@@ -66,11 +63,13 @@ def build_model(
         task.check_model(config)
     except ValueError as error:
         raise SpecError(str(error)) from error
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    return _outline(config, task)
+
+
+def _outline(config: PretrainedConfig, task: Task) -> PreTrainedModel:
+    with torch.device("meta"):
         model: PreTrainedModel = _auto_class(task).from_config(config, dtype=torch.float32)
-    cast_parameters(model, dtype).train()
-    return model
+    return model.train()
 
 
 def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
@@ -100,22 +99,63 @@ def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
         raise SpecError(f"model.config: {' '.join(str(error).split())}") from error
 
 
-def load_model(
-    folder: str | Path, task: Task, dtype: torch.dtype | None = None, *, seed: int | None = None
-) -> PreTrainedModel:
-    """The model of a local Hugging Face folder, on the CPU, in evaluation mode.
+def load_model(folder: str | Path, task: Task) -> PreTrainedModel:
+    """The model of a local Hugging Face folder, on the CPU, in its own format, to be used.
 
     Nothing is downloaded, no code of the folder runs, and only safetensors are read.
-
-    Args:
-        dtype: Cast to this; by default the folder's own.
-        seed: With a seed, a head that the folder lacks (or has for other labels) is drawn from it;
-            without, every weight must be in the folder.
 
     Raises:
         ArtifactError: no model folder, unreadable or missing weights, or not fit for the task.
     """
     folder = Path(folder)
+    config = _read_config(folder, task)
+    try:
+        model: PreTrainedModel
+        model, found = _auto_class(task).from_pretrained(
+            folder,
+            config=config,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **_LOCAL_ONLY,
+        )
+    except _LOAD_ERRORS as error:
+        raise _cannot_load(folder, task, error) from error
+    missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    _check_complete(folder, model, missing)
+    model.train(False)
+    return model
+
+
+def open_model(folder: Location, task: Task) -> tuple[PreTrainedModel, StoredWeights]:
+    """The model of a Hugging Face folder on the meta device, to be trained, and its weights.
+
+    Neither a disk's nor a bucket's folder is read beyond the headers of its weights. A head that
+    it lacks, or has for other labels, is missing from the weights.
+
+    Raises:
+        ArtifactError: no model folder, damaged weights, or not fit for the task.
+    """
+    with local_folder(folder, without=".safetensors") as local:
+        config = _read_config(local, task)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ArtifactError(
+                f"{folder} holds quantised weights, and training needs those that they were made "
+                "from; start from that model"
+            )
+        try:
+            model = _outline(config, task)
+            if model.can_generate():
+                model.generation_config = _generation_config(local)
+        except _LOAD_ERRORS as error:
+            raise _cannot_load(folder, task, error) from error
+    stored = StoredWeights(folder, model)
+    head = [key for key in stored.missing if _may_be_new(model, key)]
+    _check_complete(folder, model, set(stored.missing) - set(head))
+    return model, stored
+
+
+def _read_config(folder: Path, task: Task) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise ArtifactError(
             f"{folder} is not a model folder: it has no config.json; give a Hugging Face folder "
@@ -123,45 +163,46 @@ def load_model(
         )
     arguments = task.model_arguments() if task.labels else {}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, **arguments)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **arguments
+        )
         task.check_model(config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed or 0)
-            model: PreTrainedModel
-            model, found = _auto_class(task).from_pretrained(
-                folder,
-                config=config,
-                dtype="auto" if dtype is None else dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **_LOCAL_ONLY,
-            )
     except _LOAD_ERRORS as error:
-        raise ArtifactError(
-            f"{folder} cannot be loaded as {task.auto_class}: {str(error).splitlines()[0]} "
-            "(its config.json must name an architecture for this task, and its weights must be "
-            "complete safetensors)"
-        ) from error
-    _check_complete(folder, model, found, may_be_new=seed is not None)
-    model.train(False)
-    return model
+        raise _cannot_load(folder, task, error) from error
+    return config
+
+
+def _generation_config(folder: Path) -> transformers.GenerationConfig:
+    """As `from_pretrained` finds it: of its own file, or of old fields of the configuration."""
+    if (folder / "generation_config.json").is_file():
+        return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return transformers.GenerationConfig.from_pretrained(
+        folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
+    )
 
 
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 _LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
 
 
-def _check_complete(folder: Path, model: PreTrainedModel, found: Any, *, may_be_new: bool) -> None:
-    """Weights outside the base model (the head, and the pooler before it) may be new; no others."""
-    missing = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-    base = f"{model.base_model_prefix}."
-    wrong = {key for key in missing if key.startswith(base) and ".pooler." not in key}
-    if not may_be_new:
-        wrong = missing
-    if wrong:
-        example = ", ".join(sorted(wrong)[:3])
+def _cannot_load(folder: Path | Location, task: Task, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{folder} cannot be loaded as {task.auto_class}: {str(error).splitlines()[0]} "
+        "(its config.json must name an architecture for this task, and its weights must be "
+        "complete safetensors)"
+    )
+
+
+def _may_be_new(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight belongs to the head, or to the pooler before it."""
+    return not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
+
+
+def _check_complete(folder: Path | Location, model: PreTrainedModel, missing: set[str]) -> None:
+    if missing:
+        example = ", ".join(sorted(missing)[:3])
         raise ArtifactError(
-            f"{folder} lacks {len(wrong)} weights of a {type(model).__name__} ({example}); "
+            f"{folder} lacks {len(missing)} weights of a {type(model).__name__} ({example}); "
             "the folder holds another kind of model: choose one that fits the task"
         )
 

@@ -1,58 +1,125 @@
-"""A model on disk: a Hugging Face folder with safetensors, tokenizer and model card."""
+"""A model on disk: a Hugging Face folder with safetensors, tokenizer and model card.
+
+The weights are written one after the other, so that a model may be larger than memory.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from raymodel.model.card import render_card
+from raymodel.model.initial import Weights
+from raymodel.model.stored import INDEX, ONE_FILE
+from raymodel.model.tensorfile import TensorInfo, write_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# The size of a file of weights that the Hub asks for: large enough for few files, small enough to
+# be loaded by several threads, and sent again after a failure.
+FILE_BYTES = 5 * 10**9
+
 
 def save_model(
     model: PreTrainedModel,
+    weights: Weights,
     tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
+    folder: Path,
     dtype: torch.dtype,
     card: Mapping[str, Any],
     *,
-    state_dict: Mapping[str, torch.Tensor] | None = None,
+    file_bytes: int = FILE_BYTES,
+    on_file: Callable[[Path], None] = lambda file: None,
 ) -> None:
     """Writes `model` in `dtype` so that `AutoModel….from_pretrained(folder)` loads it.
 
+    Tied weights are written once. Weights have the names that they have in the model: those of the
+    oldest files of an architecture, where transformers still reads them, are not brought back.
+
     Args:
+        model: May be on the meta device: only its configuration and the names, shapes and ties of
+            its weights are asked for.
+        weights: Gives each weight once, when it is written.
         folder: Local; made when absent.
         card: What README.md says about the model, see `render_card`.
-        state_dict: Full weights to write in place of the model's own, such as the fp32 weights
-            that a ZeRO optimizer holds.
+        file_bytes: No file of weights is larger, unless one weight is.
+        on_file: Called with each file once it is written. It may take the file away, so that a
+            folder which goes elsewhere never lies here as a whole.
     """
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = _cast(model.state_dict() if state_dict is None else state_dict, dtype)
-    model.save_pretrained(folder, state_dict=weights)
+    files = _split(_tensors(model, dtype), file_bytes)
+    for name, tensors in files.items():
+        with open(folder / name, "wb") as stream:
+            write_tensors(stream, tensors, weights.read)
+        on_file(folder / name)
+    written = {folder / name for name in files}
+    if len(files) > 1:
+        _write_json(folder / INDEX, _index(files))
+    _save_config(model, folder, dtype)
     tokenizer.save_pretrained(folder)
-    # transformers writes the format of the model in memory, not of the weights that it was given.
-    config_file = folder / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(render_card(card), encoding="utf-8")
+    for file in sorted(set(folder.iterdir()) - written):
+        on_file(file)
 
 
-def _cast(state_dict: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Weights in `dtype` on the CPU. Tied weights stay one tensor and are written once."""
-    done: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    cast = {}
-    for name, tensor in state_dict.items():
-        key = (tensor.data_ptr(), tensor.shape)
-        if key not in done:
-            target = dtype if tensor.is_floating_point() else tensor.dtype
-            done[key] = tensor.detach().to("cpu", target).contiguous()
-        cast[name] = done[key]
-    return cast
+class ModelWeights:
+    """The weights that a model in memory has."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._weights = model.state_dict()
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._weights[name]
+
+
+def _tensors(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[TensorInfo]:
+    """What is written, in the order of the modules."""
+    left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
+    for name, tensor in model.state_dict().items():
+        if name not in left_out:
+            kept = dtype if tensor.is_floating_point() else tensor.dtype
+            yield TensorInfo(name, kept, tuple(tensor.shape))
+
+
+def _split(tensors: Iterator[TensorInfo], file_bytes: int) -> dict[str, list[TensorInfo]]:
+    """File name → what goes into it, with the names that transformers looks for."""
+    groups: list[list[TensorInfo]] = [[]]
+    room = file_bytes
+    for info in tensors:
+        if groups[-1] and info.bytes > room:
+            groups.append([])
+            room = file_bytes
+        groups[-1].append(info)
+        room -= info.bytes
+    if len(groups) == 1:
+        return {ONE_FILE: groups[0]}
+    stem, suffix = ONE_FILE.split(".")
+    return {
+        f"{stem}-{number:05d}-of-{len(groups):05d}.{suffix}": group
+        for number, group in enumerate(groups, start=1)
+    }
+
+
+def _index(files: Mapping[str, list[TensorInfo]]) -> dict[str, Any]:
+    size = sum(info.bytes for tensors in files.values() for info in tensors)
+    places = {info.name: file for file, tensors in files.items() for info in tensors}
+    return {"metadata": {"total_size": size}, "weight_map": places}
+
+
+def _save_config(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    # The configuration holds the format of the model in memory, not that of its weights here.
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    _write_json(folder / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+
+
+def _write_json(file: Path, body: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(body, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -11,14 +11,20 @@ from raymodel.storage.uri import CHUNK_BYTES, Location
 
 
 @contextmanager
-def local_folder(location: Location) -> Iterator[Path]:
-    """The folder itself when it is on a disk, else a copy that goes when the block ends."""
+def local_folder(location: Location, *, without: str | None = None) -> Iterator[Path]:
+    """The folder itself when it is on a disk, else a copy that goes when the block ends.
+
+    Args:
+        without: files whose name ends in this are not copied.
+    """
     if location.is_local:
         yield location.local_path
         return
     with tempfile.TemporaryDirectory(prefix="raymodel-") as temporary:
         folder = Path(temporary)
         for entry in location.walk():
+            if without is not None and entry.name.endswith(without):
+                continue
             copy_to_disk(location / entry.name, folder / entry.name)
         yield folder
 

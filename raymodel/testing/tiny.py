@@ -17,12 +17,15 @@ _VERBS = ("read", "write", "open", "close", "count", "merge", "split", "sort", "
 _NOUNS = ("file", "line", "row", "word", "key", "value", "block", "table", "queue", "node")
 
 
-def build_tiny_llama(
-    *, vocab_size: int = 300, max_positions: int = 64, seed: int = 0, **config: Any
-) -> PreTrainedModel:
+def build_tiny_llama(*, seed: int = 0, **fields: Any) -> PreTrainedModel:
     """A Llama of two layers and width 32, with grouped queries; weights from `seed` alone."""
-    import torch
+    return _with_weights(outline_tiny_llama(**fields), seed)
 
+
+def outline_tiny_llama(
+    *, vocab_size: int = 300, max_positions: int = 64, **config: Any
+) -> PreTrainedModel:
+    """The same on the meta device."""
     from raymodel.model.build import build_model
     from raymodel.model.spec import ModelSpec
     from raymodel.tasks import get_task
@@ -35,8 +38,6 @@ def build_tiny_llama(
         max_positions=max_positions,
         pad_token_id=1,
         eos_token_id=0,
-        seed=seed,
-        dtype=torch.float32,
     )
 
 
@@ -44,8 +45,13 @@ def build_tiny_bert(
     labels: Iterable[str] = ("no", "yes"), *, vocab_size: int = 300, seed: int = 0
 ) -> PreTrainedModel:
     """A BERT classifier of two layers and width 32; weights from `seed` alone."""
-    import torch
+    return _with_weights(outline_tiny_bert(labels, vocab_size=vocab_size), seed)
 
+
+def outline_tiny_bert(
+    labels: Iterable[str] = ("no", "yes"), *, vocab_size: int = 300
+) -> PreTrainedModel:
+    """The same on the meta device."""
     from raymodel.model.build import build_model
     from raymodel.model.spec import ModelSpec
     from raymodel.tasks import get_task
@@ -57,9 +63,16 @@ def build_tiny_bert(
         max_positions=64,
         pad_token_id=1,
         eos_token_id=None,
-        seed=seed,
-        dtype=torch.float32,
     )
+
+
+def _with_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    import torch
+
+    from raymodel.model.initial import InitialWeights
+    from raymodel.model.materialise import materialise
+
+    return materialise(model, InitialWeights(model, seed), torch.float32)
 
 
 _SMALL = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ import torch.distributed as dist
 
 from raymodel.errors import SpecError
 from raymodel.model.groups import parameter_groups
+from raymodel.model.initial import Weights
+from raymodel.model.materialise import materialise
 from raymodel.tasks.base import Task
 from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
@@ -136,8 +138,39 @@ class Engine:
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def give_weights(
+    network: torch.nn.Module, weights: Weights, spec: TrainSpec, batch: BatchPlan
+) -> None:
+    """Gives a network on the meta device its weights, as the layout of the workers keeps them.
+
+    They are made in the format that is trained in, from which the optimizer takes its fp32 copy.
+    Under ZeRO-3 a rank keeps its share of each before the next is made. The process group must
+    exist.
+    """
+    materialise(network, weights, DTYPES[spec.precision], settle=_settling(spec, batch))
+
+
+def _settling(spec: TrainSpec, batch: BatchPlan) -> Callable[[torch.nn.Parameter], None]:
+    """What becomes of a parameter once it is made."""
+    if spec.parallel.tensor > 1:
+        # DeepSpeed itself cuts matrices up among tensor workers, out of whole ones on the host.
+        return lambda parameter: None
+    if spec.parallel.zero == 3:
+        return zero.partition_as_made(deepspeed_config(spec, batch))
+    return _to_accelerator
+
+
+def _to_accelerator(parameter: torch.nn.Parameter) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    parameter.data = parameter.data.to(get_accelerator().current_device_name())
+
+
 def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: BatchPlan) -> Engine:
-    """Hands a model to DeepSpeed. The process group must exist (`join_group`).
+    """Hands a model with weights to DeepSpeed. The process group must exist (`join_group`).
 
     Raises:
         SpecError: this machine cannot compute in the spec's precision.

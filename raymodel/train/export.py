@@ -1,39 +1,40 @@
-"""From the last checkpoint to a Hugging Face folder.
+"""From the last checkpoint to a Hugging Face folder, for models larger than memory.
 
-The weights come from the checkpoint's fragments, parameter by parameter, so nothing is gathered
-from the ranks and the result is the same for any ZeRO stage.
+The weights come from the checkpoint's fragments, parameter by parameter, and are written as they
+come: nothing is gathered from the ranks, no process holds the model, and the result is the same for
+any ZeRO stage.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from raymodel.data.shard import Dataset
 from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError
-from raymodel.model.adapters import merge_adapter
+from raymodel.model.adapters import adapted_layers, is_update, plain_name, weight_update
 from raymodel.model.export import save_model
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
 from raymodel.train.checkpoint import checkpoint_location, find_exported
+from raymodel.train.engine import DTYPES
 from raymodel.train.fragments import FragmentReader
 from raymodel.train.index import Index
-from raymodel.train.network import build_network
-from raymodel.train.spec import FinetuneSpec
+from raymodel.train.network import Network, build_network
 from raymodel.train.zero import WEIGHT
 
 if TYPE_CHECKING:
     from raymodel.train.work import TrainWork
 
 _PART = ".part-"
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
@@ -49,11 +50,6 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
         raise CheckpointError(f"{work.run} holds no whole checkpoint to export; run the job again")
     network = build_network(work, task, dataset)
     reader = FragmentReader(checkpoint_location(work.run, index.step), index)
-    load_weights(network, reader)
-    reader.close()
-    if isinstance(work.spec, FinetuneSpec) and work.spec.adapter is not None:
-        network = merge_adapter(network)  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(dataset.tokenizer)
     card = {
         "name": work.job_name,
         "stage": work.stage,
@@ -62,34 +58,88 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
         "tokens": index.state["tokens"],
         "data_digest": index.state["data_digest"],
     }
-    _write(network, tokenizer, work.run / "model", _DTYPES[work.spec.precision], card)
+    with _folder_for(work.run / "model") as (folder, on_file):
+        save_model(
+            network.plain,
+            TrainedWeights(network, reader),
+            load_tokenizer(dataset.tokenizer),
+            folder,
+            DTYPES[work.spec.precision],
+            card,
+            on_file=on_file,
+        )
+    reader.close()
     return index
 
 
-@torch.no_grad()
-def load_weights(network: torch.nn.Module, reader: FragmentReader) -> None:
-    """Fills the trained parameters of a plain module; frozen ones stay as they were built."""
-    for name, parameter in network.named_parameters():  # tied parameters come once
-        if parameter.requires_grad:
-            flat = torch.empty(parameter.numel(), dtype=torch.float32)
-            reader.read(name, WEIGHT, 0, flat)
-            parameter.copy_(flat.view_as(parameter))
+class TrainedWeights:
+    """The weights of the plain model after training, in fp32, one at a time.
+
+    Trained ones come from the checkpoint and frozen ones from where the run began; an adapter's
+    update is added to the matrix that it adapts, in fp32, so that they round once.
+    """
+
+    def __init__(self, network: Network, reader: FragmentReader) -> None:
+        self._network, self._checkpoint = network, CheckpointWeights(reader)
+        sources = network.plain.all_tied_weights_keys
+        trained = {plain_name(n): n for n in reader.index.parameters if not is_update(n)}
+        # A checkpoint has tied weights under the first of their names.
+        self._trained = {sources.get(plain, plain): name for plain, name in trained.items()}
+        self._layers = adapted_layers(network.module)
+
+    def read(self, name: str) -> torch.Tensor:
+        """A parameter or buffer of the plain model, on the CPU.
+
+        Raises:
+            CheckpointError: the checkpoint lacks a part of it.
+            DamagedCheckpointError: its bytes are not those that were written.
+        """
+        if name in self._trained:
+            weight = self._checkpoint.read(self._trained[name])
+        else:
+            weight = self._network.first.read(name)
+        if name in self._layers:
+            weight = weight.float()
+            weight += weight_update(self._network.module, self._layers[name], self._checkpoint)
+        return weight
 
 
-def _write(network: Any, tokenizer: Any, target: Location, dtype: torch.dtype, card: Any) -> None:
-    """Builds the folder beside its place, then puts it there."""
-    if target.is_local:
-        target.delete_tree()
-        target.parent.make_dir()
-        for entry in target.parent.list():
-            if entry.name.startswith(_PART):  # of an attempt that was killed here
-                (target.parent / entry.name).delete_tree()
-        with tempfile.TemporaryDirectory(dir=target.parent.local_path, prefix=_PART) as folder:
-            save_model(network, tokenizer, Path(folder) / "model", dtype, card)
-            shutil.move(Path(folder) / "model", target.local_path)
+class CheckpointWeights:
+    """The fp32 weights that a checkpoint holds, by their names in the network."""
+
+    def __init__(self, reader: FragmentReader) -> None:
+        self._reader = reader
+
+    def read(self, name: str) -> torch.Tensor:
+        """A parameter, whole, on the CPU."""
+        shape = self._reader.index.shape(name)
+        weight = torch.empty(shape, dtype=torch.float32)
+        self._reader.read(name, WEIGHT, 0, weight.view(-1))
+        return weight
+
+
+@contextmanager
+def _folder_for(target: Location) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """A local folder to write into, and what to do with each file that is whole.
+
+    On a disk it lies beside its place, and is moved there in the end. For a bucket each file is
+    sent off at once and then deleted here.
+    """
+    if not target.is_local:
+        with tempfile.TemporaryDirectory(prefix="raymodel-") as folder:
+            yield Path(folder), lambda file: _send(file, target / file.name)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(network, tokenizer, folder, dtype, card)
-        for file in sorted(Path(folder).iterdir()):
-            upload = partial((target / file.name).upload, file)
-            with_retries(upload, f"writing {target / file.name}")
+    target.delete_tree()
+    target.parent.make_dir()
+    for entry in target.parent.list():
+        if entry.name.startswith(_PART):  # of an attempt that was killed here
+            (target.parent / entry.name).delete_tree()
+    with tempfile.TemporaryDirectory(dir=target.parent.local_path, prefix=_PART) as parent:
+        folder = Path(parent) / "model"
+        yield folder, lambda file: None
+        shutil.move(folder, target.local_path)
+
+
+def _send(file: Path, target: Location) -> None:
+    with_retries(lambda: target.upload(file), f"writing {target}")
+    file.unlink()

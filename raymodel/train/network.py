@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
+from torch import nn
 
 from raymodel.data.shard import Dataset
 from raymodel.data.tokenizer import load_tokenizer
-from raymodel.model.adapters import attach_adapter
-from raymodel.model.build import build_model, load_model
-from raymodel.storage.local import local_folder
+from raymodel.model.adapters import AdaptedWeights, attach_adapter
+from raymodel.model.build import build_model, open_model
+from raymodel.model.initial import InitialWeights, Weights
 from raymodel.tasks.base import Task
 from raymodel.tasks.batch import pad_id
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from raymodel.train.work import TrainWork
 
 
-def build_network(work: TrainWork, task: Task, dataset: Dataset) -> torch.nn.Module:
-    """The module in fp32 on the CPU, the same on every rank; DeepSpeed casts it.
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network on the meta device, where it takes no memory, and where its weights come from."""
+
+    module: nn.Module
+    """What is trained, with its adapter."""
+    weights: Weights
+    """The first weights of `module`."""
+    plain: PreTrainedModel
+    """The model without the adapter: what is written in the end."""
+    first: InitialWeights
+    """The first weights of `plain`."""
+
+
+def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
+    """The outline of the network, the same on every rank.
 
     Raises:
         SpecError: the model cannot be built, or does not fit the task.
@@ -28,20 +46,27 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> torch.nn.Mod
     """
     spec = work.spec
     if work.base is None:
-        assert isinstance(spec, PretrainSpec), "only pretraining starts from nothing"
-        tokenizer = load_tokenizer(dataset.tokenizer)
-        assert dataset.sequence_length is not None, "pretraining reads packed rows"
-        return build_model(
-            spec.model,
-            task,
-            vocab_size=len(tokenizer),
-            max_positions=dataset.sequence_length,
-            pad_token_id=pad_id(tokenizer),
-            eos_token_id=tokenizer.eos_token_id,
-            seed=work.seed,
-            dtype=torch.float32,
-        )
-    with local_folder(work.base) as folder:
-        model = load_model(folder, task, torch.float32, seed=work.seed).train()
+        plain, stored = _fresh_model(work, task, dataset), None
+    else:
+        plain, stored = open_model(work.base, task)
+    first = InitialWeights(plain, work.seed, stored)
     adapter = spec.adapter if isinstance(spec, FinetuneSpec) else None
-    return attach_adapter(model, adapter, task, seed=work.seed) if adapter else model
+    if adapter is None:
+        return Network(module=copy.deepcopy(plain), weights=first, plain=plain, first=first)
+    module = attach_adapter(copy.deepcopy(plain), adapter, task)
+    weights = AdaptedWeights(module, first, work.seed)
+    return Network(module=module, weights=weights, plain=plain, first=first)
+
+
+def _fresh_model(work: TrainWork, task: Task, dataset: Dataset) -> PreTrainedModel:
+    assert isinstance(work.spec, PretrainSpec), "only pretraining starts from nothing"
+    assert dataset.sequence_length is not None, "pretraining reads packed rows"
+    tokenizer = load_tokenizer(dataset.tokenizer)
+    return build_model(
+        work.spec.model,
+        task,
+        vocab_size=len(tokenizer),
+        max_positions=dataset.sequence_length,
+        pad_token_id=pad_id(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+    )

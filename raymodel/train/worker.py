@@ -26,7 +26,7 @@ from raymodel.train import zero
 from raymodel.train.batches import Collator
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
-from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.engine import Engine, build_engine, give_weights, join_group
 from raymodel.train.export import export_model
 from raymodel.train.fault import memory_record
 from raymodel.train.hang import Watchdog
@@ -135,11 +135,12 @@ def _prepare_torch(work: TrainWork, session: Session) -> None:
 
 def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Session) -> Engine:
     network = build_network(work, task, dataset)
-    _check_support(work, task, dataset, network)
-    buffers = copy_buffers(network)
+    _check_support(work, task, dataset, network.plain)
     layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
     batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, layout.data_world_size)
-    engine = build_engine(network, task, work.spec, batch)
+    give_weights(network.module, network.weights, work.spec, batch)
+    buffers = copy_buffers(network.module)
+    engine = build_engine(network.module, task, work.spec, batch)
     restore_buffers(engine.deepspeed.module, buffers)
     return engine
 

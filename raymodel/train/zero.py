@@ -10,7 +10,7 @@ tensor. The parameter is always the whole one, also where a worker has only a pa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,21 @@ if TYPE_CHECKING:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 WEIGHT = "weight"
+
+
+def partition_as_made(config: Mapping[str, Any]) -> Callable[[torch.nn.Parameter], None]:
+    """ZeRO-3: what to call with each parameter of a model before DeepSpeed is given the model.
+
+    Each rank then keeps its share of the parameter, and the rest is freed. It is a collective, so
+    all ranks must make the same parameters in the same order.
+
+    Args:
+        config: The configuration that DeepSpeed will be given too.
+    """
+    import deepspeed
+
+    init = deepspeed.zero.Init(config_dict_or_path=dict(config))  # not entered: nothing is patched
+    return lambda parameter: init._convert_to_zero_parameters([parameter])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from raymodel.data.mixture import mixture_of
 from raymodel.data.shard_format import PartContent, write_index, write_shard
 from raymodel.errors import ArtifactError
 from raymodel.evaluate.spec import EvaluateSpec
-from raymodel.model.export import save_model
+from raymodel.model.export import ModelWeights, save_model
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
@@ -133,7 +133,8 @@ def inputs(tmp_path_factory):
         if role == "model":
             learn(model, task, table)
         folder = root / role
-        save_model(model, tokenizer, folder.local_path / "model", torch.float32, {})
+        weights = ModelWeights(model)
+        save_model(model, weights, tokenizer, folder.local_path / "model", torch.float32, {})
         artifacts[role] = commit(folder, stage, role.ljust(16, "0"), {})
     return artifacts
 

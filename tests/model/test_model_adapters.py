@@ -1,24 +1,50 @@
 """Adapters start as no change, train alone, and merge into a plain model; decay groups."""
 
+import copy
+
 import pytest
 import torch
+import transformers
 
 from raymodel.errors import SpecError
-from raymodel.model.adapters import attach_adapter, merge_adapter, trainable_names
+from raymodel.model.adapters import (
+    AdaptedWeights,
+    adapted_layers,
+    attach_adapter,
+    is_update,
+    plain_name,
+    weight_update,
+)
+from raymodel.model.export import ModelWeights
 from raymodel.model.groups import parameter_groups
+from raymodel.model.initial import InitialWeights
+from raymodel.model.materialise import materialise
 from raymodel.model.spec import AdapterSpec
 from raymodel.tasks import get_task
-from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama
+from raymodel.testing.tiny import (
+    build_tiny_bert,
+    build_tiny_llama,
+    outline_tiny_bert,
+    outline_tiny_llama,
+)
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def lora(**fields):
-    return AdapterSpec(lora=fields)
+def outline_adapted(plain, task="causal_lm", **fields):
+    adapter = AdapterSpec(lora=fields)
+    return attach_adapter(copy.deepcopy(plain), adapter, get_task(task)())
 
 
-def attach(model, task="causal_lm", seed=0, **fields):
-    return attach_adapter(model, lora(**fields), get_task(task)(), seed=seed)
+def attach(plain, task="causal_lm", seed=0, **fields):
+    """The adapted model as training starts with it, in evaluation mode."""
+    network = outline_adapted(plain, task, **fields)
+    weights = AdaptedWeights(network, InitialWeights(plain, 0), seed)
+    return materialise(network, weights, torch.float32).eval()
+
+
+def trained_names(model):
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def train_a_little(model):
@@ -30,57 +56,78 @@ def train_a_little(model):
 
 
 def test_a_fresh_adapter_changes_nothing_and_only_it_trains():
-    model = build_tiny_llama().eval()
-    before = model(IDS).logits
-    adapted = attach(model, rank=4)
-    torch.testing.assert_close(adapted(IDS).logits, before)
-    names = trainable_names(adapted)
+    before = build_tiny_llama().eval()(IDS).logits
+    adapted = attach(outline_tiny_llama(), rank=4)
+    assert torch.equal(adapted(IDS).logits, before)
+    names = trained_names(adapted)
     assert len(names) == 2 * 7 * 2  # layers x linear layers x (A, B)
-    assert all("lora_" in name for name in names)
+    assert all(is_update(name) for name in names)
 
 
-def test_the_merged_model_gives_the_logits_of_the_adapted_one():
-    adapted = attach(build_tiny_llama().eval(), rank=4)
+def gpt2():
+    """Its linear layers are kept transposed."""
+    config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+CASES = {
+    "llama": (outline_tiny_llama, "causal_lm", {}),
+    "embeddings": (outline_tiny_llama, "causal_lm", {"target": ["embed_tokens", "v_proj"]}),
+    "gpt2": (gpt2, "causal_lm", {}),
+    "classifier": (outline_tiny_bert, "text_classification", {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_merged_one_by_one_the_weights_are_those_that_peft_merges(case):
+    build, task, fields = CASES[case]
+    plain = build()
+    adapted = attach(plain, task, rank=4, dropout=0.5, **fields)
     train_a_little(adapted)
-    expected = adapted(IDS).logits
-    merged = merge_adapter(adapted)
-    assert type(merged).__name__ == "LlamaForCausalLM"
-    assert not any("lora" in name for name, _ in merged.named_parameters())
-    torch.testing.assert_close(merged(IDS).logits, expected)
-    untouched = build_tiny_llama().eval()
-    assert (untouched(IDS).logits - expected).abs().max() > 0.1
-
-
-def test_a_bf16_model_is_merged_in_fp32():
-    adapted = attach(build_tiny_llama().bfloat16(), rank=4)
-    train_a_little(adapted)
-    base = adapted.get_base_model().model.layers[0].self_attn.q_proj
-    update = base.get_delta_weight("default").float()
-    expected = base.base_layer.weight.float() + update
-    merged = merge_adapter(adapted)
-    torch.testing.assert_close(merged.model.layers[0].self_attn.q_proj.weight, expected)
+    logits = adapted(IDS).logits
+    names = {plain_name(n): n for n, _ in adapted.named_parameters() if ".original_module" not in n}
+    weights, outline = ModelWeights(adapted), outline_adapted(plain, task, rank=4, **fields)
+    layers = adapted_layers(outline)
+    merged = {}
+    for name in plain.state_dict():
+        merged[name] = weights.read(names[name]).clone() if name in names else None
+        if name in layers:
+            merged[name] += weight_update(outline, layers[name], weights)
+    expected = adapted.merge_and_unload()
+    assert layers
+    for name, weight in expected.named_parameters():
+        assert torch.equal(merged[name], weight), name
+    torch.testing.assert_close(expected(IDS).logits, logits)
+    assert all(parameter.is_meta for parameter in outline.parameters())
 
 
 def test_the_seed_decides_the_adapter():
     one, same, other = (
-        dict(attach(build_tiny_llama(), seed=s).named_parameters()) for s in (1, 1, 2)
+        dict(attach(outline_tiny_llama(), seed=s).named_parameters()) for s in (1, 1, 2)
     )
-    name = next(name for name in one if "lora_A" in name)
-    assert torch.equal(one[name], same[name])
-    assert not torch.equal(one[name], other[name])
+    names = [name for name in one if "lora_A" in name]
+    assert all(torch.equal(one[name], same[name]) for name in names)
+    assert not any(torch.equal(one[name], other[name]) for name in names)
+    assert not torch.equal(one[names[0]], one[names[7]])  # the same matrix of another layer
 
 
-def test_a_classification_head_is_trained_and_merged_too():
-    adapted = attach(build_tiny_bert().eval(), "text_classification", rank=2)
-    assert any("classifier" in name for name in trainable_names(adapted))
-    train_a_little(adapted)
-    expected = adapted(IDS).logits
-    torch.testing.assert_close(merge_adapter(adapted)(IDS).logits, expected)
+def test_a_classification_head_is_trained_too_from_where_the_plain_model_has_it():
+    adapted = attach(outline_tiny_bert(), "text_classification", rank=2)
+    (head,) = (n for n in trained_names(adapted) if "classifier" in n and n.endswith("weight"))
+    assert not is_update(head)
+    assert torch.equal(adapted.get_parameter(head), build_tiny_bert().classifier.weight)
 
 
 def test_a_target_that_fits_no_module_is_answered_with_those_there_are():
     with pytest.raises(SpecError, match=r"'q_prj'.*q_proj"):
-        attach(build_tiny_llama(), target=["q_prj"])
+        attach(outline_tiny_llama(), target=["q_prj"])
+
+
+def test_a_target_with_tied_weights_is_refused():
+    plain = outline_tiny_llama(tie_word_embeddings=True)
+    with pytest.raises(SpecError, match=r"embed_tokens\.weight is tied"):
+        attach(plain, target=["embed_tokens", "q_proj"])
 
 
 def test_matrices_and_embeddings_decay_and_vectors_do_not():
@@ -98,4 +145,4 @@ def test_tied_weights_come_once_and_frozen_ones_not_at_all():
     chosen = [p for group in parameter_groups(model, 0.1) for p in group["params"]]
     assert sum(p is model.lm_head.weight for p in chosen) == 1
     assert not any(p is model.model.norm.weight for p in chosen)
-    assert len(parameter_groups(attach(build_tiny_llama()), 0.1)) == 1  # no vectors: no group
+    assert len(parameter_groups(attach(outline_tiny_llama()), 0.1)) == 1  # no vectors: no group

@@ -5,6 +5,8 @@ import torch
 
 from raymodel.errors import SpecError
 from raymodel.model.build import build_model
+from raymodel.model.initial import InitialWeights
+from raymodel.model.materialise import materialise
 from raymodel.model.precision import cast_parameters, copy_buffers, restore_buffers
 from raymodel.model.presets import load_presets, resolve_model
 from raymodel.model.spec import ModelSpec
@@ -14,16 +16,15 @@ from raymodel.testing.tiny import build_tiny_llama
 
 
 def build(spec, *, vocab_size=300, dtype=torch.float32, seed=0, task="causal_lm"):
-    return build_model(
+    model = build_model(
         spec,
         get_task(task)(),
         vocab_size=vocab_size,
         max_positions=64,
         pad_token_id=1,
         eos_token_id=0,
-        seed=seed,
-        dtype=dtype,
     )
+    return materialise(model, InitialWeights(model, seed), dtype)
 
 
 def weight_sum(rank, world_size):

@@ -3,6 +3,7 @@
 Used inside the ranks of `run_distributed`: one process trains many small cases one after the other.
 """
 
+import copy
 import gc
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutput
 
 from raymodel.data.order import slice_for
-from raymodel.model.adapters import attach_adapter
+from raymodel.model.adapters import AdaptedWeights, attach_adapter
+from raymodel.model.initial import InitialWeights
+from raymodel.model.materialise import materialise
 from raymodel.model.spec import AdapterSpec, LoraSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
-from raymodel.testing.tiny import build_tiny_llama
+from raymodel.testing.tiny import build_tiny_llama, outline_tiny_llama
 from raymodel.train import zero
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.engine import Engine, build_engine, join_group
@@ -100,9 +103,10 @@ def build_module(case: Case) -> nn.Module:
     """The same on every rank."""
     if case.model == "lora":
         lora = AdapterSpec(lora=LoraSpec(rank=3, dropout=case.dropout))
-        return attach_adapter(
-            build_tiny_llama(vocab_size=VOCAB), lora, get_task("causal_lm")(), seed=3
-        )
+        plain = outline_tiny_llama(vocab_size=VOCAB)
+        adapted = attach_adapter(copy.deepcopy(plain), lora, get_task("causal_lm")())
+        weights = AdaptedWeights(adapted, InitialWeights(plain, 0), seed=3)
+        return materialise(adapted, weights, torch.float32)
     if case.model == "llama":
         return build_tiny_llama(vocab_size=VOCAB, intermediate_size=47)
     if case.model == "million":

@@ -1,0 +1,50 @@
+"""How much memory a piece of work takes, by the kernel's own count. Linux only."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+# Writing 5 sets the high-water mark to what is resident now:
+# https://www.kernel.org/doc/html/latest/filesystems/proc.html, "clear_refs".
+_RESET, _RESET_PEAK = Path("/proc/self/clear_refs"), "5"
+
+
+@dataclass
+class Growth:
+    """By how much this process grew."""
+
+    peak_bytes: int = 0
+    """At the worst moment."""
+    kept_bytes: int = 0
+    """At the end."""
+
+
+@contextmanager
+def measure_memory() -> Iterator[Growth]:
+    """Fills in what it yields when the block ends. Memory that was free to begin with is given
+    back first, so that the block cannot live on it unseen."""
+    _give_back()
+    before = _resident("VmRSS")
+    _RESET.write_text(_RESET_PEAK)
+    growth = Growth()
+    yield growth
+    growth.peak_bytes = _resident("VmHWM") - before
+    _give_back()
+    growth.kept_bytes = _resident("VmRSS") - before
+
+
+def _give_back() -> None:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident(field: str) -> int:
+    lines = _STATUS.read_text().splitlines()
+    line = next(line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
