@@ -22,7 +22,7 @@ from raymodel.model.shape import ModelShape
 from raymodel.progress import Progress, find_progress
 from raymodel.train.forecast import Forecast, find_problem, forecast
 from raymodel.train.plan import TrainPlan, plan_training
-from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
+from raymodel.train.spec import FinetuneSpec, TrainSpec
 
 BYTES_PER_TOKEN = 4.0
 """Of raw text, for an estimate before a tokenizer exists: about four characters of English
@@ -113,7 +113,7 @@ class _Stage:
     progress: Progress
 
     def plan(self, name: str, spec: TrainSpec) -> StagePlan:
-        data = self._packed(spec) if isinstance(spec, PretrainSpec) else self._examples(spec)
+        data = self._examples(spec) if isinstance(spec, FinetuneSpec) else self._packed(spec)
         shape = self._pretrained(data) if name == "pretrain" else self._tuned(data)
         forecasts = tuple(
             forecast(
@@ -153,7 +153,7 @@ class _Stage:
 
     # ---- the data --------------------------------------------------------------------------------
 
-    def _packed(self, spec: PretrainSpec) -> _Data:
+    def _packed(self, spec: TrainSpec) -> _Data:
         if self.progress.data:
             length = self.progress.data[0].artifact.content["sequence_length"]
             return _counted(self.progress.data, length)
@@ -195,7 +195,7 @@ class _Stage:
         place = find_tokenizer(prepare.tokenizer.load, self.base_dir)
         content = json.loads((place / "tokenizer.json").read_bytes())
         added = [token["id"] + 1 for token in content.get("added_tokens", ())]
-        return max([len(content["model"]["vocab"]), *added])
+        return int(max([len(content["model"]["vocab"]), *added]))
 
     # ---- the model -------------------------------------------------------------------------------
 

@@ -99,8 +99,9 @@ def _llama_layer(
         # Query, key and value, the latter two repeated for each head, and the output; the scores in
         # fp32 out of the softmax, and cast for the product with the values.
         scores = _FP32 if b == _FP32 else _FP32 + b
-        return norms + mlp + 4 * b * q + scores * heads * context
-    return norms + mlp + b * (2 * q + 2 * kv) + _FP32 * heads  # q, k, v, output; log-sums
+        return float(norms + mlp + 4 * b * q + scores * heads * context)
+    # Query, key and value, output; log-sums.
+    return float(norms + mlp + b * (2 * q + 2 * kv) + _FP32 * heads)
 
 
 def _bert_layer(
@@ -116,8 +117,8 @@ def _bert_layer(
         kept += 2 * (1 if on_gpu else b) * hidden
     drops_scores = c.get("attention_probs_dropout_prob", 0.1) > 0
     if attention != "eager" and (on_gpu or not drops_scores):
-        return kept + 4 * b * width + _FP32 * heads
+        return float(kept + 4 * b * width + _FP32 * heads)
     # Query, key and value, the output, and the scores before, in and after a dropout. The fused
     # kernel's stand-in on a CPU, which can drop scores, computes in fp32.
     number, matrices = (b if attention == "eager" else _FP32), (3 if drops_scores else 1)
-    return kept + 3 * number * width + b * width + matrices * number * heads * context
+    return float(kept + 3 * number * width + b * width + matrices * number * heads * context)

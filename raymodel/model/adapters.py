@@ -115,7 +115,7 @@ class AdaptedWeights:
         return drawn
 
 
-def adapted_layers(network: peft.PeftModel) -> dict[str, str]:
+def adapted_layers(network: nn.Module) -> dict[str, str]:
     """Name of a weight in the plain model → name of the layer that adapts it."""
     return {
         f"{plain_name(name)}.weight": name
@@ -125,7 +125,7 @@ def adapted_layers(network: peft.PeftModel) -> dict[str, str]:
 
 
 @torch.no_grad()
-def weight_update(network: peft.PeftModel, name: str, weights: Any) -> torch.Tensor:
+def weight_update(network: nn.Module, name: str, weights: Any) -> torch.Tensor:
     """What an adapted layer adds to its weight, of the shape of that weight, in fp32.
 
     Args:

@@ -71,7 +71,7 @@ class ModelWeights:
     """The weights that a model in memory has."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._weights = model.state_dict()
+        self._weights: dict[str, torch.Tensor] = model.state_dict()
 
     def read(self, name: str) -> torch.Tensor:
         return self._weights[name]

@@ -122,12 +122,9 @@ class CausalLM(Task):
         """Sum of the next-token cross-entropy; `model` may be wrapped by DeepSpeed or peft."""
         from raymodel.tasks.loss import cross_entropy_sum, next_token_loss
 
-        logits = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch.get("attention_mask"),
-            position_ids=batch.get("position_ids"),
-            use_cache=False,
-        ).logits
+        names = ("input_ids", "attention_mask", "position_ids")
+        inputs = {name: batch[name] for name in names if name in batch}
+        logits = model(**inputs, use_cache=False).logits
         if "targets" in batch:
             return cross_entropy_sum(logits.flatten(0, 1), batch["targets"].flatten())
         return next_token_loss(logits, batch["labels"])
