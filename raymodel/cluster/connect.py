@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from raymodel.errors import ClusterError
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
 _OBJECT_STORE_BYTES = 512 * 2**20
+
+_ANSWER_S = 10.0  # a head in the same network answers in milliseconds
 
 # After a lost node Ray first waits this long for the old number of workers.
 _ELASTIC_START_TIMEOUT_S = "5"
@@ -98,10 +101,25 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
             **quiet,
         )
         return
+    _check_answers(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(_why_not_connected(address, error)) from error
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself asks a dead address for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():  # auto, or a URL of Ray's own
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray answers at {address!r} ({error}); start one with `ray start --head`, or give "
+            "the address that it printed, with the port of the head (6379 unless set)"
+        ) from error
 
 
 def _why_not_connected(address: str, error: Exception) -> str:
