@@ -4,7 +4,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from raymodel.testing.tiny import tiny_job, write_tiny_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 800
+NODES_S = 300.0
 ELASTIC = {"workers": {"min": 1, "max": 2}}
 
 
@@ -39,6 +40,7 @@ class Submitted:
         ) | {"cluster": cluster, "storage": str(folder / "runs")}
         file = folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(job))
+        self._nodes = nodes
         self.stage = folder / "runs" / name / "pretrain"
         self.process = nodes.submit(file)
         self.output: list[str] = []
@@ -60,6 +62,18 @@ class Submitted:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.1)
 
+    def wait_for_nodes(self, condition: Callable[[list[Node]], bool], what: str) -> set[str]:
+        """The workers' nodes, once they meet a condition; the job must go on meanwhile."""
+
+        def is_met(alive: list[Node]) -> bool:
+            assert self.process.poll() is None, self.output
+            return condition(alive)
+
+        try:
+            return workers(self._nodes.wait_until(is_met, what, NODES_S))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{''.join(self.output)}") from None
+
     def wait(self, limit_s: float = 600) -> None:
         try:
             assert self.process.wait(limit_s) == 0, self.output
@@ -74,15 +88,14 @@ def test_nodes_come_for_a_job_are_replaced_when_lost_and_go_when_idle(
     assert workers(nodes.alive()) == set()
 
     broken = Submitted(nodes, tmp_path, "broken", ELASTIC)
-    first = workers(nodes.wait_until(lambda alive: len(workers(alive)) == 2, "two nodes", 300))
+    first = broken.wait_for_nodes(lambda alive: len(workers(alive)) == 2, "two nodes")
     broken.wait_for_step(40)
     lost = sorted(first)[0]
     nodes.kill_by_id(lost)
-    replaced = nodes.wait_until(
-        lambda alive: len(workers(alive)) == 2 and lost not in workers(alive), "a new node", 300
+    replaced = broken.wait_for_nodes(
+        lambda alive: len(workers(alive)) == 2 and lost not in workers(alive), "a new node"
     )
-    assert broken.process.poll() is None, "the job went on meanwhile"
-    assert workers(replaced) - first, "a node that was not there before"
+    assert replaced - first, "a node that was not there before"
     broken.wait()
 
     whole = Submitted(nodes, tmp_path, "whole", ELASTIC)
@@ -91,4 +104,4 @@ def test_nodes_come_for_a_job_are_replaced_when_lost_and_go_when_idle(
     assert ends[0]["step"] == ends[1]["step"] == STEPS
     assert ends[0]["data_digest"] == ends[1]["data_digest"]
     assert ends[0]["rows"] == ends[1]["rows"]
-    nodes.wait_until(lambda alive: not workers(alive), "the nodes to go", 300)
+    nodes.wait_until(lambda alive: not workers(alive), "the nodes to go", NODES_S)

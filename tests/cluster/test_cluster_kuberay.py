@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,18 @@ def pods(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def check_manifest(manifest: dict[str, Any]) -> None:
     """Raises jsonschema's ValidationError where the API server would refuse the manifest."""
-    file = crd_folder() / f"ray.io_{manifest['kind'].lower()}s.yaml.gz"
-    with gzip.open(file) as stream:
-        definition = yaml.safe_load(stream)["spec"]
+    definition = load_definition(manifest["kind"])
     group, _, name = manifest["apiVersion"].partition("/")
-    (version,) = [each for each in definition["versions"] if each["name"] == name]
     assert (group, manifest["kind"]) == (definition["group"], definition["names"]["kind"])
+    (version,) = [each for each in definition["versions"] if each["name"] == name]
     jsonschema.validate(manifest, strict(version["schema"]["openAPIV3Schema"]))
+
+
+@cache
+def load_definition(kind: str) -> dict[str, Any]:
+    with gzip.open(crd_folder() / f"ray.io_{kind.lower()}s.yaml.gz") as stream:
+        # Megabytes of YAML, for which the loader in Python takes seconds.
+        return dict(yaml.load(stream, yaml.CSafeLoader)["spec"])
 
 
 def strict(schema: Any) -> Any:

@@ -105,7 +105,8 @@ def test_aws_would_start_every_node_type(tmp_path: Path, monkeypatch: pytest.Mon
         config = bootstrap_aws(prepare_config(load("aws.yaml")))
         client = boto3.client("ec2", config["provider"]["region"])
         for name, node_type in config["available_node_types"].items():
-            request = dict(node_type["node_config"])
+            own = config["head_node"] if name == config["head_node_type"] else {}
+            request = node_type["node_config"] | own
             subnets = request.pop("SubnetIds")  # Ray takes them in turn
             with pytest.raises(Exception, match="DryRunOperation"):
                 client.run_instances(
