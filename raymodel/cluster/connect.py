@@ -107,7 +107,10 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
 def _why_not_connected(address: str, error: Exception) -> str:
     from ray.exceptions import AuthenticationError
 
-    if isinstance(error.__cause__, AuthenticationError):
+    causes: list[BaseException] = [error]
+    while (deeper := causes[-1].__cause__) is not None:
+        causes.append(deeper)
+    if any(isinstance(cause, AuthenticationError) for cause in causes):
         return (
             f"the Ray at {address!r} asks for a token, and this process sent none or a wrong one; "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"

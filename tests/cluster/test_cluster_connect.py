@@ -20,7 +20,8 @@ def test_a_local_ray_leaves_logical_cpus_for_the_data() -> None:
 def test_a_wrong_token_is_told_apart_from_a_head_that_is_not_there() -> None:
     error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
     assert _why_not_connected("10.0.0.1:6379", error).startswith("no Ray answers at")
-    error.__cause__ = AuthenticationError("InvalidAuthToken")
+    error.__cause__ = RuntimeError("as Ray wraps it")
+    error.__cause__.__cause__ = AuthenticationError("InvalidAuthToken")
     assert "sent none or a wrong one" in _why_not_connected("10.0.0.1:6379", error)
 
 
