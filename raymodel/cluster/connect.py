@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from raymodel.errors import ClusterError
 # a small machine may claim more than it has. Reading tasks claim none (`data/stream.py`).
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
+_PROBE_S = 5.0  # a head in the same network answers in milliseconds
 _OBJECT_STORE_BYTES = 512 * 2**20
 
 # After a lost node Ray first waits this long for the old number of workers.
@@ -98,9 +100,21 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
             **quiet,
         )
         return
+    _check_listens(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(_why_not_connected(address, error)) from error
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself would try a dead address for minutes; other forms than `host:port` it looks up."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
+    except OSError as error:
         raise ClusterError(_why_not_connected(address, error)) from error
 
 
