@@ -119,7 +119,8 @@ class Pipeline:
         if self.connection is None:
             sweep = self.job.finetune.sweep if self.job.finetune else None
             trials = sweep.concurrent * sweep.workers_per_trial if sweep else 0
-            with self.story.waiting("Ray to start" if not self.address else "the cluster"):
+            is_there = self.address or os.environ.get("RAY_ADDRESS")
+            with self.story.waiting("the cluster" if is_there else "Ray to start"):
                 self.connection = self.stack.enter_context(
                     connect(self.address, self.job.cluster, concurrent_trials=trials)
                 )

@@ -20,9 +20,8 @@ from raymodel.errors import ClusterError
 # a small machine may claim more than it has. Reading tasks claim none (`data/stream.py`).
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
+_PROBE_S = 5.0  # a head in the same network answers in milliseconds
 _OBJECT_STORE_BYTES = 512 * 2**20
-
-_ANSWER_S = 10.0  # a head in the same network answers in milliseconds
 
 # After a lost node Ray first waits this long for the old number of workers.
 _ELASTIC_START_TIMEOUT_S = "5"
@@ -101,31 +100,31 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
             **quiet,
         )
         return
-    _check_answers(address)
+    _check_listens(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(_why_not_connected(address, error)) from error
 
 
-def _check_answers(address: str) -> None:
-    """Ray itself asks a dead address for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():  # auto, or a URL of Ray's own
+def _check_listens(address: str) -> None:
+    """Ray itself would try a dead address for minutes; other forms than `host:port` it looks up."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
     except OSError as error:
-        raise ClusterError(
-            f"no Ray answers at {address!r} ({error}); start one with `ray start --head`, or give "
-            "the address that it printed, with the port of the head (6379 unless set)"
-        ) from error
+        raise ClusterError(_why_not_connected(address, error)) from error
 
 
 def _why_not_connected(address: str, error: Exception) -> str:
     from ray.exceptions import AuthenticationError
 
-    if isinstance(error.__cause__, AuthenticationError):
+    causes: list[BaseException] = [error]
+    while (deeper := causes[-1].__cause__) is not None:
+        causes.append(deeper)
+    if any(isinstance(cause, AuthenticationError) for cause in causes):
         return (
             f"the Ray at {address!r} asks for a token, and this process sent none or a wrong one; "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"

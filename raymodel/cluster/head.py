@@ -15,7 +15,11 @@ from ray.job_submission import JobSubmissionClient
 from raymodel.errors import ClusterError
 
 # They tell of each package, and how each socket was closed.
-_TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+_TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
 
 
