@@ -150,7 +150,7 @@ def test_searching_an_adapter_that_is_not_trained_is_refused(refusal):
         (
             "adapter: {lora: {rank: 8}}",
             "parallel: {sequence: 4}",
-            "job.yaml:17: finetune.parallel.sequence: 4 workers cannot exchange 6 heads with 2 of "
+            "job.yaml:16: finetune.parallel.sequence: 4 workers cannot exchange 6 heads with 2 of "
             "keys and values evenly; use sequence: 2",
         ),
         (

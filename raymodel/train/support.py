@@ -76,6 +76,12 @@ def _tensor_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
             f"{workers} workers cannot share {heads} heads with {kv_heads} of keys and values "
             f"evenly; use tensor: {_nearest(workers, fits)}"
         )
+    if spec.parallel.zero == 0 and spec.precision != "fp32":
+        # FP16_UnfusedOptimizer counts only tensor rank 0 of the matrices that workers share.
+        yield (
+            f"at zero: 0 in {spec.precision} DeepSpeed clips by the gradient of a part of each "
+            "shared matrix; use zero: 1, which needs less memory too"
+        )
     if isinstance(spec, FinetuneSpec) and spec.adapter is not None:
         yield "an adapter cannot be cut; use zero: 3, or train all weights"
 

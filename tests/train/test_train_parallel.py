@@ -147,9 +147,10 @@ def test_the_model_of_every_layout_has_the_same_logits_in_transformers(
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_layout_gives_the_curve(dataset: Artifact, tmp_path: Path, precision: str) -> None:
-    works = {s: s.work(dataset, tmp_path, precision=precision) for s in [PLAIN, *EVERY]}
+    every = [s for s in EVERY if precision == "fp32" or s.zero > 0 or s.tensor == 1]
+    works = {s: s.work(dataset, tmp_path, precision=precision) for s in [PLAIN, *every]}
     train(works)
-    for spread in EVERY:
+    for spread in every:
         assert_same_run(works[spread], works[PLAIN], TOLERANCE[precision])
 
 
