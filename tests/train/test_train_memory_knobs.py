@@ -1,4 +1,4 @@
-"""Recomputed activations, other kernels, a compiled model, state in the host's memory: one curve."""
+"""Recomputed activations, another kernel, compiled, state in the host's memory: the same curve."""
 
 from pathlib import Path
 from typing import Any
