@@ -51,10 +51,10 @@ class ParallelSpec(Spec):
     3 adds weights."""
     tensor: int = Field(default=1, ge=1)
     """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node.
-    llama, mistral, qwen2, qwen3; the heads must divide."""
+    For llama, mistral, qwen, gemma and others like them; the heads must divide."""
     sequence: int = Field(default=1, ge=1)
     """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node.
-    causal_lm with llama, mistral, qwen2, qwen3; the heads must divide."""
+    For causal_lm with llama, mistral, qwen, gemma and others like them; the heads must divide."""
     offload: Literal["none", "cpu"] = "none"
     """Where the optimizer's state lives: with the weights, or in the host's memory
     (ZeRO-Offload, arXiv:2101.06840)."""

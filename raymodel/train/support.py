@@ -14,18 +14,22 @@ from raymodel.train.spec import FinetuneSpec, TrainSpec
 
 # Architectures that train to the curve of plain data parallelism and whose checkpoints come back as
 # whole models, with DeepSpeed's AutoTP and Ulysses: tests/train/test_train_parallel.py measures it.
-TENSOR = ("llama", "mistral", "qwen2", "qwen3")
-SEQUENCE = ("llama", "mistral", "qwen2", "qwen3")
+_BOTH = ("gemma", "granite", "llama", "mistral", "phi", "qwen2", "qwen3", "smollm3")
+TENSOR = (*_BOTH, "gemma2", "opt")
+SEQUENCE = (*_BOTH, "olmo2", "phi3")
 _WHY_NOT_TENSOR = {
     "gpt2": "AutoTP cannot cut its fused projections",
     "mixtral": "AutoTP cannot cut its experts",
+    "olmo2": "AutoTP knows no cut for its plan",
     "phi3": "AutoTP cannot cut its fused projections",
     "t5": "AutoTP cannot put its parts together into a model again",
 }
 _WHY_NOT_SEQUENCE = {
     "bert": "it reads a text in both directions, under a mask that is not cut",
+    "gemma2": "it bounds its attention scores, which the kernel for shared rows does not",
     "gpt2": "its attention does not pass on the positions",
     "gpt_neox": "its attention does not pass on the positions",
+    "opt": "its attention does not pass on the positions",
 }
 
 
@@ -75,6 +79,12 @@ def _tensor_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
         yield (
             f"{workers} workers cannot share {heads} heads with {kv_heads} of keys and values "
             f"evenly; use tensor: {_nearest(workers, fits)}"
+        )
+    if spec.parallel.zero == 0 and spec.precision != "fp32":
+        # FP16_UnfusedOptimizer counts only tensor rank 0 of the matrices that workers share.
+        yield (
+            f"at zero: 0 in {spec.precision} DeepSpeed clips by the gradient of a part of each "
+            "shared matrix; use zero: 1, which needs less memory too"
         )
     if isinstance(spec, FinetuneSpec) and spec.adapter is not None:
         yield "an adapter cannot be cut; use zero: 3, or train all weights"

@@ -24,7 +24,7 @@ def reasons(spec: TrainSpec, architecture: str = "llama", **known: object) -> st
 
 
 def tensor(workers: int, **fields: object) -> TrainSpec:
-    return pretrain(parallel={"tensor": workers}, **fields)
+    return pretrain(parallel={"zero": 1, "tensor": workers}, **fields)
 
 
 def sequence(workers: int, **fields: object) -> TrainSpec:
@@ -54,7 +54,12 @@ def test_what_works_is_not_refused(spec):
         (tensor(2), {"architecture": "t5"}, "cannot put its parts together"),
         (tensor(2), {"architecture": "gpt2"}, "Use zero: 3"),
         (tensor(2), {"architecture": "bloom"}, "not tried"),
-        (sequence(8), {}, "use sequence: 6"),
+        (sequence(8), {}, "use sequence: 4"),
+        (
+            pretrain(parallel={"zero": 0, "tensor": 2}, precision="bf16"),
+            {},
+            "DeepSpeed clips by the gradient of a part",
+        ),
         (sequence(2), {"architecture": "bert"}, "both directions"),
         (sequence(2), {"cuts_rows": False}, "the task needs whole rows"),
         (sequence(2, attention="eager"), {}, "does not go with attention: eager; use sdpa"),
