@@ -92,11 +92,10 @@ class MemoryCase:
     def measure(self) -> int:
         """Bytes at the peak of the worker that has the highest."""
         with tempfile.TemporaryDirectory() as folder:
-            return max(
-                run_distributed(
-                    measure_rank, self.workers, self, folder, init=False, timeout_s=600.0
-                )
+            peaks: list[int] = run_distributed(
+                measure_rank, self.workers, self, folder, init=False, timeout_s=600.0
             )
+        return max(peaks)
 
 
 # ---- in each rank --------------------------------------------------------------------------------
@@ -132,7 +131,8 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
     from raymodel.train.saver import Saver
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(build_config("llama", config))
+    llama: Any = AutoModelForCausalLM  # untyped upstream
+    model = llama.from_config(build_config("llama", config))
     replicas = case.workers // case.tensor
     batch = plan_batch(case.spec.global_batch, case.rows, replicas)
     engine = build_engine(model, get_task("causal_lm")(), case.spec, batch)

@@ -50,7 +50,7 @@ def find_fitting(
 ) -> Choice | None:
     """The layout that fits with the fewest and cheapest changes; None when none does."""
     candidates = [(_changes(setup, each), each) for each in _neighbours(shape, setup, room)]
-    for changes, candidate in sorted(candidates, key=lambda pair: _cost(*pair, setup)):
+    for changes, candidate in sorted(candidates, key=lambda pair: _cost(*pair)):
         memory = plan_memory(shape, candidate, row_tokens=row_tokens)
         if fits(memory, candidate):
             return Choice(changes=changes, setup=candidate, memory=memory)
@@ -134,7 +134,7 @@ def _offload(setup: Setup) -> str:
     return "cpu" if setup.offload else "none"
 
 
-def _cost(changes: Changes, new: Setup, old: Setup) -> tuple[int, list[int], list[float]]:
+def _cost(changes: Changes, new: Setup) -> tuple[int, list[int], list[float]]:
     """Fewer knobs first, then cheaper ones, then smaller turns of them."""
     ranks = sorted((KNOBS.index(knob) for knob in changes), reverse=True)
     turns = [new.workers, new.tensor, new.zero, -new.micro_batch]

@@ -97,15 +97,13 @@ def _about(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any]:
 def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any] | None:
     """For the advice when memory runs out; None where no formula is known."""
     spec, config = work.spec, engine.deepspeed.module.config
-    is_tuned = isinstance(spec, FinetuneSpec)
-    shape = ModelShape.of(
-        config.model_type,
-        config.to_dict(),
-        num_labels=len(work.labels),
-        adapter=spec.adapter if is_tuned else None,
-    )
-    row_tokens = spec.max_length if is_tuned else dataset.sequence_length
+    adapter, row_tokens = None, dataset.sequence_length
+    if isinstance(spec, FinetuneSpec):
+        adapter, row_tokens = spec.adapter, spec.max_length
     assert row_tokens is not None, "pretraining reads packed rows"
+    shape = ModelShape.of(
+        config.model_type, config.to_dict(), num_labels=len(work.labels), adapter=adapter
+    )
     if not can_count(shape.architecture):
         return None
     setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
