@@ -5,7 +5,6 @@ Exact where a dataset is complete; else an estimate from the sources, which says
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +112,13 @@ class _Stage:
     progress: Progress
 
     def plan(self, name: str, spec: TrainSpec) -> StagePlan:
-        data = self._examples(spec) if isinstance(spec, FinetuneSpec) else self._packed(spec)
-        shape = self._pretrained(data) if name == "pretrain" else self._tuned(data)
+        if isinstance(spec, PretrainSpec):
+            data = self._packed(spec)
+            shape = self._pretrained(data)
+        else:
+            assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
+            data = self._examples(spec)
+            shape = self._tuned(spec)
         forecasts = tuple(
             forecast(
                 spec,
@@ -193,9 +197,9 @@ class _Stage:
 
         assert prepare.tokenizer.load is not None, "the spec has exactly one of the two"
         place = find_tokenizer(prepare.tokenizer.load, self.base_dir)
-        content = json.loads((place / "tokenizer.json").read_bytes())
-        added = [token["id"] + 1 for token in content.get("added_tokens", ())]
-        return int(max([len(content["model"]["vocab"]), *added]))
+        content = (place / "tokenizer.json").read_json()
+        added: list[int] = [token["id"] + 1 for token in content.get("added_tokens", ())]
+        return max(len(content["model"]["vocab"]), *added, 0)
 
     # ---- the model -------------------------------------------------------------------------------
 
@@ -205,9 +209,7 @@ class _Stage:
         sizes = {"vocab_size": data.vocab_size, "max_position_embeddings": data.row_tokens}
         return ModelShape.of(architecture, sizes | fields)
 
-    def _tuned(self, data: _Data) -> ModelShape:
-        spec = self.job.finetune
-        assert spec is not None, "the caller looked"
+    def _tuned(self, spec: FinetuneSpec) -> ModelShape:
         architecture, config = self._base_config()
         labels = 0
         if spec.task == "text_classification":
@@ -220,7 +222,7 @@ class _Stage:
     def _base_config(self) -> tuple[str, dict[str, Any]]:
         base = self.progress.base
         if base is not None:
-            config = json.loads((base.location / "config.json").read_bytes())
+            config = (base.location / "config.json").read_json()
             return config["model_type"], config
         assert self.job.finetune is not None, "the caller looked"
         if self.job.pretrain is None or self.job.finetune.base is not None:

@@ -85,9 +85,9 @@ def _llama_layer(
     shape: ModelShape, b: int, *, attention: Attention, context: int, tensor: int, on_gpu: bool
 ) -> float:
     c = shape.fields
-    hidden, inner = c["hidden_size"], c["intermediate_size"] / tensor
+    hidden = float(c["hidden_size"])
+    inner, heads = c["intermediate_size"] / tensor, c["num_attention_heads"] / tensor
     q, kv = c["q_width"] / tensor, c["kv_width"] / tensor
-    heads = c["num_attention_heads"] / tensor
     # Each norm keeps its input in fp32, the reciprocal root, the normalised state and its product
     # with the weight, which is the input of the matrices after it.
     norms = 2 * ((_FP32 + 2 * b) * hidden + _FP32)

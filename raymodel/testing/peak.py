@@ -95,7 +95,7 @@ class MemoryCase:
             peaks: list[int] = run_distributed(
                 measure_rank, self.workers, self, folder, init=False, timeout_s=600.0
             )
-            return max(peaks)
+        return max(peaks)
 
 
 # ---- in each rank --------------------------------------------------------------------------------
@@ -122,7 +122,6 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
     """Trains, and returns the peak of the last step."""
     import torch
     import torch.distributed as dist
-    from transformers import LlamaForCausalLM
 
     from raymodel.model.build import build_config
     from raymodel.tasks import get_task
@@ -131,8 +130,8 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
     from raymodel.train.saver import Saver
 
     torch.manual_seed(0)
-    llama: Any = build_config("llama", config)
-    model = LlamaForCausalLM(llama)
+    llama: Any = AutoModelForCausalLM  # untyped upstream
+    model = llama.from_config(build_config("llama", config))
     replicas = case.workers // case.tensor
     batch = plan_batch(case.spec.global_batch, case.rows, replicas)
     engine = build_engine(model, get_task("causal_lm")(), case.spec, batch)

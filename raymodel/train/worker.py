@@ -111,10 +111,10 @@ def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[st
     adapter, row_tokens = None, dataset.sequence_length
     if isinstance(spec, FinetuneSpec):
         adapter, row_tokens = spec.adapter, spec.max_length
+    assert row_tokens is not None, "pretraining reads packed rows"
     shape = ModelShape.of(
         config.model_type, config.to_dict(), num_labels=len(work.labels), adapter=adapter
     )
-    assert row_tokens is not None, "pretraining reads packed rows"
     if not can_count(shape.architecture):
         return None
     setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
