@@ -21,7 +21,7 @@ from raymodel.model.shape import ModelShape
 from raymodel.progress import Progress, find_progress
 from raymodel.train.forecast import Forecast, find_problem, forecast
 from raymodel.train.plan import TrainPlan, plan_training
-from raymodel.train.spec import FinetuneSpec, TrainSpec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 
 BYTES_PER_TOKEN = 4.0
 """Of raw text, for an estimate before a tokenizer exists: about four characters of English

@@ -36,7 +36,8 @@ LAYOUTS = [*((size, zero) for size in (1, 2) for zero in range(4)), (3, 1), (3, 
 # nothing else: some 2^-24 = 6e-8 of it in fp32, and as much again with each of the twelve updates
 # at most. In bf16 the gradient of a micro batch is rounded, 2^-9 = 2e-3 of it, and a weight may
 # round to the other neighbour; test_train_checkpoint.py says why that comes to some 1e-4 of the
-# loss. The ZeRO stage alone changes no bit in bf16, where all stages reduce in the same format.
+# loss. The ZeRO stage alone changes no bit in bf16, where all stages reduce in the same format,
+# but for the norm of the gradient.
 TOLERANCE = {"fp32": 2e-6, "bf16": 2e-4}
 
 
@@ -104,7 +105,12 @@ def test_the_curve_does_not_see_how_a_batch_is_cut_into_micro_batches(
 def test_the_stages_agree_in_bf16(dataset: Artifact, folder: Path) -> None:
     def bf16(world_size: int, zero: int) -> TrainWork:
         run = folder / f"bf16-{world_size}-{zero}"
-        return make_work(dataset, run, precision="bf16", parallel={"zero": zero})
+        # Without clipping: each stage sums the norm in an order of its own, and a last bit of the
+        # norm is one of every weight.
+        unclipped = {"gradient_clip": 0}
+        return make_work(
+            dataset, run, precision="bf16", parallel={"zero": zero}, optimizer=unclipped
+        )
 
     works = [bf16(2, zero) for zero in range(4)]
     run_distributed(train_all, 2, works, init=False)
