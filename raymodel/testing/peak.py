@@ -122,6 +122,7 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
     """Trains, and returns the peak of the last step."""
     import torch
     import torch.distributed as dist
+    from transformers import AutoModelForCausalLM
 
     from raymodel.model.build import build_config
     from raymodel.tasks import get_task

@@ -35,6 +35,7 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_this_machine_is_well_enough_for_two_workers(job: Path, tmp_path: Path) -> None:
     done = doctor(str(job))
     assert done.returncode == 0, done.stdout + done.stderr
