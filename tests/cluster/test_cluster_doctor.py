@@ -66,8 +66,7 @@ def test_no_cluster_at_the_address_is_one_message() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_node_with_another_version_is_found_on_a_cluster(tmp_path: Path) -> None:
-    sys.path.append(str(REPOSITORY / "tests" / "chaos"))
-    from nodes import Nodes
+    from raymodel.testing.nodes import Nodes
 
     shadow = tmp_path / "shadow" / "deepspeed-0.1.0.dist-info"
     shadow.mkdir(parents=True)
