@@ -32,11 +32,13 @@ def share_rows(model: Any, layout: Layout) -> None:
         layout: this worker's place; `sequence` is above 1.
     """
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
+    from deepspeed.sequence.layer import register_all_to_all_group
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     config = model.config
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     group = _group_of_row(layout)
+    register_all_to_all_group(group)  # in a compiled model it would come too late
 
     @cache
     def attention_of(rows: int) -> UlyssesSPAttentionHF:
