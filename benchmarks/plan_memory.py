@@ -29,7 +29,7 @@ def main() -> None:
                     zero=zero,
                     tensor=tensor,
                     workers=arguments.workers,
-                    precision=arguments.precision,
+                    precision=_precision(arguments.precision, zero, tensor),
                 )
             )
 
@@ -41,11 +41,21 @@ def predicted_table(precision: str) -> str:
         for zero in range(4):
             row: dict[str, object] = {"ZeRO": zero, "tensor": tensor}
             for workers in (2, 4, 8):
-                case = MemoryCase(zero=zero, tensor=tensor, workers=workers, precision=precision)
+                case = MemoryCase(
+                    zero=zero,
+                    tensor=tensor,
+                    workers=workers,
+                    precision=_precision(precision, zero, tensor),
+                )
                 peak = case.plan().peak
                 row[f"{workers} workers"] = f"{peak.total / MIB:.0f} MiB ({peak.name})"
             rows.append(row)
     return "predicted peak of a worker\n" + table_text(rows)
+
+
+def _precision(wanted: str, zero: int, tensor: int) -> str:
+    """Stage 0 shares matrices in fp32 only; `train/support.py` says why."""
+    return "fp32" if zero == 0 and tensor > 1 else wanted
 
 
 def report(case: MemoryCase) -> None:

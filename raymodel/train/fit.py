@@ -9,6 +9,7 @@ from itertools import product
 from raymodel.model.shape import ModelShape
 from raymodel.train.memory import MemoryPlan, Setup, plan_memory
 from raymodel.train.plan import plan_batch
+from raymodel.train.support import TENSOR
 
 Fits = Callable[[MemoryPlan, Setup], bool]
 
@@ -83,8 +84,7 @@ def _neighbours(shape: ModelShape, setup: Setup, room: Room) -> Iterator[Setup]:
     """All layouts with the same result, each knob turned only towards less memory."""
     heads = int(shape.config["num_attention_heads"])
     kv_heads = int(shape.config.get("num_key_value_heads") or heads)
-    # bert is trained whole, and AutoTP cannot cut an adapter (train/spec.py).
-    can_cut = shape.architecture != "bert" and shape.adapter is None
+    can_cut = shape.architecture in TENSOR and shape.adapter is None
     per_node = room.workers_per_node or room.max_workers
     tensors = [
         tensor
@@ -102,6 +102,8 @@ def _neighbours(shape: ModelShape, setup: Setup, room: Room) -> Iterator[Setup]:
         _halvings(setup.micro_batch),
     ):
         replica = tensor * setup.sequence
+        if tensor > 1 and zero == 0 and setup.precision != "fp32":  # train/support.py says why
+            continue
         if workers % replica or workers // replica > setup.global_batch or (offload and not zero):
             continue
         batch = plan_batch(setup.global_batch, micro_batch, workers // replica)

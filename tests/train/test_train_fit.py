@@ -91,3 +91,13 @@ def test_every_knob_says_what_it_saves_alone():
         if changes == {"micro_batch": 4}:
             less = plan_memory(LLAMA_8B, replace(SETUP, micro_batch=4), row_tokens=TOKENS)
             assert saved == now - less.peak.total
+
+
+def test_matrices_are_not_cut_at_stage_0_in_16_bits():
+    replicated = replace(SETUP, zero=0, micro_batch=1)
+    savings = list_savings(LLAMA_8B, replicated, row_tokens=TOKENS, room=ROOM)
+    assert not [changes for changes, _ in savings if "parallel.tensor" in changes]
+    in_fp32 = list_savings(
+        LLAMA_8B, replace(replicated, precision="fp32"), row_tokens=TOKENS, room=ROOM
+    )
+    assert [changes for changes, _ in in_fp32 if changes == {"parallel.tensor": 2}]

@@ -125,7 +125,8 @@ def test_every_stage_takes_what_the_plan_says(zero, precision):
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_tensor_parallelism_takes_what_the_plan_says(zero):
-    check(MemoryCase(zero=zero, tensor=2, workers=4, tokens=32))
+    precision = "bf16" if zero else "fp32"  # the only one that stage 0 takes with it
+    check(MemoryCase(zero=zero, tensor=2, workers=4, tokens=32, precision=precision))
 
 
 @pytest.mark.slow
