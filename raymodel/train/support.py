@@ -86,8 +86,8 @@ def _tensor_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
             f"at zero: 0 in {spec.precision} DeepSpeed clips by the gradient of a part of each "
             "shared matrix; use zero: 1, which needs less memory too"
         )
-    if isinstance(spec, FinetuneSpec) and spec.adapter is not None:
-        yield "an adapter cannot be cut; use zero: 3, or train all weights"
+    if _has_adapter(spec):
+        yield "an adapter is not cut with the matrices it updates; use zero: 3"
 
 
 def _sequence_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
@@ -111,6 +111,8 @@ def _sequence_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
             f"{workers} workers cannot exchange {heads} heads with {kv_heads} of keys and values "
             f"evenly; use sequence: {_nearest(workers, fits)}"
         )
+    if _has_adapter(spec):
+        yield "rows are not shared under an adapter; use a smaller micro_batch"
     if spec.attention != "sdpa":
         yield (
             f"it does not go with attention: {spec.attention}; use sdpa, which for these rows "
@@ -122,6 +124,10 @@ def _sequence_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
             f"the model looks back over {window} tokens only, rows have {model.row_tokens}, and "
             f"that limit is lost where rows are shared; use rows of at most {window} tokens"
         )
+
+
+def _has_adapter(spec: TrainSpec) -> bool:
+    return isinstance(spec, FinetuneSpec) and spec.adapter is not None
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[int, int]:

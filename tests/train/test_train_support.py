@@ -78,17 +78,18 @@ def test_a_window_shorter_than_the_rows_is_refused_where_rows_are_shared():
     assert reasons(sequence(2), config=unused, row_tokens=8192) == ""
 
 
-def test_an_adapter_is_not_cut():
+@pytest.mark.parametrize("parallel", [{"tensor": 2}, {"sequence": 2}])
+def test_an_adapter_is_trained_by_whole_workers(parallel):
     spec = FinetuneSpec.model_validate(
         COMMON
         | {
             "task": "causal_lm",
             "sources": [{"path": "a"}],
             "adapter": {"lora": {"rank": 2}},
-            "parallel": {"tensor": 2},
+            "parallel": parallel,
         }
     )
-    assert "an adapter cannot be cut" in reasons(spec)
+    assert "an adapter" in reasons(spec)
 
 
 def test_a_worker_raises_the_first_reason():
