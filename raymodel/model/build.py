@@ -69,7 +69,8 @@ def build_model(
 def _outline(config: PretrainedConfig, task: Task) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = _auto_class(task).from_config(config, dtype=torch.float32)
-    return model.train()
+    model.train()
+    return model
 
 
 def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
@@ -163,7 +164,7 @@ def _read_config(folder: Path, task: Task) -> PretrainedConfig:
         )
     arguments = task.model_arguments() if task.labels else {}
     try:
-        config = transformers.AutoConfig.from_pretrained(
+        config: PretrainedConfig = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **arguments
         )
         task.check_model(config)

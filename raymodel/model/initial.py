@@ -69,7 +69,7 @@ class InitialWeights:
         weightless = _exchange(module, {k: _blank(t) for k, t in _own_tensors(module).items()})
         with seeded(self._seed, name), guard_torch_init_functions():
             for head, part in _with_ancestors(self._model, name):
-                head._init_weights(part)
+                head._init_weights(part)  # type: ignore[no-untyped-call]
         drawn = _exchange(module, weightless)
         for key, tensor in drawn.items():
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
@@ -122,5 +122,5 @@ def seeded(seed: int, name: str) -> Iterator[None]:
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         # torch takes a signed number
-        torch.random.default_generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        torch.default_generator.manual_seed(int.from_bytes(digest, "little") >> 1)
         yield

@@ -116,7 +116,7 @@ class _Recipe:
             return {self.name: read(self.keys[0][0])}
         converter = copy.deepcopy(self.converter)
         for key, pattern in self.keys:
-            converter.add_tensor(self.name, key, pattern, read(key))
+            converter.add_tensor(self.name, key, pattern, read(key))  # type: ignore[arg-type]
         made = converter.convert(self.name, model=model, config=model.config)
         return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 

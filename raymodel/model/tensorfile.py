@@ -80,7 +80,7 @@ def write_tensors(
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 class TensorFile:
@@ -115,7 +115,7 @@ class TensorFile:
         """The whole tensor, on the CPU, in the type that is stored."""
         info = self.tensors[name]
         flat = torch.empty(info.bytes, dtype=torch.uint8)
-        target = memoryview(flat.numpy())
+        target = flat.numpy().data
         self._stream.seek(self._first_byte[name])
         for start in range(0, info.bytes, CHUNK_BYTES):
             chunk = self._stream.read(min(CHUNK_BYTES, info.bytes - start))

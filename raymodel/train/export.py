@@ -125,8 +125,8 @@ def _folder_for(target: Location) -> Iterator[tuple[Path, Callable[[Path], None]
     sent off at once and then deleted here.
     """
     if not target.is_local:
-        with tempfile.TemporaryDirectory(prefix="raymodel-") as folder:
-            yield Path(folder), lambda file: _send(file, target / file.name)
+        with tempfile.TemporaryDirectory(prefix="raymodel-") as temporary:
+            yield Path(temporary), lambda file: _send(file, target / file.name)
         return
     target.delete_tree()
     target.parent.make_dir()
