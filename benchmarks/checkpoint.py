@@ -140,6 +140,7 @@ def save_in_turn(rank: int, world_size: int, run: Location, zero: int, rounds: i
             keep=1,
             keep_best=False,
             wait=name == "sync",
+            before_commit=lambda: None,
             on_event=lambda event: None,
         )
         for name in ("sync", "async")
@@ -183,6 +184,7 @@ def save_once(rank: int, world_size: int, run: Location, zero: int) -> None:
         keep=1,
         keep_best=False,
         wait=True,
+        before_commit=lambda: None,
         on_event=lambda event: None,
     )
     for _ in range(WARM_UP_STEPS + 1):

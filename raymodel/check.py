@@ -19,7 +19,8 @@ from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, find_problems, spec_error
-from raymodel.train.spec import FinetuneSpec
+from raymodel.train.spec import FinetuneSpec, TrainSpec
+from raymodel.train.support import Trained, find_unsupported
 from raymodel.tune.space import apply_setting
 from raymodel.tune.spec import SearchSpec
 
@@ -75,6 +76,30 @@ def check_lengths(job: Job) -> Iterator[Problem]:
         )
 
 
+def check_parallel(job: Job) -> Iterator[Problem]:
+    """The model to pretrain, and to fine-tune after that, can be spread as the job says.
+
+    What a base folder holds is seen by the workers.
+    """
+    if job.pretrain is None:
+        return
+    from raymodel.model.presets import resolve_model
+    from raymodel.tasks import get_task
+
+    try:
+        architecture, config = resolve_model(job.pretrain.model)
+    except SpecError:
+        return  # told by check_preset
+    length = job.prepare.sequence_length if job.prepare else None
+    trained: list[tuple[str, TrainSpec, str]] = [("pretrain", job.pretrain, job.pretrain.objective)]
+    if job.finetune is not None and job.finetune.base is None:
+        trained.append(("finetune", job.finetune, job.finetune.task))
+    for stage, spec, task in trained:
+        model = Trained(architecture, config, get_task(task).cuts_rows, length)
+        for field, reason in find_unsupported(spec, model):
+            yield Problem((stage, *field.split(".")), reason)
+
+
 def check_measures(job: Job) -> Iterator[Problem]:
     """The task of the job knows every measure, and every gate is on one that is taken."""
     if job.evaluate is None:
@@ -102,12 +127,9 @@ def check_sweep(job: Job) -> Iterator[Problem]:
         return
     sweep = job.finetune.sweep
     here: Path = ("finetune", "sweep")
-    if job.finetune.global_batch % sweep.workers_per_trial:
-        yield Problem(
-            (*here, "workers_per_trial"),
-            f"finetune.global_batch of {job.finetune.global_batch} cannot be divided by "
-            f"{sweep.workers_per_trial} workers; change one of the two",
-        )
+    message = _wrong_workers(job.finetune, sweep.workers_per_trial)
+    if message:
+        yield Problem((*here, "workers_per_trial"), message)
     for name, search in sweep.search.items():
         message = _wrong_name(name) or _wrong_value(job.finetune, name, search)
         if message:
@@ -118,9 +140,23 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
     check_preset,
     check_lengths,
+    check_parallel,
     check_sweep,
     check_measures,
 )
+
+
+def _wrong_workers(finetune: FinetuneSpec, workers: int) -> str | None:
+    try:
+        replicas = finetune.parallel.data_workers(workers)
+    except SpecError as error:
+        return f"finetune.{error}"
+    if finetune.global_batch % replicas:
+        return (
+            f"finetune.global_batch of {finetune.global_batch} cannot be divided by {workers} "
+            "workers; change one of the two"
+        )
+    return None
 
 
 def _wrong_name(name: str) -> str | None:

@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"raymodel {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_job_commands(commands)
+    _add_submission_commands(commands)
     _add_reference_commands(commands)
     return parser
 
@@ -67,11 +68,50 @@ def _add_job_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     _add_job(check)
     check.set_defaults(call=check_job)
 
+    plan = commands.add_parser("plan", help="steps, memory, time and resources, starting nothing")
+    _add_job(plan)
+    plan.add_argument(
+        "--on",
+        metavar="MACHINES",
+        help="check that it fits: h100:8x4 is 4 machines of 8 H100, 64GiBx2 two without GPUs",
+    )
+    plan.set_defaults(call=plan_job)
+
     submit = commands.add_parser("submit", help="run a job on a cluster, following its log")
     _add_job(submit)
-    submit.add_argument("--address", required=True, help="its dashboard, http://HEAD:8265")
-    submit.add_argument("--detach", action="store_true", help="do not wait for the job to end")
+    _add_dashboard(submit)
+    submit.add_argument(
+        "--env",
+        dest="environment",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="give the job this variable of this environment, such as a secret; may be repeated",
+    )
+    until_the_end = submit.add_mutually_exclusive_group()
+    until_the_end.add_argument(
+        "--follow", action="store_true", help="wait for the job to end; the default"
+    )
+    until_the_end.add_argument("--detach", action="store_true", help="do not wait for it")
     submit.set_defaults(call=submit_job)
+
+
+def _add_submission_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    logs = commands.add_parser("logs", help="print the log of a submitted job")
+    logs.add_argument("--follow", action="store_true", help="until the job ends; its exit code")
+    logs.set_defaults(call=print_logs)
+    stop = commands.add_parser("stop", help="stop a submitted job; it saves a checkpoint first")
+    stop.set_defaults(call=stop_job)
+    for command in (logs, stop):
+        _add_job(command, "JOB|ID", "the job file, or the id that `submit` printed")
+        _add_dashboard(command)
+
+    doctor = commands.add_parser("doctor", help="examine a cluster before an expensive start")
+    _add_job(doctor, help="the job file: its storage and workers are tried", nargs="?")
+    doctor.add_argument(
+        "--address", help="a running Ray cluster, or its dashboard http://HEAD:8265; default: here"
+    )
+    doctor.set_defaults(call=examine_cluster)
 
 
 def _add_reference_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -91,8 +131,17 @@ def _add_reference_commands(commands: argparse._SubParsersAction[argparse.Argume
     init.set_defaults(call=write_first_job)
 
 
-def _add_job(command: argparse.ArgumentParser) -> None:
-    command.add_argument("job", metavar="JOB", help="the job file")
+def _add_dashboard(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--address", required=True, help="the dashboard, http://HEAD:8265")
+
+
+def _add_job(
+    command: argparse.ArgumentParser,
+    metavar: str = "JOB",
+    help: str = "the job file",
+    nargs: str | None = None,
+) -> None:
+    command.add_argument("job", metavar=metavar, help=help, nargs=nargs)
     command.add_argument(
         "--set",
         dest="overrides",
@@ -114,7 +163,10 @@ def load_checked(arguments: argparse.Namespace) -> LoadedJob:
 
 
 def run_job(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.variables import load_variables
+
     loaded = load_checked(arguments)
+    load_variables()
     from raymodel.pipeline import run
 
     return run(
@@ -135,6 +187,21 @@ def check_job(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def plan_job(arguments: argparse.Namespace) -> int:
+    loaded = load_checked(arguments)
+    from pathlib import Path
+
+    from raymodel.cluster.devices import parse_fleet
+    from raymodel.plan import plan_job
+    from raymodel.plan_text import plan_text
+
+    fleet = parse_fleet(arguments.on) if arguments.on else None
+    plan = plan_job(loaded.job, Path.cwd(), fleet)
+    print(plan_text(plan))
+    plan.check()
+    return 0
+
+
 def submit_job(arguments: argparse.Namespace) -> int:
     loaded = load_checked(arguments)
     from raymodel.cluster.submit import submit
@@ -143,8 +210,47 @@ def submit_job(arguments: argparse.Namespace) -> int:
         loaded,
         address=arguments.address,
         overrides=arguments.overrides,
+        environment=arguments.environment,
         follow=not arguments.detach,
     )
+
+
+def print_logs(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.follow import print_logs
+
+    return print_logs(
+        arguments.job,
+        address=arguments.address,
+        overrides=arguments.overrides,
+        follow_on=arguments.follow,
+    )
+
+
+def stop_job(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.follow import stop
+
+    return stop(arguments.job, address=arguments.address, overrides=arguments.overrides)
+
+
+def examine_cluster(arguments: argparse.Namespace) -> int:
+    loaded = load_checked(arguments) if arguments.job else None
+    if (arguments.address or "").startswith(("http://", "https://")):
+        from raymodel.cluster.submit import submit_doctor
+
+        return submit_doctor(arguments.address, loaded, arguments.overrides)
+    from raymodel.cluster.doctor import examine
+    from raymodel.cluster.findings import exit_code
+    from raymodel.cluster.variables import load_variables
+    from raymodel.observe.text import table_text
+
+    load_variables()
+    findings = examine(arguments.address, loaded.job if loaded else None)
+    print(table_text([finding.row() for finding in findings]))
+    for finding in findings:
+        if finding.fix:
+            print(f"\n{finding.verdict}: {finding.check}, {finding.where}: {finding.seen}")
+            print(f"  fix: {finding.fix}")
+    return exit_code(findings)
 
 
 def print_status(arguments: argparse.Namespace) -> int:

@@ -32,6 +32,10 @@ class StorageError(UserError):
     """A storage that cannot be reached or written."""
 
 
+class StorageUnavailableError(RaymodelError, OSError):
+    """A storage that failed at every try; an infrastructure failure, worth another attempt."""
+
+
 class ArtifactError(UserError):
     """An artifact that is missing, cut short, edited, or of an unknown format version."""
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.spec import PrepareSpec
+from raymodel.errors import SpecError
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.base import Many, Spec
@@ -70,15 +71,20 @@ class Job(Spec):
 
 
 def _check_global_batch(stage: str, spec: TrainSpec, cluster: ClusterSpec) -> None:
-    if isinstance(cluster.workers, int) and spec.global_batch % cluster.workers:
-        lower = spec.global_batch // cluster.workers * cluster.workers
+    try:
+        fewest = spec.parallel.data_workers(cluster.min_workers)
+        most = spec.parallel.data_workers(cluster.max_workers)
+    except SpecError as error:
+        raise ValueError(f"{stage}.{error}") from None
+    kind = "workers" if spec.parallel.model_workers == 1 else "replicas"
+    if fewest == most and spec.global_batch % most:
+        lower = spec.global_batch // most * most
         raise ValueError(
-            f"{stage}.global_batch of {spec.global_batch} cannot be divided by {cluster.workers} "
-            f"workers; use {lower or cluster.workers} or {lower + cluster.workers}, "
-            "or change cluster.workers"
+            f"{stage}.global_batch of {spec.global_batch} cannot be divided by {most} {kind}; "
+            f"use {lower or most} or {lower + most}, or change cluster.workers"
         )
-    if spec.global_batch < cluster.max_workers:
+    if spec.global_batch < most:
         raise ValueError(
-            f"{stage}.global_batch of {spec.global_batch} is less than {cluster.max_workers} "
-            "workers; each worker needs at least one row a step"
+            f"{stage}.global_batch of {spec.global_batch} is less than {most} {kind}; "
+            "each needs at least one row a step"
         )

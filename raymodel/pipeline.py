@@ -13,21 +13,24 @@ from typing import Any
 import yaml
 
 from raymodel.cluster.connect import Connection, connect
-from raymodel.data.sources import resolve_source
-from raymodel.errors import ArtifactError, GateError
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
+from raymodel.data.sources import prepare_identity
+from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
+from raymodel.serve.deploy import find_model
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution, execution_fingerprint
 from raymodel.storage.manifest import commit_manifest
-from raymodel.storage.registry import Run, lock_run, resolve_artifact
+from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location, check_writable
 from raymodel.train.base import (
-    EXAMPLE_FIELDS,
     BaseModel,
     base_of,
+    examples_identity,
     finetune_identity,
     resolve_base,
 )
@@ -94,6 +97,10 @@ class Pipeline:
             trackers=self.job.trackers,
             attempt=attempt,
         )
+        from raymodel.train.room import await_room  # imports ray, so not before its token is set
+
+        # A cluster that scales from zero may have no node at all yet.
+        await_room(ClusterSpec(), self.story, "a free CPU")
         content = stage.work(execution)
         commit_manifest(
             location,
@@ -112,10 +119,14 @@ class Pipeline:
         if self.connection is None:
             sweep = self.job.finetune.sweep if self.job.finetune else None
             trials = sweep.concurrent * sweep.workers_per_trial if sweep else 0
-            with self.story.waiting("Ray to start" if not self.address else "the cluster"):
+            is_there = self.address or os.environ.get("RAY_ADDRESS")
+            with self.story.waiting("the cluster" if is_there else "Ray to start"):
                 self.connection = self.stack.enter_context(
                     connect(self.address, self.job.cluster, concurrent_trials=trials)
                 )
+            from raymodel.cluster.room import check_resources  # imports ray: not before its token
+
+            check_resources(self.job.cluster)
             quiet_logs(_log_file(self.job))
         return self.connection
 
@@ -176,7 +187,8 @@ def run(
 
 def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     job = p.job
-    data = _prepare(p) if job.prepare else _named_dataset(p)
+    prepared = _prepare(p) if job.prepare else None
+    data = _datasets(p, prepared)
     pretrained = _pretrain(p, data) if job.pretrain and data else None
     examples = tuned = None
     if job.finetune:
@@ -208,35 +220,28 @@ def _prepare(p: Pipeline) -> Artifact:
 
         return run_prepare(spec, execution, p.story, p.base_dir)
 
-    sources = [resolve_source(source, p.base_dir).identity for source in spec.sources]
-    identity = spec.identity() | {"source_files": sources}
+    identity = prepare_identity(spec, p.base_dir)
     return p.execute(Stage(name="prepare", identity=identity, inputs={}, work=work))
 
 
-def _named_dataset(p: Pipeline) -> Artifact | None:
-    reference = p.job.pretrain.data if p.job.pretrain else None
-    if reference is None:
-        return None
-    artifact = resolve_artifact(reference, Location.parse(p.job.storage), p.base_dir)
-    if artifact is None:
-        raise ArtifactError(
-            f"pretrain.data is {reference!r}, and no complete dataset lies there; give RUN/prepare "
-            "or the folder of a prepare artifact"
-        )
-    return artifact
+def _datasets(p: Pipeline, prepared: Artifact | None) -> Mixture:
+    """What `pretrain.data` names, else what this job prepared; empty when there is neither."""
+    if p.job.pretrain and p.job.pretrain.data:
+        return resolve_mixture(p.job.pretrain.datasets, Location.parse(p.job.storage), p.base_dir)
+    return mixture_of(prepared) if prepared else ()
 
 
-def _pretrain(p: Pipeline, data: Artifact) -> Artifact:
+def _pretrain(p: Pipeline, data: Mixture) -> Artifact:
     spec = p.job.pretrain
     assert spec is not None, "the caller looked"
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.train.run import run_pretrain
 
-        return run_pretrain(spec, execution, p.story)
+        return run_pretrain(spec, execution, p.story, data)
 
     return p.execute(
-        Stage(name="pretrain", identity=spec.identity(), inputs={"data": data}, work=work)
+        Stage(name="pretrain", identity=spec.identity(), inputs=inputs_of(data), work=work)
     )
 
 
@@ -259,11 +264,7 @@ def _examples(p: Pipeline, base: BaseModel) -> Artifact:
 
         return run_examples(spec, execution, p.story, base.location, p.base_dir)
 
-    whole = spec.identity()
-    identity = {name: whole[name] for name in EXAMPLE_FIELDS} | {
-        "source_files": [resolve_source(source, p.base_dir).identity for source in spec.sources],
-        "base": base.identity,
-    }
+    identity = examples_identity(spec, base, p.base_dir)
     return p.execute(Stage(name="examples", identity=identity, inputs=base.inputs, work=work))
 
 
@@ -290,18 +291,18 @@ def _evaluate(
     model: Artifact,
     base: Artifact | None,
     examples: Artifact | None,
-    data: Artifact | None,
+    data: Mixture,
 ) -> str:
     """Moves `best` when the gates are met; returns which are not."""
     spec = p.job.evaluate
     assert spec is not None, "the caller looked"
-    roles = {"model": model, "base": base, "examples": examples, "data": data}
+    roles = {"model": model, "base": base, "examples": examples, **inputs_of(data)}
     inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.evaluate.run import run_evaluate
 
-        return run_evaluate(spec, execution, p.story)
+        return run_evaluate(spec, execution, p.story, data)
 
     content = p.execute(
         Stage(name="evaluate", identity=spec.identity(), inputs=inputs, work=work)
@@ -324,12 +325,7 @@ def _serve(p: Pipeline, keep_serving: bool) -> None:
     """
     spec = p.job.serve
     assert spec is not None, "the caller looked"
-    if spec.model:
-        model = resolve_base(spec.model, Location.parse(p.job.storage), p.base_dir)
-    else:
-        best = p.run.best()
-        assert best is not None, "a model was promoted, or its gates raised"
-        model = base_of(best)
+    model = find_model(p.job, p.base_dir)
     stays = keep_serving or not _ends_with_command(p)
 
     def serve(execution_or_none: Execution | None) -> dict[str, Any]:

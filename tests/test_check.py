@@ -144,6 +144,32 @@ def test_searching_an_adapter_that_is_not_trained_is_refused(refusal):
     assert "no adapter is trained; add `finetune.adapter`" in text
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "adapter: {lora: {rank: 8}}",
+            "parallel: {sequence: 4}",
+            "job.yaml:16: finetune.parallel.sequence: 4 workers cannot exchange 6 heads with 2 of "
+            "keys and values evenly; use sequence: 2",
+        ),
+        (
+            "{preset: llama-tiny}",
+            "{preset: bert-tiny}\n  parallel: {tensor: 2}",
+            "job.yaml:8: pretrain.parallel.tensor: bert cannot share its matrices",
+        ),
+    ],
+)
+def test_a_layout_that_the_model_cannot_take_is_refused(refusal, old, new, message):
+    four = ("cluster.workers=4", "finetune.sweep.workers_per_trial=4")
+    assert refusal(old, new, *four).startswith(message)
+
+
+def test_the_workers_of_a_trial_make_whole_replicas(refusal):
+    text = refusal("adapter: {lora: {rank: 8}}", "parallel: {sequence: 2}", "cluster.workers=4")
+    assert "finetune.parallel needs a multiple of tensor x sequence = 1 x 2 = 2 workers" in text
+
+
 def test_a_gate_may_be_on_plain_text_where_the_base_is_pretrained(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(JOB.replace('{perplexity: "< 40"}', '{text_perplexity: "< 40"}'), "utf-8")

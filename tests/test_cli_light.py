@@ -69,7 +69,7 @@ def test_a_wrong_job_file_is_one_error_on_stderr_and_exit_code_2(job, capsys):
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("command", ["check", "run", "submit"])
+@pytest.mark.parametrize("command", ["check", "plan", "run", "submit"])
 def test_every_command_that_takes_a_job_checks_it_before_anything_else(command, tmp_path, capsys):
     arguments = [command, str(tmp_path / "none.yaml")]
     address = ["--address", "http://127.0.0.1:1"] if command == "submit" else []

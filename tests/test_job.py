@@ -54,6 +54,36 @@ def test_an_elastic_cluster_needs_a_row_for_each_worker():
     assert "less than 4 workers" in message
 
 
+@pytest.mark.parametrize(
+    ("workers", "told"),
+    [
+        (
+            6,
+            "pretrain.parallel needs a multiple of tensor x sequence = 2 x 2 = 4 workers, and "
+            "there are 6; use 4 or 8",
+        ),
+        ({"min": 4, "max": 10}, "there are 10; use 8 or 12"),
+        ({"min": 2, "max": 8}, "there are 2; use 4"),
+        ({"min": 4, "max": 16}, "global_batch of 3 is less than 4 replicas"),
+    ],
+)
+def test_workers_make_whole_replicas_also_when_they_are_elastic(workers, told):
+    parallel = {"tensor": 2, "sequence": 2}
+    rows = 3 if told.startswith("global_batch") else 32
+    message = refusal(
+        prepare=PREPARE,
+        pretrain=PRETRAIN | {"global_batch": rows, "parallel": parallel},
+        cluster={"workers": workers},
+    )
+    assert told in message
+
+
+def test_a_pipeline_is_refused_with_the_reason():
+    message = refusal(prepare=PREPARE, pretrain=PRETRAIN | {"parallel": {"pipeline": 2}})
+    assert "pipeline parallelism is not offered" in message
+    assert "zero: 3" in message
+
+
 def test_the_task_is_that_of_the_last_model():
     assert Job(name="x", prepare=PREPARE, pretrain=PRETRAIN).task == "causal_lm"
     job = Job(name="x", prepare=PREPARE, pretrain=PRETRAIN, finetune=FINETUNE)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.cluster.variables import SETUP_HOOK, has_variables
 from raymodel.errors import ClusterError
 
 # For what runs beside the training workers, as the trials of a sweep do; Ray only counts these, so
 # a small machine may claim more than it has. Reading tasks claim none (`data/stream.py`).
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
+_PROBE_S = 5.0  # a head in the same network answers in milliseconds
 _OBJECT_STORE_BYTES = 512 * 2**20
 
 # After a lost node Ray first waits this long for the old number of workers.
@@ -54,7 +57,7 @@ def connect(
         concurrent_trials: workers of a sweep that run at the same time.
 
     Raises:
-        ClusterError: nothing answers at the address, or the cluster can never give what is asked.
+        ClusterError: nothing answers at the address, or what does is not to be talked to.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if cluster.min_workers < cluster.max_workers:
@@ -75,7 +78,6 @@ def connect(
     try:
         _init(address, cluster, concurrent_trials)
         _take_sigterm_as_ctrl_c()
-        check_resources(cluster)
         yield Connection(ray.get_runtime_context().gcs_address, started_here=address is None)
     finally:
         ray.shutdown()
@@ -85,6 +87,8 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
     import ray
 
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if has_variables():
+        quiet["runtime_env"] = {"worker_process_setup_hook": SETUP_HOOK}
     if address is None:
         ray.init(
             address="local",
@@ -96,49 +100,52 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
             **quiet,
         )
         return
+    _check_listens(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ClusterError(
-            f"no Ray answers at {address!r} ({str(error).splitlines()[0]}); start one with "
-            "`ray start --head`, check the address, and if the cluster asks for a token set "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        ) from error
+        raise ClusterError(_why_not_connected(address, error)) from error
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself would try a dead address for minutes; other forms than `host:port` it looks up."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
+    except OSError as error:
+        raise ClusterError(_why_not_connected(address, error)) from error
+
+
+def _why_not_connected(address: str, error: Exception) -> str:
+    from ray.exceptions import AuthenticationError
+
+    causes: list[BaseException] = [error]
+    while (deeper := causes[-1].__cause__) is not None:
+        causes.append(deeper)
+    if any(isinstance(cause, AuthenticationError) for cause in causes):
+        return (
+            f"the Ray at {address!r} asks for a token, and this process sent none or a wrong one; "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"
+        )
+    if "Version mismatch" in str(error):
+        versions = " ".join(str(error).split())
+        return (
+            f"the Ray at {address!r} was started with other versions than this process "
+            f"({versions}); use the cluster's Python and Ray here, or submit the job to it with "
+            "`raymodel submit`"
+        )
+    return (
+        f"no Ray answers at {address!r} ({str(error).splitlines()[0]}); start one with "
+        "`ray start --head`, or check the address"
+    )
 
 
 def _take_sigterm_as_ctrl_c() -> None:
     """Ray's own handler would end the command with exit code 15, in the middle of anything."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def check_resources(cluster: ClusterSpec) -> None:
-    """Refuses a job that the cluster can never place, instead of waiting for ever.
-
-    A cluster with an autoscaler is judged by what its node types can grow to.
-
-    Raises:
-        ClusterError: names what is asked, what there is, and what to change.
-    """
-    import ray
-    from ray._private.state import state  # the only place that knows an autoscaler's limits
-
-    have = dict(ray.cluster_resources())
-    for name, most in (state.get_max_resources_from_cluster_config() or {}).items():
-        have[name] = max(have.get(name, 0), most)
-    check_fits(cluster, have)
-
-
-def check_fits(cluster: ClusterSpec, have: Mapping[str, float]) -> None:
-    """Compares what the job needs at least with resources by name; raises ClusterError."""
-    cpus = cluster.min_workers * cluster.cpus_per_worker
-    gpus = cluster.min_workers * cluster.gpus_per_worker
-    for name, asked in (("CPU", cpus), ("GPU", gpus)):
-        if asked > have.get(name, 0):
-            raise ClusterError(
-                f"{cluster.min_workers} workers need {asked} {name}s, the cluster can give "
-                f"{have.get(name, 0):g}; lower cluster.workers, or use a larger cluster"
-            )
 
 
 def _local_cpus(cluster: ClusterSpec, concurrent_trials: int) -> int:

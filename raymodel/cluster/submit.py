@@ -1,44 +1,52 @@
 """`raymodel submit`: runs a job file on a Ray cluster through its Jobs API.
 
 The current directory travels along as the job's working directory; the cluster's own Python needs
-raymodel's dependencies. The command's exit code is the job's.
+raymodel's dependencies. The command's exit code is the job's. A job that runs already is followed,
+one that ended is started again and goes on from where it was.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
+import secrets
 import shlex
+import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientError  # what Ray's own client raises while it streams
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobSubmissionClient
 
+from raymodel.cluster.follow import follow as follow_job
+from raymodel.cluster.head import open_client, plain_errors
 from raymodel.cluster.package import check_size, find_excludes
+from raymodel.cluster.submissions import check_no_rival, family_of, find_newest, metadata_of
+from raymodel.cluster.variables import take_variables, write_package
 from raymodel.errors import ClusterError
 from raymodel.spec.load import LoadedJob
 
-_PROBE_S = 5.0  # a head in the same network answers in milliseconds
 _POLL_S = 1.0
 _AGENT_S = 60.0
-_SILENCE_S = 60.0  # a head that restarts is back in half of it
+# Ray kills a stopped job after 3 s unless its environment says otherwise; a checkpoint of a large
+# model takes minutes.
+_STOP_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "600"}
 
 
 def submit(
-    loaded: LoadedJob, *, address: str, overrides: Sequence[str] = (), follow: bool = True
+    loaded: LoadedJob,
+    *,
+    address: str,
+    overrides: Sequence[str] = (),
+    environment: Iterable[str] = (),
+    follow: bool = True,
 ) -> int:
-    """Submits a job and, when `follow`, prints its log until it ends.
+    """Submits a job, or attaches to it when it runs already; then prints its log until it ends.
 
     Args:
         loaded: The checked job file; it must lie below the current directory.
         address: The dashboard of the cluster's head, `http://HEAD:8265`.
         overrides: `--set` texts to pass on.
+        environment: Names of variables whose values here the job gets too, such as secrets.
         follow: Wait for the end. Without, return 0 once the job is accepted.
 
     Returns:
@@ -46,29 +54,80 @@ def submit(
 
     Raises:
         ClusterError: No head at the address, a missing or wrong token, a working directory that
-            is too large, or a job file outside it.
+            is too large, a job file outside it, or another version of the job that runs.
+        UserError: A variable that is not set here.
     """
     folder = Path.cwd()
     entrypoint = build_entrypoint(loaded.path, folder, overrides)
-    client = _connect(address)
+    variables = take_variables(environment)
+    client = open_client(address)
     excludes = find_excludes(folder, loaded.job.storage)
     check_size(folder, excludes)
     _warn_of_storage(loaded.job.storage)
-    submission_id = _submit_when_ready(
-        client,
-        entrypoint=entrypoint,
-        runtime_env={"working_dir": str(folder), "excludes": excludes},
-        metadata={"job": loaded.job.name},
-    )
-    print(f"submitted {loaded.job.name} as {submission_id}", flush=True)
-    if not follow:
-        print(f"follow it: ray job logs --follow {submission_id} --address {address}")
-        return 0
-    return _follow(client, submission_id)
+    runtime_env: dict[str, Any] = {
+        "working_dir": str(folder),
+        "excludes": excludes,
+        "env_vars": _STOP_ENVIRONMENT,
+    }
+    with plain_errors(address), tempfile.TemporaryDirectory() as own:
+        if variables:
+            runtime_env["py_modules"] = [str(write_package(variables, Path(own)))]
+        submission_id = _submit_or_attach(
+            client, loaded, entrypoint=entrypoint, runtime_env=runtime_env
+        )
+    if follow:
+        return follow_job(client, submission_id, address)
+    for verb in ("logs --follow", "stop"):
+        print(f"  raymodel {verb} {submission_id} --address {address}")
+    return 0
 
 
-def _submit_when_ready(client: JobSubmissionClient, **job: Any) -> str:
-    """A head answers a few seconds before its job agent does.
+def submit_doctor(address: str, loaded: LoadedJob | None, overrides: Sequence[str]) -> int:
+    """Runs `raymodel doctor` on the cluster, as a job of its own. Returns its exit code.
+
+    Raises: as `submit`.
+    """
+    folder = Path.cwd()
+    words = ["doctor", *([inside(loaded.path, folder)] if loaded else [])]
+    client = open_client(address)
+    excludes = find_excludes(folder, loaded.job.storage if loaded else "s3://")
+    check_size(folder, excludes)
+    submission_id = f"doctor-{secrets.token_hex(6)}"
+    with plain_errors(address):
+        _submit_when_ready(
+            client,
+            {
+                "submission_id": submission_id,
+                "entrypoint": _command(words, overrides),
+                "runtime_env": {"working_dir": str(folder), "excludes": excludes},
+            },
+        )
+    return follow_job(client, submission_id, address)
+
+
+def _submit_or_attach(client: JobSubmissionClient, loaded: LoadedJob, **request: Any) -> str:
+    """The id of the job's submission that runs: the one there is, or a new one."""
+    family = family_of(loaded.job)
+    number, newest = find_newest(client, family)
+    if newest is not None and not newest.status.is_terminal():
+        return _attach(loaded, f"{family}-{number}")
+    check_no_rival(client, loaded.job)
+    submission_id = f"{family}-{number + 1}"
+    request |= {"submission_id": submission_id, "metadata": metadata_of(loaded.job)}
+    if not _submit_when_ready(client, request):
+        return _attach(loaded, submission_id)  # someone submitted it in this very moment
+    again = f", start {number + 1}: what is complete is skipped" if number else ""
+    print(f"submitted {loaded.job.name} as {submission_id}{again}", flush=True)
+    return submission_id
+
+
+def _attach(loaded: LoadedJob, submission_id: str) -> str:
+    print(f"{loaded.job.name} runs already, as {submission_id}: attached to it", flush=True)
+    return submission_id
+
+
+def _submit_when_ready(client: JobSubmissionClient, request: dict[str, Any]) -> bool:
+    """Submits; False when the id was taken meanwhile. A head answers before its job agent does.
 
     Raises:
         ClusterError: no agent took the job in time.
@@ -76,8 +135,10 @@ def _submit_when_ready(client: JobSubmissionClient, **job: Any) -> str:
     deadline = time.monotonic() + _AGENT_S
     while True:
         try:
-            return client.submit_job(**job)
+            client.submit_job(**request)
         except RuntimeError as error:
+            if f"{request['submission_id']} already exists" in str(error):
+                return False
             if "No available agent" not in str(error):
                 raise
             if time.monotonic() > deadline:
@@ -87,75 +148,33 @@ def _submit_when_ready(client: JobSubmissionClient, **job: Any) -> str:
                     "--dashboard-agent-listen-port of its own"
                 ) from error
             time.sleep(_POLL_S)
+        else:
+            return True
 
 
 def build_entrypoint(job_path: Path, folder: Path, overrides: Sequence[str]) -> str:
     """The shell command that the cluster runs in the unpacked working directory."""
+    return _command(["run", inside(job_path, folder)], overrides)
+
+
+def _command(words: Sequence[str], overrides: Sequence[str]) -> str:
+    options = [word for override in overrides for word in ("--set", override)]
+    return shlex.join(["python", "-m", "raymodel", *words, *options])
+
+
+def inside(job_path: Path, folder: Path) -> str:
+    """The path of the job file in the working directory.
+
+    Raises:
+        ClusterError: it lies outside, so it would not travel.
+    """
     try:
-        inside = job_path.resolve().relative_to(folder.resolve())
+        return job_path.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
         raise ClusterError(
             f"{job_path} lies outside {folder}, which is what travels to the cluster; "
             "change to a directory that holds the job file"
         ) from None
-    words = ["python", "-m", "raymodel", "run", inside.as_posix()]
-    for override in overrides:
-        words += ["--set", override]
-    return shlex.join(words)
-
-
-def find_token() -> str | None:
-    """The bearer token where Ray itself looks for it; None when there is none."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except FileNotFoundError:
-        if named:
-            raise ClusterError(f"RAY_AUTH_TOKEN_PATH is {named!r}: no such file") from None
-        return None
-
-
-def _connect(address: str) -> JobSubmissionClient:
-    url = address if "://" in address else f"http://{address}"
-    if not url.startswith(("http://", "https://")):
-        raise ClusterError(f"{address!r} is not the address of a dashboard; write http://HEAD:8265")
-    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray lets these win over an argument
-        if os.environ.get(name, url) != url:
-            raise ClusterError(
-                f"{name} is {os.environ[name]!r} and would win over --address {address}; unset it"
-            )
-    token = find_token()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    _probe(url, headers)
-    return JobSubmissionClient(url, headers=headers)
-
-
-def _probe(url: str, headers: dict[str, str]) -> None:
-    """Asks the head for its version; Ray's own client would wait for minutes on a dead address."""
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=_PROBE_S):
-            return
-    except urllib.error.HTTPError as error:
-        raise ClusterError(_refused(url, error.code, bool(headers))) from error
-    except OSError as error:  # URLError, a time-out, a reset
-        raise ClusterError(
-            f"no Ray head answers at {url} ({getattr(error, 'reason', error)}); start one with "
-            "`ray start --head`, or give the address of its dashboard"
-        ) from error
-
-
-def _refused(url: str, status: int, has_token: bool) -> str:
-    if status in (401, 403):
-        seen = "refused the token" if has_token else "asks for a token, and none was found"
-        return (
-            f"the Ray head at {url} {seen} (HTTP {status}); set RAY_AUTH_TOKEN to the cluster's "
-            "token, or put it into ~/.ray/auth_token"
-        )
-    return f"what answers at {url} is no Ray head (HTTP {status}); give its dashboard's address"
 
 
 def _warn_of_storage(storage: str) -> None:
@@ -166,51 +185,3 @@ def _warn_of_storage(storage: str) -> None:
             "absolute path",
             flush=True,
         )
-
-
-def _follow(client: JobSubmissionClient, submission_id: str) -> int:
-    # Ray's client tells at each end how its socket was closed.
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-    try:
-        asyncio.run(_print_log(client, submission_id))
-        return _exit_code(_wait(client, submission_id))
-    except KeyboardInterrupt:
-        print(f"\nthe job goes on on the cluster; to stop it: ray job stop {submission_id}")
-        raise
-
-
-async def _print_log(client: JobSubmissionClient, submission_id: str) -> None:
-    try:
-        async for text in client.tail_job_logs(submission_id):
-            print(text, end="", flush=True)
-    except (RuntimeError, OSError, ClientError) as error:  # the stream broke, not the job
-        print(f"\nlost the log ({error}); waiting for the job itself", flush=True)
-
-
-def _wait(client: JobSubmissionClient, submission_id: str) -> JobDetails:
-    silent_since: float | None = None
-    while True:
-        try:
-            details = client.get_job_info(submission_id)
-        except (OSError, RuntimeError) as error:  # requests' errors are OSErrors
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since > _SILENCE_S:
-                raise ClusterError(
-                    f"the Ray head has not answered for {_SILENCE_S:.0f} s ({error}), so how "
-                    f"{submission_id} ended is unknown. When a head is there again, submit the "
-                    "same file: what is complete is skipped, and the rest goes on"
-                ) from error
-        else:
-            silent_since = None
-            if details.status.is_terminal():
-                return details
-        time.sleep(_POLL_S)
-
-
-def _exit_code(details: JobDetails) -> int:
-    if details.status == JobStatus.SUCCEEDED:
-        return 0
-    if details.driver_exit_code:
-        return int(details.driver_exit_code)
-    print(f"the job ended as {details.status}: {details.message}")
-    return 1

@@ -11,9 +11,10 @@ Three levels, from the stream of all steps down to a row:
    be, every epoch fills each share exactly, and how often a part came up before place p is a sum
    of floors, which Euclid's algorithm gives in O(log W).
 2. **Blocks.** Each pass over a part permutes its blocks (row groups of its shards).
-3. **Windows.** The permuted blocks are cut into windows of about 256, and the rows of a window
-   are permuted among themselves; so a reader that keeps one window in memory reads each block
-   once. A part with no more blocks than that is one window: a full permutation of its rows.
+3. **Windows.** The permuted blocks are cut into windows of about 256 (shared out among the parts),
+   and the rows of a window are permuted among themselves; so a reader that keeps one window of
+   each part in memory reads each block once. A part with no more blocks than that is one window: a
+   full permutation of its rows.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class Part:
     def num_blocks(self) -> int:
         return -(-self.rows // self.rows_per_block)
 
+    @property
+    def visits(self) -> int:
+        """Places of an epoch of the mixture that belong to this part."""
+        return max(1, round(self.weight * self.rows))
+
 
 class Order:
     """The rows of every step of training."""
@@ -59,17 +65,18 @@ class Order:
         parts: the parts of the dataset, in the order in which its row ids count through them.
         seed: the job's seed.
         global_batch: rows in a step, over all workers.
-        window_blocks: blocks mixed at a time; part of the order, so leave it.
+        window_blocks: blocks mixed at a time, over all parts, so that a reader's memory does not
+            grow with their number; part of the order, so leave it.
         """
         assert parts, "a dataset has at least one part"
         assert all(part.rows > 0 for part in parts), "a part has at least one row"
         self.parts = tuple(parts)
         self.seed = seed
         self.global_batch = global_batch
-        self.window_blocks = window_blocks
+        self.window_blocks = max(1, window_blocks // len(parts))
         self.num_rows = sum(part.rows for part in parts)
         self._first_rows = np.cumsum([0, *(part.rows for part in parts)])
-        self._quotas = [max(1, round(part.weight * part.rows)) for part in parts]
+        self._quotas = [part.visits for part in parts]
         self._shares = np.cumsum([0, *self._quotas])
         self.rows_per_epoch = int(self._shares[-1])
         """Rows in one epoch of the mixture; the number of rows where all weights are 1."""

@@ -1,4 +1,4 @@
-"""Dataset: one split of a prepared artifact, as rows that can be read in any order."""
+"""Dataset: one split of prepared artifacts, as rows that can be read in any order."""
 
 from __future__ import annotations
 
@@ -6,28 +6,51 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymodel.data.mixture import Mixture, check_is_dataset
 from raymodel.data.order import Order, Part
 from raymodel.data.permutation import Indices
 from raymodel.data.shard_format import (
     PartContent,
     judge_failed_read,
     open_shard,
+    shard_location,
 )
-from raymodel.errors import ArtifactError, ShardError
+from raymodel.errors import ArtifactError, ShardError, StorageUnavailableError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.manifest import load_manifest
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 
 _CACHE_BYTES = 128 * 2**20  # two windows of the data order, see plan.WINDOW_BLOCKS
 _OPEN_FILES = 320  # the shards of one window; a process may open 1024 as a rule
 _REMOTE_READS = 16  # range reads at a time, to hide the latency of object stores
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """The rows of one source, in whichever artifact they lie."""
+
+    folder: Location
+    """Where its shards are."""
+    content: PartContent
+    weight: float
+    """Of its source, times that of its artifact in a mixture."""
+
+    @property
+    def rows(self) -> int:
+        return self.content.rows
+
+    @property
+    def order_part(self) -> Part:
+        """What the order must know of it."""
+        return Part(self.rows, self.content.rows_per_block, self.weight)
 
 
 @dataclass(frozen=True)
@@ -38,10 +61,10 @@ class Dataset:
     after the other in a process share them.
     """
 
-    location: Location
-    """The artifact's folder."""
     split: str
-    parts: tuple[PartContent, ...]
+    parts: tuple[DatasetPart, ...]
+    tokenizer: Location
+    """The folder of the tokenizer."""
     sequence_length: int | None
     """Tokens in a packed row; None for examples, whose length varies."""
 
@@ -50,14 +73,20 @@ class Dataset:
         return sum(part.rows for part in self.parts)
 
     @property
-    def tokenizer(self) -> Location:
-        """The folder of the tokenizer."""
-        return self.location / "data/tokenizer"
-
-    @property
     def row_bytes(self) -> float:
         """Mean bytes of a row in memory."""
-        return sum(part.rows * part.row_bytes for part in self.parts) / max(self.num_rows, 1)
+        total = sum(part.rows * part.content.row_bytes for part in self.parts)
+        return total / max(self.num_rows, 1)
+
+    @property
+    def tokens_per_row(self) -> float:
+        """Mean tokens of a row over an epoch, in which each part comes by its weight."""
+        visits = [part.order_part.visits for part in self.parts]
+        tokens = sum(
+            part.content.tokens * count / part.rows
+            for part, count in zip(self.parts, visits, strict=True)
+        )
+        return tokens / sum(visits)
 
     @property
     def schema(self) -> pa.Schema:
@@ -66,15 +95,29 @@ class Dataset:
 
     def order(self, seed: int, global_batch: int) -> Order:
         """The order in which training reads this split."""
-        parts = [Part(part.rows, part.rows_per_block, part.weight) for part in self.parts]
-        return Order(parts, seed, global_batch)
+        return Order([part.order_part for part in self.parts], seed, global_batch)
+
+    def spread(self, count: int) -> Indices:
+        """Up to `count` row ids, evenly spaced, each part by its share of an epoch. (n,) int64
+
+        Where nearly all rows are asked for, those of a part that weighs more come more than once.
+        """
+        count = min(count, self.num_rows)
+        visits = np.array([part.order_part.visits for part in self.parts], dtype=np.int64)
+        rows = np.array([part.rows for part in self.parts], dtype=np.int64)
+        ends, first_rows = np.cumsum(visits), np.cumsum(rows) - rows
+        places = np.arange(count, dtype=np.int64) * ends[-1] // max(count, 1)
+        part_of = np.searchsorted(ends, places, side="right")
+        within = places - (ends - visits)[part_of]
+        row_ids: Indices = first_rows[part_of] + within * rows[part_of] // visits[part_of]
+        return row_ids
 
     def read(self, row_ids: Any) -> pa.Table:
         """The rows with these ids, in this order. (n,) int64 → n rows
 
         Raises:
             ShardError: a shard is missing or corrupt; the message names it.
-            OSError: the storage failed; worth another try.
+            StorageUnavailableError: the storage failed at every try; the message names the shard.
         """
         table, _ = self._read(np.asarray(row_ids, dtype=np.int64), skip_bad=False)
         return table
@@ -108,7 +151,7 @@ class Dataset:
         if row_ids.size and not (row_ids.min() >= 0 and row_ids.max() < first_rows[-1]):
             raise IndexError(f"row ids must lie in 0 … {first_rows[-1] - 1}")
         part_of = np.searchsorted(first_rows, row_ids, side="right") - 1
-        per_block = np.array([part.rows_per_block for part in self.parts], dtype=np.int64)
+        per_block = np.array([part.content.rows_per_block for part in self.parts], dtype=np.int64)
         blocks, rows = np.divmod(row_ids - first_rows[part_of], per_block[part_of])
         by_block = np.lexsort((blocks, part_of))
         changes = np.diff(part_of[by_block]) | np.diff(blocks[by_block])
@@ -119,10 +162,9 @@ class Dataset:
         ]
 
     def _load_block(self, part_index: int, block: int) -> pa.Table:
-        part = self.parts[part_index]
+        folder, part = self.parts[part_index].folder, self.parts[part_index].content
         blocks_per_shard = part.rows_per_shard // part.rows_per_block
         shard_index, group = divmod(block, blocks_per_shard)
-        folder = self.location / part.folder
         return _blocks.get((folder, block), lambda: _read_block(folder, shard_index, group, part))
 
     def _load_blocks(self, groups: list[_BlockRows]) -> list[pa.Table | ShardError]:
@@ -132,7 +174,7 @@ class Dataset:
             except ShardError as error:
                 return error
 
-        if self.location.is_local:
+        if all(part.folder.is_local for part in self.parts):
             return [load(group) for group in groups]
         with ThreadPoolExecutor(_REMOTE_READS) as pool:
             return list(pool.map(load, groups))
@@ -150,25 +192,36 @@ class _BlockRows(NamedTuple):
     """Where in the block they are."""
 
 
-def open_dataset(source: Artifact | Location, split: str) -> Dataset:
+def open_dataset(source: Mixture | Artifact | Location, split: str) -> Dataset:
     """Opens one split of a dataset; takes the same time for any number of shards.
 
+    Of a mixture, those without rows in this split are left out.
+
     Raises:
-        ArtifactError: the artifact is no dataset, or has no rows in this split.
+        ArtifactError: no dataset, or one without rows in this split.
     """
     if isinstance(source, Location):
         return dataset_of(source, load_manifest(source).content, split)
-    return dataset_of(source.location, source.content, split)
+    if isinstance(source, Artifact):
+        return dataset_of(source.location, source.content, split)
+    datasets, problems = [], []
+    for artifact, weight in source:
+        try:
+            datasets.append(dataset_of(artifact.location, artifact.content, split, weight))
+        except ArtifactError as error:
+            problems.append(error)
+    if not datasets:
+        raise problems[0]
+    parts = tuple(part for dataset in datasets for part in dataset.parts)
+    return replace(datasets[0], parts=parts)
 
 
-def dataset_of(location: Location, content: dict[str, Any], split: str) -> Dataset:
+def dataset_of(
+    location: Location, content: dict[str, Any], split: str, weight: float = 1.0
+) -> Dataset:
     """Like `open_dataset`, from a manifest's content."""
-    splits = content.get("splits")
-    if not isinstance(splits, dict):
-        raise ArtifactError(
-            f"{location} is not a dataset: its manifest has no splits. "
-            "Give the artifact that `prepare` wrote"
-        )
+    check_is_dataset(location, content)
+    splits = content["splits"]
     parts = splits.get(split, {}).get("parts", [])
     if not parts:
         raise ArtifactError(
@@ -176,8 +229,13 @@ def dataset_of(location: Location, content: dict[str, Any], split: str) -> Datas
             f"{', '.join(name for name in splits if splits[name]['parts']) or 'none'}. "
             "For a held-out split, raise `holdout` or give more data"
         )
-    loaded = tuple(PartContent.load(part, location) for part in parts)
-    return Dataset(location, split, loaded, content.get("sequence_length"))
+    loaded = [PartContent.load(part, location) for part in parts]
+    return Dataset(
+        split,
+        tuple(DatasetPart(location / part.folder, part, part.weight * weight) for part in loaded),
+        location / "data/tokenizer",
+        content.get("sequence_length"),
+    )
 
 
 # ---- what a process keeps ------------------------------------------------------------------------
@@ -206,6 +264,11 @@ class _Cache:
                 self._total -= self._cost(dropped)
         return value
 
+    def drop(self, key: Any) -> None:
+        with self._lock:
+            if key in self._values:
+                self._total -= self._cost(self._values.pop(key))
+
 
 class _OpenShard(NamedTuple):
     file: pq.ParquetFile
@@ -218,14 +281,24 @@ _files = _Cache(_OPEN_FILES, lambda file: 1)
 
 
 def _read_block(folder: Location, shard_index: int, group: int, part: PartContent) -> pa.Table:
+    place = shard_location(folder, shard_index)
+    return with_retries(
+        lambda: _try_read_block(folder, shard_index, group, part), f"reading shard {place}"
+    )
+
+
+def _try_read_block(folder: Location, shard_index: int, group: int, part: PartContent) -> pa.Table:
+    key = (folder, shard_index)
     try:
         shard = _files.get(
-            (folder, shard_index),
-            lambda: _OpenShard(open_shard(folder, shard_index), threading.Lock()),
+            key, lambda: _OpenShard(open_shard(folder, shard_index), threading.Lock())
         )
         with shard.lock:
             table = shard.file.read_row_group(group, use_threads=False)
+    except StorageUnavailableError:
+        raise
     except (pa.ArrowException, OSError, IndexError) as error:
+        _files.drop(key)  # another try opens it anew
         raise judge_failed_read(folder, shard_index, error) from error
     start = shard_index * part.rows_per_shard + group * part.rows_per_block
     expected = min(part.rows_per_block, part.rows - start)

@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.spec import SourceSpec
+from raymodel.data.spec import PrepareSpec, SourceSpec
 from raymodel.errors import SourceError
-from raymodel.storage.uri import Location
+from raymodel.storage.uri import Entry, Location
 
 _SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
@@ -36,6 +36,8 @@ class SourceFile:
     name: str
     """Path relative to the source's root."""
     bytes: int
+    changed_ns: int | None
+    """When it was written last; None where the storage does not say."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,18 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
     root, found, is_file = _list_files(root)
     chosen = found if is_file else [file for file in found if _is_wanted(file.name, pattern)]
     files = _of_format(spec, root, found=found, chosen=chosen, is_file=is_file)
-    return SourceFiles(root, files, _files_identity(root, files))
+    return SourceFiles(root, files, _files_identity(files))
+
+
+def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[str, Any]:
+    """What decides the result of `prepare`.
+
+    Raises:
+        SourceError: a source is missing.
+    """
+    return spec.identity() | {
+        "source_files": [resolve_source(source, base_dir).identity for source in spec.sources]
+    }
 
 
 def _split_glob(path: str) -> tuple[str, str | None]:
@@ -91,11 +104,15 @@ def _split_glob(path: str) -> tuple[str, str | None]:
 def _list_files(root: Location) -> tuple[Location, list[SourceFile], bool]:
     """The folder, the files in it that are not empty, and whether `root` was a file itself."""
     if not root.is_local or root.local_path.is_dir():
-        files = [SourceFile(entry.name, entry.bytes) for entry in root.walk() if entry.bytes]
+        files = [_source_file(entry) for entry in root.walk() if entry.bytes]
         if files or root.is_local:
             return root, files, False
-    size = root.size()
-    return root.parent, [SourceFile(root.name, size)] if size else [], True
+    entry = root.entry()
+    return root.parent, [_source_file(entry)] if entry.bytes else [], True
+
+
+def _source_file(entry: Entry) -> SourceFile:
+    return SourceFile(entry.name, entry.bytes, entry.changed_ns)
 
 
 def _is_wanted(name: str, pattern: str | None) -> bool:
@@ -149,15 +166,9 @@ def _of_format(
     )
 
 
-def _files_identity(root: Location, files: Iterable[SourceFile]) -> dict[str, Any]:
-    """Names and sizes, and on local disks the time of the last change (in nanoseconds)."""
-    listed: list[list[Any]] = []
-    for file in files:
-        entry: list[Any] = [file.name, file.bytes]
-        if root.is_local:
-            entry.append(os.stat(root.local_path / file.name).st_mtime_ns)
-        listed.append(entry)
-    return {"files": listed}
+def _files_identity(files: Iterable[SourceFile]) -> dict[str, Any]:
+    """Names, sizes and times of the last change: a listing tells them, on disks and in buckets."""
+    return {"files": [[file.name, file.bytes, file.changed_ns] for file in files]}
 
 
 # ---- python: sources ----------------------------------------------------------------------------
@@ -182,9 +193,13 @@ def _stdlib_files(root: Path) -> Iterable[SourceFile]:
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [sub for sub in subfolders if sub not in _STDLIB_LEFT_OUT]
         for name in names:
+            if not name.endswith(".py"):
+                continue
             path = Path(folder) / name
-            if name.endswith(".py") and path.stat().st_size:
-                yield SourceFile(path.relative_to(root).as_posix(), path.stat().st_size)
+            stat = path.stat()
+            if stat.st_size:
+                relative = path.relative_to(root).as_posix()
+                yield SourceFile(relative, stat.st_size, stat.st_mtime_ns)
 
 
 def locate_in_package(path: str) -> Location:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raymodel.spec.base import Many, Spec
+from raymodel.spec.base import OPERATIONAL, Many, Spec
 from raymodel.spec.quantity import Count, Fraction
 
 
@@ -33,6 +33,18 @@ class SourceSpec(Spec):
     """Classification: the field that holds the label."""
     weight: float = Field(default=1.0, gt=0)
     """How often this source's documents appear relative to their natural share."""
+
+
+class DatasetSpec(Spec):
+    """One dataset of a mixture."""
+
+    # Which dataset it is, its fingerprint says, which does not change when the storage moves.
+    path: Annotated[str, OPERATIONAL]
+    """A dataset artifact: `RUN/prepare` or its folder's URI. All of a mixture need the same
+    tokenizer and sequence_length."""
+    weight: float = Field(default=1.0, gt=0)
+    """Visits of each of its rows in one epoch of the mixture, times the weight of the row's source.
+    An epoch is all datasets by their weights."""
 
 
 class CleanSpec(Spec):

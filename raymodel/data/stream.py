@@ -46,15 +46,18 @@ class OrderedDataConfig(DataConfig):
         end_step: int,
         on_bad_shard: str = "stop",
         name: str = "train",
+        replica_workers: int = 1,
     ) -> None:
         """Args:
         start_step_fn: where the newest checkpoint stands; picklable, asked at every start.
         end_step: the step after the last.
         name: what the workers call the stream in `ray.train.get_dataset_shard`.
+        replica_workers: neighbours in rank that train on the same rows.
         """
         super().__init__()
         self._dataset, self._order, self._on_bad_shard = dataset, order, on_bad_shard
         self._start_step_fn, self._end_step, self._name = start_step_fn, end_step, name
+        self._replica_workers = replica_workers
 
     def configure(
         self,
@@ -64,9 +67,13 @@ class OrderedDataConfig(DataConfig):
         worker_node_ids: Any,
         **kwargs: Any,
     ) -> list[dict[str, DataIterator]]:
-        start_step = self._start_step_fn()
+        start_step, replicas = self._start_step_fn(), world_size // self._replica_workers
         return [
-            {self._name: self._stream(start_step, rank, world_size).iterator()}
+            {
+                self._name: self._stream(
+                    start_step, rank // self._replica_workers, replicas
+                ).iterator()
+            }
             for rank in range(world_size)
         ]
 

@@ -84,13 +84,9 @@ def choose_held_out(task: Task, datasets: Mapping[str, Dataset]) -> dict[str, Da
 
 def read_spread(dataset: Dataset, max_rows: int) -> dict[str, Sequence[Any]]:
     """Up to `max_rows` rows, spread evenly over the dataset, as columns for `collate`."""
-    import numpy as np
-
     from raymodel.data.columns import columns_of
-    from raymodel.tasks.generation import spread
 
-    row_ids = np.asarray(spread(dataset.num_rows, max_rows), dtype=np.int64)
-    return columns_of(dataset.read(row_ids))
+    return columns_of(dataset.read(dataset.spread(max_rows)))
 
 
 def _finite(value: float) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayTaskError
 
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.evaluate.gates import check_gates
@@ -33,14 +34,17 @@ class Teller(Protocol):
     def waiting(self, what: str) -> Any: ...
 
 
-def run_evaluate(spec: EvaluateSpec, execution: Execution, story: Teller) -> dict[str, Any]:
+def run_evaluate(
+    spec: EvaluateSpec, execution: Execution, story: Teller, data: Mixture
+) -> dict[str, Any]:
     """Measures the model and, beside it, the base model; checks the gates; writes the report.
 
     A model that was measured by an earlier attempt is not measured again.
 
     Args:
         execution: Its inputs are `model` (what is judged), and where there are such: `base`,
-            `examples` (the fine-tuning dataset), `data` (the pretraining dataset).
+            `examples` (the fine-tuning dataset).
+        data: the pretraining datasets, which are inputs too; empty when there are none.
 
     Returns:
         `metrics` and `base_metrics` by name, `gates`, `passed`, `rows`, and `promoted`
@@ -57,7 +61,10 @@ def run_evaluate(spec: EvaluateSpec, execution: Execution, story: Teller) -> dic
     # A base of another task has no head for this one: there is nothing to compare.
     if base and base.fingerprint != model.fingerprint and _task_of(base) == task_name:
         models["base"] = base
-    held_out = _open_held_out(get_task(task_name)(), inputs)
+    sources: dict[str, Mixture] = {"data": data} if data else {}
+    if "examples" in inputs:
+        sources["examples"] = mixture_of(inputs["examples"])
+    held_out = _open_held_out(get_task(task_name)(), sources)
     measured = _measure_all(models, task_name, held_out, spec, execution, story)
 
     gates = check_gates(measured["model"].metrics, spec.gates)
@@ -91,14 +98,13 @@ def _task_of(model: Artifact) -> str:
     )
 
 
-def _open_held_out(task: Task, inputs: Mapping[str, Artifact]) -> dict[str, Dataset]:
+def _open_held_out(task: Task, sources: Mapping[str, Mixture]) -> dict[str, Dataset]:
     problems, datasets = [], {}
-    for role in ("examples", "data"):
-        if role in inputs:
-            try:
-                datasets[role] = open_dataset(inputs[role], HOLDOUT)
-            except ArtifactError as error:
-                problems.append(str(error))
+    for role, source in sources.items():
+        try:
+            datasets[role] = open_dataset(source, HOLDOUT)
+        except ArtifactError as error:
+            problems.append(str(error))
     chosen = choose_held_out(task, datasets)
     if not chosen:
         raise ArtifactError(

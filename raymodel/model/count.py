@@ -59,22 +59,42 @@ def count_model(
     Raises:
         SpecError: no formula is known for the architecture.
     """
-    if architecture in _LLAMA_LIKE:
-        return _count_llama(_LLAMA_LIKE[architecture] | dict(config), head, num_labels)
+    fields = with_defaults(architecture, config)
+    count = _count_bert if architecture == "bert" else _count_llama
+    return count(fields, head, num_labels)
+
+
+def can_count(architecture: str) -> bool:
+    """Whether there are formulas for this `model_type`."""
+    return architecture == "bert" or architecture in _LLAMA_LIKE
+
+
+def with_defaults(architecture: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the architecture's defaults, and `q_width` and `kv_width`: heads x
+    head size of the queries, and of the keys and values.
+
+    Raises:
+        SpecError: no formula is known for the architecture.
+    """
     if architecture == "bert":
-        return _count_bert(config, head, num_labels)
-    raise SpecError(
-        f"parameters of {architecture!r} cannot be counted; there are formulas for "
-        f"{', '.join([*_LLAMA_LIKE, 'bert'])}"
-    )
+        width = config["hidden_size"]
+        return {**config, "q_width": width, "kv_width": width}
+    if architecture not in _LLAMA_LIKE:
+        raise SpecError(
+            f"parameters of {architecture!r} cannot be counted; there are formulas for "
+            f"{', '.join([*_LLAMA_LIKE, 'bert'])}"
+        )
+    fields = _LLAMA_LIKE[architecture] | dict(config)
+    heads = fields["num_attention_heads"]
+    head_dim = fields.get("head_dim") or fields["hidden_size"] // heads
+    kv_heads = fields.get("num_key_value_heads") or heads
+    return fields | {"q_width": heads * head_dim, "kv_width": kv_heads * head_dim}
 
 
 def _count_llama(config: Mapping[str, Any], head: Head, num_labels: int) -> ModelCount:
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    heads = config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or hidden // heads
-    q_width, kv_width = heads * head_dim, kv_heads * head_dim
+    q_width, kv_width = config["q_width"], config["kv_width"]
+    head_dim = q_width // config["num_attention_heads"]
 
     attention = hidden * (2 * q_width + 2 * kv_width)
     mlp = 3 * hidden * config["intermediate_size"]  # gate, up, down

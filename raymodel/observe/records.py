@@ -23,7 +23,8 @@ class RecordWriter:
 
     On a local disk each record is handed to the operating system at once, so it outlives the
     process. In a bucket, where nothing can be appended, the lines stay in memory and the whole
-    object is put every few seconds and at the end; a killed process loses those seconds.
+    object is put every few seconds, by `store` and at the end; a killed process loses what came
+    since. A storage that refuses loses nothing and keeps nobody waiting, until `store` or `close`.
     """
 
     def __init__(
@@ -61,11 +62,19 @@ class RecordWriter:
             self._lines.replace(b"".join(kept))
         return len(lines) - len(kept)
 
-    def close(self) -> None:
-        """Makes sure that all records are stored.
+    def store(self) -> None:
+        """Makes sure that all records so far are stored.
 
         Raises:
-            OSError: when the storage refuses them.
+            StorageUnavailableError: when the storage refuses them at every try.
+        """
+        self._lines.store()
+
+    def close(self) -> None:
+        """Makes sure that all records are stored, and ends.
+
+        Raises:
+            StorageUnavailableError: when the storage refuses them at every try.
         """
         self._lines.close()
 

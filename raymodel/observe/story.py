@@ -20,7 +20,8 @@ from rich.text import Text
 from raymodel.observe.text import count_text, duration_text, table_text
 
 WAIT_BEFORE_SAYING_S = 5.0
-WAIT_BETWEEN_SAYING_S = 30.0
+WAIT_BETWEEN_SAYING_S = 30.0  # doubles each time: a wait for a node may take hours
+WAIT_BETWEEN_SAYING_MAX_S = 600.0
 PLAIN_PROGRESS_EVERY_S = 10.0
 
 _SHOWN: dict[str, Callable[[float], str]] = {
@@ -64,10 +65,15 @@ class Story:
             self._write(table_text(rows))
 
     @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """Says what it waits for when that takes longer than five seconds, then every thirty."""
+    def waiting(self, what: str, detail: Callable[[], str] = str) -> Iterator[None]:
+        """Says what it waits for, and since when, after five seconds and then more and more rarely.
+
+        Args:
+            what: in few words.
+            detail: asked each time for what is seen of it; empty when there is nothing to say.
+        """
         done, start_s = threading.Event(), time.monotonic()
-        thread = threading.Thread(target=self._say_waiting, args=(what, done), daemon=True)
+        thread = threading.Thread(target=self._say_waiting, args=(what, detail, done), daemon=True)
         thread.start()
         try:
             yield
@@ -109,12 +115,14 @@ class Story:
             self._live.start()
         self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
-    def _say_waiting(self, what: str, done: threading.Event) -> None:
-        start_s, wait_s = time.monotonic(), WAIT_BEFORE_SAYING_S
+    def _say_waiting(self, what: str, detail: Callable[[], str], done: threading.Event) -> None:
+        since, start_s, wait_s = time.strftime("%H:%M:%S"), time.monotonic(), WAIT_BEFORE_SAYING_S
+        next_wait_s = WAIT_BETWEEN_SAYING_S
         while not done.wait(wait_s):
+            words = ": ".join(part for part in (what, detail()) if part)
             waited = duration_text(time.monotonic() - start_s)
-            self._write(f"          waiting for {what} ({waited})", style="dim")
-            wait_s = WAIT_BETWEEN_SAYING_S
+            self._write(f"          waiting for {words} ({waited}, since {since})", style="dim")
+            wait_s, next_wait_s = next_wait_s, min(2 * next_wait_s, WAIT_BETWEEN_SAYING_MAX_S)
 
     def _write(self, text: str, style: str | None = None) -> None:
         with self._lock:

@@ -26,6 +26,13 @@ def duration_text(seconds: float) -> str:
     return f"{minutes}m{rest_s:02d}s" if minutes else f"{rest_s}s"
 
 
+def gib_text(num_bytes: float) -> str:
+    """`2147483648` → `2.00 GiB`; below a tenth of that in MiB."""
+    if abs(num_bytes) < 0.1 * 2**30:
+        return f"{num_bytes / 2**20:.1f} MiB"
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
 def cell_text(value: object) -> str:
     """One cell of a table: an em dash for None, few digits for floats."""
     if value is None:

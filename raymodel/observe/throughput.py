@@ -6,24 +6,7 @@ the FLOPs that the model needs, not those that recomputation adds (PaLM, arXiv:2
 
 from __future__ import annotations
 
-# Peak dense bf16 FLOP/s on tensor cores, without sparsity. The first key that is part of the
-# device's name (`torch.cuda.get_device_name`) decides, so special forms stand before plain ones.
-# Sources: NVIDIA and AMD data sheets. Where those quote sparse figures (H100 and later, L4, L40S),
-# this is half of them.
-_PEAK_BF16_FLOPS = (
-    ("B200", 2250e12),  # https://resources.nvidia.com/en-us-dgx-systems/dgx-b200-datasheet
-    ("H200 NVL", 835e12),  # https://www.nvidia.com/en-us/data-center/h200/
-    ("H200", 989e12),  # the same page, SXM
-    ("GH200", 989e12),  # https://resources.nvidia.com/en-us-grace-cpu/grace-hopper-superchip
-    ("H100 NVL", 835e12),  # https://www.nvidia.com/en-us/data-center/h100/
-    ("H100 PCIe", 756e12),  # the first H100 data sheet
-    ("H100", 989e12),  # SXM
-    ("A100", 312e12),  # https://www.nvidia.com/en-us/data-center/a100/
-    ("L40S", 362e12),  # https://www.nvidia.com/en-us/data-center/l40s/
-    ("L4", 121e12),  # https://www.nvidia.com/en-us/data-center/l4/
-    ("A10", 125e12),  # https://www.nvidia.com/en-us/data-center/products/a10-gpu/
-    ("MI300X", 1307e12),  # https://www.amd.com/en/products/accelerators/instinct/mi300/mi300x.html
-)
+from raymodel.cluster.devices import find_device
 
 
 def find_peak_flops(device_name: str | None) -> float | None:
@@ -35,13 +18,8 @@ def find_peak_flops(device_name: str | None) -> float | None:
     Returns:
         None on a CPU and for devices that are not in the table: no figure is better than a guess.
     """
-    if device_name is None:
-        return None
-    name = f" {device_name.replace('-', ' ')} "
-    for key, flops in _PEAK_BF16_FLOPS:
-        if f" {key} " in name:
-            return flops
-    return None
+    device = find_device(device_name) if device_name else None
+    return device.bf16_flops_per_s if device else None
 
 
 def tokens_per_s(tokens: int, seconds: float) -> float:

@@ -144,8 +144,8 @@ def run_serve(
     token = _read_token(spec)
     task = find_task(model)
     name = spec.name or job_name
+    app = build_application(spec, model, job_name=job_name, cluster=cluster)
     started_serve = _start_serve(spec)
-    app = _deployment(spec, model_location(model), task, name, token, cluster)
     app_name = f"raymodel-{job_name}"
     try:
         with story.waiting("the model's replicas"):
@@ -169,6 +169,15 @@ def run_serve(
     )
     served.health()
     return served
+
+
+def build_application(
+    spec: ServeSpec, model: Artifact | Location, *, job_name: str, cluster: ClusterSpec
+) -> serve.Application:
+    """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike."""
+    task, token = find_task(model), _read_token(spec)
+    name = spec.name or job_name
+    return _deployment(spec, model_location(model), task, name, token, cluster)
 
 
 def _read_token(spec: ServeSpec) -> SecretStr | None:

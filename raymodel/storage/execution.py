@@ -31,7 +31,8 @@ class Execution:
     seed: int
     cluster: ClusterSpec
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
-    """Complete input artifacts by role: `data`, `model`, `base`, `examples`."""
+    """Complete input artifacts by role: `data` (of a mixture also `data-2`, …), `model`, `base`,
+    `examples`."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names for `observe.trackers.build_tracker`."""
     attempt: int = 1

@@ -17,6 +17,7 @@ from importlib import metadata
 from typing import Any, TypedDict
 
 from raymodel.errors import ArtifactError
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location, sha256
 
 FORMAT_VERSION = 1
@@ -109,7 +110,8 @@ def commit_manifest(
     }
     # As it will be read back: tuples become lists and keys strings, so the self-check holds.
     body = json.loads(json.dumps(body, allow_nan=False))
-    (location / FILE_NAME).write_json(body | {_SELF_CHECK: _digest(body)})
+    file, signed = location / FILE_NAME, body | {_SELF_CHECK: _digest(body)}
+    with_retries(lambda: file.write_json(signed), f"writing {file}")
     return Manifest(**body)
 
 

@@ -14,6 +14,7 @@ from typing import IO
 
 from raymodel.errors import ArtifactError, StorageError
 from raymodel.storage.artifact import Artifact, find_artifact, open_artifact
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 
 STAGES = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve")
@@ -63,7 +64,7 @@ class Run:
 
     def set_latest(self, stage: str, fingerprint: str) -> None:
         """Makes this execution the stage's newest. It must be complete."""
-        (self.location / stage / "latest").write_text(fingerprint + "\n")
+        _point(self.location / stage / "latest", fingerprint)
 
     def best(self) -> Artifact | None:
         """The promoted model; None when none was promoted yet.
@@ -88,7 +89,11 @@ class Run:
                 f"{artifact.location} is not part of the run {self.location}; only a run's own "
                 "artifact can be its best. Point `serve.model` at the other run instead"
             )
-        (self.location / "best").write_text(f"{artifact.stage}/{artifact.fingerprint}\n")
+        _point(self.location / "best", f"{artifact.stage}/{artifact.fingerprint}")
+
+
+def _point(pointer: Location, to: str) -> None:
+    with_retries(lambda: pointer.write_text(to + "\n"), f"writing {pointer}")
 
 
 def list_runs(storage: Location) -> list[Run]:

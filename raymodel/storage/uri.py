@@ -4,8 +4,9 @@ Everything that raymodel reads or writes goes through here. A location is only a
 pyarrow file system behind it is made on first use in each process, so a location pickles, and
 importing this module costs nothing. Credentials come from the environment, never from the URI.
 
-Errors: a missing file is a `StorageError`; any other `OSError` of the file system passes through,
-because it may be a hiccup that the caller wants to retry with back-off.
+Errors: a missing file is a `StorageError`. In a bucket, reading, listing and deleting are tried
+again where the store fails for a moment (`retry.py`); when it does not recover, they raise
+`StorageUnavailableError`. An `OSError` of a write passes through: the writer decides what to do.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from raymodel.errors import ArtifactError, StorageError
 from raymodel.storage.filesystem import (
@@ -29,6 +30,9 @@ from raymodel.storage.filesystem import (
     open_filesystem,
     replace_file,
 )
+from raymodel.storage.retry import with_retries
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
@@ -45,6 +49,9 @@ class Entry(NamedTuple):
     bytes: int
     """Size of a file; 0 for a folder."""
     is_dir: bool
+    changed_ns: int | None = None
+    """When it was written last, in nanoseconds since 1970 (object stores tell whole seconds); None
+    where the storage does not say, as for a bucket's folders."""
 
 
 # An alias, because inside the class the name `list` is a method.
@@ -158,7 +165,19 @@ class Location:
         """Whether a file or folder is here. A bucket's folder exists while a file is in it."""
         from pyarrow.fs import FileType
 
-        return bool(self._filesystem.get_file_info(self._path).type != FileType.NotFound)
+        info = self._retry(lambda: self._filesystem.get_file_info(self._path), "looking for")
+        return bool(info.type != FileType.NotFound)
+
+    def entry(self) -> Entry:
+        """Name, size and age of this file.
+
+        Raises:
+            StorageError: when there is no file here.
+        """
+        info = self._retry(lambda: self._filesystem.get_file_info(self._path), "looking for")
+        if not info.is_file:
+            raise _missing(self)
+        return Entry(self.name, int(info.size), False, info.mtime_ns)
 
     def size(self) -> int:
         """Bytes in this file.
@@ -166,10 +185,7 @@ class Location:
         Raises:
             StorageError: when there is no file here.
         """
-        info = self._filesystem.get_file_info(self._path)
-        if not info.is_file:
-            raise _missing(self)
-        return int(info.size)
+        return self.entry().bytes
 
     def open_input(self, *, memory_map: bool = False) -> NativeFile:
         """A random-access file for pyarrow readers.
@@ -181,18 +197,28 @@ class Location:
             from pyarrow import memory_map as open_memory_map
 
             return self._guard(lambda: open_memory_map(self.uri))
-        return self._guard(lambda: self._filesystem.open_input_file(self._path))
+        return self._retry(
+            lambda: self._guard(lambda: self._filesystem.open_input_file(self._path)), "opening"
+        )
 
     def read_bytes(self) -> bytes:
         """The whole file."""
-        with self.open_input() as stream:
-            return bytes(stream.read())
+
+        def read() -> bytes:
+            with self.open_input() as stream:
+                return bytes(stream.read())
+
+        return self._retry(read, "reading")
 
     def read_range(self, start: int, length: int) -> bytes:
         """`length` bytes from `start` on; fewer when the file ends before."""
-        with self.open_input() as stream:
-            stream.seek(min(start, stream.size()))
-            return bytes(stream.read(length))
+
+        def read() -> bytes:
+            with self.open_input() as stream:
+                stream.seek(min(start, stream.size()))
+                return bytes(stream.read(length))
+
+        return self._retry(read, "reading")
 
     def read_text(self) -> str:
         """The whole file as UTF-8 text."""
@@ -225,11 +251,21 @@ class Location:
 
         base = self._path.rstrip("/") + "/"
         selector = FileSelector(self._path, recursive=recursive, allow_not_found=True)
+        found = self._retry(lambda: self._filesystem.get_file_info(selector), "listing")
         entries = [
-            Entry(info.path.removeprefix(base), info.size or 0, info.type == FileType.Directory)
-            for info in self._filesystem.get_file_info(selector)
+            Entry(
+                info.path.removeprefix(base),
+                info.size or 0,
+                info.type == FileType.Directory,
+                info.mtime_ns,
+            )
+            for info in found
         ]
         return sorted(entry for entry in entries if entry.name.endswith(PART_SUFFIX) == parts)
+
+    def _retry(self, action: Callable[[], T], doing: str) -> T:
+        """Local disks do not fail for a moment; where one is full or gone, waiting hides it."""
+        return action() if self.is_local else with_retries(action, f"{doing} {self}")
 
     def _guard(self, action: Callable[[], Any]) -> Any:
         try:
@@ -280,13 +316,18 @@ class Location:
 
     def delete_file(self) -> None:
         """Deletes this file; nothing happens when it is already gone."""
-        with suppress(FileNotFoundError):
-            self._filesystem.delete_file(self._path)
+        self._delete(lambda: self._filesystem.delete_file(self._path))
 
     def delete_tree(self) -> None:
         """Deletes this folder and all in it; nothing happens when it is already gone."""
-        with suppress(FileNotFoundError):
-            self._filesystem.delete_dir(self._path)
+        self._delete(lambda: self._filesystem.delete_dir(self._path))
+
+    def _delete(self, action: Callable[[], None]) -> None:
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                action()
+
+        self._retry(delete, "deleting")
 
     def delete_parts(self) -> None:
         """Deletes what killed writers left half-written below this folder."""
@@ -297,11 +338,15 @@ class Location:
 
 def sha256(location: Location) -> str:
     """Hex digest of a file's content, read in chunks."""
-    digest = hashlib.sha256()
-    with location.open_input() as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        with location.open_input() as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    return location._retry(read, "reading")
 
 
 def check_writable(location: Location) -> None:

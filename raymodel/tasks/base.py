@@ -55,6 +55,8 @@ class Task(ABC):
     """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full."""
     measures: ClassVar[tuple[str, ...]]
     """Names that `evaluate.metrics` may ask of this task."""
+    cuts_rows: ClassVar[bool] = False
+    """Whether it has a `sequence_part`, so that several workers can share a row."""
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
         self.labels = tuple(labels)
@@ -95,6 +97,15 @@ class Task(ABC):
         The caller divides by the targets of the global batch, so the curve does not depend on how
         the batch was cut up.
         """
+
+    def sequence_part(
+        self, batch: Mapping[str, torch.Tensor], part: int, parts: int
+    ) -> dict[str, torch.Tensor]:
+        """One worker's run of positions of a batch, for rows that several workers share.
+
+        `loss` of the parts adds up to `loss` of the batch. Tasks that need whole rows have none.
+        """
+        raise NotImplementedError(f"{self.name} needs whole rows")
 
     def model_arguments(self) -> dict[str, Any]:
         """Extra arguments of the model's configuration (number of labels and their names)."""

@@ -28,6 +28,7 @@ class CausalLM(Task):
     auto_class = "AutoModelForCausalLM"
     peft_task = "CAUSAL_LM"
     measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
+    cuts_rows = True
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Refuses encoders: they see the token to predict, so their loss means nothing."""
@@ -119,14 +120,37 @@ class CausalLM(Task):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the next-token cross-entropy; `model` may be wrapped by DeepSpeed or peft."""
-        from raymodel.tasks.loss import next_token_loss
+        from raymodel.tasks.loss import cross_entropy_sum, next_token_loss
 
-        logits = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch.get("attention_mask"),
-            use_cache=False,
-        ).logits
+        names = ("input_ids", "attention_mask", "position_ids")
+        inputs = {name: batch[name] for name in names if name in batch}
+        logits = model(**inputs, use_cache=False).logits
+        if "targets" in batch:
+            return cross_entropy_sum(logits.flatten(0, 1), batch["targets"].flatten())
         return next_token_loss(logits, batch["labels"])
+
+    def sequence_part(
+        self, batch: Mapping[str, torch.Tensor], part: int, parts: int
+    ) -> dict[str, torch.Tensor]:
+        """`input_ids`, `position_ids` and `targets`, all (B, T / parts).
+
+        The target of the last position is in the next part, so the labels are shifted before they
+        are cut. Padding on the right makes the parts as long as each other.
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        from raymodel.tasks.loss import IGNORED, shifted
+
+        width = batch["input_ids"].shape[1]
+        more = -width % parts
+        positions = torch.arange(width + more).expand(len(batch["input_ids"]), -1)
+        whole = {
+            "input_ids": pad(batch["input_ids"], (0, more)),
+            "position_ids": positions,
+            "targets": pad(shifted(batch["labels"]), (0, more), value=IGNORED),
+        }
+        return {name: rows.chunk(parts, dim=1)[part].contiguous() for name, rows in whole.items()}
 
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Examples, and packed rows too."""

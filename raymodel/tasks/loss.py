@@ -31,9 +31,14 @@ def next_token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.
     The labels are shifted, not the logits: a shifted view of the logits would have to be copied
     to become a matrix.
     """
+    return cross_entropy_sum(logits_BTV.flatten(0, 1), shifted(labels_BT).flatten())
+
+
+def shifted(labels_BT: torch.Tensor) -> torch.Tensor:
+    """The target of each position: the label of the next one, none at the end of the row."""
     targets_BT = torch.full_like(labels_BT, IGNORED)
     targets_BT[:, :-1] = labels_BT[:, 1:]
-    return cross_entropy_sum(logits_BTV.flatten(0, 1), targets_BT.flatten())
+    return targets_BT
 
 
 def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+TINY_BATCH = 8
+"""The global batch of `tiny_job`, in rows."""
 _VERBS = ("read", "write", "open", "close", "count", "merge", "split", "sort", "find", "drop")
 _NOUNS = ("file", "line", "row", "word", "key", "value", "block", "table", "queue", "node")
 
@@ -107,6 +109,33 @@ def _function(verb: str, noun: str, number: int) -> str:
         f'    """{verb.capitalize()} each {noun} up to {number}."""\n'
         f"    return [{verb}({noun}) for {noun} in items[:{number}]]\n"
     )
+
+
+def tiny_job(folder: Path, name: str = "tiny", **pretrain: Any) -> dict[str, Any]:
+    """A job file's content: two workers train a tiny Llama on `folder`/corpus.
+
+    Args:
+        folder: holds `corpus`, from `write_tiny_corpus`.
+        name: of the job.
+        pretrain: fields of its `pretrain:` section, besides model and batch.
+    """
+    return {
+        "name": name,
+        "seed": 7,
+        "cluster": {"workers": 2},
+        "prepare": {
+            "sources": [{"path": str(folder / "corpus")}],
+            "tokenizer": {"vocab_size": 300},
+            "sequence_length": 16,
+            "holdout": "20%",
+        },
+        "pretrain": {
+            "model": {"architecture": "llama", "config": _SMALL | {"num_key_value_heads": 2}},
+            "global_batch": TINY_BATCH,
+            "log_every": "1 step",
+            **pretrain,
+        },
+    }
 
 
 def train_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 300) -> PreTrainedTokenizerFast:

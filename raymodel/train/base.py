@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.sources import locate_in_package
+from raymodel.data.sources import locate_in_package, resolve_source
 from raymodel.errors import ArtifactError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import resolve_artifact
@@ -60,6 +60,15 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
             "folder, python:PACKAGE/path, or RUN/STAGE of a finished run"
         )
     return BaseModel(location=location)
+
+
+def examples_identity(spec: FinetuneSpec, base: BaseModel, base_dir: Path) -> dict[str, Any]:
+    """What decides the examples of a fine-tuning, besides an artifact that is its base."""
+    whole = spec.identity()
+    return {name: whole[name] for name in EXAMPLE_FIELDS} | {
+        "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
+        "base": base.identity,
+    }
 
 
 def finetune_identity(spec: FinetuneSpec, base: BaseModel) -> dict[str, Any]:

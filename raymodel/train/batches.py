@@ -16,6 +16,7 @@ from raymodel.data.columns import columns_of
 from raymodel.data.feed import StepRows
 from raymodel.data.order import local_sum
 from raymodel.tasks.base import Task
+from raymodel.train.layout import Layout
 from raymodel.train.plan import cut
 
 Batch = dict[str, torch.Tensor]
@@ -99,11 +100,15 @@ class GlobalStep:
     targets: torch.Tensor
     """Scalar on the device: what the loss is divided by."""
     _sums: torch.Tensor
+    _replica_workers: int
 
     def read(self) -> dict[str, int]:
         """The sums on the host. On a GPU this waits for the work queued so far."""
-        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "leave", "ask")
-        return dict(zip(names, self._sums.tolist(), strict=True))
+        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "seen", "leave", "ask")
+        sums = dict(zip(names, self._sums.tolist(), strict=True))
+        seen = sums.pop("seen") - sums["digest_term"] * self._replica_workers
+        assert seen % 2**64 == 0, "workers of one replica were fed different rows"
+        return sums
 
     def mean(self, loss_sum: torch.Tensor) -> float:
         """The loss per target of the global batch.
@@ -116,21 +121,28 @@ class GlobalStep:
         return float(total / self.targets.double())
 
 
-def agree(batch: StepBatch, leave: bool, device: torch.device, *, ask: bool = False) -> GlobalStep:
+def agree(
+    batch: StepBatch, layout: Layout, leave: bool, device: torch.device, *, ask: bool = False
+) -> GlobalStep:
     """One all-reduce a step: targets for the loss, the digest's sum, and whether any rank leaves.
 
-    Integers, so that the digest wraps at 2^64 as it must, and the targets stay exact.
+    Integers, so that the digest wraps at 2^64 as it must, and the targets stay exact. Of workers
+    that have the same rows one counts them.
 
     Args:
         batch: this worker's share.
+        layout: this worker's place.
         leave: whether this worker must leave.
         device: of the process group.
         ask: whether all should ask the cluster, after this step, if a node goes.
     """
     counts = [batch.targets, batch.tokens, batch.rows, batch.bad_rows, batch.digest_term]
-    sums = torch.tensor([*counts, int(leave), int(ask)], dtype=torch.int64, device=device)
+    if not layout.speaks_for_rows:
+        counts = [0] * len(counts)
+    numbers = [*counts, batch.digest_term, int(leave), int(ask)]
+    sums = torch.tensor(numbers, dtype=torch.int64, device=device)
     dist.all_reduce(sums)
-    return GlobalStep(targets=sums[0].clamp(min=1).float(), _sums=sums)
+    return GlobalStep(sums[0].clamp(min=1).float(), sums, layout.replica_workers)
 
 
 def first_text(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from raymodel.train.buckets import BUCKET_ELEMENTS, LIVE_ELEMENTS
 from raymodel.train.plan import BatchPlan
-from raymodel.train.spec import TrainSpec
+from raymodel.train.spec import ParallelSpec, TrainSpec
 
 
 def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
@@ -20,9 +21,11 @@ def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
         "gradient_accumulation_steps": batch.accumulation,
         "gradient_clipping": spec.optimizer.gradient_clip,  # DeepSpeed's default is 1.0, not off
         "steps_per_print": 10**9,
-        "zero_optimization": _zero(spec.parallel.zero),
+        "zero_optimization": _zero(spec.parallel),
         "optimizer": _optimizer(spec),
     }
+    if spec.parallel.tensor > 1:
+        config["tensor_parallel"] = _tensor(spec.parallel.tensor)
     if spec.precision == "bf16":
         config["bf16"] = {"enabled": True}
     if spec.precision == "fp16":
@@ -31,25 +34,41 @@ def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
     return config
 
 
-def _zero(stage: int) -> dict[str, Any]:
+def _zero(parallel: ParallelSpec) -> dict[str, Any]:
+    stage = parallel.zero
     zero: dict[str, Any] = {"stage": stage}
+    if stage > 0:
+        zero["reduce_bucket_size"] = BUCKET_ELEMENTS
     if stage in (1, 2):
         zero["reduce_scatter"] = True
+    if stage == 3:
+        zero["stage3_prefetch_bucket_size"] = BUCKET_ELEMENTS
+        zero["stage3_max_live_parameters"] = LIVE_ELEMENTS
+        zero["stage3_max_reuse_distance"] = BUCKET_ELEMENTS
+    if parallel.offload == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return zero
+
+
+def _tensor(workers: int) -> dict[str, Any]:
+    return {
+        "autotp_size": workers,
+        # A tied output head would be cut by the vocabulary, and the model return the logits of
+        # this worker's part only: the task's own loss would be over a part of the classes.
+        "vocab_parallel_lm_head": False,
+    }
 
 
 def _optimizer(spec: TrainSpec) -> dict[str, Any]:
     o = spec.optimizer
-    return {
-        "type": "AdamW",
-        "params": {
-            "lr": o.learning_rate,
-            "betas": list(o.betas),
-            "eps": o.eps,
-            "weight_decay": o.weight_decay,
-            # Without `torch_adam`, "AdamW" compiles an extension at first use, on a CPU too;
-            # torch's fused kernel is as fast there.
-            "torch_adam": True,
-            "fused": True,
-        },
+    params: dict[str, Any] = {
+        "lr": o.learning_rate,
+        "betas": list(o.betas),
+        "eps": o.eps,
+        "weight_decay": o.weight_decay,
     }
+    if spec.parallel.offload == "none":
+        # Without `torch_adam`, "AdamW" compiles an extension at first use, on a CPU too; torch's
+        # fused kernel is as fast there. Offload takes DeepSpeed's only, so it does compile one.
+        params |= {"torch_adam": True, "fused": True}
+    return {"type": "AdamW", "params": params}

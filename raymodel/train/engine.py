@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +22,9 @@ from raymodel.tasks.base import Task
 from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.guard import UpdateGuard
+from raymodel.train.layout import Layout
 from raymodel.train.plan import BatchPlan
+from raymodel.train.sequence import share_rows
 from raymodel.train.spec import TrainSpec
 
 COLLECTIVE_TIMEOUT_MIN = "30"  # as long as Ray's; DeepSpeed's own default is 10
@@ -52,15 +55,17 @@ def join_group(use_gpu: bool) -> None:
 class Engine:
     """A model, its optimizer state and the arithmetic of one step."""
 
-    def __init__(self, deepspeed_engine: Any, task: Task, batch: BatchPlan) -> None:
+    def __init__(self, deepspeed_engine: Any, task: Task, batch: BatchPlan, layout: Layout) -> None:
         self.deepspeed = deepspeed_engine
         self.task = task
         self.batch = batch
+        self.layout = layout
         self.device = torch.device(deepspeed_engine.device)
-        self.world_size = dist.get_world_size()
         optimizer = deepspeed_engine.optimizer
         inner = getattr(optimizer, "optimizer", optimizer)
-        self._guard = UpdateGuard(inner, looks_at_gradients=inner is optimizer)
+        self._guard = UpdateGuard(
+            inner, looks_at_gradients=inner is optimizer, asks_others=layout.tensor > 1
+        )
 
     def forward_backward(
         self, micro_batch: Mapping[str, torch.Tensor], global_targets: torch.Tensor
@@ -72,14 +77,16 @@ class Engine:
             global_targets: targets of the whole global batch, a scalar on the device.
 
         Returns:
-            The *sum* of the loss over the micro batch's targets, detached, on the device.
+            The *sum* of the loss over the targets that this worker speaks for, detached, on the
+            device: added up over all workers it is that of the global batch.
         """
-        loss_sum = self.task.loss(self.deepspeed, self._to_device(micro_batch))
-        # DeepSpeed averages gradients over the workers; times the world size gives the sum, so
-        # that the gradient is that of the mean over the targets of the global batch.
-        loss = loss_sum * (self.world_size / global_targets)
+        loss_sum = self._loss_sum(micro_batch)
+        # DeepSpeed averages gradients over all that hold the same weights; times their number
+        # gives the sum, so that the gradient is that of the mean over the targets of the global
+        # batch.
+        loss = loss_sum * (self.layout.grad_workers / global_targets)
         self.deepspeed.backward(loss, scale_wrt_gas=False)
-        return loss_sum.detach()
+        return self._spoken_for(loss_sum)
 
     def update(self, learning_rate: float, leave_out: bool = False) -> None:
         """Ends one micro batch; DeepSpeed updates the weights when it was the step's last.
@@ -100,10 +107,10 @@ class Engine:
 
     @torch.no_grad()
     def forward(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The sum of the loss over a batch, without a gradient."""
+        """The sum of the loss over the targets that this worker speaks for, without a gradient."""
         self.deepspeed.eval()
         try:
-            return self.task.loss(self.deepspeed, self._to_device(micro_batch)).detach()
+            return self._spoken_for(self._loss_sum(micro_batch))
         finally:
             self.deepspeed.train()
 
@@ -114,6 +121,18 @@ class Engine:
 
     def close(self) -> None:
         self.deepspeed.destroy()
+
+    def _loss_sum(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Over this worker's part of the rows."""
+        if self.layout.sequence > 1:
+            micro_batch = self.task.sequence_part(
+                micro_batch, self.layout.sequence_rank, self.layout.sequence
+            )
+        return self.task.loss(self.deepspeed, self._to_device(micro_batch))
+
+    def _spoken_for(self, loss_sum: torch.Tensor) -> torch.Tensor:
+        # A product, so that one worker's NaN is every worker's.
+        return loss_sum.detach() * self.layout.speaks_for_loss
 
     def _to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
@@ -161,6 +180,8 @@ def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: Bat
     import deepspeed
 
     _check_precision(spec.precision)
+    layout = Layout.of(spec.parallel, dist.get_rank(), dist.get_world_size())
+    _prepare_model(model, spec, layout)
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
@@ -168,7 +189,35 @@ def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: Bat
     )
     zero.undo_construction(engine)
     engine.train()
-    return Engine(engine, task, batch)
+    if spec.compile:
+        engine.compile()
+    return Engine(engine, task, batch, layout)
+
+
+def _prepare_model(model: Any, spec: TrainSpec, layout: Layout) -> None:
+    """What is chosen before DeepSpeed takes the model apart. Models of transformers only."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if layout.sequence > 1:
+        share_rows(inner, layout)
+    elif spec.attention != "sdpa":  # which transformers takes by itself where a model can
+        _check_attention(spec.attention)
+        inner.set_attn_implementation(_ATTENTION[spec.attention])
+    if spec.activation_checkpointing:
+        # The reentrant kind forgets gradients of frozen inputs, as an adapter has them.
+        inner.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+_ATTENTION = {"flash": "flash_attention_2", "eager": "eager"}
+
+
+def _check_attention(attention: str) -> None:
+    if attention != "flash":
+        return
+    if importlib.util.find_spec("flash_attn") is None or not torch.cuda.is_available():
+        raise SpecError(
+            "attention is flash, which needs an NVIDIA GPU and the package flash-attn on every "
+            "worker; install raymodel[gpu] there, or set attention: sdpa"
+        )
 
 
 def _check_precision(precision: str) -> None:

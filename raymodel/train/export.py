@@ -21,6 +21,7 @@ from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError
 from raymodel.model.adapters import adapted_layers, is_update, plain_name, weight_update
 from raymodel.model.export import save_model
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
 from raymodel.train.checkpoint import checkpoint_location, find_exported
@@ -125,8 +126,8 @@ def _folder_for(target: Location) -> Iterator[tuple[Path, Callable[[Path], None]
     sent off at once and then deleted here.
     """
     if not target.is_local:
-        with tempfile.TemporaryDirectory(prefix="raymodel-") as temporary:
-            yield Path(temporary), lambda file: _send(file, target / file.name)
+        with tempfile.TemporaryDirectory(prefix="raymodel-") as scratch:
+            yield Path(scratch), lambda file: _send(file, target / file.name)
         return
     target.delete_tree()
     target.parent.make_dir()
@@ -140,5 +141,5 @@ def _folder_for(target: Location) -> Iterator[tuple[Path, Callable[[Path], None]
 
 
 def _send(file: Path, target: Location) -> None:
-    target.upload(file)
+    with_retries(lambda: target.upload(file), f"writing {target}")
     file.unlink()

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from raymodel.errors import HangError, OutOfMemoryError, PreemptedError, RaymodelError, UserError
+from raymodel.errors import (
+    HangError,
+    OutOfMemoryError,
+    PreemptedError,
+    RaymodelError,
+    StorageUnavailableError,
+    UserError,
+)
+from raymodel.model.shape import ModelShape
+from raymodel.observe.text import gib_text
+from raymodel.train.fit import Room, changes_text, list_savings
+from raymodel.train.memory import Setup, plan_memory
 from raymodel.train.spec import FaultSpec
 
 Kind = Literal["user", "infrastructure", "preemption"]
@@ -47,6 +58,9 @@ def classify(
             return Failure("user", _first_line(error), error)
     if hang is not None:
         return Failure("infrastructure", hang, HangError(hang))
+    for error in errors:  # before the broken connections of those that it left alone
+        if isinstance(error, StorageUnavailableError):
+            return Failure("infrastructure", _first_line(error), error)
     for error in errors:
         if isinstance(error, PreemptedError):
             return Failure("preemption", str(error), error)
@@ -85,13 +99,17 @@ class Decision:
     """For the story."""
 
 
-def decide(failure: Failure, seen: Mapping[Kind, int], budget: FaultSpec) -> Decision:
+def decide(
+    failure: Failure, seen: Mapping[Kind, int], budget: FaultSpec, *, in_a_row: int = 1
+) -> Decision:
     """Whether to try again.
 
     Args:
         failure: the one at hand.
         seen: failures of each kind so far, this one included.
         budget: how many of each kind the run survives.
+        in_a_row: failures since the run last got on, this one included. Only these make the wait
+            longer: waiting helps against a cause that persists.
     """
     if failure.kind == "user":
         return Decision(False, 0.0, "trying again cannot help")
@@ -99,27 +117,22 @@ def decide(failure: Failure, seen: Mapping[Kind, int], budget: FaultSpec) -> Dec
     count = seen[failure.kind]
     if count > allowed:
         return Decision(False, 0.0, f"the budget of {allowed} retries is spent")
-    wait_s = backoff_s(count) if failure.kind == "infrastructure" else 0.0
+    wait_s = backoff_s(in_a_row) if failure.kind == "infrastructure" else 0.0
     when = f"in {wait_s:.0f} s" if wait_s else "now"
     return Decision(True, wait_s, f"going on from the newest checkpoint {when} ({count}/{allowed})")
 
 
-def backoff_s(failures: int) -> float:
+def backoff_s(in_a_row: int) -> float:
     """Seconds to wait before the next attempt: 0 after the first failure, then doubling."""
-    return 0.0 if failures <= 1 else min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (failures - 2))
+    return 0.0 if in_a_row <= 1 else min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** (in_a_row - 2))
 
 
 # ---- out of memory -------------------------------------------------------------------------------
 
 
-def state_bytes(parameters: int, zero: int, workers: int) -> int:
-    """Weights, gradients and optimizer state of one worker in mixed precision.
-
-    16 bytes a parameter: weight 2, gradient 2, and the fp32 weight and two moments 12. Stage 1
-    shares out the 12, stage 2 the gradient too, stage 3 all (arXiv:1910.02054, figure 1).
-    """
-    shared = {0: 0, 1: 12, 2: 14, 3: 16}[zero]
-    return round(parameters * (16 - shared + shared / workers))
+def memory_record(shape: ModelShape, setup: Setup, *, row_tokens: int) -> dict[str, Any]:
+    """What the record of an attempt holds, so that a failure can be explained without the model."""
+    return {"shape": shape.to_dict(), "setup": asdict(setup), "row_tokens": row_tokens}
 
 
 def out_of_memory_error(error: BaseException, attempt: Mapping[str, Any] | None) -> RaymodelError:
@@ -130,36 +143,34 @@ def out_of_memory_error(error: BaseException, attempt: Mapping[str, Any] | None)
         attempt: the `attempt` event of the workers that failed; None when they never got there.
     """
     seen = f"a worker ran out of memory ({_first_line(error)})"
-    if attempt is None:
+    record = attempt.get("memory") if attempt else None
+    if record is None:
         return OutOfMemoryError(
             f"{seen}; lower `micro_batch` (less memory for activations, same result), raise "
             "`parallel.zero` (shards optimizer state, gradients and weights over the workers), or "
             "use more workers"
         )
-    parameters, zero, workers = attempt["parameters"], attempt["zero"], attempt["workers"]
-    now = state_bytes(parameters, zero, workers)
-    knobs = []
-    if attempt["micro_batch"] > 1:
-        half = attempt["micro_batch"] // 2
-        knobs.append(f"`micro_batch: {half}` halves the activations, with the same result")
-    for stage in range(zero + 1, 4 if workers > 1 else 0):
-        saved = now - state_bytes(parameters, stage, workers)
-        knobs.append(f"`parallel.zero: {stage}` saves {_gib(saved)} of each worker")
-    saved = state_bytes(parameters, max(zero, 1), workers)
-    saved -= state_bytes(parameters, max(zero, 1), 2 * workers)
-    knobs.append(f"{2 * workers} workers with `zero: {max(zero, 1)}` save {_gib(saved)} of each")
+    shape, setup = ModelShape.from_dict(record["shape"]), Setup(**record["setup"])
+    peak = plan_memory(shape, setup, row_tokens=record["row_tokens"]).peak
+    parts = sorted(peak.parts.items(), key=lambda part: -part[1])
+    knobs = list_savings(
+        shape,
+        setup,
+        row_tokens=record["row_tokens"],
+        room=Room(max_workers=2 * setup.workers),
+    )
+    each = "; ".join(
+        f"`{changes_text(changes)}` saves {gib_text(saved)}" for changes, saved in knobs
+    )
     return OutOfMemoryError(
-        f"{seen}; weights, gradients and optimizer state of {parameters:,} parameters take "
-        f"{_gib(now)} of each worker, activations come on top. What helps: {'; '.join(knobs)}"
+        f"{seen}; a worker needs {gib_text(peak.total)}: "
+        f"{', '.join(f'{name} {gib_text(size)}' for name, size in parts)}. What helps, with the "
+        f"same result: {each}"
     )
 
 
 def is_out_of_memory(failure: Failure) -> bool:
     return _is_out_of_memory(failure.error)
-
-
-def _gib(num_bytes: float) -> str:
-    return f"{num_bytes / 2**30:.2f} GiB"
 
 
 # Ray's memory monitor and torch's allocators say one of these. Ray names the kernel's "OOM killer"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import json
 import struct
 import zlib
@@ -10,11 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from raymodel.errors import CheckpointError, DamagedCheckpointError
+from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 from raymodel.train.index import Index, rank_file
+from raymodel.train.span import Span, overlap
 
 FLOAT_BYTES = 4
 # Elements under one checksum (256 KiB). A reader of a part of a fragment reads whole blocks, so
@@ -27,16 +29,22 @@ BLOCKS_IN_A_READ = 32
 
 @dataclass(frozen=True)
 class Fragment:
-    """Where one run of a parameter lies."""
+    """Where some elements of a parameter lie."""
 
     file: str
-    start: int
-    length: int
+    span: Span
     tensors: Mapping[str, tuple[int, list[int]]]
     """Key (`weight`, a moment's name) → (first byte in the file, CRC-32 of each block)."""
 
+    @classmethod
+    def from_json(cls, entry: list[Any]) -> Fragment:
+        file, start, length, tensors, *rows = entry
+        return cls(file, Span(start, length, *rows[0]) if rows else Span.of(start, length), tensors)
+
     def to_json(self) -> list[Any]:
-        return [self.file, self.start, self.length, dict(self.tensors)]
+        entry = [self.file, self.span.start, self.span.length, dict(self.tensors)]
+        rows = [self.span.run, self.span.stride, self.span.phase]
+        return entry if self.span.is_one_run else [*entry, rows]
 
 
 def checksums(data: Any) -> list[int]:
@@ -71,21 +79,43 @@ class FragmentReader:
             CheckpointError: the parameter or a part of it is missing.
             DamagedCheckpointError: its bytes are not those that were written.
         """
-        done, stop = 0, start + out.numel()
-        fragments = self._of(name)
-        first = bisect.bisect_right(fragments, start, key=lambda f: f.start) - 1
-        for fragment in fragments[max(0, first) :]:
-            if fragment.start >= stop:
+        self.read_span(name, key, Span.of(start, out.numel()), out)
+
+    def read_span(self, name: str, key: str, span: Span, out: torch.Tensor) -> None:
+        """Like `read`, for elements that need not be neighbours."""
+        host = out if out.device.type == "cpu" else torch.empty(out.shape)
+        done, target = 0, host.numpy()
+        for fragment in self._of(name):
+            if fragment.span.start >= span.stop:
                 break
-            begin, end = max(start, fragment.start), min(stop, fragment.start + fragment.length)
-            if begin < end:
-                self._fill(out[begin - start : end - start], fragment, name, key, begin)
-                done += end - begin
-        if done != out.numel():
+            if fragment.span.stop > span.start:
+                done += self._read_shared(fragment, name, key, span, target)
+        if done != span.length:
             raise CheckpointError(
-                f"{self._location} holds {done} of the {out.numel()} elements {start}:{stop} of "
-                f"{key} of {name}; it was written for another model"
+                f"{self._location} holds {done} of the {span.length} elements of "
+                f"{span.start}:{span.stop} of {key} of {name}; it was written for another model"
             )
+        if host is not out:
+            out.copy_(host)
+
+    def _read_shared(self, fragment: Fragment, name: str, key: str, span: Span, target: Any) -> int:
+        """Copies what a fragment has of a span; returns how many elements."""
+        shared = overlap(span, fragment.span)
+        if not len(shared.lengths):
+            return 0
+        starts, sources, lengths = shared.a.tolist(), shared.b.tolist(), shared.lengths.tolist()
+        if len(lengths) == 1:
+            run = target[starts[0] : starts[0] + lengths[0]]
+            self._fill(run, fragment, name, key, sources[0])
+            return int(lengths[0])
+        # From the first to the last element that is wanted. In between there may be others, of
+        # which the blocks under one checksum hold some anyway.
+        run = np.empty(sources[-1] + lengths[-1] - sources[0], dtype=np.float32)
+        self._fill(run, fragment, name, key, sources[0])
+        for at, source, length in zip(starts, sources, lengths, strict=True):
+            source -= sources[0]
+            target[at : at + length] = run[source : source + length]
+        return int(sum(lengths))
 
     def rng(self, rank: int) -> dict[str, torch.Tensor]:
         """Random states of a rank; empty when the checkpoint had fewer ranks.
@@ -113,37 +143,40 @@ class FragmentReader:
                 raise CheckpointError(
                     f"{self._location} has no parameter {name!r}; it was written for another model"
                 )
-            fragments = [Fragment(*parts) for parts in entry["fragments"]]
-            self._fragments[name] = sorted(fragments, key=lambda f: f.start)
+            fragments = [Fragment.from_json(parts) for parts in entry["fragments"]]
+            self._fragments[name] = sorted(fragments, key=lambda f: f.span.start)
         return self._fragments[name]
 
-    def _fill(
-        self, out: torch.Tensor, fragment: Fragment, name: str, key: str, begin: int
-    ) -> None:
-        """Elements of a fragment from `begin` of the parameter on, out of the whole blocks that
-        hold them."""
+    def _fill(self, out: Any, fragment: Fragment, name: str, key: str, begin: int) -> None:
+        """Elements of a fragment from `begin` of it on, out of the whole blocks that hold them.
+
+        Args:
+            out: (n,) fp32, a numpy array.
+        """
         if key not in fragment.tensors:
             raise CheckpointError(f"{self._location} has no {key} for {name!r}")
         offset, crcs = fragment.tensors[key]
-        begin -= fragment.start
-        end = begin + out.numel()
+        end = begin + len(out)
         stop_block = -(-end // BLOCK)
         for first in range(begin // BLOCK, stop_block, BLOCKS_IN_A_READ):
             last = min(first + BLOCKS_IN_A_READ, stop_block)
-            start, stop = first * BLOCK, min(last * BLOCK, fragment.length)
+            start, stop = first * BLOCK, min(last * BLOCK, fragment.span.length)
             size = (stop - start) * FLOAT_BYTES
             data = self._bytes(fragment.file, offset + start * FLOAT_BYTES, size)
             if checksums(data) != crcs[first:last]:
                 raise self._damaged(fragment.file, f"{key} of {name}")
-            blocks = torch.frombuffer(bytearray(data), dtype=torch.float32)
+            blocks = np.frombuffer(data, dtype=np.float32)
             low, high = max(begin, start), min(end, stop)
-            out[low - begin : high - begin].copy_(blocks[low - start : high - start])
+            out[low - begin : high - begin] = blocks[low - start : high - start]
 
     def _bytes(self, file: str, offset: int, size: int) -> Any:
-        if file not in self._streams:
-            # Not mapped into memory: what was read of a map stays there, and counts as used.
-            self._streams[file] = (self._location / file).open_input()
-        return self._streams[file].read_at(size, offset)
+        def read() -> Any:
+            if file not in self._streams:
+                # Not mapped into memory: what was read of a map stays there, and counts as used.
+                self._streams[file] = (self._location / file).open_input()
+            return self._streams[file].read_at(size, offset)
+
+        return with_retries(read, f"reading {self._location / file}")
 
     def _damaged(self, file: str, what: str) -> DamagedCheckpointError:
         return DamagedCheckpointError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 
 class UpdateGuard:
@@ -16,8 +17,15 @@ class UpdateGuard:
     parameters straight to torch (fp32 at stage 0): there the guard looks at the gradients.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, looks_at_gradients: bool) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, looks_at_gradients: bool, asks_others: bool = False
+    ) -> None:
+        """Args:
+        looks_at_gradients: whether DeepSpeed does not.
+        asks_others: whether ranks have different gradients, as where they share matrices.
+        """
         self._optimizer, self._looks = optimizer, looks_at_gradients
+        self._asks_others = asks_others
         self._step = optimizer.step
         self.leave_out = False
         """Set before a step that must not happen."""
@@ -30,10 +38,12 @@ class UpdateGuard:
         return None if self.left_out else self._step(*arguments, **options)
 
     def _gradients_are_finite(self) -> bool:
-        # The norm of norms: one pass, one number to fetch, and the same on every rank.
+        # The norm of norms: one pass, and one number to fetch.
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
             return True
-        norms = torch._foreach_norm(gradients)
-        return bool(torch.isfinite(torch.stack(norms).sum()))
+        total = torch.stack(torch._foreach_norm(gradients)).sum()
+        if self._asks_others:
+            dist.all_reduce(total)
+        return bool(torch.isfinite(total))

@@ -7,9 +7,10 @@ checkpoints/step-00000100/
   checkpoint.json          written last: all indexes merged, and the state of the run
 ```
 
-A fragment is a run `start … start + length` of a flattened parameter. Fragments of a parameter
-never overlap and together cover it, so a reader that needs any run finds its bytes whatever the
-world size and ZeRO stage were. Nothing here is pickled, and every byte is under a checksum.
+A fragment is a run `start … start + length` of a flattened parameter, or the rows of a block of it
+(`Span`), where workers shared a matrix. Fragments of a parameter never overlap and together cover
+it, so a reader that needs any elements finds their bytes whatever the layout was. Nothing here is
+pickled, and every byte is under a checksum.
 """
 
 from __future__ import annotations
@@ -50,9 +51,13 @@ class Index:
     files: dict[str, int]
     """Rank file → bytes."""
     parameters: dict[str, dict[str, Any]]
-    """Name → {"shape": […], "fragments": [[file, start, length, {key: [offset, crcs]}], …]}."""
+    """Name → {"shape": […], "fragments": [[file, start, length, {key: [offset, crcs]}], …]}; of a
+    block of rows a fifth entry, [run, stride, phase]."""
     rng: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Rank file → {device: [offset, bytes, CRC-32]} of the random states."""
+    tensor: int = 1
+    """Workers that shared each matrix when this was written, and each row."""
+    sequence: int = 1
     format_version: int = FORMAT_VERSION
 
     def shape(self, name: str) -> tuple[int, ...]:

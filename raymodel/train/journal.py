@@ -85,6 +85,7 @@ class Journal:
                 **about,
             }
         )
+        self.store()  # whoever asks why this attempt ended finds it, however soon that is
 
     def log(self, loss: float) -> None:
         """One record of the step just completed, with the loss of its global batch."""
@@ -158,6 +159,18 @@ class Journal:
         if self._events is not None:
             self._events.write({"time_s": round(time.time(), 3), **event})
             self._ledger.add(event)
+
+    def store(self) -> None:
+        """Makes sure that all records so far outlive the process. Any thread may call this.
+
+        Before each checkpoint: a run that goes on from it makes no record of earlier steps again.
+
+        Raises:
+            StorageUnavailableError: the storage refuses them at every try.
+        """
+        if self._metrics is not None and self._events is not None:
+            self._metrics.store()
+            self._events.store()
 
     def close(self) -> None:
         """Books the rest, and makes sure that all is stored."""

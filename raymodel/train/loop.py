@@ -60,7 +60,7 @@ def train(t: Training) -> None:
 
     Raises:
         NonFiniteLossError: a loss or gradient became NaN or infinite, and the spec says to stop.
-        CheckpointError: the last checkpoint could not be written.
+        StorageUnavailableError: the last checkpoint could not be written.
         PreemptedError: a notice came; the state was saved.
     """
     if t.state.step == 0 and t.spec.fault.non_finite_loss == "rewind":
@@ -72,7 +72,9 @@ def train(t: Training) -> None:
             t.clock.switch("train")
             _check_rows(t, rows)
             batch = t.collator.step_batch(rows)
-            agreed = agree(batch, t.notice.given, t.engine.device, ask=t.notice.is_due())
+            agreed = agree(
+                batch, t.engine.layout, t.notice.given, t.engine.device, ask=t.notice.is_due()
+            )
             loss = _forward_backward_update(t, batch, agreed)
             if _is_bad(t, loss) and not t.bad_steps.handle(loss):
                 t.clock.switch("data_wait")

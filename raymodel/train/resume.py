@@ -24,6 +24,7 @@ from raymodel.train.checkpoint import (
 from raymodel.train.engine import Engine
 from raymodel.train.fragments import FragmentReader
 from raymodel.train.index import Index, load_index
+from raymodel.train.layout import Layout
 
 
 def resume(
@@ -98,7 +99,7 @@ def load_checkpoint(
     zero.prepare_moments(inner, index.moments, index.updates)
     try:
         _fill(reader, inner)
-        if world_size == index.world_size:
+        if _has_layout(index, world_size, engine.layout):
             rng = reader.rng(rank)
     except DamagedCheckpointError as error:
         damage = error
@@ -111,11 +112,17 @@ def load_checkpoint(
     return TrainState(**index.state)
 
 
+def _has_layout(index: Index, world_size: int, layout: Layout) -> bool:
+    """Whether each rank draws for the same part of the same rows as when this was written."""
+    written = (index.world_size, index.tensor, index.sequence)
+    return written == (world_size, layout.tensor, layout.sequence)
+
+
 def _fill(reader: FragmentReader, inner: Any) -> None:
     for part in zero.held_slices(inner):
         _check_shape(reader.index, part)
         for key, view in zero.state_tensors(inner, part).items():
-            reader.read(part.name, key, part.start, view)
+            reader.read_span(part.name, key, part.span, view)
 
 
 def _agree_on_damage(

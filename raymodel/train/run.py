@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import ray
 import ray.data
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
+from raymodel.cluster.placement import ReplicaTrainer
+from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.stream import OrderedDataConfig, RayFeed
@@ -27,7 +32,7 @@ from raymodel.observe.watch import watch_training
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import FOLDER as CHECKPOINTS
-from raymodel.train.checkpoint import NextStep
+from raymodel.train.checkpoint import NextStep, committed_steps
 from raymodel.train.fault import (
     Decision,
     Failure,
@@ -40,6 +45,7 @@ from raymodel.train.fault import (
 )
 from raymodel.train.hang import find_hang
 from raymodel.train.interrupt import run_interruptibly
+from raymodel.train.layout import Layout
 from raymodel.train.notice import (
     ask_to_leave,
     forget_to_leave,
@@ -47,6 +53,7 @@ from raymodel.train.notice import (
     watch_sigterm,
 )
 from raymodel.train.plan import data_end
+from raymodel.train.room import await_room, watch_room
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 from raymodel.train.work import (
     EVENTS_FILE,
@@ -57,6 +64,9 @@ from raymodel.train.work import (
     summary,
     work_for,
 )
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 DATASET = "train"
 
@@ -70,13 +80,25 @@ class RaySession:
         self.world_size = context.get_world_size()
         self.local_rank = context.get_local_rank()
         self.local_world_size = context.get_local_world_size()
+        self.node = ray.get_runtime_context().get_node_id()
 
     def feed(
-        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        on_bad_shard: str,
+        layout: Layout,
     ) -> Iterable[StepRows]:
-        shard = ray.train.get_dataset_shard(DATASET)
         return RayFeed(
-            shard, order, start_step, end_step, self.world_rank, self.world_size, on_bad_shard
+            ray.train.get_dataset_shard(DATASET),
+            order,
+            start_step,
+            end_step,
+            layout.data_rank,
+            layout.data_world_size,
+            on_bad_shard,
         )
 
     def report(self, record: dict[str, float]) -> None:
@@ -89,9 +111,11 @@ class RaySession:
         return info.deadline_ms / 1000 if info.deadline_ms else time.time()
 
 
-def run_pretrain(spec: PretrainSpec, execution: Execution, story: Story) -> dict[str, Any]:
-    """Trains a fresh model on `execution.inputs["data"]`; returns the manifest's content."""
-    work = work_for(spec, execution, task=spec.objective, dataset=execution.inputs["data"])
+def run_pretrain(
+    spec: PretrainSpec, execution: Execution, story: Story, data: Mixture
+) -> dict[str, Any]:
+    """Trains a fresh model on `data`; returns the manifest's content."""
+    work = work_for(spec, execution, task=spec.objective, dataset=data)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 
@@ -99,7 +123,7 @@ def run_finetune(
     spec: FinetuneSpec, execution: Execution, story: Story, base: Location
 ) -> dict[str, Any]:
     """Adapts the model folder `base` to `execution.inputs["examples"]`."""
-    dataset = execution.inputs["examples"]
+    dataset = mixture_of(execution.inputs["examples"])
     work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
@@ -115,15 +139,21 @@ def train_on_ray(
         KeyboardInterrupt: a signal came; the workers saved a checkpoint first.
     """
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     run_name = f"{work.job_name}/{work.stage}"
     built = [build_tracker(name, work.run, run_name) for name in trackers]
 
     def ask_to_end() -> None:
+        if not count_train_workers():
+            raise KeyboardInterrupt  # nobody would hear, and there is nothing to save
         story.warn("interrupted: the workers save a checkpoint and leave; again to end at once")
         ask_to_leave(work.run)
 
-    with watch_training(work.run, story, plan.total_steps, built):
+    await_room(cluster, story, "places for the workers")
+    with (
+        watch_training(work.run, story, plan.total_steps, built),
+        watch_room(cluster, story),
+    ):
         run_interruptibly(lambda: fit(work, cluster), ask_to_end)
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
@@ -135,12 +165,13 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     """One `TorchTrainer.fit`. Raises like `train_on_ray`."""
     work = replace(work, started_at=time.time())
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
     all_callbacks: Any = [FailureKeeper(work), *callbacks]
-    trainer = TorchTrainer(
+    trainer = ReplicaTrainer(
         _worker,
+        replica_workers=work.spec.parallel.model_workers,
         train_loop_config={"work": work},
         scaling_config=_scaling(cluster),
         datasets={DATASET: ray.data.range(1)},  # stands for what OrderedDataConfig makes
@@ -151,6 +182,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
             end_step=data_end(work.spec, plan),
             on_bad_shard=work.spec.on_bad_shard,
             name=DATASET,
+            replica_workers=work.spec.parallel.model_workers,
         ),
         torch_config=WatchedTorchConfig(backend="nccl" if work.use_gpu else "gloo", timeout_s=1800),
         run_config=RunConfig(
@@ -200,25 +232,38 @@ class FailureKeeper(UserCallback):
         self._seen: Counter[Kind] = Counter()
         self._since = time.time()
         self._last: list[str] = []
+        self._in_a_row = 0
+        self._step_of_last = 0
+        self._records: RecordWriter | None = None
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Waits before the next attempt, or raises, which Ray takes as the end of the run."""
         by_rank = {rank: unwrap(error) for rank, error in worker_exceptions.items()}
         errors = list(by_rank.values())
-        attempt = last_attempt(self._work.run, self._since)
+        run = self._work.run
+        attempt = _unless_unreadable(lambda: last_attempt(run, self._since))
         lost = lost_ranks(by_rank, attempt["workers"] if attempt else 0)
-        failure = classify(errors, find_hang(self._work.run, self._since), lost)
+        hang = _unless_unreadable(lambda: find_hang(run, self._since))
+        failure = classify(errors, hang, lost)
         if failure.kind == "preemption" and self._is_known(errors):
             return  # Ray tells it again and again until the node is gone
         self._seen[failure.kind] += 1
-        decision = decide(failure, self._seen, self._work.spec.fault)
-        if is_asked_to_leave(self._work.run):
+        self._count_in_a_row()
+        decision = decide(failure, self._seen, self._work.spec.fault, in_a_row=self._in_a_row)
+        if _unless_unreadable(lambda: is_asked_to_leave(run)):
             decision = Decision(False, 0.0, "run the same command again to go on")
         self._write(failure, decision)
         if not decision.is_retried:
             raise final_error(failure, decision, self._work)
         time.sleep(decision.wait_s)
         self._since = time.time()
+
+    def _count_in_a_row(self) -> None:
+        """A new checkpoint since the last failure is progress: the count begins anew."""
+        steps = _unless_unreadable(lambda: committed_steps(self._work.run))
+        newest = max(steps or (), default=self._step_of_last)
+        self._in_a_row = 1 if newest > self._step_of_last else self._in_a_row + 1
+        self._step_of_last = newest
 
     def _is_known(self, errors: list[BaseException]) -> bool:
         before, self._last = self._last, [str(error) for error in errors]
@@ -228,8 +273,10 @@ class FailureKeeper(UserCallback):
         told = {}
         if decision.is_retried:  # else the command ends with the same words
             told = {"level": "warning", "message": f"{failure.cause}; {decision.words}"}
-        with RecordWriter(self._work.run / FAILURES_FILE) as failures:
-            failures.write(
+        try:
+            if self._records is None:  # kept open: what a storage refuses goes with the next one
+                self._records = RecordWriter(self._work.run / FAILURES_FILE)
+            self._records.write(
                 {
                     "time_s": round(time.time(), 3),
                     "event": "failure",
@@ -240,6 +287,18 @@ class FailureKeeper(UserCallback):
                     **told,
                 }
             )
+            self._records.store()
+        except OSError as error:
+            logger.warning("a failure (%s) is not written down: %s", failure.cause, error)
+
+
+def _unless_unreadable(ask: Callable[[], T]) -> T | None:
+    """None where the storage fails: perhaps the workers did for that, and the run must go on."""
+    try:
+        return ask()
+    except OSError as error:
+        logger.warning("what the workers left cannot be read: %s", error)
+        return None
 
 
 def _scaling(cluster: ClusterSpec) -> ScalingConfig:

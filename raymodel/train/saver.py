@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from raymodel.errors import CheckpointError
+from raymodel.errors import CheckpointError, StorageUnavailableError
 from raymodel.storage.manifest import installed_versions
+from raymodel.storage.retry import first_line, with_retries
 from raymodel.storage.uri import Location
 from raymodel.train import zero
 from raymodel.train.checkpoint import (
@@ -39,8 +40,6 @@ from raymodel.train.fragments import Fragment, checksums, tensor_offsets
 from raymodel.train.index import Index, rank_file, rank_index, save_index
 from raymodel.train.resume import rng_states
 
-TRIES = 5
-FIRST_WAIT_S = 1.0  # doubled after each failed try
 COMMIT_TIMEOUT_S = 600.0
 
 
@@ -58,6 +57,7 @@ class Saver:
         keep: int,
         keep_best: bool,
         wait: bool,
+        before_commit: Callable[[], None],
         on_event: Callable[[dict[str, Any]], None],
     ) -> None:
         """Args:
@@ -67,12 +67,14 @@ class Saver:
         keep: newest checkpoints that stay.
         keep_best: the one with the lowest validation loss stays too.
         wait: write while the loop waits.
+        before_commit: called on rank 0 when all but the commit is done; what it stores is there
+            whenever the checkpoint is.
         on_event: told of commits and failures.
         """
         self._run, self._engine = run, engine
         self._rank, self._world_size, self._token = rank, world_size, token
         self._keep, self._keep_best = keep, keep_best
-        self._wait, self._on_event = wait, on_event
+        self._wait, self._before_commit, self._on_event = wait, before_commit, on_event
         self._buffers: dict[str, torch.Tensor] = {}
         self._copied = threading.Event()
         self._copied.set()
@@ -107,11 +109,11 @@ class Saver:
         """Waits for the checkpoint under way.
 
         Raises:
-            CheckpointError: when it could not be written; the one before it is still there.
+            StorageUnavailableError: it could not be written; the one before it is still there.
         """
         self._join()
         if self._error is not None:
-            raise CheckpointError(
+            raise StorageUnavailableError(
                 f"the last checkpoint below {self._run / FOLDER} could not be written "
                 f"({self._error}); free or repair the storage and run again: it goes on from "
                 "the checkpoint before"
@@ -161,23 +163,17 @@ class Saver:
         return tensors
 
     def _with_retries(self, step: int, action: Callable[[], None]) -> None:
-        wait_s = FIRST_WAIT_S
-        for left in reversed(range(TRIES)):
-            try:
-                return action()
-            except OSError as error:
-                if left == 0:
-                    raise
-                self._on_event(
-                    {
-                        "event": "checkpoint_retry",
-                        "step": step,
-                        "cause": str(error),
-                        "wait_s": wait_s,
-                    }
-                )
-                time.sleep(wait_s)
-                wait_s *= 2
+        def tell(error: OSError, wait_s: float) -> None:
+            self._on_event(
+                {
+                    "event": "checkpoint_retry",
+                    "step": step,
+                    "cause": first_line(error),
+                    "wait_s": wait_s,
+                }
+            )
+
+        with_retries(action, f"writing {checkpoint_location(self._run, step)}", tell)
 
     def _write(self, job: _Job, tensors: dict[str, torch.Tensor]) -> None:
         folder = checkpoint_location(self._run, job.step)
@@ -225,7 +221,10 @@ class Saver:
             files={rank_file(rank): entry["bytes"] for rank, entry in enumerate(entries)},
             parameters=parameters,
             rng={rank_file(rank): entry["rng"] for rank, entry in enumerate(entries)},
+            tensor=self._engine.layout.tensor,
+            sequence=self._engine.layout.sequence,
         )
+        self._before_commit()
         self._with_retries(job.step, lambda: save_index(folder, index))
 
     def _wait_for_index(self, folder: Location, rank: int) -> dict[str, Any]:
@@ -271,6 +270,6 @@ def _fragments(
         for key in views:
             name = f"{part.name}:{part.start}:{key}"
             places[key] = (offsets[name], checksums(tensors[name].numpy()))
-        fragment = Fragment(file, part.start, part.length, places).to_json()
+        fragment = Fragment(file, part.span, places).to_json()
         parameters.setdefault(part.name, [list(part.shape), []])[1].append(fragment)
     return parameters

@@ -6,12 +6,14 @@ The loop is the same under Ray Train and under plain `torchrun`; a session is th
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from raymodel.data.feed import DirectFeed, StepRows
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset
+from raymodel.train.layout import Layout
 from raymodel.train.notice import watch_sigterm
 
 
@@ -22,11 +24,23 @@ class Session(Protocol):
     world_size: int
     local_rank: int
     local_world_size: int
+    node: str
+    """Of the cluster; ranks on one node are neighbours."""
 
     def feed(
-        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        on_bad_shard: str,
+        layout: Layout,
     ) -> Iterable[StepRows]:
-        """This worker's rows of each step from `start_step` (0-based) to before `end_step`."""
+        """This worker's rows of each step from `start_step` (0-based) to before `end_step`.
+
+        Workers of one replica read the same rows, each for itself: that is cheap beside what they
+        compute, and keeps one waiting worker from stopping the others.
+        """
         ...
 
     def report(self, record: dict[str, float]) -> None:
@@ -46,19 +60,26 @@ class TorchrunSession:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
+        self.node = socket.gethostname()
         self.on_report: Callable[[dict[str, float]], None] | None = None
         watch_sigterm()  # `torchrun` passes it on to its workers
 
     def feed(
-        self, dataset: Dataset, order: Order, start_step: int, end_step: int, on_bad_shard: str
+        self,
+        dataset: Dataset,
+        order: Order,
+        start_step: int,
+        end_step: int,
+        on_bad_shard: str,
+        layout: Layout,
     ) -> Iterable[StepRows]:
         return DirectFeed(
             dataset,
             order,
             start_step,
             end_step,
-            self.world_rank,
-            self.world_size,
+            layout.data_rank,
+            layout.data_world_size,
             on_bad_shard=on_bad_shard,
         )
 

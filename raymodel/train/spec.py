@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.spec import CleanSpec, DatasetSpec, SourceSpec
 from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec
@@ -49,9 +50,11 @@ class ParallelSpec(Spec):
     """ZeRO stage (arXiv:1910.02054): 0 replicates, 1 shards optimizer state, 2 adds gradients,
     3 adds weights."""
     tensor: int = Field(default=1, ge=1)
-    """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node."""
+    """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node.
+    For llama, mistral, qwen, gemma and others like them; the heads must divide."""
     sequence: int = Field(default=1, ge=1)
-    """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node."""
+    """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node.
+    For causal_lm with llama, mistral, qwen, gemma and others like them; the heads must divide."""
     offload: Literal["none", "cpu"] = "none"
     """Where the optimizer's state lives: with the weights, or in the host's memory
     (ZeRO-Offload, arXiv:2101.06840)."""
@@ -61,9 +64,41 @@ class ParallelSpec(Spec):
         """Workers that hold one replica between them, before ZeRO spreads it further."""
         return self.tensor * self.sequence
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_pipeline(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "pipeline" in data:
+            raise ValueError(
+                "pipeline parallelism is not offered: DeepSpeed's takes ZeRO 0 and 1 only, no tied "
+                "weights, and models rewritten as lists of layers; zero: 3 with tensor or sequence "
+                "spreads as large a model, so use those"
+            )
+        return data
+
+    @model_validator(mode="after")
+    def _offloads_what_is_shared_out(self) -> ParallelSpec:
+        if self.offload == "cpu" and self.zero == 0:
+            raise ValueError(
+                "offload is cpu and zero is 0: only state that ZeRO shares out can be offloaded; "
+                "use zero: 1, 2 or 3"
+            )
+        return self
+
     def data_workers(self, workers: int) -> int:
-        """Replicas that different rows go to; `workers` is a multiple of `model_workers`."""
-        return workers // self.model_workers
+        """Replicas that different rows go to.
+
+        Raises:
+            SpecError: the workers cannot be shared out to whole replicas.
+        """
+        each = self.model_workers
+        if workers % each:
+            lower = workers // each * each
+            raise SpecError(
+                f"parallel needs a multiple of tensor x sequence = {self.tensor} x {self.sequence} "
+                f"= {each} workers, and there are {workers}; use "
+                f"{f'{lower} or ' if lower else ''}{lower + each}, or a smaller layout"
+            )
+        return workers // each
 
 
 class CheckpointSpec(Spec):
@@ -136,6 +171,15 @@ class TrainSpec(Spec):
     log_every: Annotated[Amount | None, OPERATIONAL] = None
     """Steps between log records; by default about two hundred in a run."""
 
+    @model_validator(mode="after")
+    def _flash_is_for_16_bits(self) -> TrainSpec:
+        if self.attention == "flash" and self.precision == "fp32":
+            raise ValueError(
+                "attention is flash and precision is fp32, which FlashAttention does not compute "
+                "in; use precision: bf16, or attention: sdpa"
+            )
+        return self
+
 
 class PretrainSpec(TrainSpec):
     """Trains a fresh model on prepared rows."""
@@ -144,8 +188,22 @@ class PretrainSpec(TrainSpec):
     """What the model learns to predict."""
     model: ModelSpec
     """The model."""
-    data: str | None = None
-    """A dataset artifact (URI or `RUN/prepare`); by default this job's `prepare`."""
+    data: str | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
+    """A dataset artifact (URI or `RUN/prepare`), or a list of them with weights, such as
+    `[{path: code/prepare, weight: 2.0}, {path: prose/prepare}]`; by default this job's
+    `prepare`."""
+
+    @property
+    def datasets(self) -> tuple[DatasetSpec, ...]:
+        """The datasets that the job names; none when it trains on its own `prepare`."""
+        if isinstance(self.data, str):
+            return (DatasetSpec(path=self.data),)
+        return self.data or ()
+
+    def identity(self) -> dict[str, Any]:
+        """Of the named datasets only the weights: which they are, the stage's inputs say."""
+        weights = [dataset.identity() for dataset in self.datasets]
+        return super().identity() | {"data": weights or None}
 
 
 class FinetuneSpec(TrainSpec):

@@ -21,13 +21,14 @@ from typing import Any
 
 import yaml
 
+from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
 from raymodel.errors import ArtifactError, RaymodelError, SpecError
 from raymodel.job import Job
 from raymodel.spec.load import load_job
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution, execution_fingerprint
 from raymodel.storage.manifest import commit_manifest
-from raymodel.storage.registry import Run, lock_run, resolve_artifact
+from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location
 from raymodel.train.base import base_of, finetune_identity, resolve_base
 from raymodel.train.session import TorchrunSession
@@ -79,16 +80,18 @@ class _Plan:
     identity: dict[str, Any]
     task: str
     inputs: dict[str, Artifact]
-    dataset: Artifact
+    dataset: Mixture
     base: Location | None = None
 
 
 def _plan_pretrain(job: Job, run: Run) -> _Plan:
     if (spec := job.pretrain) is None:
         raise SpecError(f"job {job.name!r} has no pretrain section; write one")
-    named = resolve_artifact(spec.data, Location.parse(job.storage)) if spec.data else None
-    data = _complete(named or run.latest("prepare"), "prepare")
-    return _Plan(spec, spec.identity(), spec.objective, {"data": data}, data)
+    if spec.data:
+        data = resolve_mixture(spec.datasets, Location.parse(job.storage))
+    else:
+        data = mixture_of(_complete(run.latest("prepare"), "prepare"))
+    return _Plan(spec, spec.identity(), spec.objective, inputs_of(data), data)
 
 
 def _plan_finetune(job: Job, run: Run) -> _Plan:
@@ -105,7 +108,7 @@ def _plan_finetune(job: Job, run: Run) -> _Plan:
     examples = _complete(run.latest("examples"), "the examples of finetune")
     inputs = base.inputs | {"examples": examples}
     identity = finetune_identity(spec, base)
-    return _Plan(spec, identity, spec.task, inputs, examples, base.location)
+    return _Plan(spec, identity, spec.task, inputs, mixture_of(examples), base.location)
 
 
 def _complete(artifact: Artifact | None, what: str) -> Artifact:

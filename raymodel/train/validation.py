@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -22,21 +21,19 @@ class Validation:
         num_rows: int,
         engine: Engine,
         collator: Collator,
-        rank: int,
-        world_size: int,
     ) -> None:
-        total = min(num_rows, dataset.num_rows)
-        # Evenly spaced, so that every source of the held-out split is represented.
-        row_ids = np.arange(total, dtype=np.int64) * dataset.num_rows // total
-        start, stop = slice_for(rank, world_size, total)
-        worker_rows = -(-total // world_size)
+        row_ids = dataset.spread(num_rows)
+        total, layout = len(row_ids), engine.layout
+        start, stop = slice_for(layout.data_rank, layout.data_world_size, total)
+        worker_rows = -(-total // layout.data_world_size)
         rounds = -(-worker_rows // engine.batch.micro_batch)
         self._engine = engine
         self._last_loss: float | None = None
         collator.learn_blank(columns_of(dataset.read(row_ids[:1])))
         # Every worker does as many forward passes: under ZeRO-3 each one gathers the weights.
         self._batches = collator.batches(columns_of(dataset.read(row_ids[start:stop])), rounds)
-        self._targets = sum(engine.task.num_targets(batch) for batch in self._batches)
+        targets = sum(engine.task.num_targets(batch) for batch in self._batches)
+        self._targets = targets if layout.speaks_for_rows else 0
 
     def loss(self) -> float:
         """Mean loss per target over all held-out rows; the same on every worker."""

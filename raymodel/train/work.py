@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from raymodel.data.mixture import Mixture
 from raymodel.data.shard import Dataset
 from raymodel.observe.goodput import Ledger
 from raymodel.observe.records import read_records
-from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import find_exported
@@ -36,7 +36,7 @@ class TrainWork:
     seed: int
     run: Location
     """Where metrics, events, checkpoints and the model go."""
-    dataset: Artifact
+    dataset: Mixture
     base: Location | None
     """Hugging Face folder to start from; None for a fresh model."""
     use_gpu: bool = False
@@ -56,7 +56,7 @@ def work_for(
     execution: Execution,
     *,
     task: str,
-    dataset: Artifact,
+    dataset: Mixture,
     base: Location | None = None,
 ) -> TrainWork:
     """What the workers are told."""
@@ -65,7 +65,7 @@ def work_for(
         stage=execution.stage,
         spec=spec,
         task=task,
-        labels=tuple(dataset.content.get("labels", ())),
+        labels=tuple(dataset[0].artifact.content.get("labels", ())),
         seed=execution.seed,
         run=execution.location,
         dataset=dataset,
@@ -76,13 +76,12 @@ def work_for(
     )
 
 
-def plan_for(spec: TrainSpec, dataset: Dataset, artifact: Artifact) -> TrainPlan:
+def plan_for(spec: TrainSpec, dataset: Dataset) -> TrainPlan:
     """The plan for a dataset, from the counts in its manifest."""
-    split = artifact.content["splits"][dataset.split]
     return plan_training(
         spec,
         rows_per_epoch=dataset.order(0, spec.global_batch).rows_per_epoch,
-        tokens_per_row=split["tokens"] / split["rows"],
+        tokens_per_row=dataset.tokens_per_row,
     )
 
 

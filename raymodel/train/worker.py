@@ -16,19 +16,24 @@ import torch.distributed as dist
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError, SpecError
-from raymodel.model.count import count_model
+from raymodel.model.count import can_count, count_model
 from raymodel.model.precision import copy_buffers, restore_buffers
+from raymodel.model.shape import ModelShape
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 from raymodel.tasks.batch import pad_id
+from raymodel.train import zero
 from raymodel.train.batches import Collator
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
 from raymodel.train.engine import Engine, build_engine, give_weights, join_group
 from raymodel.train.export import export_model
+from raymodel.train.fault import memory_record
 from raymodel.train.hang import Watchdog
 from raymodel.train.journal import Journal
+from raymodel.train.layout import Layout, check_nodes
 from raymodel.train.loop import Training, train
+from raymodel.train.memory import Setup
 from raymodel.train.network import build_network
 from raymodel.train.nonfinite import BadSteps
 from raymodel.train.notice import LeaveNotice
@@ -36,6 +41,8 @@ from raymodel.train.plan import TrainPlan, data_end, plan_batch
 from raymodel.train.resume import resume
 from raymodel.train.saver import Saver
 from raymodel.train.session import Session
+from raymodel.train.spec import FinetuneSpec
+from raymodel.train.support import Trained, check_support
 from raymodel.train.validation import Validation
 from raymodel.train.work import TrainWork, plan_for
 
@@ -49,16 +56,17 @@ def run_worker(work: TrainWork, session: Session) -> None:
     clock = Clock()
     _prepare_torch(work, session)
     join_group(work.use_gpu)
+    _check_nodes(work, session)
     task = get_task(work.task)(work.labels)
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset, work.dataset)
+    plan = plan_for(work.spec, dataset)
     engine = _build_engine(work, task, dataset, session)
     torn: list[CheckpointError] = []
     state = resume(work.run, engine, session.world_rank, session.world_size, torn.append)
     training = _assemble(work, session, task, dataset, plan, engine, state, clock)
     for error in torn:
         training.journal.passed_over(error)
-    training.journal.begin(work.started_at, _about(work, engine))
+    training.journal.begin(work.started_at, _about(work, engine, dataset))
     try:
         train(training)
         with clock.during("validation"):
@@ -73,20 +81,44 @@ def run_worker(work: TrainWork, session: Session) -> None:
     engine.close()
 
 
-def _about(work: TrainWork, engine: Engine) -> dict[str, Any]:
+def _check_nodes(work: TrainWork, session: Session) -> None:
+    layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
+    nodes = [""] * session.world_size
+    dist.all_gather_object(nodes, session.node)
+    check_nodes(layout, nodes)
+
+
+def _about(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any]:
     """What the record of an attempt says besides its place in the run."""
     processes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(processes, (os.getpid(), socket.gethostname()))
-    trained = (p for p in engine.deepspeed.module.parameters() if p.requires_grad)
     return {
         "command": work.attempt,
         "pids": [pid for pid, _ in processes],
         "hosts": [host for _, host in processes],
-        # ZeRO-3 keeps the whole size of a parameter aside.
-        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained),
+        "parameters": zero.num_trained(engine.deepspeed),
         "zero": work.spec.parallel.zero,
+        "tensor": engine.layout.tensor,
+        "sequence": engine.layout.sequence,
         "micro_batch": engine.batch.micro_batch,
+        "memory": _memory_record(work, engine, dataset),
     }
+
+
+def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any] | None:
+    """For the advice when memory runs out; None where no formula is known."""
+    spec, config = work.spec, engine.deepspeed.module.config
+    adapter, row_tokens = None, dataset.sequence_length
+    if isinstance(spec, FinetuneSpec):
+        adapter, row_tokens = spec.adapter, spec.max_length
+    assert row_tokens is not None, "pretraining reads packed rows"
+    shape = ModelShape.of(
+        config.model_type, config.to_dict(), num_labels=len(work.labels), adapter=adapter
+    )
+    if not can_count(shape.architecture):
+        return None
+    setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
+    return memory_record(shape, setup, row_tokens=row_tokens)
 
 
 def _prepare_torch(work: TrainWork, session: Session) -> None:
@@ -95,17 +127,29 @@ def _prepare_torch(work: TrainWork, session: Session) -> None:
     torch.set_num_threads(work.threads or max(1, cores // sharing))
     if work.use_gpu:
         torch.cuda.set_device(session.local_rank % torch.cuda.device_count())
-    torch.manual_seed(work.seed + session.world_rank)  # dropout differs by rank, weights do not
+    # Dropout differs by rank, weights do not. Tensor neighbours compute the same activations.
+    torch.manual_seed(work.seed + session.world_rank // work.spec.parallel.tensor)
 
 
 def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Session) -> Engine:
     network = build_network(work, task, dataset)
-    batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, session.world_size)
+    _check_support(work, task, dataset, network.plain)
+    layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
+    batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, layout.data_world_size)
     give_weights(network.module, network.weights, work.spec, batch)
     buffers = copy_buffers(network.module)
     engine = build_engine(network.module, task, work.spec, batch)
     restore_buffers(engine.deepspeed.module, buffers)
     return engine
+
+
+def _check_support(work: TrainWork, task: Task, dataset: Dataset, network: Any) -> None:
+    config = network.config
+    length = dataset.sequence_length
+    if isinstance(work.spec, FinetuneSpec):
+        length = work.spec.max_length
+    model = Trained(config.model_type, config.to_dict(), task.cuts_rows, length)
+    check_support(work.spec, model)
 
 
 def _assemble(
@@ -141,6 +185,7 @@ def _assemble(
         keep=spec.checkpoint.keep,
         keep_best=spec.export == "best",
         wait=spec.checkpoint.wait,
+        before_commit=journal.store,
         on_event=journal.event,
     )
     order = dataset.order(work.seed, spec.global_batch)
@@ -157,14 +202,9 @@ def _assemble(
         state=state,
         engine=engine,
         collator=collator,
-        feed=session.feed(dataset, order, state.data_step, end, spec.on_bad_shard),
+        feed=session.feed(dataset, order, state.data_step, end, spec.on_bad_shard, engine.layout),
         validation=Validation(
-            open_dataset(work.dataset, "holdout"),
-            spec.validate_rows,
-            engine,
-            collator,
-            rank,
-            world_size,
+            open_dataset(work.dataset, "holdout"), spec.validate_rows, engine, collator
         ),
         journal=journal,
         saver=saver,

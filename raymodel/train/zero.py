@@ -1,24 +1,28 @@
 """Where DeepSpeed keeps the fp32 weights and moments: the only file that reads its internals.
 
 Each optimizer class of DeepSpeed lays the state out in its own way. `owned_slices` and
-`held_slices` describe all of them in one form: a run of a parameter (`start`, `length`) that lies
-in a flat fp32 tensor (`flat`, from `offset` on), whose moments are the optimizer's state for that
-flat tensor. An upgrade that moves these internals fails in tests/train/test_train_zero.py.
+`held_slices` describe all of them in one form: elements of a parameter (`span`) that lie in a flat
+fp32 tensor (`flat`, from `offset` on), whose moments are the optimizer's state for that flat
+tensor. The parameter is always the whole one, also where a worker has only a part of the matrix
+(tensor parallelism). An upgrade that moves these internals fails in tests/train/test_train_zero.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
+from raymodel.train.layout import Layout
 from raymodel.train.plan import cut
+from raymodel.train.span import Span
 
 if TYPE_CHECKING:
+    from deepspeed.checkpoint.affine import AffinePiece, ParamAffineMap
     from deepspeed.runtime.engine import DeepSpeedEngine
 
 WEIGHT = "weight"
@@ -41,43 +45,60 @@ def partition_as_made(config: Mapping[str, Any]) -> Callable[[torch.nn.Parameter
 
 @dataclass(frozen=True)
 class Slice:
-    """A run of one parameter, and where this process holds its fp32 state."""
+    """Some elements of one parameter, and where this process holds their fp32 state."""
 
     name: str
     shape: tuple[int, ...]
-    start: int
-    length: int
+    """Of the whole parameter."""
+    span: Span
     flat: torch.Tensor
     offset: int
+    is_tensor_part: bool = False
+    """Whether other workers hold the other parts of this matrix."""
+
+    @property
+    def start(self) -> int:
+        return self.span.start
+
+    @property
+    def length(self) -> int:
+        return self.span.length
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def cut(self, begin: int, end: int) -> Slice:
+        return replace(self, span=self.span.cut(begin, end), offset=self.offset + begin)
+
 
 def held_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
     """All state that this rank holds; replicated state is held, whole, by every rank."""
-    names = _names(engine)
-    optimizer = engine.optimizer
-    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        return _stage_3(engine, names)
-    if hasattr(optimizer, "single_partition_of_fp32_groups"):
-        return _stage_1_2(engine, names)
-    if hasattr(optimizer, "fp32_groups"):
-        return _replicated_16bit(engine, names)
-    return _replicated_32bit(engine, names)
+    tensor_rank = _layout(engine).tensor_rank
+    for part in _local_parts(engine):
+        yield from _in_whole(part, tensor_rank)
 
 
 def owned_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
     """The state that this rank writes: over all ranks, each element exactly once."""
-    if _is_partitioned(engine):
-        yield from held_slices(engine)
-        return
-    world_size, rank = dist.get_world_size(), dist.get_rank()
+    layout, is_partitioned = _layout(engine), engine.zero_optimization_stage() > 0
     for part in held_slices(engine):
-        start, stop = cut(part.length, world_size)[rank]
+        # Who else holds these elements: tensor neighbours unless the matrix is shared, and at
+        # stage 0 the workers that ZeRO would share them out to.
+        rank, copies = 0, 1
+        if not is_partitioned:
+            rank, copies = layout.grad_rank, layout.grad_workers
+        if not part.is_tensor_part:
+            rank, copies = rank * layout.tensor + layout.tensor_rank, copies * layout.tensor
+        start, stop = cut(part.length, copies)[rank]
         if stop > start:
-            yield Slice(part.name, part.shape, start, stop - start, part.flat, part.offset + start)
+            yield part.cut(start, stop)
+
+
+def num_trained(engine: DeepSpeedEngine) -> int:
+    """Trained parameters of the whole model."""
+    trained = (p for p in engine.module.parameters() if p.requires_grad)
+    return sum(math.prod(_whole_shape(p)) for p in trained)
 
 
 def state_tensors(engine: DeepSpeedEngine, part: Slice) -> dict[str, torch.Tensor]:
@@ -111,11 +132,14 @@ def undo_construction(engine: DeepSpeedEngine) -> None:
 
 def prepare_moments(engine: DeepSpeedEngine, moments: list[str], updates: int) -> None:
     """Makes the optimizer's state to be filled; it need not exist, and may be of another step."""
-    state = _torch_optimizer(engine).state
+    optimizer = _torch_optimizer(engine)
+    state, is_torch = optimizer.state, type(optimizer).__module__.startswith("torch.")
     for flat in {id(part.flat): part.flat for part in held_slices(engine)}.values():
         made = state.pop(flat, {})
         if moments:
-            step = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
+            step: Any = updates  # as DeepSpeedCPUAdam counts
+            if is_torch:
+                step = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
             kept = {key: made[key] if key in made else torch.zeros_like(flat) for key in moments}
             state[flat] = {"step": step, **kept}
 
@@ -167,8 +191,9 @@ def _torch_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
-def _is_partitioned(engine: DeepSpeedEngine) -> bool:
-    return engine.zero_optimization_stage() > 0
+def _layout(engine: DeepSpeedEngine) -> Layout:
+    """This rank's place. Workers that share rows hold weights as other replicas do."""
+    return Layout(dist.get_rank(), dist.get_world_size(), max(engine.autotp_size(), 1))
 
 
 def _names(engine: DeepSpeedEngine) -> dict[int, str]:
@@ -180,7 +205,30 @@ def _names(engine: DeepSpeedEngine) -> dict[int, str]:
     return names
 
 
-def _stage_3(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+@dataclass(frozen=True)
+class _LocalPart:
+    """A run of what this worker has of a parameter."""
+
+    name: str
+    parameter: torch.nn.Parameter
+    start: int
+    length: int
+    flat: torch.Tensor
+    offset: int
+
+
+def _local_parts(engine: DeepSpeedEngine) -> Iterator[_LocalPart]:
+    names, optimizer = _names(engine), engine.optimizer
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return _stage_3(engine, names)
+    if hasattr(optimizer, "single_partition_of_fp32_groups"):
+        return _stage_1_2(engine, names)
+    if hasattr(optimizer, "fp32_groups"):
+        return _replicated_16bit(engine, names)
+    return _replicated_32bit(engine, names)
+
+
+def _stage_3(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[_LocalPart]:
     optimizer: Any = engine.optimizer
     for p in engine.module.parameters():
         if id(p) not in names:
@@ -190,30 +238,77 @@ def _stage_3(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
         length = min(p.ds_tensor.ds_numel, p.ds_numel - start)
         if length > 0:
             flat = optimizer.fp32_partitioned_groups_flat[group]
-            yield Slice(names[id(p)], tuple(p.ds_shape), start, length, flat, offset)
+            yield _LocalPart(names[id(p)], p, start, length, flat, offset)
 
 
-def _stage_1_2(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+def _stage_1_2(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[_LocalPart]:
     flats = engine.optimizer.single_partition_of_fp32_groups
     for p in engine.module.parameters():
         mapping = getattr(p, "_hp_mapping", None)
         if id(p) in names and mapping is not None:
             low, high = mapping.lp_fragment_address, mapping.hp_fragment_address
             flat = flats[mapping.param_group_index]
-            yield Slice(names[id(p)], tuple(p.shape), low.start, low.numel, flat, high.start)
+            yield _LocalPart(names[id(p)], p, low.start, low.numel, flat, high.start)
 
 
-def _replicated_16bit(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+def _replicated_16bit(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[_LocalPart]:
     optimizer = engine.optimizer
     for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
         for p, master in zip(low, high, strict=True):
-            yield Slice(names[id(p)], tuple(p.shape), 0, p.numel(), master, 0)
+            yield _LocalPart(names[id(p)], p, 0, p.numel(), master, 0)
 
 
-def _replicated_32bit(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[Slice]:
+def _replicated_32bit(engine: DeepSpeedEngine, names: dict[int, str]) -> Iterator[_LocalPart]:
     for group in _torch_optimizer(engine).param_groups:
         for p in group["params"]:
-            yield Slice(names[id(p)], tuple(p.shape), 0, p.numel(), p, 0)
+            yield _LocalPart(names[id(p)], p, 0, p.numel(), p, 0)
+
+
+def _in_whole(part: _LocalPart, tensor_rank: int) -> Iterator[Slice]:
+    """The same elements as parts of the whole parameter."""
+    shape, stop = _whole_shape(part.parameter), part.start + part.length
+    shared = _tensor_map(part.parameter)
+    if shared is None:
+        yield Slice(part.name, shape, Span.of(part.start, part.length), part.flat, part.offset)
+        return
+    for piece in shared.pieces_by_rank[tensor_rank]:
+        span, at = _span_of(piece), piece.dest_offset
+        first, last = max(part.start, at), min(stop, at + span.length)
+        if first < last:
+            inside, offset = span.cut(first - at, last - at), part.offset + first - part.start
+            yield Slice(part.name, shape, inside, part.flat, offset, is_tensor_part=True)
+
+
+def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """The shape that a parameter has in the model, without any parallelism."""
+    shared = _tensor_map(parameter)
+    if shared is not None:
+        return tuple(shared.logical_shape)
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3 keeps it aside
+
+
+def _tensor_map(parameter: torch.nn.Parameter) -> ParamAffineMap | None:
+    """Which part of a matrix each tensor rank has; None where each has all of it."""
+    from deepspeed.checkpoint.affine import ParamAffineMap
+
+    meta = getattr(parameter, "ds_autotp_universal_checkpoint_meta", None)
+    if meta is None or meta["replicated"]:
+        return None
+    entry = meta["conversion"].get("affine_map")
+    assert entry is not None, f"AutoTP cannot say which part of a matrix it has: {meta}"
+    return ParamAffineMap.from_dict(entry)
+
+
+def _span_of(piece: AffinePiece) -> Span:
+    """A block of rows or of columns. Its elements follow each other in the worker's part."""
+    *_, row = piece.shape
+    assert len(piece.shape) <= 2, piece
+    assert piece.scale == 1.0, piece
+    assert len(piece.shape) == 1 or piece.dest_strides == (row, 1), piece
+    stride = piece.source_strides[0] if len(piece.shape) == 2 else row
+    if stride == row:
+        return Span.of(piece.source_offset, piece.numel)
+    return Span(piece.source_offset, piece.numel, run=row, stride=stride)
 
 
 def _refresh_stage_3(optimizer: Any) -> None:

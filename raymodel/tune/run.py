@@ -19,6 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.mixture import mixture_of
 from raymodel.data.shard import open_dataset
 from raymodel.errors import TrainingError, UserError
 from raymodel.observe.story import Story
@@ -26,6 +27,7 @@ from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.fault import classify
 from raymodel.train.plan import TrainPlan
+from raymodel.train.room import await_room
 from raymodel.train.run import fit, unwrap
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, plan_for, summary, work_for
@@ -55,11 +57,16 @@ def run_sweep(
     sweep = spec.sweep
     assert sweep is not None, "the caller looked"
     work = work_for(
-        spec, execution, task=spec.task, dataset=execution.inputs["examples"], base=base
+        spec,
+        execution,
+        task=spec.task,
+        dataset=mixture_of(execution.inputs["examples"]),
+        base=base,
     )
     dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(spec, dataset, work.dataset)
+    plan = plan_for(spec, dataset)
     _story.set(story)
+    await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
     trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream
     best = _best(trials, sweep, plan)
     chosen = work.run / TRIALS / best.metrics["trial_id"]
@@ -74,7 +81,7 @@ def run_sweep(
 
 
 def _tuner(work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainPlan) -> Tuner:
-    cluster = ClusterSpec(**execution.cluster.to_dict() | {"workers": sweep.workers_per_trial})
+    cluster = _trial_cluster(execution, sweep)
 
     def trial(setting: Setting) -> None:
         _run_trial(work, cluster, setting)
@@ -103,6 +110,10 @@ def _tuner(work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainP
             verbose=0,
         ),
     )
+
+
+def _trial_cluster(execution: Execution, sweep: SweepSpec) -> ClusterSpec:
+    return ClusterSpec(**execution.cluster.to_dict() | {"workers": sweep.workers_per_trial})
 
 
 def _restore(folder: Location, trainable: Any) -> Tuner | None:

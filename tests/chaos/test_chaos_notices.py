@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import yaml
 from faults import at_step, check_same_end, signal_worker
-from tiny_job import tiny_job
 from tiny_runs import events, records
 
 from raymodel.cluster.spec import ClusterSpec
@@ -23,7 +22,7 @@ from raymodel.errors import TrainingError
 from raymodel.observe.records import read_records
 from raymodel.observe.story import Story
 from raymodel.storage.uri import Location
-from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.testing.tiny import tiny_job, write_tiny_corpus
 from raymodel.train.run import train_on_ray
 from raymodel.train.work import TrainWork
 

@@ -1,25 +1,13 @@
-"""What a cluster can never give is refused before anything starts."""
+"""A Ray on this machine claims what the job needs, and what cannot be reached is named."""
+
+import socket
 
 import pytest
+from ray.exceptions import AuthenticationError
 
-from raymodel.cluster.connect import _local_cpus, check_fits
-from raymodel.cluster.spec import ClusterSpec, ElasticSpec
+from raymodel.cluster.connect import _check_listens, _local_cpus, _why_not_connected
+from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError
-
-
-def test_workers_must_fit() -> None:
-    check_fits(ClusterSpec(workers=3), {"CPU": 3})
-    with pytest.raises(ClusterError, match=r"3 workers need 3 CPUs, the cluster can give 2; lower"):
-        check_fits(ClusterSpec(workers=3), {"CPU": 2})
-
-
-def test_gpus_must_fit() -> None:
-    with pytest.raises(ClusterError, match=r"2 workers need 2 GPUs, the cluster can give 0"):
-        check_fits(ClusterSpec(workers=2, gpus_per_worker=1), {"CPU": 64})
-
-
-def test_an_elastic_job_is_judged_by_its_smallest_size() -> None:
-    check_fits(ClusterSpec(workers=ElasticSpec(min=1, max=100)), {"CPU": 1})
 
 
 def test_a_machine_is_not_asked_for_workers_without_end() -> None:
@@ -29,3 +17,31 @@ def test_a_machine_is_not_asked_for_workers_without_end() -> None:
 
 def test_a_local_ray_leaves_logical_cpus_for_the_data() -> None:
     assert _local_cpus(ClusterSpec(workers=2), 0) >= 3
+
+
+def test_a_dead_address_is_named_at_once_and_a_live_one_passes() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        _check_listens(f"127.0.0.1:{port}")
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(ClusterError, match=f"no Ray answers at '{address}'"):
+            _check_listens(address)
+    _check_listens("auto")
+
+
+def test_a_wrong_token_is_told_apart_from_a_head_that_is_not_there() -> None:
+    error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+    assert _why_not_connected("10.0.0.1:6379", error).startswith("no Ray answers at")
+    error.__cause__ = RuntimeError("as Ray wraps it")
+    error.__cause__.__cause__ = AuthenticationError("InvalidAuthToken")
+    assert "sent none or a wrong one" in _why_not_connected("10.0.0.1:6379", error)
+
+
+def test_other_versions_on_the_cluster_are_named_on_one_line() -> None:
+    error = RuntimeError(
+        "Version mismatch: The cluster was started with:\n    Ray: 2.59.0\n    Python: 3.12.1\n"
+    )
+    words = _why_not_connected("10.0.0.1:6379", error)
+    assert "Ray: 2.59.0 Python: 3.12.1" in words
+    assert "raymodel submit" in words
+    assert "\n" not in words

@@ -1,12 +1,16 @@
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+from ray.job_submission import JobStatus
 
 from raymodel import cli
-from raymodel.cluster import submit as module
+from raymodel.cluster import follow as follow_module
+from raymodel.cluster import head as module
 from raymodel.cluster.package import check_size, find_excludes
 from raymodel.errors import ClusterError
 
@@ -41,19 +45,37 @@ def head(monkeypatch):
 
 
 class FakeClient:
-    """Records what is submitted; the job prints two pieces and ends as told."""
+    """A head's Jobs API: keeps what is submitted; a job prints two pieces and ends as told."""
 
-    status = module.JobStatus.SUCCEEDED
+    status = JobStatus.SUCCEEDED
     exit_code: int | None = 0
     stream_error: Exception | None = None
+    jobs: ClassVar[dict[str, SimpleNamespace]] = {}
+    last: ClassVar[dict[str, object]] = {}
 
     def __init__(self, address, headers=None):
-        self.address, self.headers = address, headers
-        FakeClient.last = self
+        FakeClient.headers = headers
 
     def submit_job(self, **request):
-        self.request = request
-        return "raysubmit_1"
+        if request["submission_id"] in self.jobs:
+            taken = f"Job with submission_id {request['submission_id']} already exists."
+            raise RuntimeError(f"Traceback\nValueError: {taken}")
+        FakeClient.last = request
+        self.add(request["submission_id"], request["metadata"])
+        return request["submission_id"]
+
+    def add(self, submission_id, metadata=None, status=JobStatus.RUNNING):
+        self.jobs[submission_id] = SimpleNamespace(
+            submission_id=submission_id,
+            status=status,
+            driver_exit_code=None,
+            message="it failed",
+            metadata=metadata,
+            start_time=len(self.jobs),
+        )
+
+    def list_jobs(self):
+        return [*self.jobs.values(), SimpleNamespace(submission_id=None)]  # Ray lists drivers too
 
     async def tail_job_logs(self, submission_id):
         yield "step 1\n"
@@ -61,10 +83,18 @@ class FakeClient:
             raise self.stream_error
         yield "step 2\n"
 
+    def get_job_logs(self, submission_id):
+        return "".join(f"step {i}\n" for i in range(1, 6))
+
     def get_job_info(self, submission_id):
-        return SimpleNamespace(
-            status=self.status, driver_exit_code=self.exit_code, message="it failed"
-        )
+        job = self.jobs[submission_id]
+        if not job.status.is_terminal():
+            job.status, job.driver_exit_code = self.status, self.exit_code
+        return job
+
+    def stop_job(self, submission_id):
+        FakeClient.status, FakeClient.exit_code = JobStatus.STOPPED, None
+        return True
 
 
 @pytest.fixture
@@ -84,8 +114,9 @@ def folder(tmp_path: Path, monkeypatch):
 @pytest.fixture
 def client(monkeypatch):
     monkeypatch.setattr(module, "JobSubmissionClient", FakeClient)
-    for name in ("status", "exit_code", "stream_error"):
+    for name in ("status", "exit_code", "stream_error", "last"):
         monkeypatch.setattr(FakeClient, name, FakeClient.__dict__[name])
+    monkeypatch.setattr(FakeClient, "jobs", {})
     return FakeClient
 
 
@@ -95,7 +126,7 @@ def submit(address: str, *options: str) -> int:
 
 def test_the_cluster_runs_the_same_command_on_the_same_folder(folder, head, client, capsys):
     assert submit(head, "--set", "seed=3", "--set", "storage=s3://b/a b") == 0
-    request = client.last.request
+    request = client.last
     assert request["entrypoint"] == (
         "python -m raymodel run jobs/a.yaml --set seed=3 --set 'storage=s3://b/a b'"
     )
@@ -107,25 +138,26 @@ def test_the_cluster_runs_the_same_command_on_the_same_folder(folder, head, clie
 def test_detached_it_returns_at_once_and_says_how_to_follow(folder, head, client, capsys):
     assert submit(head, "--detach") == 0
     out = capsys.readouterr().out
-    assert "ray job logs --follow raysubmit_1" in out
+    (submission_id,) = client.jobs
+    assert f"raymodel logs --follow {submission_id} --address {head}" in out
     assert "step 1" not in out
 
 
 def test_a_relative_storage_is_pointed_out(folder, head, client, capsys):
-    submit(head, "--detach")
+    submit(head)
     assert "storage 'runs' is relative" in capsys.readouterr().out
-    submit(head, "--detach", "--set", "storage=s3://bucket/runs")
+    submit(head, "--set", "storage=s3://bucket/runs")
     assert "is relative" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("status", "exit_code", "code"),
-    [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", None, 1), ("STOPPED", None, 1)],
+    [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", None, 1), ("STOPPED", None, 130)],
 )
 def test_the_exit_code_is_that_of_the_job(
     folder, head, client, monkeypatch, status, exit_code, code
 ):
-    monkeypatch.setattr(client, "status", module.JobStatus(status))
+    monkeypatch.setattr(client, "status", JobStatus(status))
     monkeypatch.setattr(client, "exit_code", exit_code)
     assert submit(head) == code
 
@@ -133,7 +165,7 @@ def test_the_exit_code_is_that_of_the_job(
 def test_a_broken_log_stream_does_not_end_the_wait(folder, head, client, monkeypatch, capsys):
     monkeypatch.setattr(client, "stream_error", RuntimeError("closed"))
     monkeypatch.setattr(client, "exit_code", 3)
-    monkeypatch.setattr(client, "status", module.JobStatus.FAILED)
+    monkeypatch.setattr(client, "status", JobStatus.FAILED)
     assert submit(head) == 3
     assert "lost the log (closed)" in capsys.readouterr().out
 
@@ -142,8 +174,8 @@ def test_a_head_that_dies_is_waited_for_and_then_named(folder, head, client, mon
     def gone(self, submission_id):
         raise ConnectionError("refused")
 
-    monkeypatch.setattr(module, "_SILENCE_S", 0.2)
-    monkeypatch.setattr(module, "_POLL_S", 0.05)
+    monkeypatch.setattr(follow_module, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(follow_module, "_POLL_S", 0.05)
     monkeypatch.setattr(client, "get_job_info", gone)
     assert submit(head) == ClusterError.exit_code
     assert "has not answered for 0 s (refused)" in capsys.readouterr().err
@@ -154,7 +186,8 @@ def test_an_interruption_leaves_the_job_running_and_says_so(
 ):
     monkeypatch.setattr(client, "stream_error", KeyboardInterrupt())
     assert submit(head) == 130
-    assert "to stop it: ray job stop raysubmit_1" in capsys.readouterr().out
+    (submission_id,) = client.jobs
+    assert f"to stop it: raymodel stop {submission_id}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -193,7 +226,7 @@ def test_the_token_is_read_where_ray_keeps_it_and_sent(folder, head, client, mon
     kept.parent.mkdir()
     kept.write_text("right\n", encoding="utf-8")
     assert submit(head) == 0
-    assert client.last.headers == {"Authorization": "Bearer right"}
+    assert client.headers == {"Authorization": "Bearer right"}
 
 
 def test_an_address_in_the_environment_that_would_win_is_refused(
@@ -238,3 +271,146 @@ def test_a_directory_too_large_names_its_largest_files(tmp_path: Path):
         check_size(tmp_path, excludes, max_bytes=11_000)
     (tmp_path / ".gitignore").write_text("data.csv\n", encoding="utf-8")
     check_size(tmp_path, excludes, max_bytes=4_000)
+
+
+# ---- the same job again --------------------------------------------------------------------------
+
+
+def test_the_id_is_that_of_the_resolved_job(folder, head, client):
+    submit(head)
+    submit(head, "--set", "seed=3")
+    (folder / "copy.yaml").write_text("# another file\n" + Path("jobs/a.yaml").read_text())
+    cli.main(["submit", "copy.yaml", "--address", head, "--set", "seed=3"])
+    first, second, third = client.jobs
+    assert first.rpartition("-")[0] != second.rpartition("-")[0]
+    assert (second.rpartition("-")[0], "2") == third.rpartition("-")[::2]
+
+
+def test_a_job_that_runs_is_followed_and_not_started_twice(folder, head, client, capsys):
+    assert submit(head, "--detach") == 0
+    assert submit(head) == 0
+    assert len(client.jobs) == 1
+    out = capsys.readouterr().out
+    assert "runs already" in out
+    assert "step 2" in out
+
+
+@pytest.mark.parametrize("status", ["SUCCEEDED", "FAILED", "STOPPED"])
+def test_a_job_that_ended_is_started_again(folder, head, client, monkeypatch, status, capsys):
+    monkeypatch.setattr(client, "status", JobStatus(status))
+    submit(head)
+    submit(head)
+    assert [name.rpartition("-")[2] for name in client.jobs] == ["1", "2"]
+    assert "start 2: what is complete is skipped" in capsys.readouterr().out
+
+
+def test_of_two_submitted_at_once_the_second_attaches(folder, head, client, monkeypatch, capsys):
+    """The second looked before the first was there, and its id is taken when it submits."""
+    submit(head, "--detach")
+    monkeypatch.setattr(client, "list_jobs", lambda self: [])
+    assert submit(head) == 0
+    assert len(client.jobs) == 1
+    assert "attached to it" in capsys.readouterr().out
+
+
+def test_another_version_of_a_running_job_may_not_write_to_the_same_place(
+    folder, head, client, capsys
+):
+    submit(head, "--detach")
+    assert submit(head, "--set", "seed=3") == 2
+    error = capsys.readouterr().err
+    assert "another version of" in error
+    assert f"raymodel stop {next(iter(client.jobs))}" in error
+    assert submit(head, "--set", "seed=3", "--set", "storage=/elsewhere") == 0
+
+
+# ---- variables -----------------------------------------------------------------------------------
+
+
+def test_a_variable_travels_by_name_and_its_value_is_shown_nowhere(
+    folder, head, client, monkeypatch, capsys
+):
+    monkeypatch.setenv("WANDB_API_KEY", "hush-hush")
+    sent = {}
+
+    def keep_package(self, **request):
+        (package,) = request["runtime_env"].pop("py_modules")
+        sent.update(json.loads(Path(package, "values.json").read_text()), package=package)
+        sent["request"] = str(request)
+
+    monkeypatch.setattr(client, "submit_job", keep_package)
+    assert submit(head, "--detach", "--env", "WANDB_API_KEY") == 0
+    assert sent["WANDB_API_KEY"] == "hush-hush"
+    assert "hush" not in sent["request"]
+    captured = capsys.readouterr()
+    assert "hush" not in captured.out + captured.err
+    assert not Path(sent["package"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("NOT_SET", "--env NOT_SET: not set in this environment"), ("A=hush", "give only its name")],
+)
+def test_a_variable_that_is_not_set_or_comes_with_a_value_is_refused(
+    folder, head, client, name, words, capsys
+):
+    assert submit(head, "--env", name) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "hush" not in error
+    assert not client.jobs
+
+
+# ---- logs and stop -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_logs_are_found_by_file_and_by_id(folder, head, client, by_file, capsys):
+    submit(head, "--detach", "--set", "seed=3")
+    capsys.readouterr()
+    what = ["jobs/a.yaml", "--set", "seed=3"] if by_file else [next(iter(client.jobs))]
+    assert cli.main(["logs", *what, "--address", head]) == 0
+    assert capsys.readouterr().out == "step 1\nstep 2\nstep 3\nstep 4\nstep 5\n"
+
+
+def test_logs_can_be_followed_to_the_exit_code_of_the_job(
+    folder, head, client, monkeypatch, capsys
+):
+    submit(head, "--detach")
+    monkeypatch.setattr(client, "status", JobStatus.FAILED)
+    monkeypatch.setattr(client, "exit_code", 3)
+    assert cli.main(["logs", "jobs/a.yaml", "--follow", "--address", head]) == 3
+
+
+def test_stop_waits_for_the_end_and_shows_the_last_words(folder, head, client, capsys):
+    submit(head, "--detach")
+    capsys.readouterr()
+    assert cli.main(["stop", "jobs/a.yaml", "--address", head]) == 0
+    (submission_id,) = client.jobs
+    assert capsys.readouterr().out.splitlines() == [
+        f"{submission_id} was asked to stop; waiting until it has",
+        *("  step 3", "  step 4", "  step 5"),
+        f"{submission_id} ended: STOPPED",
+    ]
+    assert cli.main(["stop", submission_id, "--address", head]) == 0
+    assert "has ended before: STOPPED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["logs", "stop"])
+def test_what_was_never_submitted_is_one_message(folder, head, client, command, capsys):
+    assert cli.main([command, "jobs/a.yaml", "--address", head]) == 2
+    assert "was not submitted; the head knows none" in capsys.readouterr().err
+    submit(head, "--detach")
+    assert cli.main([command, "raysubmit_x", "--address", head]) == 2
+    assert f"the head's newest are {next(iter(client.jobs))} (RUNNING)" in capsys.readouterr().err
+
+
+def test_a_traceback_of_the_head_becomes_one_line(folder, head, client, monkeypatch, capsys):
+    def fail(self):
+        raise RuntimeError(
+            "Request failed with status code 500: Traceback\n  File\nKeyError: 'x'\n"
+        )
+
+    monkeypatch.setattr(client, "list_jobs", fail)
+    assert submit(head) == 2
+    assert "could not answer (KeyError: 'x')" in capsys.readouterr().err

@@ -96,6 +96,14 @@ def test_rows_stay_within_a_window_of_blocks() -> None:
         assert len(np.unique(order.rows(step) // 10)) <= 128
 
 
+@pytest.mark.parametrize("num_parts", [2, 5])
+def test_the_blocks_read_at_a_time_do_not_grow_with_the_parts(num_parts: int) -> None:
+    parts = [Part(40_000, 10, 1.0 + place % 2) for place in range(num_parts)]
+    order = Order(parts, seed=3, global_batch=640, window_blocks=128)
+    for step in range(20):  # a step may begin in one window of a part and end in the next
+        assert len(np.unique(order.rows(step) // 10)) <= 2 * 128
+
+
 def test_a_window_mixes_blocks_from_everywhere() -> None:
     order = Order([Part(64_000, 10)], seed=3, global_batch=1280, window_blocks=128)
     blocks = np.unique(order.rows(0) // 10)

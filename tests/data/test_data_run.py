@@ -1,7 +1,6 @@
 """The same through real Ray Data: same bytes, same batches, same digest, same errors."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"  # a Ray of this test alone; set before
 
 import pytest
 import ray
+from copies import copy_of, folder_of
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import DirectFeed
@@ -122,6 +122,19 @@ def test_any_number_of_workers_reads_the_same_global_batches(
     assert digest.hex == alone.hex
 
 
+def test_a_mixture_of_artifacts_is_streamed_as_it_is_read_directly(dataset: Dataset) -> None:
+    """Its second part lies elsewhere, and comes twice as often as its own weight says."""
+    one, two = dataset.parts
+    elsewhere = copy_of(dataset, "elsewhere").parts[1]
+    mixed = replace(dataset, parts=(one, replace(elsewhere, weight=2 * two.weight)))
+    direct = list(DirectFeed(mixed, mixed.order(SEED, GLOBAL_BATCH), 5, 40, 0, 1))
+    feeds = feeds_of(mixed, 2, 5, 40)
+    for whole, *parts in zip(direct, *feeds, strict=True):
+        row_ids = [row for part in parts for row in part.row_ids.tolist()]
+        assert row_ids == whole.row_ids.tolist()
+        assert [row for part in parts for row in part.table.to_pylist()] == whole.table.to_pylist()
+
+
 @ray.remote
 class Occupant:
     def ready(self) -> bool:
@@ -169,10 +182,8 @@ def test_a_slow_reader_is_not_disturbed_by_the_stream(
 @pytest.fixture
 def corrupt(dataset: Dataset) -> Dataset:
     """A copy, under a new path that no process has read before, with a bit flipped."""
-    target = dataset.location.local_path.with_name("corrupt")
-    shutil.copytree(dataset.location.local_path, target)
-    moved = replace(dataset, location=Location.parse(str(target)))
-    shard = shard_location(moved.location / moved.parts[0].folder, 0).local_path
+    moved = copy_of(dataset, "corrupt")
+    shard = shard_location(moved.parts[0].folder, 0).local_path
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 1
     shard.write_bytes(data)
@@ -197,5 +208,6 @@ def test_skipping_a_corrupt_shard_is_counted_as_in_the_direct_feed(corrupt: Data
 
 
 def test_loading_a_dataset_again_finds_its_rows(dataset: Dataset) -> None:
-    content = (dataset.location / "data/dataset.json").read_json()
-    assert dataset_of(dataset.location, content, "train") == dataset
+    place = folder_of(dataset)
+    content = (place / "data/dataset.json").read_json()
+    assert dataset_of(place, content, "train") == dataset

@@ -1,27 +1,27 @@
 """Reading rows by id, and shards that are not as they were written."""
 
 import pickle
-import shutil
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from copies import copy_of
 
 from raymodel.data.feed import DirectFeed, StepRows, read_steps
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.shard import Dataset
 from raymodel.data.shard_format import load_record, shard_location
-from raymodel.errors import ShardError
+from raymodel.errors import ShardError, StorageUnavailableError
+from raymodel.storage import retry
 from raymodel.storage.uri import Location, sha256
 
 
 @pytest.fixture
 def shard(dataset: Dataset) -> Path:
     """The first shard of the first source."""
-    return shard_location(dataset.location / dataset.parts[0].folder, 0).local_path
+    return shard_location(dataset.parts[0].folder, 0).local_path
 
 
 def test_rows_come_in_the_order_asked_for(dataset: Dataset) -> None:
@@ -32,9 +32,9 @@ def test_rows_come_in_the_order_asked_for(dataset: Dataset) -> None:
 
 def test_the_rows_are_those_of_the_files(dataset: Dataset) -> None:
     tables = [
-        pq.read_table(shard_location(dataset.location / part.folder, index).local_path)
+        pq.read_table(shard_location(part.folder, index).local_path)
         for part in dataset.parts
-        for index in range(part.shards)
+        for index in range(part.content.shards)
     ]
     tokens = [row for table in tables for row in table["tokens"].to_pylist()]
     assert dataset.read(np.arange(dataset.num_rows))["tokens"].to_pylist() == tokens
@@ -58,7 +58,7 @@ def test_a_row_id_out_of_range_is_refused(dataset: Dataset) -> None:
 
 
 def test_the_index_knows_each_shard(dataset: Dataset, shard: Path) -> None:
-    record = load_record(dataset.location / dataset.parts[0].folder, 0)
+    record = load_record(dataset.parts[0].folder, 0)
     assert record.bytes == shard.stat().st_size
     assert record.sha256 == sha256(Location.parse(str(shard)))
     assert record.rows == dataset.parts[0].rows
@@ -81,8 +81,8 @@ def test_no_flipped_bit_ever_gives_other_rows(dataset: Dataset, shard: Path) -> 
     for turn, place in enumerate(rng.integers(0, len(good), 60)):
         data = bytearray(good)
         data[place] ^= 1 << int(rng.integers(8))
-        copy = replace(dataset, location=_copy(dataset.location, f"copy-{turn}"))
-        shard_location(copy.location / copy.parts[0].folder, 0).local_path.write_bytes(data)
+        copy = copy_of(dataset, f"copy-{turn}")
+        shard_location(copy.parts[0].folder, 0).local_path.write_bytes(data)
         try:
             assert copy.read(rows).equals(expected)
         except ShardError:
@@ -121,9 +121,10 @@ def test_a_storage_that_fails_is_not_taken_for_a_corrupt_shard(
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("connection reset")
 
-    load_record(dataset.location / dataset.parts[0].folder, 0)  # keeps the index
+    load_record(dataset.parts[0].folder, 0)  # keeps the index
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", fail)
-    with pytest.raises(OSError, match="connection reset"):
+    with pytest.raises(StorageUnavailableError, match=r"0000000\.parquet.*connection reset"):
         dataset.read([0])
 
 
@@ -169,7 +170,7 @@ def corrupt_second_block(dataset: Dataset, shard: Path) -> range:
     data = bytearray(shard.read_bytes())
     data[offset + 40] ^= 1
     shard.write_bytes(data)
-    per_block = dataset.parts[0].rows_per_block
+    per_block = dataset.parts[0].content.rows_per_block
     return range(per_block, 2 * per_block)
 
 
@@ -181,8 +182,8 @@ def test_a_feed_stops_at_a_bad_shard(dataset: Dataset, shard: Path) -> None:
 
 def test_a_skipped_block_is_counted_and_changes_the_digest(dataset: Dataset, shard: Path) -> None:
     whole = digest_of(dataset, 1, 0, 50)
-    moved = replace(dataset, location=_copy(dataset.location))
-    copy = shard_location(moved.location / moved.parts[0].folder, 0).local_path
+    moved = copy_of(dataset)
+    copy = shard_location(moved.parts[0].folder, 0).local_path
     bad = set(corrupt_second_block(moved, copy))
     order, digest, skipped = moved.order(7, 10), DataDigest(), 0
     steps: list[StepRows] = list(DirectFeed(moved, order, 0, 50, 0, 1, on_bad_shard="skip"))
@@ -197,14 +198,8 @@ def test_a_skipped_block_is_counted_and_changes_the_digest(dataset: Dataset, sha
     assert digest.hex != whole
 
 
-def _copy(location: Location, name: str = "moved") -> Location:
-    target = location.local_path.with_name(name)
-    shutil.copytree(location.local_path, target)
-    return Location.parse(str(target))
-
-
 def test_a_moved_dataset_gives_the_same_digest(dataset: Dataset) -> None:
-    moved = replace(dataset, location=_copy(dataset.location))
+    moved = copy_of(dataset)
     assert digest_of(moved, 1, 0, 30) == digest_of(dataset, 1, 0, 30)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.mixture import mixture_of
 from raymodel.data.shard_format import PartContent, write_index, write_shard
 from raymodel.errors import ArtifactError
 from raymodel.evaluate.spec import EvaluateSpec
@@ -138,6 +139,10 @@ def inputs(tmp_path_factory):
     return artifacts
 
 
+def data_of(inputs):
+    return mixture_of(inputs["data"])
+
+
 def execution(inputs, folder):
     return Execution(
         job_name="t",
@@ -154,7 +159,7 @@ def test_the_tuned_model_passes_its_gate_and_the_base_stands_beside_it(cluster, 
     from raymodel.evaluate.run import run_evaluate
 
     story = Silent()
-    content = run_evaluate(SPEC, execution(inputs, tmp_path), story)
+    content = run_evaluate(SPEC, execution(inputs, tmp_path), story, data_of(inputs))
     tuned, base = content["metrics"], content["base_metrics"]
     assert tuned["perplexity"] < 2 < 100 < base["perplexity"]
     assert tuned["chrf"] > 90 > base["chrf"]
@@ -168,7 +173,7 @@ def test_the_tuned_model_passes_its_gate_and_the_base_stands_beside_it(cluster, 
     # A second attempt takes what is there: the work file decides, no model is loaded again.
     work = Location.parse(str(tmp_path)) / "work/base.json"
     work.write_json(work.read_json() | {"metrics": {"perplexity": 123.0}})
-    again = run_evaluate(SPEC, execution(inputs, tmp_path), story)
+    again = run_evaluate(SPEC, execution(inputs, tmp_path), story, data_of(inputs))
     assert again["base_metrics"] == {"perplexity": 123.0}
     assert again["metrics"] == tuned
 
@@ -177,7 +182,7 @@ def test_a_gate_that_is_not_met_promotes_nothing(cluster, inputs, tmp_path):
     from raymodel.evaluate.run import run_evaluate
 
     spec = EvaluateSpec(metrics=["perplexity"], gates={"text_perplexity": "< 1"})
-    content = run_evaluate(spec, execution(inputs, tmp_path), Silent())
+    content = run_evaluate(spec, execution(inputs, tmp_path), Silent(), data_of(inputs))
     assert not content["passed"]
     assert content["promoted"] is None
 
@@ -193,7 +198,9 @@ def test_a_broken_model_is_one_clear_error_and_not_rays(cluster, inputs, tmp_pat
     weights.write_bytes(weights.read_bytes()[:5000])
     broken = commit(folder, "finetune", "b" * 16, {})
     with pytest.raises(ArtifactError, match="cannot be loaded") as caught:
-        run_evaluate(SPEC, execution(inputs | {"model": broken}, tmp_path), Silent())
+        run_evaluate(
+            SPEC, execution(inputs | {"model": broken}, tmp_path), Silent(), data_of(inputs)
+        )
     assert "ray::" not in str(caught.value)
 
 
@@ -208,4 +215,4 @@ def test_without_held_out_rows_the_fix_is_named(inputs, tmp_path):
 
     only_model = {"model": inputs["model"]}
     with pytest.raises(ArtifactError, match="`holdout` above 0"):
-        run_evaluate(SPEC, execution(only_model, tmp_path), Silent())
+        run_evaluate(SPEC, execution(only_model, tmp_path), Silent(), ())

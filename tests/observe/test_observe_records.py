@@ -44,6 +44,36 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert file.read_text() == '{"step":1}\n{"step":2}\n'
 
 
+def test_a_disk_that_takes_no_more_loses_no_record_and_stops_nobody(file: Location) -> None:
+    """The kernel cuts the writes of a process off at its limit, in the middle of a line."""
+    code = f"""
+import resource
+from raymodel.errors import StorageUnavailableError
+from raymodel.observe.records import RecordWriter, read_records
+from raymodel.storage import retry
+from raymodel.storage.uri import Location
+retry.FIRST_WAIT_S = 0.001
+file = Location.parse({file.uri!r})
+writer = RecordWriter(file)
+resource.setrlimit(resource.RLIMIT_FSIZE, (15, resource.RLIM_INFINITY))
+for step in (1, 2, 3):
+    writer.write({{"step": step}})
+assert file.size() == 15
+try:
+    writer.store()
+    raise SystemExit("it was full")
+except StorageUnavailableError as error:
+    assert "metrics.jsonl failed 6 times" in str(error), error
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+writer.write({{"step": 4}})
+assert len(read_records(file)) == 4
+writer.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert steps(read_records(file)) == [1, 2, 3, 4]
+
+
 def test_a_resumed_run_holds_no_step_twice(file: Location) -> None:
     write_steps(file, 1, 2, 3)
     with RecordWriter(file) as writer:

@@ -74,7 +74,7 @@ def test_a_bucket_that_refuses_for_a_while_loses_no_record(
         put(self, data)
 
     monkeypatch.setattr(Location, "write_bytes", sometimes)
-    monkeypatch.setattr("raymodel.observe.lines.time.sleep", lambda _: None)
+    monkeypatch.setattr("raymodel.storage.retry.FIRST_WAIT_S", 0.001)
     lines = BucketLines(bucket / "events.jsonl")
     lines.append(b'{"event":"a"}\n')
     lines.close()

@@ -180,3 +180,21 @@ def test_scores_are_those_of_sacrebleu():
 def test_chosen_rows_are_spread_over_all():
     assert spread(10, 4) == [0, 3, 6, 9]
     assert spread(3, 9) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("width", "parts"), [(8, 2), (7, 2), (9, 4)])
+def test_the_parts_of_a_row_bear_the_loss_of_the_row(task, width, parts):
+    """With the targets across their borders, also where they are not as long as each other."""
+    model = build_tiny_llama()
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(2, 300, (3, width), generator=draw)
+    labels = ids.masked_fill(torch.arange(width) >= torch.tensor([[width], [4], [2]]), -100)
+    cut = [task.sequence_part({"input_ids": ids, "labels": labels}, i, parts) for i in range(parts)]
+    whole = {name: torch.cat([part[name] for part in cut], dim=1) for name in cut[0]}
+    assert len({part["targets"].shape for part in cut}) == 1
+    assert whole["position_ids"].tolist() == [list(range(whole["targets"].shape[1]))] * 3
+    assert torch.equal(whole["input_ids"][:, :width], ids)
+    assert int((whole["targets"] != -100).sum()) == task.num_targets({"labels": labels})
+    with torch.no_grad():
+        expected = task.loss(model, {"input_ids": ids, "labels": labels})
+        torch.testing.assert_close(task.loss(model, whole), expected)

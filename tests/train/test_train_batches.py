@@ -10,6 +10,7 @@ from raymodel.data.order import DataDigest, local_sum, slice_for
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.train.batches import Collator, agree, num_tokens
+from raymodel.train.layout import Layout
 from raymodel.train.plan import plan_batch
 
 TOKENS = 8
@@ -81,7 +82,8 @@ def agree_on_a_step(rank, world_size, row_ids):
     start, stop = slice_for(rank, world_size, len(row_ids))
     pieces = collator(plan_batch(len(row_ids), 2, world_size).accumulation)
     mine = rows_of(row_ids[start:stop], np.arange(start, stop))
-    step = agree(pieces.step_batch(mine), leave=rank == 1, device=CPU)
+    layout = Layout(rank, world_size)
+    step = agree(pieces.step_batch(mine), layout, leave=rank == 1, device=CPU)
     sums = step.read()
     digest = DataDigest().update(0, sums["digest_term"]).hex
     mean = step.mean(torch.tensor(float(rank + 1)))
@@ -102,3 +104,34 @@ def test_any_number_of_workers_agrees_on_the_same_sums_and_digest():
             # Sums of 64-bit hashes wrap; they are equal modulo 2^64.
             assert (sums["digest_term"] - expected) % 2**64 == 0
             assert mean == pytest.approx(sum(range(1, world_size + 1)) / (tokens - 7))
+
+
+def agree_on_shared_rows(rank, world_size, row_ids, wrong_rank):
+    """Two workers to a replica; one may have been fed other rows than its neighbour."""
+    layout = Layout(rank, world_size, tensor=2)
+    start, stop = slice_for(layout.data_rank, layout.data_world_size, len(row_ids))
+    mine = row_ids[start:stop] + (rank == wrong_rank)
+    pieces = collator(1)
+    step = agree(
+        pieces.step_batch(rows_of(mine, np.arange(start, stop))), layout, leave=False, device=CPU
+    )
+    try:
+        return step.read()
+    except AssertionError as error:
+        return str(error)
+
+
+def test_workers_that_share_rows_count_them_once():
+    row_ids = np.array([3, 9, 27, 81])
+    expected = local_sum(np.arange(4), row_ids)
+    for sums in run_distributed(agree_on_shared_rows, 4, row_ids, None):
+        assert sums["rows"] == 4
+        assert sums["tokens"] == int((row_ids % TOKENS + 1).sum())
+        assert (sums["digest_term"] - expected) % 2**64 == 0
+
+
+@pytest.mark.parametrize("wrong_rank", [0, 3])
+def test_a_replica_that_was_fed_different_rows_is_seen(wrong_rank):
+    row_ids = np.array([3, 9, 27, 81])
+    for message in run_distributed(agree_on_shared_rows, 4, row_ids, wrong_rank):
+        assert "different rows" in message

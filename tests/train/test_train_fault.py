@@ -1,11 +1,21 @@
 """The policy of failures: what is retried, when, and what the user reads."""
 
+import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from raymodel.errors import HangError, NonFiniteLossError, OutOfMemoryError, PreemptedError
+from raymodel.errors import (
+    HangError,
+    NonFiniteLossError,
+    OutOfMemoryError,
+    PreemptedError,
+    StorageUnavailableError,
+)
+from raymodel.model.shape import ModelShape
+from raymodel.observe.text import gib_text
 from raymodel.train.fault import (
     Failure,
     backoff_s,
@@ -13,9 +23,10 @@ from raymodel.train.fault import (
     decide,
     is_out_of_memory,
     lost_ranks,
+    memory_record,
     out_of_memory_error,
-    state_bytes,
 )
+from raymodel.train.memory import Setup, plan_memory
 from raymodel.train.spec import FaultSpec
 
 BUDGET = FaultSpec(retries=2, preemption_retries=1)
@@ -35,6 +46,14 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
 detail: Worker unexpectedly exits with a connection error code 2. End of file. There are some \
 potential root causes. (1) The process is killed by SIGKILL by OOM killer due to high memory usage.
 """
+
+
+def test_a_storage_that_failed_is_the_cause_and_not_the_connections_that_broke_then() -> None:
+    broken = RuntimeError("Connection closed by peer")
+    storage = StorageUnavailableError("reading shard x failed 6 times, at last with: curl: reset")
+    failure = classify([broken, storage])
+    assert (failure.kind, failure.cause) == ("infrastructure", str(storage))
+    assert pickle.loads(pickle.dumps(storage)).args == storage.args
 
 
 def test_an_error_of_the_user_decides_over_the_broken_collectives_of_the_others() -> None:
@@ -105,33 +124,60 @@ def test_the_death_of_a_drained_node_is_a_preemption() -> None:
 def test_infrastructure_is_retried_with_growing_waits_until_the_budget_is_spent() -> None:
     failure = Failure("infrastructure", "x", RuntimeError("x"))
     budget = FaultSpec(retries=3)
-    decisions = [decide(failure, Counter(infrastructure=n), budget) for n in (1, 2, 3, 4)]
+    decisions = [
+        decide(failure, Counter(infrastructure=n), budget, in_a_row=n) for n in (1, 2, 3, 4)
+    ]
     assert [d.is_retried for d in decisions] == [True, True, True, False]
     assert [d.wait_s for d in decisions] == [0.0, 1.0, 2.0, 0.0]
     assert "budget of 3 retries is spent" in decisions[-1].words
+
+
+def test_a_failure_after_progress_is_retried_at_once() -> None:
+    failure = Failure("infrastructure", "x", RuntimeError("x"))
+    seen = Counter(infrastructure=9)
+    assert decide(failure, seen, FaultSpec(retries=9), in_a_row=1).wait_s == 0.0
+    assert decide(failure, seen, FaultSpec(retries=9), in_a_row=3).wait_s == 2.0
 
 
 def test_backoff_doubles_up_to_a_minute() -> None:
     assert [backoff_s(n) for n in (1, 2, 3, 4, 20)] == [0.0, 1.0, 2.0, 4.0, 60.0]
 
 
-def test_state_bytes_are_those_of_the_zero_paper() -> None:
-    # arXiv:1910.02054, figure 1: 7.5 B parameters on 64 devices, in GB.
-    sizes = [state_bytes(7_500_000_000, stage, 64) / 1e9 for stage in (0, 1, 2, 3)]
-    assert sizes == pytest.approx([120, 31.4, 16.6, 1.88], abs=0.05)
-
-
 def test_the_advice_on_memory_says_which_knob_saves_how_much() -> None:
-    attempt = {"parameters": 2**30, "zero": 1, "workers": 2, "micro_batch": 8}
+    shape = ModelShape.of(
+        "llama",
+        {
+            "vocab_size": 32_000,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 16,
+        },
+    )
+    setup = Setup(workers=4, global_batch=32, micro_batch=8, on_gpu=True)
+    record = memory_record(shape, setup, row_tokens=2048)
+    attempt = json.loads(json.dumps({"memory": record}))  # as it comes out of the records
     error = out_of_memory_error(RuntimeError("CUDA out of memory"), attempt)
     assert isinstance(error, OutOfMemoryError)
     text = str(error)
-    assert "take 10.00 GiB of each worker" in text  # 4 + 12 / 2
-    assert "`micro_batch: 4` halves the activations" in text
-    assert "`parallel.zero: 2` saves 1.00 GiB" in text
-    assert "`parallel.zero: 3` saves 2.00 GiB" in text
-    assert "4 workers with `zero: 1` save 3.00 GiB" in text
+
+    def peak(**changes: object) -> float:
+        return plan_memory(shape, replace(setup, **changes), row_tokens=2048).peak.total
+
+    assert f"a worker needs {gib_text(peak())}: activations" in text
+    for words, changes in {
+        "micro_batch: 4": {"micro_batch": 4},
+        "parallel.zero: 3": {"zero": 3},
+        "activation_checkpointing: true": {"activation_checkpointing": True},
+        "parallel.tensor: 2": {"tensor": 2},
+        "parallel.offload: cpu": {"offload": True},
+    }.items():
+        assert f"`{words}` saves {gib_text(peak() - peak(**changes))}" in text, words
     assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+def test_the_advice_does_without_a_formula_for_the_model() -> None:
+    assert "lower `micro_batch`" in str(out_of_memory_error(MemoryError(), {"memory": None}))
 
 
 def test_the_advice_needs_no_attempt() -> None:

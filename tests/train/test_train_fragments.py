@@ -20,25 +20,40 @@ from raymodel.train.fragments import (
     tensor_offsets,
 )
 from raymodel.train.index import INDEX, Index, load_index, rank_file, save_index
+from raymodel.train.span import Span
 
 BLOCK_BYTES = BLOCK * FLOAT_BYTES
 SIZE = 5 * BLOCK + 77
 CUTS = [0, 3 * BLOCK + 11, 3 * BLOCK + 12, SIZE]  # the second fragment has one element
 WEIGHT = torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
 RANDOM = torch.arange(100, dtype=torch.uint8)
+SPANS = [Span.of(start, stop - start) for start, stop in pairwise(CUTS)]
+ROWS, COLUMNS = 1000, 320
+# The columns of a matrix in two uneven parts, and a run after it.
+BLOCKS = [
+    Span(0, ROWS * 128, run=128, stride=COLUMNS),
+    Span(128, ROWS * 192, run=192, stride=COLUMNS),
+    Span.of(ROWS * COLUMNS, SIZE - ROWS * COLUMNS),
+]
 
 
-def write_checkpoint(location: Location, folder: Path, step: int = 7) -> Index:
+def elements(span: Span) -> torch.Tensor:
+    return WEIGHT[[span.place(index) for index in range(span.length)]]
+
+
+def write_checkpoint(
+    location: Location, folder: Path, step: int = 7, spans: list[Span] = SPANS
+) -> Index:
     """One parameter of three fragments, each in the file of another rank."""
     folder.mkdir(parents=True, exist_ok=True)
     fragments, files, rng = [], {}, {}
-    for rank, (start, stop) in enumerate(pairwise(CUTS)):
+    for rank, span in enumerate(spans):
         path = folder / rank_file(rank)
-        run = WEIGHT[start:stop].clone()
+        run = elements(span)
         save_file({"w": run, "rng:cpu": RANDOM + rank}, path)
         offsets = tensor_offsets(path)
         places = {"weight": (offsets["w"], checksums(run.numpy()))}
-        fragments.append(Fragment(path.name, start, stop - start, places).to_json())
+        fragments.append(Fragment(path.name, span, places).to_json())
         files[path.name] = path.stat().st_size
         crc = checksums((RANDOM + rank).numpy())[0]
         rng[path.name] = {"cpu": [offsets["rng:cpu"], len(RANDOM), crc]}
@@ -129,6 +144,36 @@ def test_a_reader_fetches_the_blocks_that_it_needs_and_no_others(location, index
     assert [file for file, _, _ in fetched] == [rank_file(rank) for rank in range(3)]
     needed = (stop - start) * FLOAT_BYTES
     assert needed <= sum(size for _, _, size in fetched) <= needed + 2 * BLOCK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        (BLOCKS, Span.of(0, SIZE)),
+        (BLOCKS, Span.of(COLUMNS * 300 + 100, COLUMNS * 400)),
+        (BLOCKS, Span(64, ROWS * 64, run=64, stride=COLUMNS)),
+        (BLOCKS, Span(100, ROWS * 100, run=100, stride=COLUMNS).cut(1234, 56789)),
+        (SPANS, Span(128, ROWS * 192, run=192, stride=COLUMNS)),
+        (SPANS, Span(128, ROWS * 192, run=192, stride=COLUMNS).cut(150_001, 150_003)),
+    ],
+)
+def test_the_columns_of_a_matrix_are_found_whatever_the_fragments(
+    location, tmp_path, written, wanted
+):
+    index = write_checkpoint(location, tmp_path / "columns", spans=written)
+    reader, out = FragmentReader(location, index), torch.empty(wanted.length)
+    reader.read_span("w", "weight", wanted, out)
+    assert torch.equal(out, elements(wanted))
+
+
+def test_a_run_of_a_matrix_takes_the_blocks_around_its_rows_from_each_part(
+    location, tmp_path, fetched
+):
+    index = write_checkpoint(location, tmp_path / "columns", spans=BLOCKS)
+    reader, wanted = FragmentReader(location, index), Span.of(COLUMNS * 10, COLUMNS * 5)
+    reader.read_span("w", "weight", wanted, torch.empty(wanted.length))
+    assert sorted(file for file, _, _ in fetched) == [rank_file(0), rank_file(1)]
+    assert all(size <= BLOCK_BYTES for _, _, size in fetched)
 
 
 def test_a_file_that_is_not_needed_is_not_opened(location, index):

@@ -1,37 +1,43 @@
 """Whole runs under `TorchrunSession`: one curve, whatever the layout, interruption or cut."""
 
-import gc
-import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from tiny_runs import fragments, losses, make_dataset, make_work, records
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tiny_runs import (
+    STEPS,
+    STOP,
+    digests,
+    fragments,
+    held_out_loss,
+    largest_difference,
+    losses,
+    make_dataset,
+    make_work,
+    records,
+    train_all,
+    train_until,
+    validation,
+)
+from transformers import AutoTokenizer
 
-from raymodel.data.columns import columns_of
+from raymodel.data.mixture import WeightedArtifact
 from raymodel.data.shard import open_dataset
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
-from raymodel.train import loop
 from raymodel.train.checkpoint import committed_steps
-from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, summary
-from raymodel.train.worker import run_worker
 
-STEPS, CHECKPOINT, STOP = 12, 4, 6  # as in `make_work`; interrupted after STOP
 LAYOUTS = [*((size, zero) for size in (1, 2) for zero in range(4)), (3, 1), (3, 3)]
 
 # Another number of workers changes the order in which a global batch's gradient is summed, and
 # nothing else: some 2^-24 = 6e-8 of it in fp32, and as much again with each of the twelve updates
 # at most. In bf16 the gradient of a micro batch is rounded, 2^-9 = 2e-3 of it, and a weight may
 # round to the other neighbour; test_train_checkpoint.py says why that comes to some 1e-4 of the
-# loss. The ZeRO stage alone changes no bit in bf16, where all stages reduce in the same format.
+# loss. The ZeRO stage alone changes no bit in bf16, where all stages reduce in the same format,
+# but for the norm of the gradient.
 TOLERANCE = {"fp32": 2e-6, "bf16": 2e-4}
 
 
@@ -43,45 +49,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
-
-
-def train_all(rank: int, world_size: int, works: list[TrainWork]) -> None:
-    """Several whole runs in one process; ZeRO-3 last, since it replaces functions of torch."""
-    for work in sorted(works, key=lambda work: work.spec.parallel.zero):
-        run_worker(work, TorchrunSession())
-        gc.collect()
-
-
-def train_until_stop(rank: int, world_size: int, works: list[TrainWork]) -> None:
-    """Runs that break off on all ranks, some steps after a checkpoint."""
-    check = loop._check_rows
-
-    def check_or_stop(t: loop.Training, rows: object) -> None:
-        check(t, rows)
-        if t.state.step == STOP:
-            raise KeyboardInterrupt
-
-    loop._check_rows = check_or_stop
-    for work in sorted(works, key=lambda work: work.spec.parallel.zero):
-        with pytest.raises(KeyboardInterrupt):
-            run_worker(work, TorchrunSession())
-        for thread in threading.enumerate():
-            if thread.name == "checkpoint":
-                thread.join()
-        gc.collect()
-
-
-def digests(work: TrainWork) -> list[str]:
-    return [record["data_digest"] for record in records(work, "metrics") if "loss" in record]
-
-
-def validation(work: TrainWork) -> list[float]:
-    found = [record.get("validation_loss") for record in records(work, "metrics")]
-    return [loss for loss in found if loss is not None]
-
-
-def largest_difference(one: list[float], other: list[float]) -> float:
-    return max(abs(a - b) / b for a, b in zip(one, other, strict=True))
 
 
 # ---- one curve -----------------------------------------------------------------------------------
@@ -138,7 +105,12 @@ def test_the_curve_does_not_see_how_a_batch_is_cut_into_micro_batches(
 def test_the_stages_agree_in_bf16(dataset: Artifact, folder: Path) -> None:
     def bf16(world_size: int, zero: int) -> TrainWork:
         run = folder / f"bf16-{world_size}-{zero}"
-        return make_work(dataset, run, precision="bf16", parallel={"zero": zero})
+        # Without clipping: each stage sums the norm in an order of its own, and a last bit of the
+        # norm is one of every weight.
+        unclipped = {"gradient_clip": 0}
+        return make_work(
+            dataset, run, precision="bf16", parallel={"zero": zero}, optimizer=unclipped
+        )
 
     works = [bf16(2, zero) for zero in range(4)]
     run_distributed(train_all, 2, works, init=False)
@@ -147,6 +119,32 @@ def test_the_stages_agree_in_bf16(dataset: Artifact, folder: Path) -> None:
     alone = bf16(1, 1)
     run_distributed(train_all, 1, [alone], init=False)
     assert largest_difference(losses(alone), losses(works[0])) <= TOLERANCE["bf16"]
+
+
+# ---- several datasets ----------------------------------------------------------------------------
+
+
+def test_a_mixture_trains_alike_on_any_number_of_workers_and_when_interrupted(
+    dataset: Artifact, folder: Path
+) -> None:
+    other = make_dataset(folder / "other", seed=1, tokenizer=dataset.location / "data/tokenizer")
+    mixture = (WeightedArtifact(dataset), WeightedArtifact(other, 3.0))
+    alone, paired, broken = (
+        make_work(mixture, folder / f"mixed-{name}") for name in ("alone", "paired", "broken")
+    )
+    run_distributed(train_all, 1, [alone], init=False)
+    run_distributed(train_all, 2, [paired], init=False)
+    run_distributed(train_until, 1, [broken], STOP, init=False)
+    run_distributed(train_all, 2, [broken], init=False)
+    assert digests(alone) == digests(paired) == digests(broken)
+    assert largest_difference(losses(paired), losses(alone)) <= TOLERANCE["fp32"]
+    assert largest_difference(losses(broken), losses(alone)) <= TOLERANCE["fp32"]
+    assert losses(alone)[-1] < losses(alone)[0] - 0.1, "it learns"
+    expected = open_dataset(mixture, "holdout").spread(8)
+    assert (expected >= open_dataset(dataset, "holdout").num_rows).sum() in (5, 6, 7), "by weight"
+    single = make_work(dataset, folder / "mixed-not", duration="2 steps")
+    run_distributed(train_all, 1, [single], init=False)
+    assert digests(single)[-1] != digests(alone)[1]
 
 
 # ---- interruption --------------------------------------------------------------------------------
@@ -159,7 +157,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     works = [
         make_work(dataset, folder / f"broken-{zero}", parallel={"zero": zero}) for zero in range(4)
     ]
-    run_distributed(train_until_stop, 2, works, init=False)
+    run_distributed(train_until, 2, works, STOP, init=False)
     assert [record["step"] for record in records(works[0], "metrics")][-1] == STOP
     run_distributed(train_all, 2, works, init=False)
     for zero, work in enumerate(works):
@@ -174,7 +172,7 @@ def test_a_run_goes_on_with_other_workers_and_another_stage(
     dataset: Artifact, folder: Path, whole: dict[tuple[int, int], TrainWork]
 ) -> None:
     broken = make_work(dataset, folder / "resized", parallel={"zero": 3})
-    run_distributed(train_until_stop, 2, [broken], init=False)
+    run_distributed(train_until, 2, [broken], STOP, init=False)
     resized = make_work(dataset, folder / "resized", parallel={"zero": 1})
     run_distributed(train_all, 3, [resized], init=False)
     steps = [record["step"] for record in records(resized, "metrics") if "loss" in record]
@@ -184,18 +182,6 @@ def test_a_run_goes_on_with_other_workers_and_another_stage(
 
 
 # ---- the model -----------------------------------------------------------------------------------
-
-
-def held_out_loss(work: TrainWork) -> float:
-    """What transformers makes of the exported model, over the rows that the run validated on."""
-    path = work.run.local_path / "model"
-    model, task = AutoModelForCausalLM.from_pretrained(path, dtype="auto"), get_task("causal_lm")()
-    data = open_dataset(work.dataset, "holdout")
-    total = min(work.spec.validate_rows, data.num_rows)
-    rows = columns_of(data.read(np.arange(total) * data.num_rows // total))
-    batch = task.collate(rows, 0)
-    with torch.no_grad():
-        return float(task.loss(model, batch)) / task.num_targets(batch)
 
 
 @pytest.mark.parametrize(("precision", "zero"), [("fp32", 2), ("bf16", 0), ("bf16", 3)])

@@ -164,7 +164,7 @@ def test_stop_ends_the_run_and_keeps_the_last_good_checkpoint(
     assert all(loss is not None for loss in losses(work))
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_skip_goes_on_with_the_next_batch(dataset: Artifact, tmp_path: Path, stage: int) -> None:
     work = work_of(dataset, tmp_path / "run", "skip", micro_batch=2, parallel={"zero": stage})
     plain = make_work(dataset, tmp_path / "plain", micro_batch=2, parallel={"zero": stage})
@@ -215,7 +215,8 @@ def test_rewind_changes_the_digest_and_not_the_steps_before(
     assert losses(rewound)[4:] != losses(plain)[4:]
 
 
-@pytest.mark.parametrize("die_at", [8, 12])  # data steps before and after the next checkpoint
+# Data steps before and after the next checkpoint.
+@pytest.mark.parametrize("die_at", [pytest.param(8, marks=pytest.mark.slow), 12])
 def test_what_a_rewind_left_out_stays_out_after_a_resume(
     rewound: TrainWork, dataset: Artifact, tmp_path: Path, die_at: int
 ) -> None:
@@ -228,7 +229,7 @@ def test_what_a_rewind_left_out_stays_out_after_a_resume(
     assert fragments(work, 12) == fragments(rewound, 12)
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 2, 3])
 def test_a_rewind_before_the_first_update_trains_as_if_the_data_were_not_there(
     dataset: Artifact, tmp_path: Path, stage: int
 ) -> None:

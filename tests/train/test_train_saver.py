@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny_engines import Case, engine_of, join_tiny_group, save_now, saver_of, train_steps
 
-from raymodel.errors import CheckpointError
+from raymodel.errors import StorageUnavailableError
+from raymodel.storage import retry
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train import saver as saver_module
@@ -177,7 +178,7 @@ def save_while_storage_refuses(rank, world_size, run, refusals):
     A checkpoint of step 1 is there before. `refusals` many calls fail from then on.
     """
     join_tiny_group()
-    saver_module.FIRST_WAIT_S = 0.01
+    retry.FIRST_WAIT_S = 0.01
     make_dir, left, events = Location.make_dir, [refusals], []
 
     def sometimes(self):
@@ -189,7 +190,7 @@ def save_while_storage_refuses(rank, world_size, run, refusals):
     def close(saver):
         try:
             saver.close()
-        except CheckpointError as error:
+        except StorageUnavailableError as error:
             return error
         return None
 
@@ -220,7 +221,7 @@ def test_a_storage_that_refuses_for_ever_is_an_error_and_the_last_good_one_stays
     events, error, steps, later_error = run_distributed(
         save_while_storage_refuses, 1, run, 10**6, init=False
     )[0]
-    assert isinstance(error, CheckpointError)
+    assert isinstance(error, StorageUnavailableError)
     assert "503 slow down" in str(error)
     assert steps == [1], "the one before is untouched"
     assert [e["step"] for e in events if e["event"] == "checkpoint_failed"] == [2]
@@ -238,7 +239,7 @@ def save_without_rank_1(rank, world_size, run):
             saver.save(TrainState(step=1))
         try:
             saver.close()
-        except CheckpointError as error:
+        except StorageUnavailableError as error:
             return str(error), time.monotonic() - started
     return None
 

@@ -18,7 +18,7 @@ JOB = {
     "seed": 3,
     "cluster": {"workers": 2},
     "pretrain": {
-        "data": "dataset",
+        "data": [{"path": "dataset"}, {"path": "other/dataset", "weight": 2.0}],
         "model": MODEL,
         "global_batch": 8,
         "duration": "6 steps",
@@ -31,9 +31,10 @@ JOB = {
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A job file in the current folder, whose dataset is ready."""
+    """A job file in the current folder, whose two datasets are ready."""
     monkeypatch.chdir(tmp_path)
-    make_dataset(tmp_path)
+    first = make_dataset(tmp_path)
+    make_dataset(tmp_path / "other", seed=1, tokenizer=first.location / "data/tokenizer")
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(JOB))
     return path
@@ -55,7 +56,7 @@ def test_torchrun_trains_a_stage_to_a_complete_artifact_and_skips_it_then(job: P
     assert artifact.content["steps"] == 6
     assert artifact.content["loss"] < artifact.content["first_loss"]
     assert (artifact.location / "model/model.safetensors").exists()
-    assert set(artifact.manifest.parents) == {"data"}
+    assert set(artifact.manifest.parents) == {"data", "data-2"}
     before = artifact.manifest.created
     assert main([str(job), "pretrain"]) == 0, "nothing is left to do"
     assert run.latest("pretrain").manifest.created == before
@@ -64,8 +65,7 @@ def test_torchrun_trains_a_stage_to_a_complete_artifact_and_skips_it_then(job: P
 def test_a_stage_without_its_input_is_refused(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job.write_text(yaml.safe_dump(JOB | {"prepare": None, "pretrain": JOB["pretrain"]}))
     assert main([str(job), "pretrain", "--set", "pretrain.data=nowhere/prepare"]) == 2
-    assert "prepare is not complete" in capsys.readouterr().err
+    assert "names 'nowhere/prepare', and no complete dataset" in capsys.readouterr().err
     assert main([str(job), "finetune"]) == 2
     assert "no finetune section" in capsys.readouterr().err

@@ -26,6 +26,7 @@ from raymodel.testing.tiny import build_tiny_llama, outline_tiny_llama
 from raymodel.train import zero
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.layout import Layout
 from raymodel.train.plan import cut, plan_batch
 from raymodel.train.saver import Saver
 from raymodel.train.spec import PretrainSpec
@@ -46,6 +47,8 @@ class Case:
     """Rows in one forward pass; None is a single pass a step."""
     loss_scale: float | None = None
     """The dynamic scale of fp16 to begin with; a huge one makes the first steps overflow."""
+    tensor: int = 1
+    sequence: int = 1
 
     def spec(self) -> PretrainSpec:
         return PretrainSpec.model_validate(
@@ -55,7 +58,11 @@ class Case:
                 "micro_batch": self.micro_batch,
                 "duration": "100 steps",
                 "precision": self.precision,
-                "parallel": {"zero": self.zero},
+                "parallel": {
+                    "zero": self.zero,
+                    "tensor": self.tensor,
+                    "sequence": self.sequence,
+                },
             }
         )
 
@@ -100,6 +107,8 @@ def build_module(case: Case) -> nn.Module:
         adapted = attach_adapter(copy.deepcopy(plain), lora, get_task("causal_lm")())
         weights = AdaptedWeights(adapted, InitialWeights(plain, 0), seed=3)
         return materialise(adapted, weights, torch.float32)
+    if case.model == "llama":
+        return build_tiny_llama(vocab_size=VOCAB, intermediate_size=47)
     if case.model == "million":
         return build_tiny_llama(vocab_size=16_000)
     with torch.random.fork_rng(devices=[]):
@@ -120,7 +129,8 @@ def engine_of(case: Case, *, perturbed: bool = False) -> Iterator[Engine]:
             for parameter in module.parameters():
                 if parameter.requires_grad:
                     parameter.add_(0.1)
-    batch = plan_batch(GLOBAL_BATCH, case.micro_batch, dist.get_world_size())
+    layout = Layout.of(case.spec().parallel, dist.get_rank(), dist.get_world_size())
+    batch = plan_batch(GLOBAL_BATCH, case.micro_batch, layout.data_world_size)
     engine = build_engine(module, get_task("causal_lm")(), case.spec(), batch)
     if case.loss_scale is not None:
         zero.restore_counters(
@@ -147,7 +157,8 @@ def train_steps(
     losses = []
     for step in steps:
         rows, targets = _rows(step)
-        start, stop = slice_for(dist.get_rank(), dist.get_world_size(), GLOBAL_BATCH)
+        layout = engine.layout
+        start, stop = slice_for(layout.data_rank, layout.data_world_size, GLOBAL_BATCH)
         own = {name: column[start:stop] for name, column in rows.items()}
         total = torch.zeros((), dtype=torch.float64)
         pieces = cut(stop - start, engine.batch.accumulation)
@@ -187,6 +198,7 @@ def saver_of(run: Location, engine: Engine, **options: object) -> Saver:
             "keep": 2,
             "keep_best": False,
             "wait": False,
+            "before_commit": lambda: None,
             "on_event": lambda event: None,
             **options,
         },

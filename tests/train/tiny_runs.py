@@ -1,21 +1,35 @@
 """A training of a two-layer model on a hundred short documents: whole runs in seconds."""
 
+import gc
+import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from raymodel.data.columns import columns_of
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import PackedRows
+from raymodel.data.shard import open_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
 from raymodel.observe.records import Record, read_records
 from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.train import loop
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import PretrainSpec
 from raymodel.train.work import TrainWork
 from raymodel.train.worker import run_worker
+
+STEPS, STOP = 12, 6  # as in `make_work`; where a test interrupts it, after a checkpoint at 4
 
 MODEL = {
     "architecture": "llama",
@@ -29,17 +43,27 @@ MODEL = {
 }
 
 
-def make_dataset(folder: Path) -> Artifact:
-    """Prepared rows of a tiny corpus, as an artifact."""
+TOKENIZER = TokenizerSpec(vocab_size=300)
+
+
+def make_dataset(
+    folder: Path, seed: int = 0, tokenizer: TokenizerSpec | Location = TOKENIZER
+) -> Artifact:
+    """Prepared rows of a tiny corpus, as an artifact.
+
+    Args:
+        seed: of the corpus; another one is another dataset.
+        tokenizer: one to train, or the folder of another dataset's.
+    """
     clean = CleanSpec()
-    write_tiny_corpus(folder / "corpus")
+    write_tiny_corpus(folder / "corpus", seed=seed)
     recipe = Recipe(
         sources=(SourceSpec(path=str(folder / "corpus")),),
         clean=clean,
         holdout=0.1,
         seed=7,
         kind=PackedRows(16, clean),
-        tokenizer=TokenizerSpec(vocab_size=300),
+        tokenizer=tokenizer,
         sequence_length=16,
     )
 
@@ -50,12 +74,17 @@ def make_dataset(folder: Path) -> Artifact:
     place = Location.parse(str(folder / "dataset"))
     content = prepare_dataset(recipe, place, execute, lambda text: None)
     commit_manifest(
-        place, job_name="tiny", stage="prepare", fingerprint="aa" * 8, parents={}, content=content
+        place,
+        job_name="tiny",
+        stage="prepare",
+        fingerprint=f"{seed:016x}",
+        parents={},
+        content=content,
     )
     return open_artifact(place)
 
 
-def make_work(dataset: Artifact, run: Path, **spec: Any) -> TrainWork:
+def make_work(dataset: Artifact | Mixture, run: Path | Location, **spec: Any) -> TrainWork:
     """What the workers are told: twelve steps, a checkpoint each four, unless `spec` differs."""
     fields = {
         "model": MODEL,
@@ -75,7 +104,7 @@ def make_work(dataset: Artifact, run: Path, **spec: Any) -> TrainWork:
         labels=(),
         seed=3,
         run=Location.parse(str(run)),
-        dataset=dataset,
+        dataset=mixture_of(dataset) if isinstance(dataset, Artifact) else dataset,
         base=None,
         threads=1,
         export=False,
@@ -104,3 +133,54 @@ def fragments(work: TrainWork, step: int) -> dict[str, bytes]:
     folder = work.run / "checkpoints" / f"step-{step:08d}"
     names = [entry.name for entry in folder.list() if entry.name.endswith(".safetensors")]
     return {name: (folder / name).read_bytes() for name in names}
+
+
+def train_all(rank: int, world_size: int, works: list[TrainWork]) -> None:
+    """Several whole runs in one process; ZeRO-3 last, since it replaces functions of torch."""
+    for work in sorted(works, key=lambda work: work.spec.parallel.zero):
+        run_worker(work, TorchrunSession())
+        gc.collect()
+
+
+def train_until(rank: int, world_size: int, works: list[TrainWork], stop: int) -> None:
+    """Runs that break off on all ranks, some steps after a checkpoint."""
+    check = loop._check_rows
+
+    def check_or_stop(t: loop.Training, rows: object) -> None:
+        check(t, rows)
+        if t.state.step == stop:
+            raise KeyboardInterrupt
+
+    loop._check_rows = check_or_stop
+    for work in sorted(works, key=lambda work: work.spec.parallel.zero):
+        with pytest.raises(KeyboardInterrupt):
+            run_worker(work, TorchrunSession())
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
+        gc.collect()
+
+
+def digests(work: TrainWork) -> list[str]:
+    return [record["data_digest"] for record in records(work, "metrics") if "loss" in record]
+
+
+def validation(work: TrainWork) -> list[float]:
+    found = [record.get("validation_loss") for record in records(work, "metrics")]
+    return [loss for loss in found if loss is not None]
+
+
+def largest_difference(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) / b for a, b in zip(one, other, strict=True))
+
+
+def held_out_loss(work: TrainWork) -> float:
+    """What transformers makes of the exported model, over the rows that the run validated on."""
+    path = work.run.local_path / "model"
+    model, task = AutoModelForCausalLM.from_pretrained(path, dtype="auto"), get_task("causal_lm")()
+    data = open_dataset(work.dataset, "holdout")
+    total = min(work.spec.validate_rows, data.num_rows)
+    rows = columns_of(data.read(np.arange(total) * data.num_rows // total))
+    batch = task.collate(rows, 0)
+    with torch.no_grad():
+        return float(task.loss(model, batch)) / task.num_targets(batch)

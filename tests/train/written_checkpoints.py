@@ -12,6 +12,7 @@ from raymodel.train.checkpoint import checkpoint_location
 from raymodel.train.fragments import Fragment, checksums, tensor_offsets
 from raymodel.train.index import Index, rank_file, save_index
 from raymodel.train.plan import cut
+from raymodel.train.span import Span
 from raymodel.train.zero import WEIGHT
 
 
@@ -45,7 +46,7 @@ def write_checkpoint_of(
         offsets = tensor_offsets(path)
         for name, (start, stop) in runs.items():
             places = {WEIGHT: (offsets[name], sums[name])}
-            fragment = Fragment(path.name, start, stop - start, places).to_json()
+            fragment = Fragment(path.name, Span.of(start, stop - start), places).to_json()
             parameters[name]["fragments"].append(fragment)
         files[path.name] = Path(path).stat().st_size
     index = Index(

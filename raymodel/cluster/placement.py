@@ -1,0 +1,59 @@
+"""Workers that belong together start together: whole replicas only, when their number may change.
+
+Ray Train numbers the workers node by node, so that neighbours in rank share a node wherever each
+node has room for a multiple of a replica's workers. How many workers an elastic run gets is
+decided by a policy of Ray Train's, which knows of single workers only; this one counts replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2.api.config import ScalingConfig
+
+
+def count_whole_replicas(rooms: Iterable[int], each: int, most: int) -> int:
+    """Workers of the replicas that fit, none of them across nodes.
+
+    Args:
+        rooms: workers that each node has room for.
+        each: workers of a replica.
+        most: workers that are wanted at most.
+    """
+    fit = sum(room // each * each for room in rooms)
+    return min(fit, most // each * each)
+
+
+class WholeReplicas(ElasticScalingPolicy):
+    """As many workers as make whole replicas, each on one node."""
+
+    def __init__(self, scaling_config: ScalingConfig, replica_workers: int) -> None:
+        super().__init__(scaling_config)
+        self._replica_workers = replica_workers
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        count = super()._count_possible_workers
+        rooms = (count({node: room}) for node, room in reserved_resources.items())
+        return count_whole_replicas(rooms, self._replica_workers, self.scaling_config.max_workers)
+
+
+class ReplicaTrainer(TorchTrainer):
+    """Ray's trainer, which asks `WholeReplicas` how many workers an elastic run gets."""
+
+    def __init__(self, *arguments: Any, replica_workers: int, **options: Any) -> None:
+        """Args:
+        replica_workers: neighbours in rank that make one replica.
+        """
+        super().__init__(*arguments, **options)
+        self._replica_workers = replica_workers
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        # Ray makes the policy in `fit` and offers no other place to give one of one's own. Its
+        # annotations are those of the trainer before version 2.
+        scaling: Any = self.scaling_config
+        if isinstance(options["scaling_policy"], ElasticScalingPolicy):
+            options["scaling_policy"] = WholeReplicas(scaling, self._replica_workers)
+        return super()._initialize_and_run_controller(**options)  # type: ignore[misc]

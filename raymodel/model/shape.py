@@ -1,0 +1,197 @@
+"""What a model is made of, from its configuration alone: its matrices, and who holds which part.
+
+Pure arithmetic, for the families that `count.py` covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from raymodel.model.count import Head, ModelCount, count_model, with_defaults
+from raymodel.model.spec import AdapterSpec
+
+_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """A low-rank adapter, as far as its size goes."""
+
+    rank: int
+    target: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """A model to train: what `count.py` needs, and the adapter if only that is trained."""
+
+    architecture: str
+    config: Mapping[str, Any] = field(hash=False)
+    """Fields of the Hugging Face configuration, `vocab_size` among them."""
+    head: Head = "causal_lm"
+    num_labels: int = 2
+    adapter: Adapter | None = None
+
+    @classmethod
+    def of(
+        cls,
+        architecture: str,
+        config: Mapping[str, Any],
+        *,
+        num_labels: int = 0,
+        adapter: AdapterSpec | None = None,
+    ) -> ModelShape:
+        """The shape of a configuration, of which only the fields that matter here are kept.
+
+        Args:
+            architecture: its `model_type`.
+            config: its fields, `vocab_size` among them.
+            num_labels: of a classifier; 0 for a language model.
+            adapter: what is trained instead of the weights.
+        """
+        lora = adapter.lora if adapter else None
+        return cls(
+            architecture=architecture,
+            config={name: config[name] for name in _FIELDS if config.get(name) is not None},
+            head="classification" if num_labels else "causal_lm",
+            num_labels=num_labels or 2,
+            adapter=Adapter(rank=lora.rank, target=lora.target) if lora else None,
+        )
+
+    @property
+    def count(self) -> ModelCount:
+        return count_model(
+            self.architecture, self.config, head=self.head, num_labels=self.num_labels
+        )
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The configuration, with the defaults of the architecture where the arithmetic reads."""
+        return with_defaults(self.architecture, self.config)
+
+    @property
+    def trained(self) -> int:
+        """Parameters that training changes."""
+        return self.count.parameters if self.adapter is None else self._adapter_parameters()
+
+    @property
+    def frozen(self) -> int:
+        """Parameters that are only read."""
+        if self.adapter is None:
+            return 0
+        # A classification head is trained in full, on a copy that peft keeps beside the original.
+        return self.count.parameters
+
+    @property
+    def output_parameters(self) -> int:
+        """The output head's own matrix; 0 when it is the embedding."""
+        c = self.config
+        if self.head == "classification":
+            return self.num_labels * int(c["hidden_size"])
+        is_tied = bool(c.get("tie_word_embeddings")) or self.architecture == "bert"
+        return 0 if is_tied else int(c["vocab_size"]) * int(c["hidden_size"])
+
+    def head_gradient(self, tensor: int = 1) -> float:
+        """Elements of the gradient of a language model's output head on one worker."""
+        if self.head == "classification" or self.adapter is not None:
+            return 0.0
+        whole = int(self.config["vocab_size"]) * int(self.config["hidden_size"])
+        return whole / tensor if self.output_parameters else whole
+
+    @property
+    def largest(self) -> int:
+        """Elements of the largest parameter."""
+        embedding = int(self.config["vocab_size"]) * int(self.config["hidden_size"])
+        return max(embedding, *(rows * columns for rows, columns in self.matrices().values()))
+
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one layer by their module's name: (outputs, inputs)."""
+        c = self.fields
+        hidden, inner = c["hidden_size"], c["intermediate_size"]
+        if self.architecture == "bert":
+            return {
+                "query": (hidden, hidden),
+                "key": (hidden, hidden),
+                "value": (hidden, hidden),
+                "attention.output.dense": (hidden, hidden),
+                "intermediate.dense": (inner, hidden),
+                "output.dense": (hidden, inner),
+            }
+        q, kv = c["q_width"], c["kv_width"]
+        return {
+            "q_proj": (q, hidden),
+            "k_proj": (kv, hidden),
+            "v_proj": (kv, hidden),
+            "o_proj": (hidden, q),
+            "gate_proj": (inner, hidden),
+            "up_proj": (inner, hidden),
+            "down_proj": (hidden, inner),
+        }
+
+    def tensor_share(self, tensor: int) -> float:
+        """The share of the parameters that one of `tensor` workers holds.
+
+        DeepSpeed's AutoTP cuts the matrices of the layers and an untied output head; embeddings
+        and norms stay whole (deepspeed/module_inject/auto_tp.py).
+        """
+        layers = int(self.config["num_hidden_layers"])
+        cut = layers * sum(rows * columns for rows, columns in self.matrices().values())
+        cut += self.output_parameters if self.head == "causal_lm" else 0
+        whole = self.count.parameters
+        return (whole - cut + cut / tensor) / whole
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data, from which `from_dict` makes the same shape again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelShape:
+        """The inverse of `to_dict`, also after the data went through JSON."""
+        adapter = data.get("adapter")
+        if adapter is not None:
+            target = adapter["target"]
+            chosen = target if isinstance(target, str) else tuple(target)
+            adapter = Adapter(rank=adapter["rank"], target=chosen)
+        return cls(**{**data, "adapter": adapter})
+
+    def _adapter_parameters(self) -> int:
+        """rank × (outputs + inputs) for each matrix that the adapter is beside."""
+        assert self.adapter is not None, "the caller looked"
+        hidden, target = int(self.config["hidden_size"]), self.adapter.target
+        wide = int(self.config["num_hidden_layers"]) * sum(
+            rows + columns
+            for name, (rows, columns) in self.matrices().items()
+            if _is_in(name, target)
+        )
+        head = 0
+        if self.head == "classification":
+            head = self.output_parameters
+            if self.architecture == "bert":
+                head += self.num_labels  # its bias
+                wide += 2 * hidden if _is_in("pooler.dense", target) else 0
+        return self.adapter.rank * wide + head
+
+
+def _is_in(name: str, target: str | tuple[str, ...]) -> bool:
+    """As peft matches module names: the whole name, or its end after a dot."""
+    if target == "all-linear":
+        return True
+    wanted = (target,) if isinstance(target, str) else target
+    return any(name == each or name.endswith(f".{each}") for each in wanted)

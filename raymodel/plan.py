@@ -1,0 +1,287 @@
+"""`raymodel plan`: what a job will be, before it is run. Starts nothing; loads no torch and no Ray.
+
+Exact where a dataset is complete; else an estimate from the sources, which says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymodel.cluster.devices import Fleet
+from raymodel.data.mixture import Mixture, mixture_of
+from raymodel.data.sources import resolve_source
+from raymodel.data.spec import PrepareSpec
+from raymodel.errors import RaymodelError, SpecError
+from raymodel.job import Job
+from raymodel.model.presets import resolve_model
+from raymodel.model.shape import ModelShape
+from raymodel.progress import Progress, find_progress
+from raymodel.train.forecast import Forecast, find_problem, forecast
+from raymodel.train.plan import TrainPlan, plan_training
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
+
+BYTES_PER_TOKEN = 4.0
+"""Of raw text, for an estimate before a tokenizer exists: about four characters of English
+(https://platform.openai.com/tokenizer). Code and other languages have fewer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """A training stage of the job."""
+
+    name: str
+    spec: TrainSpec
+    forecasts: tuple[Forecast, ...]
+    """One; or for an elastic run that of the fewest workers and that of the most."""
+    data: str
+    """Where the number of rows comes from."""
+    problem: str | None
+    """Why it cannot run on the machines that were named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """All that is known of a job before it runs."""
+
+    job: Job
+    progress: Progress
+    stages: tuple[StagePlan, ...]
+    unplanned: dict[str, str]
+    """Training stage → why nothing can be computed for it."""
+    fleet: Fleet | None
+
+    def check(self) -> None:
+        """Raises SpecError when a stage cannot run on the machines that were named."""
+        problems = [stage.problem for stage in self.stages if stage.problem]
+        if problems:
+            raise SpecError("\n".join(problems))
+
+
+def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
+    """Plans every training stage of a job.
+
+    Args:
+        job: the checked job.
+        base_dir: where relative paths start.
+        fleet: the machines to plan for; None plans for what the job asks of any cluster.
+    """
+    progress = find_progress(job, base_dir)
+    stages, unplanned = [], {}
+    for name in ("pretrain", "finetune"):
+        spec: TrainSpec | None = getattr(job, name)
+        if spec is None:
+            continue
+        try:
+            stages.append(_Stage(job, base_dir, fleet, progress).plan(name, spec))
+        except RaymodelError as error:
+            unplanned[name] = str(error)
+    return JobPlan(
+        job=job, progress=progress, stages=tuple(stages), unplanned=unplanned, fleet=fleet
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What is known of a stage's rows."""
+
+    row_tokens: int
+    """Of the longest row."""
+    vocab_size: int
+    rows_per_epoch: int | None
+    tokens_per_row: float
+    words: str
+
+    def plan(self, spec: TrainSpec) -> TrainPlan | None:
+        """None when the duration is in epochs, of which the length is not known."""
+        amounts = (spec.duration, spec.checkpoint.every, spec.validate_every, spec.log_every)
+        if self.rows_per_epoch is None and any(a and a.unit == "epochs" for a in amounts):
+            return None
+        return plan_training(
+            spec, rows_per_epoch=self.rows_per_epoch or 1, tokens_per_row=self.tokens_per_row
+        )
+
+
+@dataclass(frozen=True)
+class _Stage:
+    job: Job
+    base_dir: Path
+    fleet: Fleet | None
+    progress: Progress
+
+    def plan(self, name: str, spec: TrainSpec) -> StagePlan:
+        if isinstance(spec, PretrainSpec):
+            data = self._packed(spec)
+            shape = self._pretrained(data)
+        else:
+            assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
+            data = self._examples(spec)
+            shape = self._tuned(spec)
+        forecasts = tuple(
+            forecast(
+                spec,
+                shape,
+                plan=data.plan(spec),
+                row_tokens=data.row_tokens,
+                workers=workers,
+                on_gpu=self._on_gpu,
+                fleet=self.fleet,
+            )
+            for workers in self._workers(spec)
+        )
+        problems = (
+            find_problem(name, each, self.job.cluster, self.fleet)
+            for each in forecasts
+            if self.fleet is not None
+        )
+        return StagePlan(
+            name=name,
+            spec=spec,
+            forecasts=forecasts,
+            data=data.words,
+            problem=next((problem for problem in problems if problem), None),
+        )
+
+    @property
+    def _on_gpu(self) -> bool:
+        named = self.fleet is not None and self.fleet.device is not None
+        return named or self.job.cluster.gpus_per_worker > 0
+
+    def _workers(self, spec: TrainSpec) -> tuple[int, ...]:
+        if isinstance(spec, FinetuneSpec) and spec.sweep:
+            return (spec.sweep.workers_per_trial,)
+        cluster = self.job.cluster
+        return tuple(dict.fromkeys((cluster.min_workers, cluster.max_workers)))
+
+    # ---- the data --------------------------------------------------------------------------------
+
+    def _packed(self, spec: TrainSpec) -> _Data:
+        if self.progress.data:
+            length = self.progress.data[0].artifact.content["sequence_length"]
+            return _counted(self.progress.data, length)
+        prepare = self.job.prepare
+        if prepare is None:
+            why = self.progress.unknown.get("prepare", "no such dataset")
+            raise SpecError(f"nothing is known of pretrain.data ({why})")
+        tokens = _estimate_tokens(prepare, self.base_dir)
+        length = prepare.sequence_length
+        words = "not prepared, and its sources cannot be read from here"
+        if tokens is not None:
+            words = f"an estimate, at {BYTES_PER_TOKEN:g} bytes of source a token"
+        return _Data(
+            row_tokens=length,
+            vocab_size=self._vocab_size(prepare),
+            rows_per_epoch=None if tokens is None else max(1, round(tokens / length)),
+            tokens_per_row=float(length),
+            words=words,
+        )
+
+    def _examples(self, spec: FinetuneSpec) -> _Data:
+        artifact = self.progress.complete.get("examples")
+        if artifact is not None:
+            return _counted(mixture_of(artifact), spec.max_length)
+        return _Data(
+            row_tokens=spec.max_length,
+            vocab_size=0,  # that of the base
+            rows_per_epoch=None,
+            tokens_per_row=float(spec.max_length),
+            words="not prepared: the longest examples are taken for all",
+        )
+
+    def _vocab_size(self, prepare: PrepareSpec) -> int:
+        if prepare.tokenizer.vocab_size is not None:
+            return prepare.tokenizer.vocab_size
+        from raymodel.data.tokenizer import find_tokenizer
+
+        assert prepare.tokenizer.load is not None, "the spec has exactly one of the two"
+        place = find_tokenizer(prepare.tokenizer.load, self.base_dir)
+        content = (place / "tokenizer.json").read_json()
+        added: list[int] = [token["id"] + 1 for token in content.get("added_tokens", ())]
+        return max(len(content["model"]["vocab"]), *added, 0)
+
+    # ---- the model -------------------------------------------------------------------------------
+
+    def _pretrained(self, data: _Data) -> ModelShape:
+        assert self.job.pretrain is not None, "the caller looked"
+        architecture, fields = resolve_model(self.job.pretrain.model)
+        sizes = {"vocab_size": data.vocab_size, "max_position_embeddings": data.row_tokens}
+        return ModelShape.of(architecture, sizes | fields)
+
+    def _tuned(self, spec: FinetuneSpec) -> ModelShape:
+        architecture, config = self._base_config()
+        labels = 0
+        if spec.task == "text_classification":
+            artifact = self.progress.complete.get("examples")
+            labels = len(artifact.content["labels"]) if artifact else 2
+        return ModelShape.of(
+            architecture, config, num_labels=labels, adapter=_largest_adapter(spec)
+        )
+
+    def _base_config(self) -> tuple[str, dict[str, Any]]:
+        base = self.progress.base
+        if base is not None:
+            config = (base.location / "config.json").read_json()
+            return config["model_type"], config
+        assert self.job.finetune is not None, "the caller looked"
+        if self.job.pretrain is None or self.job.finetune.base is not None:
+            why = self.progress.unknown.get("finetune", "it is not there")
+            raise SpecError(f"nothing is known of finetune.base ({why})")
+        shape = self._pretrained(self._packed(self.job.pretrain))
+        return shape.architecture, dict(shape.config)
+
+
+def _counted(data: Mixture, row_tokens: int) -> _Data:
+    """The counts of complete datasets, as training itself takes them."""
+    from raymodel.data.shard import open_dataset
+
+    dataset = open_dataset(data, "train")
+    splits = [artifact.content["splits"]["train"] for artifact, _ in data]
+    rows, tokens = (sum(split[name] for split in splits) for name in ("rows", "tokens"))
+    marks = ", ".join(artifact.fingerprint for artifact, _ in data)
+    return _Data(
+        row_tokens=row_tokens,
+        vocab_size=data[0].artifact.content["tokenizer"]["vocab_size"],
+        rows_per_epoch=dataset.order(0, 1).rows_per_epoch,
+        tokens_per_row=dataset.tokens_per_row,
+        words=f"{rows:,} rows, {tokens:,} tokens ({marks})",
+    )
+
+
+def _estimate_tokens(prepare: PrepareSpec, base_dir: Path) -> float | None:
+    try:
+        sizes = [
+            source.weight * resolve_source(source, base_dir).total_bytes
+            for source in prepare.sources
+        ]
+    except (RaymodelError, OSError):
+        return None
+    return sum(sizes) * (1 - prepare.holdout) / BYTES_PER_TOKEN
+
+
+def _largest_adapter(spec: FinetuneSpec) -> Any:
+    """The adapter; in a sweep over its rank the one with the highest."""
+    adapter = spec.adapter
+    search = spec.sweep.search.get("adapter.lora.rank") if spec.sweep else None
+    if adapter is None or search is None or not search.choice:
+        return adapter
+    rank = max(search.choice)
+    return adapter.model_copy(update={"lora": adapter.lora.model_copy(update={"rank": rank})})
+
+
+def stage_states(plan: JobPlan) -> Iterator[tuple[str, str]]:
+    """(stage, whether it is complete) of each stage of the job, in the order they run."""
+    job, progress = plan.job, plan.progress
+    names = [name for name in ("prepare", "pretrain") if getattr(job, name)]
+    names += ["examples", "finetune"] if job.finetune else []
+    names += ["evaluate"] if job.evaluate else []
+    for name in names:
+        artifact = progress.complete.get(name)
+        why = progress.unknown.get("finetune" if name == "examples" else name)
+        if artifact is not None:
+            yield name, f"complete ({artifact.fingerprint})"
+        else:
+            yield name, f"not known: {why.partition(' (')[0].partition(';')[0]}" if why else "to do"
+    if job.serve:
+        yield "serve", "to do"

@@ -1,0 +1,69 @@
+"""The application for what runs Ray Serve itself: KubeRay's RayService, `serve deploy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raymodel.errors import ArtifactError, SpecError
+from raymodel.spec.load import load_job
+from raymodel.storage.registry import Run
+from raymodel.storage.uri import Location
+from raymodel.train.base import BaseModel, base_of, resolve_base
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+    from raymodel.job import Job
+
+ARGUMENTS = ("job", "set")
+
+
+def application(arguments: dict[str, Any]) -> Application:
+    """Builds what `import_path: raymodel.serve.deploy:application` names in a Serve config.
+
+    Args:
+        arguments: `job`, the path of a job file with a `serve:` section, and `set`, overrides of
+            it such as `storage=/storage/runs`.
+
+    Raises:
+        SpecError: the job file, or the arguments, are wrong.
+        ArtifactError: the job has no promoted model yet, or it cannot be served.
+    """
+    from raymodel.serve.run import build_application
+
+    unknown = sorted(set(arguments) - set(ARGUMENTS))
+    if unknown or "job" not in arguments:
+        raise SpecError(
+            f"the arguments are {sorted(arguments)}; give `job`, the path of a job file, and "
+            "perhaps `set`, a list of FIELD=VALUE"
+        )
+    job = load_job(arguments["job"], arguments.get("set", [])).job
+    if job.serve is None:
+        raise SpecError(f"{arguments['job']} has no `serve:` section; add one, even `serve: {{}}`")
+    model = find_model(job, Path.cwd())
+    return build_application(
+        job.serve, model.artifact or model.location, job_name=job.name, cluster=job.cluster
+    )
+
+
+def find_model(job: Job, base_dir: Path) -> BaseModel:
+    """The model that a job serves: the one that `serve.model` names, else its run's best.
+
+    Args:
+        job: has a `serve:` section.
+        base_dir: where relative paths start.
+
+    Raises:
+        ArtifactError: there is no such model.
+    """
+    storage = Location.parse(job.storage)
+    if job.serve is not None and job.serve.model:
+        return resolve_base(job.serve.model, storage, base_dir)
+    best = Run(storage / job.name).best()
+    if best is None:
+        raise ArtifactError(
+            f"{storage / job.name} has no promoted model; run the job to its end first, or name "
+            "one in serve.model"
+        )
+    return base_of(best)

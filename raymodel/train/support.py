@@ -1,0 +1,150 @@
+"""Which models can be trained in which way: a table, and the rules around it.
+
+Asked by `raymodel check` where the job file says what the model is, and by each worker once it has
+read the base. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from raymodel.errors import SpecError
+from raymodel.train.spec import FinetuneSpec, TrainSpec
+
+# Architectures that train to the curve of plain data parallelism and whose checkpoints come back as
+# whole models, with DeepSpeed's AutoTP and Ulysses: tests/train/test_train_parallel.py measures it.
+_BOTH = ("gemma", "granite", "llama", "mistral", "phi", "qwen2", "qwen3", "smollm3")
+TENSOR = (*_BOTH, "gemma2", "opt")
+SEQUENCE = (*_BOTH, "olmo2", "phi3")
+_WHY_NOT_TENSOR = {
+    "gpt2": "AutoTP cannot cut its fused projections",
+    "mixtral": "AutoTP cannot cut its experts",
+    "olmo2": "AutoTP knows no cut for its plan",
+    "phi3": "AutoTP cannot cut its fused projections",
+    "t5": "AutoTP cannot put its parts together into a model again",
+}
+_WHY_NOT_SEQUENCE = {
+    "bert": "it reads a text in both directions, under a mask that is not cut",
+    "gemma2": "it bounds its attention scores, which the kernel for shared rows does not",
+    "gpt2": "its attention does not pass on the positions",
+    "gpt_neox": "its attention does not pass on the positions",
+    "opt": "its attention does not pass on the positions",
+}
+
+
+class Trained(NamedTuple):
+    """What is trained, as far as it is known."""
+
+    architecture: str
+    config: Mapping[str, Any]
+    """Fields of the Hugging Face configuration."""
+    cuts_rows: bool
+    """Whether the task can compute its loss from parts of a row."""
+    row_tokens: int | None
+    """Tokens of the longest row; None when it is not known yet."""
+
+
+def check_support(spec: TrainSpec, model: Trained) -> None:
+    """Raises SpecError, with the first reason, when a model cannot be trained as the spec says."""
+    for field, reason in find_unsupported(spec, model):
+        raise SpecError(f"{field} is {_value(spec, field)}: {reason}")
+
+
+def find_unsupported(spec: TrainSpec, model: Trained) -> Iterator[tuple[str, str]]:
+    """Field below the stage, and why its value cannot work with this model."""
+    if spec.parallel.tensor > 1:
+        for reason in _tensor_problems(spec, model):
+            yield "parallel.tensor", reason
+    if spec.parallel.sequence > 1:
+        for reason in _sequence_problems(spec, model):
+            yield "parallel.sequence", reason
+
+
+def _tensor_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
+    architecture, workers = model.architecture, spec.parallel.tensor
+    if architecture not in TENSOR:
+        why = _WHY_NOT_TENSOR.get(architecture, "tensor parallelism is not tried with it")
+        yield (
+            f"{architecture} cannot share its matrices ({why}); tensor takes {', '.join(TENSOR)}. "
+            "Use zero: 3, which spreads the weights of any model"
+        )
+        return
+    heads, kv_heads = _heads(model.config)
+
+    def fits(tensor: int) -> bool:
+        return heads % tensor == 0 and kv_heads % tensor == 0
+
+    if not fits(workers):
+        yield (
+            f"{workers} workers cannot share {heads} heads with {kv_heads} of keys and values "
+            f"evenly; use tensor: {_nearest(workers, fits)}"
+        )
+    if spec.parallel.zero == 0 and spec.precision != "fp32":
+        # FP16_UnfusedOptimizer counts only tensor rank 0 of the matrices that workers share.
+        yield (
+            f"at zero: 0 in {spec.precision} DeepSpeed clips by the gradient of a part of each "
+            "shared matrix; use zero: 1, which needs less memory too"
+        )
+    if isinstance(spec, FinetuneSpec) and spec.adapter is not None:
+        yield "an adapter cannot be cut; use zero: 3, or train all weights"
+
+
+def _sequence_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
+    architecture, workers = model.architecture, spec.parallel.sequence
+    if architecture not in SEQUENCE:
+        why = _WHY_NOT_SEQUENCE.get(architecture, "sequence parallelism is not tried with it")
+        yield (
+            f"{architecture} cannot share rows ({why}); sequence takes {', '.join(SEQUENCE)}. Use "
+            "activation_checkpointing and a smaller micro_batch to fit long rows"
+        )
+        return
+    if not model.cuts_rows:
+        yield "the task needs whole rows; sequence is for causal_lm. Use a smaller micro_batch"
+    heads, kv_heads = (number // spec.parallel.tensor for number in _heads(model.config))
+
+    def fits(sequence: int) -> bool:
+        return heads % sequence == 0 and (kv_heads % sequence == 0 or sequence % kv_heads == 0)
+
+    if not fits(workers):
+        yield (
+            f"{workers} workers cannot exchange {heads} heads with {kv_heads} of keys and values "
+            f"evenly; use sequence: {_nearest(workers, fits)}"
+        )
+    if spec.attention != "sdpa":
+        yield (
+            f"it does not go with attention: {spec.attention}; use sdpa, which for these rows "
+            "without a mask is FlashAttention on a GPU too"
+        )
+    window = _window(model.config)
+    if window is not None and (model.row_tokens or 0) > window:
+        yield (
+            f"the model looks back over {window} tokens only, rows have {model.row_tokens}, and "
+            f"that limit is lost where rows are shared; use rows of at most {window} tokens"
+        )
+
+
+def _heads(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Heads of queries, and of keys and values."""
+    heads = config["num_attention_heads"]
+    return heads, config.get("num_key_value_heads") or heads
+
+
+def _window(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a position looks back over at most, where a model has such a limit."""
+    if config.get("use_sliding_window") is False:
+        return None
+    window: int | None = config.get("sliding_window")
+    return window
+
+
+def _nearest(workers: int, fits: Callable[[int], bool]) -> int:
+    """The largest smaller number of workers that fits."""
+    return next(number for number in range(workers, 0, -1) if fits(number))
+
+
+def _value(spec: TrainSpec, field: str) -> Any:
+    value: Any = spec
+    for name in field.split("."):
+        value = getattr(value, name)
+    return value

@@ -1,0 +1,94 @@
+"""`raymodel run` as a process on a cluster of `Nodes`, and what it has written so far."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raymodel.observe.records import read_records
+from raymodel.storage.uri import Location
+from raymodel.testing.nodes import Nodes
+from raymodel.testing.tiny import tiny_job
+
+DEADLINE_S = 240.0
+
+
+class Command:
+    """`raymodel run` of one job, started again whenever it was ended."""
+
+    def __init__(
+        self, folder: Path, name: str, nodes: Nodes, cluster: dict[str, Any], **pretrain: Any
+    ) -> None:
+        """`pretrain`: fields of that section which differ from the tiny job's."""
+        self.nodes, self.folder = nodes, folder
+        self.stage = folder / f"runs/{name}/pretrain"
+        job = tiny_job(folder, name, **pretrain)
+        job |= {"storage": str(folder / "runs"), "cluster": cluster}
+        self._job = folder / f"{name}.yaml"
+        self._job.write_text(yaml.safe_dump(job))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "not started"
+        return self._process
+
+    @property
+    def output(self) -> str:
+        """What all starts of it have printed."""
+        return (self.folder / f"{self._job.stem}.txt").read_text()
+
+    def start(self) -> None:
+        with open(self.folder / f"{self._job.stem}.txt", "ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "raymodel", "run", str(self._job)),
+                    *("--address", self.nodes.address),
+                ],
+                cwd=self.folder,
+                env=self.nodes.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self, number: int) -> int:
+        """Sends a signal and returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def check_done(self) -> None:
+        assert self.process.wait(DEADLINE_S) == 0, self.output[-4000:]
+
+    def kill(self) -> None:
+        """For a test that failed half-way: nothing of it stays."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.kill(self._process.pid, signal.SIGKILL)
+
+    @property
+    def run(self) -> Location:
+        (folder,) = [path for path in self.stage.glob("*") if path.is_dir()]
+        return Location.parse(str(folder))
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        if not self.stage.is_dir() or not any(path.is_dir() for path in self.stage.glob("*")):
+            return []
+        return read_records(self.run / f"{name}.jsonl")
+
+    def losses(self) -> list[tuple[int, float]]:
+        return [(r["step"], r["loss"]) for r in self.records("metrics") if "loss" in r]
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while max((step for step, _ in self.losses()), default=0) < step:
+            assert self.process.poll() is None, self.output[-4000:]
+            assert time.monotonic() < deadline, f"step {step} did not come"
+            time.sleep(0.05)

@@ -1,0 +1,256 @@
+"""Several dataset artifacts as one: exact, for any workers, and refused where they differ."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import WORDS, execute_here
+
+from raymodel.data.feed import DirectFeed
+from raymodel.data.mixture import (
+    Mixture,
+    WeightedArtifact,
+    check_mixture,
+    inputs_of,
+    mixture_of,
+    resolve_mixture,
+)
+from raymodel.data.order import DataDigest, local_sum
+from raymodel.data.prepare import Recipe, prepare_dataset
+from raymodel.data.rows import PackedRows
+from raymodel.data.shard import Dataset, open_dataset
+from raymodel.data.spec import CleanSpec, DatasetSpec, SourceSpec, TokenizerSpec
+from raymodel.errors import ArtifactError
+from raymodel.storage.artifact import Artifact, open_artifact
+from raymodel.storage.manifest import commit_manifest
+from raymodel.storage.registry import Run
+from raymodel.storage.uri import Location
+
+Make = Callable[..., Artifact]
+TOKENIZER = TokenizerSpec(vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Prepares a dataset of some documents that no other one holds."""
+    folder, counter = tmp_path_factory.mktemp("mixture"), iter(range(100))
+
+    def make(
+        documents: int,
+        tokenizer: TokenizerSpec | Location = TOKENIZER,
+        length: int = 16,
+        holdout: float = 0.1,
+        weight: float = 1.0,
+    ) -> Artifact:
+        number = next(counter)
+        texts = folder / f"texts-{number}"
+        texts.mkdir()
+        for index in range(documents):
+            words = " ".join(WORDS[(index * i + number) % len(WORDS)] for i in range(40 + index))
+            (texts / f"{index:03d}.txt").write_text(f"{number} {index} {words}")
+        clean = CleanSpec()
+        recipe = Recipe(
+            sources=(SourceSpec(path=str(texts), weight=weight),),
+            clean=clean,
+            holdout=holdout,
+            seed=7,
+            kind=PackedRows(length, clean),
+            tokenizer=tokenizer,
+            sequence_length=length,
+        )
+        place = Location.parse(str(folder / f"runs/data-{number}/prepare/{number:016x}"))
+        content = prepare_dataset(recipe, place, execute_here, lambda text: None)
+        commit_manifest(
+            place,
+            job_name=f"data-{number}",
+            stage="prepare",
+            fingerprint=f"{number:016x}",
+            parents={},
+            content=content,
+        )
+        return open_artifact(place)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def first(make: Make) -> Artifact:
+    return make(60)
+
+
+@pytest.fixture(scope="module")
+def second(make: Make, first: Artifact) -> Artifact:
+    return make(20, first.location / "data/tokenizer", weight=2.0)
+
+
+@pytest.fixture(scope="module")
+def mixture(first: Artifact, second: Artifact) -> Mixture:
+    """Its source weighs 2 and its artifact a half again as much, so its rows come three times."""
+    return (WeightedArtifact(first), WeightedArtifact(second, 1.5))
+
+
+def storage_of(artifact: Artifact) -> Location:
+    return artifact.location.parent.parent.parent
+
+
+# ---- the rows ------------------------------------------------------------------------------------
+
+
+def test_an_epoch_visits_each_row_as_often_as_the_weights_say(mixture: Mixture) -> None:
+    dataset = open_dataset(mixture, "train")
+    one, three = (part.rows for part in dataset.parts)
+    order = dataset.order(7, 10)
+    assert order.rows_per_epoch == one + 3 * three
+    steps = range(-(-2 * order.rows_per_epoch // 10))
+    rows = np.concatenate([order.rows(step) for step in steps])
+    for epoch in np.split(rows[: 2 * order.rows_per_epoch], 2):
+        visits = np.bincount(epoch, minlength=dataset.num_rows)
+        assert (visits[:one] == 1).all()
+        assert (visits[one:] == 3).all()
+
+
+def test_every_stretch_holds_each_dataset_in_its_share(mixture: Mixture) -> None:
+    dataset = open_dataset(mixture, "train")
+    one, three = (part.rows for part in dataset.parts)
+    order, share = dataset.order(7, 50), 3 * three / (one + 3 * three)
+    counts = [(order.rows(step) >= one).sum() for step in range(20)]
+    assert max(abs(count - 50 * share) for count in counts) <= 2
+
+
+def test_row_ids_count_through_the_artifacts(mixture: Mixture) -> None:
+    dataset = open_dataset(mixture, "train")
+    alone = [open_dataset(artifact, "train") for artifact, _ in mixture]
+    rows = [row for each in alone for row in each.read(np.arange(each.num_rows)).to_pylist()]
+    assert dataset.read(np.arange(dataset.num_rows)).to_pylist() == rows
+
+
+def test_a_mixture_of_one_is_the_dataset_itself(first: Artifact) -> None:
+    assert open_dataset(mixture_of(first), "train") == open_dataset(first, "train")
+
+
+def digest_of(dataset: Dataset, world_size: int, start: int, end: int, state: str) -> str:
+    order, digest = dataset.order(7, 10), DataDigest(state)
+    feeds = [DirectFeed(dataset, order, start, end, rank, world_size) for rank in range(world_size)]
+    for parts in zip(*feeds, strict=True):
+        total = sum(local_sum(part.positions, part.row_ids) for part in parts)
+        digest.update(parts[0].step, total)
+    return digest.hex
+
+
+def test_the_digest_survives_a_resize_and_a_move_of_one_artifact(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    dataset, start = open_dataset(mixture, "train"), "0" * 16
+    whole = digest_of(dataset, 1, 0, 60, start)
+    half = digest_of(dataset, 2, 0, 23, start)
+    artifact, weight = mixture[1]
+    place = Location.parse(str(tmp_path / "elsewhere"))
+    artifact.location.local_path.rename(place.local_path)
+    try:
+        moved = (mixture[0], WeightedArtifact(replace(artifact, location=place), weight))
+        assert digest_of(open_dataset(moved, "train"), 3, 23, 60, half) == whole
+    finally:
+        place.local_path.rename(artifact.location.local_path)
+
+
+def test_other_weights_and_another_order_of_the_datasets_are_another_digest(
+    mixture: Mixture,
+) -> None:
+    first, second = mixture
+    variants = [mixture, (second, first), (first, second._replace(weight=1.0))]
+    digests = {digest_of(open_dataset(v, "train"), 1, 0, 20, "0" * 16) for v in variants}
+    assert len(digests) == 3
+
+
+# ---- counts --------------------------------------------------------------------------------------
+
+
+def test_tokens_of_a_row_are_those_of_an_epoch(mixture: Mixture) -> None:
+    dataset = open_dataset(mixture, "train")
+    (one, two), (a, b) = dataset.parts, [part.content for part in dataset.parts]
+    expected = (a.tokens + 3 * b.tokens) / (one.rows + 3 * two.rows)
+    assert dataset.tokens_per_row == pytest.approx(expected, rel=1e-12)
+
+
+def test_rows_spread_over_a_mixture_are_in_their_shares(mixture: Mixture) -> None:
+    dataset = open_dataset(mixture, "train")
+    one, three = (part.rows for part in dataset.parts)
+    rows = dataset.spread(40)
+    assert (rows >= one).sum() == pytest.approx(40 * 3 * three / (one + 3 * three), abs=1)
+    assert all(a < b for a, b in pairwise(rows.tolist())), "some rows, each once"
+
+
+def test_rows_spread_over_equal_weights_are_evenly_spaced(first: Artifact) -> None:
+    dataset = open_dataset(first, "train")
+    rows = dataset.num_rows
+    assert dataset.spread(13).tolist() == [place * rows // 13 for place in range(13)]
+    assert dataset.spread(10**6).tolist() == list(range(rows)), "no more than there are"
+
+
+def test_a_dataset_without_held_out_rows_is_left_out_of_them(make: Make, first: Artifact) -> None:
+    bare = make(20, first.location / "data/tokenizer", holdout=0.0)
+    mixture = (WeightedArtifact(bare), WeightedArtifact(first))
+    held_out = open_dataset(mixture, "holdout")
+    assert held_out == open_dataset(first, "holdout")
+    with pytest.raises(ArtifactError, match="no rows in the split 'holdout'"):
+        open_dataset(mixture_of(bare), "holdout")
+
+
+# ---- which datasets ------------------------------------------------------------------------------
+
+
+def test_datasets_are_named_by_run_or_folder(mixture: Mixture) -> None:
+    first, second = (artifact for artifact, _ in mixture)
+    storage = storage_of(first)
+    name = first.manifest.job_name
+    Run(storage / name).set_latest("prepare", first.fingerprint)
+    specs = [
+        DatasetSpec(path=f"{name}/prepare"),
+        DatasetSpec(path=second.location.uri, weight=1.5),
+    ]
+    assert resolve_mixture(specs, storage) == mixture
+    assert inputs_of(mixture) == {"data": first, "data-2": second}
+
+
+def test_a_missing_dataset_is_named(first: Artifact) -> None:
+    specs = [DatasetSpec(path=first.location.uri), DatasetSpec(path="nowhere/prepare")]
+    with pytest.raises(ArtifactError, match=r"names 'nowhere/prepare'.*no complete dataset"):
+        resolve_mixture(specs, storage_of(first))
+
+
+def test_what_differs_is_one_error_with_the_way_to_mend_it(make: Make, first: Artifact) -> None:
+    other = make(30, TokenizerSpec(vocab_size=280), length=24)
+    with pytest.raises(ArtifactError) as caught:
+        check_mixture((WeightedArtifact(first), WeightedArtifact(other)))
+    message = str(caught.value)
+    assert "the tokenizers (" in message
+    assert "300 tokens" in message
+    assert "280 tokens" in message
+    assert "sequence_length (16 and 24)" in message
+    assert f"`tokenizer: {{load: {first.location}/data/tokenizer}}`" in message
+    assert "`sequence_length: 16`" in message
+
+
+def test_only_the_length_differing_says_only_that(make: Make, first: Artifact) -> None:
+    other = make(30, first.location / "data/tokenizer", length=24)
+    with pytest.raises(ArtifactError, match=r"differ in sequence_length \(16 and 24\);"):
+        check_mixture((WeightedArtifact(first), WeightedArtifact(other)))
+
+
+def test_one_dataset_twice_is_refused(first: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=r"are the same dataset.*`weight`"):
+        check_mixture((*mixture_of(first), WeightedArtifact(first, 2.0)))
+
+
+def test_what_is_no_rows_of_tokens_is_refused(first: Artifact) -> None:
+    def holding(content: dict[str, object]) -> Artifact:
+        return replace(first, manifest=replace(first.manifest, content=content))
+
+    with pytest.raises(ArtifactError, match="is not a dataset"):
+        check_mixture(mixture_of(holding({"task": "causal_lm"})))
+    examples = first.content | {"sequence_length": None, "task": "causal_lm"}
+    with pytest.raises(ArtifactError, match="holds labelled examples"):
+        check_mixture(mixture_of(holding(examples)))

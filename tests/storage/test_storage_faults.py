@@ -1,0 +1,109 @@
+"""Against an S3 server that refuses, breaks connections off and is slow."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from raymodel.data.sources import resolve_source
+from raymodel.data.spec import SourceSpec
+from raymodel.errors import StorageUnavailableError
+from raymodel.observe.records import RecordWriter, read_records
+from raymodel.storage import retry
+from raymodel.storage.uri import Location
+from raymodel.testing.s3 import Fault, Faults, s3_bucket
+
+SDK_TRIES = 3  # of pyarrow's S3 client; our own come on top
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[Location, Faults]]:
+    faults = Faults()
+    with s3_bucket(faults) as bucket:
+        yield bucket, faults
+
+
+@pytest.fixture
+def faults(server: tuple[Location, Faults], monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retry, "TRIES", 3)
+    yield server[1]
+    server[1].clear()
+
+
+@pytest.fixture
+def bucket(server: tuple[Location, Faults], request: pytest.FixtureRequest) -> Location:
+    return server[0] / request.node.name.replace("[", "-").strip("]")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(does="refuse", status=503, times=SDK_TRIES + 1),
+        Fault(does="refuse", status=500, times=SDK_TRIES + 1),
+        Fault(does="reset", times=SDK_TRIES + 1),
+        Fault(does="wait", wait_s=0.3, times=2),
+    ],
+    ids=lambda fault: f"{fault.does}-{fault.status}",
+)
+def test_reading_outlasts_a_fault(bucket: Location, faults: Faults, fault: Fault) -> None:
+    file = bucket / "x.bin"
+    file.write_bytes(bytes(range(256)))
+    faults.add(fault)
+    assert file.read_range(3, 4) == bytes([3, 4, 5, 6])
+    assert file.size() == 256
+    assert [entry.name for entry in bucket.list()] == ["x.bin"]
+    assert fault.hits == fault.times, "it did go wrong"
+
+
+def test_a_server_that_stays_broken_is_named(bucket: Location, faults: Faults) -> None:
+    (bucket / "x.bin").write_bytes(b"x")
+    fault = faults.add(Fault(does="refuse", status=500))
+    with pytest.raises(StorageUnavailableError, match=r"x\.bin failed 3 times.*HTTP status 500"):
+        (bucket / "x.bin").read_bytes()
+    assert fault.hits == 3 * SDK_TRIES
+
+
+def test_deleting_outlasts_a_fault(bucket: Location, faults: Faults) -> None:
+    (bucket / "x/y").write_bytes(b"x")
+    faults.add(Fault(does="refuse", times=SDK_TRIES + 1))
+    (bucket / "x").delete_tree()
+    assert not (bucket / "x/y").exists()
+
+
+def test_records_wait_for_a_bucket_that_refuses(bucket: Location, faults: Faults) -> None:
+    file = bucket / "metrics.jsonl"
+    fault = faults.add(Fault(does="refuse", where=r"(PUT|POST) .*metrics\.jsonl"))
+    writer = RecordWriter(file)
+    writer.write({"step": 1})
+    with pytest.raises(StorageUnavailableError, match=r"metrics\.jsonl failed 3 times"):
+        writer.store()
+    writer.write({"step": 2})
+    assert fault.hits
+    faults.clear()
+    writer.store()
+    assert read_records(file) == [{"step": 1}, {"step": 2}]
+    writer.close()
+
+
+def test_a_changed_source_in_a_bucket_has_another_identity(bucket: Location) -> None:
+    """Even of the same size. Object stores tell whole seconds."""
+    spec = SourceSpec(path=(bucket / "texts").uri)
+    (bucket / "texts/a.txt").write_bytes(b"one")
+    (bucket / "texts/b.txt").write_bytes(b"two")
+    before = resolve_source(spec).identity
+    assert resolve_source(spec).identity == before
+    alone = SourceSpec(path=(bucket / "texts/a.txt").uri)
+    assert resolve_source(alone).identity["files"] == before["files"][:1]
+    time.sleep(1.1)
+    (bucket / "texts/b.txt").write_bytes(b"TWO")
+    assert resolve_source(spec).identity != before
+    assert resolve_source(alone).identity["files"] == before["files"][:1]
+
+
+def test_the_age_of_a_local_source_is_that_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    changed_ns = (tmp_path / "a.txt").stat().st_mtime_ns
+    spec = SourceSpec(path=str(tmp_path))
+    assert resolve_source(spec).identity == {"files": [["a.txt", 3, changed_ns]]}
