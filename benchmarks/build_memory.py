@@ -119,6 +119,7 @@ def build(rank: int, world_size: int, run: Location, zero: int) -> Growth:
         keep=1,
         keep_best=False,
         wait=True,
+        before_commit=lambda: None,
         on_event=lambda event: None,
     )
     saver.save(TrainState(step=1))

@@ -49,12 +49,11 @@ def first_weights_and_losses(rank, world_size):
                     held += part.length
                     if not torch.equal(own, run):
                         wrong.append((case, name, part.name))
-                assert (
-                    engine.deepspeed.module.get_submodule(
-                        f"{'base_model.model.' if adapter else ''}model.rotary_emb"
-                    ).inv_freq.dtype
-                    == torch.float32
-                )
+                # Rounded to bf16, they would turn by other angles than those of the exported model.
+                buffers = dict(engine.deepspeed.module.named_buffers())
+                (angles,) = (b for n, b in buffers.items() if n.endswith("rotary_emb.inv_freq"))
+                if not torch.equal(angles, network.first.read("model.rotary_emb.inv_freq")):
+                    wrong.append((case, name, "inv_freq"))
                 elements[name, stage, precision] = held
                 losses[name, stage, precision] = train_steps(engine, range(2))
                 engine.close()
@@ -83,8 +82,9 @@ def test_sharded_as_they_are_made_they_train_as_replicated_ones_do(ranks):
         for precision in PRECISIONS:
             whole, *others = (losses[name, stage, precision] for stage in range(4))
             for other in others:
-                # Two updates apart, the order of a sum in fp32 shows in the last bits alone.
-                assert other == pytest.approx(whole, abs=2e-6), (name, precision)
+                # test_train_loop.py says where these tolerances come from.
+                tolerance = {"fp32": 2e-6, "bf16": 2e-4}[precision]
+                assert other == pytest.approx(whole, abs=tolerance), (name, precision)
 
 
 def memory_of_weights(rank, world_size, stage):
