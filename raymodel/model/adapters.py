@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from raymodel.errors import SpecError
-from raymodel.model.initial import InitialWeights, seeded
+from raymodel.model.initial import InitialWeights, Weights, seeded
 from raymodel.model.spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def adapted_layers(network: nn.Module) -> dict[str, str]:
 
 
 @torch.no_grad()
-def weight_update(network: nn.Module, name: str, weights: Any) -> torch.Tensor:
+def weight_update(network: nn.Module, name: str, weights: Weights) -> torch.Tensor:
     """What an adapted layer adds to its weight, of the shape of that weight, in fp32.
 
     Args:

@@ -20,8 +20,7 @@ from raymodel.model.tensorfile import TensorInfo, write_tensors
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# The size of a file of weights that the Hub asks for: large enough for few files, small enough to
-# be loaded by several threads, and sent again after a failure.
+# As huggingface_hub splits (`MAX_SHARD_SIZE`): few files, each small enough to be sent again.
 FILE_BYTES = 5 * 10**9
 
 

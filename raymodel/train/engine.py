@@ -151,6 +151,8 @@ def give_weights(
     exist.
     """
     materialise(network, weights, DTYPES[spec.precision], settle=_settling(spec, batch))
+    for buffer in network.buffers():
+        _to_accelerator(buffer)  # of a model that is sharded already, DeepSpeed moves nothing
 
 
 def _settling(spec: TrainSpec, batch: BatchPlan) -> Callable[[torch.nn.Parameter], None]:
@@ -163,10 +165,10 @@ def _settling(spec: TrainSpec, batch: BatchPlan) -> Callable[[torch.nn.Parameter
     return _to_accelerator
 
 
-def _to_accelerator(parameter: torch.nn.Parameter) -> None:
+def _to_accelerator(tensor: torch.Tensor) -> None:
     from deepspeed.accelerator import get_accelerator
 
-    parameter.data = parameter.data.to(get_accelerator().current_device_name())
+    tensor.data = tensor.data.to(get_accelerator().current_device_name())
 
 
 def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: BatchPlan) -> Engine:

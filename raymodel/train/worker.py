@@ -17,7 +17,6 @@ from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError, SpecError
 from raymodel.model.count import can_count, count_model
-from raymodel.model.precision import copy_buffers, restore_buffers
 from raymodel.model.shape import ModelShape
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
@@ -137,10 +136,7 @@ def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Sessio
     layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
     batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, layout.data_world_size)
     give_weights(network.module, network.weights, work.spec, batch)
-    buffers = copy_buffers(network.module)
-    engine = build_engine(network.module, task, work.spec, batch)
-    restore_buffers(engine.deepspeed.module, buffers)
-    return engine
+    return build_engine(network.module, task, work.spec, batch)
 
 
 def _check_support(work: TrainWork, task: Task, dataset: Dataset, network: Any) -> None:

@@ -7,7 +7,6 @@ from raymodel.errors import SpecError
 from raymodel.model.build import build_model
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
-from raymodel.model.precision import cast_parameters, copy_buffers, restore_buffers
 from raymodel.model.presets import load_presets, resolve_model
 from raymodel.model.spec import ModelSpec
 from raymodel.tasks import get_task
@@ -55,17 +54,6 @@ def test_bf16_rounds_the_fp32_weights_and_leaves_the_rotary_frequencies():
         assert torch.equal(a, b.bfloat16())
     assert half.model.rotary_emb.inv_freq.dtype == torch.float32
     assert half.lm_head.weight is half.model.embed_tokens.weight
-
-
-def test_buffers_come_back_after_a_cast_of_the_whole_module():
-    model = build_tiny_llama()
-    expected = model.model.rotary_emb.inv_freq.clone()
-    saved = copy_buffers(model)
-    model.bfloat16()
-    assert not torch.equal(model.model.rotary_emb.inv_freq.float(), expected)
-    restore_buffers(model, saved)
-    assert torch.equal(model.model.rotary_emb.inv_freq, expected)
-    assert cast_parameters(model, torch.float32).lm_head.weight.dtype == torch.float32
 
 
 def test_the_tokenizer_decides_vocabulary_and_special_tokens():

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from written import write_checkpoint_of
+from tiny_networks import large_outline, network_of
+from written_checkpoints import write_checkpoint_of
 
-from raymodel.model.adapters import AdaptedWeights, attach_adapter
 from raymodel.model.export import ModelWeights, save_model
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
-from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
@@ -23,28 +22,8 @@ from raymodel.train.checkpoint import checkpoint_location
 from raymodel.train.export import TrainedWeights, _folder_for
 from raymodel.train.fragments import FragmentReader
 from raymodel.train.index import load_index
-from raymodel.train.network import Network
 
 IDS = torch.tensor([[5, 6, 7, 8]])
-LARGE = {
-    "vocab_size": 8000,
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-}
-
-
-def network_of(plain, adapter=None, task="causal_lm"):
-    first = InitialWeights(plain, 0)
-    module = copy.deepcopy(plain)
-    if adapter is None:
-        return Network(module=module, weights=first, plain=plain, first=first)
-    module = attach_adapter(module, AdapterSpec(lora=adapter), get_task(task)())
-    return Network(
-        module=module, weights=AdaptedWeights(module, first, 0), plain=plain, first=first
-    )
 
 
 def trained_copy(network):
@@ -101,14 +80,14 @@ def test_the_folder_holds_what_was_trained_merged_with_what_was_not(tmp_path, ca
 
 
 def write_large(rank: int, world_size: int, run: Location) -> int:
-    plain = outline_tiny_llama(**LARGE)
+    plain = large_outline()
     shapes = {name: parameter.shape for name, parameter in plain.named_parameters()}
     write_checkpoint_of(run, shapes, InitialWeights(plain, 0), ranks=1)
     return sum(parameter.numel() for parameter in plain.parameters())
 
 
 def export_large(rank: int, world_size: int, run: Location) -> int:
-    network, location = network_of(outline_tiny_llama(**LARGE)), checkpoint_location(run, 1)
+    network, location = network_of(large_outline()), checkpoint_location(run, 1)
     tokenizer = train_tiny_tokenizer(["some text"])
     with measure_memory() as growth:
         weights = TrainedWeights(network, FragmentReader(location, load_index(location)))
