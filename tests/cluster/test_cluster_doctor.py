@@ -47,6 +47,7 @@ def test_this_machine_is_well_enough_for_two_workers(job: Path, tmp_path: Path) 
     assert not list((tmp_path / "runs").glob(".doctor*"))
 
 
+@pytest.mark.slow
 def test_what_is_wrong_comes_with_its_fix_and_exit_code_1(job: Path, tmp_path: Path) -> None:
     """A storage that is a file."""
     (tmp_path / "runs").touch()

@@ -76,7 +76,7 @@ def test_a_fault_that_passes_changes_no_row(
     assert fault.hits == fault.times, "it did go wrong"
 
 
-@pytest.mark.parametrize("on_bad_shard", ["stop", "skip"])
+@pytest.mark.parametrize("on_bad_shard", [pytest.param("stop", marks=pytest.mark.slow), "skip"])
 def test_a_shard_that_stays_out_of_reach_is_named_and_never_skipped(
     remote: Dataset, faults: Faults, on_bad_shard: str
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import JobRunner, tiny_job  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,6 +39,7 @@ def test_a_job_goes_from_raw_text_to_an_answer_and_is_skipped_when_complete(
     assert "promoted" in runner.run("status") or "best" in runner.run("status")
 
 
+@pytest.mark.slow
 def test_a_missed_gate_ends_with_code_3_and_leaves_best_alone(
     runner: JobRunner, corpus: Path
 ) -> None:

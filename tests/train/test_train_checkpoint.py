@@ -157,7 +157,7 @@ def assert_close_to_unbroken(folder, unbroken, world_size, every):
         assert max(later) <= TOLERANCE[case.precision], load
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("world_size", [1, 4])
 def test_another_layout_goes_on_within_rounding(folder, unbroken, world_size):
     assert_close_to_unbroken(folder, unbroken, world_size, every=11)
 

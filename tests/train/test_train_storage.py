@@ -219,6 +219,7 @@ def test_a_run_outlasts_a_disk_that_takes_no_checkpoints_for_a_while(
 # ---- the books of Ray's controller ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_failures_are_written_down_in_a_bucket_that_refuses_for_a_while(
     work: TrainWork, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
