@@ -12,9 +12,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from raymodel.heap import give_back_freed_memory
 from raymodel.model.initial import Weights
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+_LARGE_BYTES = 2**20
 
 
 def materialise(
@@ -42,6 +44,10 @@ def materialise(
             if tensor not in made:
                 made[tensor] = _parameter(tensor, weights.read(_join(prefix, key)), dtype)
                 settle(made[tensor])
+                if tensor.nbytes >= _LARGE_BYTES:
+                    # A rank's small share of a parameter lies behind the large whole one: without
+                    # this, four ranks that keep a quarter each took the room of four models.
+                    give_back_freed_memory()
             module._parameters[key] = made[tensor]
         for key, buffer in list(module._buffers.items()):
             if buffer is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from raymodel.heap import give_back_freed_memory
 
 _STATUS = Path("/proc/self/status")
 # Writing 5 sets the high-water mark to what is resident now:
@@ -41,7 +42,7 @@ def measure_memory() -> Iterator[Growth]:
 
 def _give_back() -> None:
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
 
 
 def _resident(field: str) -> int:

@@ -22,6 +22,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from raymodel.heap import give_back_freed_memory
 from raymodel.model.shape import ModelShape
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
@@ -113,7 +114,7 @@ def measure_rank(rank: int, world_size: int, case: MemoryCase, folder: str) -> i
     join_group(use_gpu=False)
     train_steps(replace(case, tokens=16), TINY, Location.parse(folder) / "tiny")
     gc.collect()
-    libc.malloc_trim(0)
+    give_back_freed_memory()
     before = resident_bytes("VmRSS")
     return train_steps(case, MODEL, Location.parse(folder) / "model") - before
 

@@ -1,4 +1,4 @@
-"""Every layout begins with the same weights."""
+"""Every layout begins with the same weights, and no rank holds more of them than it keeps."""
 
 import gc
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from tiny_engines import VOCAB, Case, join_tiny_group, train_steps
-from tiny_networks import network_of
+from tiny_networks import large_outline, network_of
 
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
+from raymodel.testing.memory import measure_memory
 from raymodel.testing.tiny import outline_tiny_llama
 from raymodel.train import zero
 from raymodel.train.engine import DTYPES, build_engine, give_weights
@@ -84,3 +85,28 @@ def test_sharded_as_they_are_made_they_train_as_replicated_ones_do(ranks):
                 # test_train_loop.py says where these tolerances come from.
                 tolerance = {"fp32": 2e-6, "bf16": 2e-4}[precision]
                 assert other == pytest.approx(whole, abs=tolerance), (name, precision)
+
+
+def memory_of_weights(rank, world_size, stage):
+    join_tiny_group()
+    network, spec = network_of(large_outline()), Case(stage, "bf16").spec()
+    total = sum(parameter.numel() for parameter in network.module.parameters())
+    batch = plan_batch(spec.global_batch, None, world_size)
+    dist.barrier()
+    with measure_memory() as growth:
+        give_weights(network.module, network.weights, spec, batch)
+    dist.barrier()
+    return growth.peak_bytes / (2 * total), growth.kept_bytes / (2 * total)
+
+
+def test_under_zero_3_no_rank_ever_holds_the_model():
+    """In units of the whole model in bf16, on each of four ranks."""
+    for peak, kept in run_distributed(memory_of_weights, 4, 3, init=False):
+        assert 0.2 < kept < 0.35, "a quarter of the weights"
+        assert peak < 0.6, "and the largest parameter, in fp32 and in bf16"
+
+
+def test_where_each_rank_holds_the_model_it_holds_it_once():
+    for peak, kept in run_distributed(memory_of_weights, 2, 1, init=False):
+        assert 0.95 < kept < 1.1
+        assert peak < 1.35
