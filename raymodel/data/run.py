@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray.data
-import ray.exceptions
 
+from raymodel.cluster.ray_errors import find_own
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import ExampleRows, PackedRows
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
 from raymodel.data.tokenizer import find_tokenizer
-from raymodel.errors import RaymodelError
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 
@@ -123,16 +122,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        own = _find_own(error)
+        own = find_own(error)
         if own is None:
             raise
         raise own from None
-
-
-def _find_own(error: BaseException | None) -> RaymodelError | None:
-    while error is not None:
-        # Ray raises a class that inherits from ours and holds the original as its cause.
-        if isinstance(error, RaymodelError) and not isinstance(error, ray.exceptions.RayError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

@@ -78,7 +78,11 @@ class Nodes:
 
     def __enter__(self) -> Nodes:
         self._head = self._start("head", self._arguments, self._head_environment)
-        self.wait_until(lambda nodes: len(nodes) >= 1, "the head")
+        try:
+            self.wait_until(lambda nodes: len(nodes) >= 1, "the head")
+        except AssertionError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -204,16 +208,13 @@ class Nodes:
     def _autoscale(self, file: Path) -> None:
         """As `cluster/README.md` says, at this head's address."""
         config: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-        config["provider"]["gcs_address"] = self.address
+        config["provider"] |= {"gcs_address": self.address, "folder": str(self.folder)}
         own = self.folder / "autoscaling.yaml"
         own.write_text(yaml.safe_dump(config), encoding="utf-8")
         self._arguments.append(f"--autoscaling-config={own}")
-        head_id = config["provider"]["head_node_id"]
         self._head_environment = {
-            "RAY_FAKE_CLUSTER": "1",
             "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": head_id,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
+            "RAY_CLOUD_INSTANCE_ID": config["provider"]["head_node_id"],
             "RAY_NODE_TYPE_NAME": config["head_node_type"],
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         }

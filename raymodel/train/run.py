@@ -16,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig
 
 from raymodel.cluster.placement import ReplicaTrainer
+from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import StepRows
@@ -309,15 +310,6 @@ def _scaling(cluster: ClusterSpec) -> ScalingConfig:
         resources_per_worker={"CPU": cluster.cpus_per_worker}
         | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
     )
-
-
-def unwrap(error: BaseException) -> BaseException:
-    """The worker's own exception, from inside Ray's."""
-    for name in ("_base_exc", "controller_failure", "health_check_failure", "cause"):
-        inner = getattr(error, name, None)
-        if isinstance(inner, BaseException):
-            return unwrap(inner)
-    return error
 
 
 def _cause(error: Exception, work: TrainWork) -> RaymodelError:

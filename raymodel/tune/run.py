@@ -18,6 +18,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
 from raymodel.data.shard import open_dataset
@@ -28,7 +29,7 @@ from raymodel.storage.uri import Location
 from raymodel.train.fault import classify
 from raymodel.train.plan import TrainPlan
 from raymodel.train.room import await_room
-from raymodel.train.run import fit, unwrap
+from raymodel.train.run import fit
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, plan_for, summary, work_for
 from raymodel.tune.space import Setting, apply_setting, setting_text

@@ -62,7 +62,14 @@ class Command:
         return self.process.wait(DEADLINE_S)
 
     def check_done(self) -> None:
-        assert self.process.wait(DEADLINE_S) == 0, self.output[-4000:]
+        """Waits for the end as long as steps come."""
+        while (code := self.process.poll()) is None:
+            step = self.last_step()
+            try:
+                code = self.process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                assert self.last_step() > step, f"stands still\n{self.output[-4000:]}"
+        assert code == 0, self.output[-4000:]
 
     def kill(self) -> None:
         """For a test that failed half-way: nothing of it stays."""
@@ -86,9 +93,12 @@ class Command:
     def losses(self) -> list[tuple[int, float]]:
         return [(r["step"], r["loss"]) for r in self.records("metrics") if "loss" in r]
 
+    def last_step(self) -> int:
+        return max((step for step, _ in self.losses()), default=0)
+
     def wait_for_step(self, step: int) -> None:
         deadline = time.monotonic() + DEADLINE_S
-        while max((step for step, _ in self.losses()), default=0) < step:
+        while self.last_step() < step:
             assert self.process.poll() is None, self.output[-4000:]
             assert time.monotonic() < deadline, f"step {step} did not come"
-            time.sleep(0.05)
+            time.sleep(0.2)

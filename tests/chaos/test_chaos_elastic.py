@@ -64,5 +64,4 @@ def _last_attempt(command: Command) -> dict[str, int]:
 def _wait_for_workers(command: Command, count: int) -> None:
     """Until an attempt with so many workers has begun; the run must not end before."""
     while _last_attempt(command)["workers"] != count:
-        last = max((step for step, _ in command.losses()), default=0)
-        command.wait_for_step(last + 1)
+        command.wait_for_step(command.last_step() + 1)
