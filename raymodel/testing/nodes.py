@@ -57,6 +57,9 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "OMP_NUM_THREADS": "1",
+            # Unless told so, a node of one CPU keeps a single worker process: with that one taken,
+            # each block of data would be read by a process that starts for it, at 2 s of CPU.
+            "RAY_num_workers_soft_limit": "4",
             "PYTHONUNBUFFERED": "1",
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }

@@ -72,6 +72,7 @@ class Journal:
         """
         again = "" if self._attempt == 1 else f"attempt {self._attempt}: "
         workers = self._session.world_size
+        noun = "worker" if workers == 1 else "workers"
         self.event(
             {
                 "event": "attempt",
@@ -81,7 +82,7 @@ class Journal:
                 "asked_at": round(asked_at or self._clock.began_at, 3),
                 "began_at": round(self._clock.began_at, 3),
                 "booked_s": self._booked(),
-                "message": f"          {again}{workers} workers from step {self._state.step}",
+                "message": f"          {again}{workers} {noun} from step {self._state.step}",
                 **about,
             }
         )
