@@ -16,8 +16,10 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.cluster.variables import SETUP_HOOK, has_variables
 from raymodel.errors import ClusterError
 
-# For what runs beside the training workers, as the trials of a sweep do; Ray only counts these, so
-# a small machine may claim more than it has. Reading tasks claim none (`data/stream.py`).
+# Beside the training workers: for the trials of a sweep, and for the processes of tasks that read
+# data. These claim no CPU (`data/stream.py`), but Ray keeps no more idle processes than a node has
+# CPUs, and starts one anew, at 2 s of CPU, for each block. Ray only counts these CPUs, so a small
+# machine may claim more than it has.
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
