@@ -1,6 +1,6 @@
 """The yardstick: a plain DeepSpeed loop under torchrun, without raymodel's training.
 
-`torchrun --nproc-per-node 2 benchmarks/bare_deepspeed.py DATA ZERO BATCH STEPS`
+`torchrun --nproc-per-node 2 benchmarks/bare_deepspeed.py DATA ZERO TENSOR BATCH STEPS`
 
 DATA is a folder with a raymodel dataset artifact; its rows are loaded into memory at the start, so
 reading costs the loop nothing. Prints the tokens/s of the faster steps, the upper quartile after
@@ -28,12 +28,12 @@ WARM_UP_STEPS = 10
 
 
 def main() -> None:
-    data, zero, batch, steps = sys.argv[1], *map(int, sys.argv[2:5])
+    data, zero, tensor, batch, steps = sys.argv[1], *map(int, sys.argv[2:6])
     torch.set_num_threads(1)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # no build at first use
     deepspeed.init_distributed("gloo", verbose=False)
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+    replica, replicas = dist.get_rank() // tensor, dist.get_world_size() // tensor
 
     table = pq.read_table(sorted(Path(data).glob("data/train/part-000/0*.parquet"))[0])
     tokens = np.stack(table["tokens"].to_numpy()).astype(np.int64)
@@ -47,7 +47,9 @@ def main() -> None:
             vocab_size=4096, max_position_embeddings=tokens.shape[1], use_cache=False, **fields
         )
     )
-    worker_batch = batch // world_size
+    worker_batch = batch // replicas
+    # Else a tied head returns the logits of this worker's part of the vocabulary.
+    sharing = {"autotp_size": tensor, "vocab_parallel_lm_head": False}
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=model.parameters(),
@@ -58,6 +60,7 @@ def main() -> None:
             "steps_per_print": 10**9,
             "bf16": {"enabled": True},
             "zero_optimization": {"stage": zero},
+            **({"tensor_parallel": sharing} if tensor > 1 else {}),
             "optimizer": {
                 "type": "AdamW",
                 "params": {"lr": 1e-3, "torch_adam": True, "fused": True},
@@ -67,14 +70,14 @@ def main() -> None:
     times = []
     for step in range(steps):
         started = time.perf_counter()
-        first = (step * batch + rank * worker_batch) % (len(tokens) - batch)
+        first = (step * batch + replica * worker_batch) % (len(tokens) - batch)
         ids = torch.from_numpy(tokens[first : first + worker_batch])
         loss = engine(input_ids=ids, labels=ids).loss
         engine.backward(loss)
         engine.step()
         dist.barrier()
         times.append(time.perf_counter() - started)
-    if rank == 0:
+    if dist.get_rank() == 0:
         rate = batch * tokens.shape[1] / statistics.quantiles(times[WARM_UP_STEPS:], n=4)[0]
         print(f"bare tokens/s {rate:.0f} loss {float(loss):.3f}", flush=True)
     dist.destroy_process_group()

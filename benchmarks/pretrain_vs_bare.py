@@ -1,6 +1,6 @@
-"""tokens/s of `raymodel run` against a bare DeepSpeed loop: same model, data, batch, ZeRO stage.
+"""tokens/s of `raymodel run` against a bare DeepSpeed loop: same model, data, batch and layout.
 
-`python benchmarks/pretrain_vs_bare.py [ZERO …] [--rounds 3] [--steps 60]`
+`python benchmarks/pretrain_vs_bare.py [ZERO …] [--tensor 1] [--rounds 3] [--steps 60]`
 
 The two run in turn on the same machine, so that its noise meets both. Other tenants of a machine
 only ever make steps slower, so the rate of a run is that of its faster steps (the upper quartile
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -36,40 +37,52 @@ pretrain:
   log_every: 1 step
   validate_every: {steps} steps
   checkpoint: {{every: {steps} steps}}
-  parallel: {{zero: {zero}}}
+  parallel: {{zero: {zero}, tensor: {tensor}}}
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zero", nargs="*", type=int, default=[1])
+    parser.add_argument("--tensor", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for zero in arguments.zero or [1]:
-            compare(Path(folder), zero, arguments.rounds, arguments.steps)
+            layout = Layout(zero, arguments.tensor)
+            compare(Path(folder), layout, arguments.rounds, arguments.steps)
 
 
-def compare(folder: Path, zero: int, rounds: int, steps: int) -> None:
+@dataclass(frozen=True)
+class Layout:
+    zero: int
+    tensor: int
+
+    def __str__(self) -> str:
+        return f"ZeRO {self.zero}" + (f", tensor {self.tensor}" if self.tensor > 1 else "")
+
+
+def compare(folder: Path, layout: Layout, rounds: int, steps: int) -> None:
     ours, bare = [], []
     for number in range(rounds):
-        ours.append(run_ours(folder, zero, steps))
-        bare.append(run_bare(folder, zero, steps))
+        ours.append(run_ours(folder, layout, steps))
+        bare.append(run_bare(folder, layout, steps))
         print(
-            f"ZeRO {zero} round {number + 1}: raymodel {ours[-1]:.0f}, bare {bare[-1]:.0f}",
+            f"{layout}, round {number + 1}: raymodel {ours[-1]:.0f}, bare {bare[-1]:.0f}",
             flush=True,
         )
     best, median = max(ours) / max(bare), statistics.median(ours) / statistics.median(bare)
     print(
-        f"ZeRO {zero}: raymodel / bare = {best:.3f} (best of {rounds}; medians {median:.3f})",
+        f"{layout}: raymodel / bare = {best:.3f} (best of {rounds}; medians {median:.3f})",
         flush=True,
     )
 
 
-def run_ours(folder: Path, zero: int, steps: int) -> float:
+def run_ours(folder: Path, layout: Layout, steps: int) -> float:
     job = folder / "job.yaml"
-    job.write_text(JOB.format(name="bench", workers=WORKERS, batch=BATCH, steps=steps, zero=zero))
+    fields = {"name": "bench", "workers": WORKERS, "batch": BATCH, "steps": steps}
+    job.write_text(JOB.format(**fields, **asdict(layout)))
     command = [sys.executable, "-m", "raymodel", "run", str(job)]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     stage = folder / "runs/bench/pretrain"
@@ -80,13 +93,13 @@ def run_ours(folder: Path, zero: int, steps: int) -> float:
     return statistics.quantiles(rates[WARM_UP_STEPS:], n=4)[2]
 
 
-def run_bare(folder: Path, zero: int, steps: int) -> float:
+def run_bare(folder: Path, layout: Layout, steps: int) -> float:
     stage = folder / "runs/bench/prepare"
     data = stage / (stage / "latest").read_text().strip()
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORKERS)),
         *(str(ROOT / "benchmarks/bare_deepspeed.py"), str(data)),
-        *map(str, (zero, BATCH, steps)),
+        *map(str, (layout.zero, layout.tensor, BATCH, steps)),
     ]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"bare tokens/s (\d+)", output)
