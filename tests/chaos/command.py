@@ -1,5 +1,6 @@
 """`raymodel run` as a process on a cluster of `Nodes`, and what it has written so far."""
 
+import json
 import os
 import signal
 import subprocess
@@ -32,6 +33,7 @@ class Command:
         self._job = folder / f"{name}.yaml"
         self._job.write_text(yaml.safe_dump(job))
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -44,6 +46,7 @@ class Command:
         return (self.folder / f"{self._job.stem}.txt").read_text()
 
     def start(self) -> None:
+        self._started_at = time.time()
         with open(self.folder / f"{self._job.stem}.txt", "ab") as output:
             self._process = subprocess.Popen(
                 [
@@ -94,11 +97,25 @@ class Command:
         return [(r["step"], r["loss"]) for r in self.records("metrics") if "loss" in r]
 
     def last_step(self) -> int:
-        return max((step for step, _ in self.losses()), default=0)
+        return int(self._last_record().get("step", 0))
 
     def wait_for_step(self, step: int) -> None:
+        """Until it is done, and the process that was started last has made a step."""
         deadline = time.monotonic() + DEADLINE_S
-        while self.last_step() < step:
+        while (last := self._last_record()).get("step", 0) < step or (
+            last["time_s"] < self._started_at
+        ):
             assert self.process.poll() is None, self.output[-4000:]
-            assert time.monotonic() < deadline, f"step {step} did not come"
-            time.sleep(0.2)
+            assert time.monotonic() < deadline, f"step {step} did not come: {last}"
+            time.sleep(0.1)
+
+    def _last_record(self) -> dict[str, Any]:
+        """Of the metrics; reading all of them ten times a second would take a core."""
+        files = list(self.stage.glob("*/metrics.jsonl"))
+        if not files:
+            return {}
+        with open(files[0], "rb") as stream:
+            stream.seek(max(0, files[0].stat().st_size - 8192))
+            lines = stream.read().splitlines(keepends=True)[1:]
+        whole = [line for line in lines if line.endswith(b"\n")]
+        return json.loads(whole[-1]) if whole else {}

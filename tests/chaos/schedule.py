@@ -33,8 +33,8 @@ def lose_node(command: Command, draw: random.Random) -> None:
 def take_node_away_with_notice(command: Command, draw: random.Random) -> None:
     name = draw.choice(command.nodes.names)
     command.nodes.add()
-    command.nodes.drain(name, 20)
-    time.sleep(20)
+    command.nodes.drain(name, 8)
+    time.sleep(8)
     command.nodes.kill(name)
 
 
@@ -80,7 +80,7 @@ def refuse_checkpoints_for_a_while(command: Command, draw: random.Random) -> Non
     with _replaced(command.run.local_path / FOLDER) as checkpoints:
         path = command.run.local_path / FOLDER
         path.touch()
-        time.sleep(4)
+        time.sleep(3)
         path.unlink()
         assert checkpoints.is_dir()
 

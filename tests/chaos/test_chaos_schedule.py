@@ -22,7 +22,7 @@ from raymodel.train.work import read_ledger
 
 FAULTS = int(os.environ.get("RAYMODEL_CHAOS_FAULTS", len(KINDS)))
 SEED = int(os.environ.get("RAYMODEL_CHAOS_SEED", "1"))
-STEPS_BETWEEN = 30
+STEPS_BETWEEN = 100  # three seconds of training
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 + 120 * FAULTS)]
 
 
@@ -36,7 +36,7 @@ def nodes() -> Iterator[Nodes]:
 
 def test_no_fault_changes_what_comes_out(tmp_path: Path, nodes: Nodes) -> None:
     write_tiny_corpus(tmp_path / "corpus")
-    steps = (FAULTS + 2) * STEPS_BETWEEN
+    steps = (FAULTS + 5) * STEPS_BETWEEN
     whole, broken = (
         Command(
             tmp_path,
