@@ -287,6 +287,7 @@ def of_tensor(tensor: int) -> list[Case]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_every_layout_loads_what_every_layout_saved(tmp_path: Path) -> None:
     unbroken = {}
     for tensor in (1, 2):
@@ -294,7 +295,7 @@ def test_every_layout_loads_what_every_layout_saved(tmp_path: Path) -> None:
         unbroken |= run_distributed(save_cases, 4, tmp_path, cases, init=False)[0]
     for tensor in (1, 2):
         loads = [(source, case) for case in of_tensor(tensor) for source in MATRIX]
-        found = run_distributed(load_cases, 4, tmp_path, loads, init=False, timeout_s=280)[0]
+        found = run_distributed(load_cases, 4, tmp_path, loads, init=False, timeout_s=700.0)[0]
         for (source, case), losses_after in found.items():
             if source == case:
                 assert losses_after == unbroken[source], source
