@@ -32,10 +32,11 @@ small beside it."""
 MAX_CHUNKS = 512
 """Reading tasks of one worker's run; each is planned up front, so longer runs have longer tasks."""
 
-READERS = 2
-"""Reading tasks of one worker at a time. They claim no CPU, so this is what holds them back; one
-alone reads more than a worker consumes, the other hides how long a remote storage takes. Each is a
-process that must start before the first batch."""
+BUCKET_READERS = 2
+"""Reading tasks of one worker at a time, of data in a bucket. They claim no CPU, so this is what
+holds them back; one alone reads more than a worker consumes, the other hides how long the storage
+takes. On a disk there is nothing to hide, and one is enough: each is a process that must start, at
+some 3 s of CPU, before the first batch."""
 
 PAUSE_S = 0.05
 """Pause of a stream's scheduling after each round, in which it may hand over several chunks: 40

@@ -73,6 +73,11 @@ class Dataset:
         return sum(part.rows for part in self.parts)
 
     @property
+    def is_local(self) -> bool:
+        """Whether all shards lie on a disk."""
+        return all(part.folder.is_local for part in self.parts)
+
+    @property
     def row_bytes(self) -> float:
         """Mean bytes of a row in memory."""
         total = sum(part.rows * part.content.row_bytes for part in self.parts)

@@ -22,7 +22,7 @@ from ray.train import DataConfig
 from raymodel.data.blocks import STEP, read_blocks, take_step
 from raymodel.data.feed import Prefetch, StepRows, chunk_steps
 from raymodel.data.order import Order, slice_for
-from raymodel.data.plan import CHUNK_BYTES, MAX_CHUNKS, PAUSE_S, READERS
+from raymodel.data.plan import BUCKET_READERS, CHUNK_BYTES, MAX_CHUNKS, PAUSE_S
 from raymodel.data.run import plain_errors, quiet
 from raymodel.data.shard import Dataset
 from raymodel.errors import ShardError
@@ -89,6 +89,7 @@ class OrderedDataConfig(DataConfig):
         )
         piece = chunk_steps(self._dataset, self._order, max(len(steps), 1), world_size)
         source = StepSource(read, steps, piece)
+        readers = 1 if self._dataset.is_local else BUCKET_READERS
         stream = quiet(
             ray.data.read_datasource(
                 source,
@@ -96,7 +97,7 @@ class OrderedDataConfig(DataConfig):
                 # Training workers may have claimed every CPU there is, as elastic ones do when
                 # the cluster shrinks; a reading task that asked for one would wait for ever.
                 num_cpus=0,
-                compute=ray.data.TaskPoolStrategy(size=min(READERS, source.num_tasks)),
+                compute=ray.data.TaskPoolStrategy(size=min(readers, source.num_tasks)),
             )
         )
         stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
