@@ -15,6 +15,9 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.stats import get_or_create_stats_actor
+from ray.data._internal.usage.actor import get_or_create_usage_collection_actor
+from ray.data._internal.usage.collector import usage_collection_disabled
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
@@ -29,6 +32,17 @@ from raymodel.errors import ShardError
 
 if TYPE_CHECKING:
     from ray.data import DataIterator
+
+
+def start_helpers() -> None:
+    """Starts the actors that Ray Data has once in a cluster, on the node of this process.
+
+    Else the first process that streams starts them, on its own node, where they stay for good: that
+    of a training worker would never be idle again, and an autoscaler never end it.
+    """
+    get_or_create_stats_actor()
+    if not usage_collection_disabled():
+        get_or_create_usage_collection_actor()
 
 
 class OrderedDataConfig(DataConfig):

@@ -23,7 +23,7 @@ from raymodel.data.feed import StepRows
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset, open_dataset
-from raymodel.data.stream import OrderedDataConfig, RayFeed
+from raymodel.data.stream import OrderedDataConfig, RayFeed, start_helpers
 from raymodel.errors import RaymodelError, TrainingError
 from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.records import RecordWriter, read_records
@@ -150,6 +150,7 @@ def train_on_ray(
         story.warn("interrupted: the workers save a checkpoint and leave; again to end at once")
         ask_to_leave(work.run)
 
+    start_helpers()
     await_room(cluster, story, "places for the workers")
     with (
         watch_training(work.run, story, plan.total_steps, built),

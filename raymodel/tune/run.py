@@ -22,6 +22,7 @@ from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
 from raymodel.data.shard import open_dataset
+from raymodel.data.stream import start_helpers
 from raymodel.errors import TrainingError, UserError
 from raymodel.observe.story import Story
 from raymodel.storage.execution import Execution
@@ -67,6 +68,7 @@ def run_sweep(
     dataset = open_dataset(work.dataset, "train")
     plan = plan_for(spec, dataset)
     _story.set(story)
+    start_helpers()
     await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
     trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream
     best = _best(trials, sweep, plan)

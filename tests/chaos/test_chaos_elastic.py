@@ -10,7 +10,7 @@ from raymodel.testing.nodes import Nodes
 from raymodel.testing.tiny import write_tiny_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-STEPS = 600
+STEPS = 5000  # Ray looks for new nodes once a minute
 
 
 @pytest.fixture

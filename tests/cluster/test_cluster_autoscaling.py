@@ -31,13 +31,27 @@ def workers(nodes: list[Node]) -> set[str]:
     return {node.id for node in nodes if node.type == "worker"}
 
 
+def make_job(folder: Path, name: str, cluster: dict[str, Any]) -> dict[str, Any]:
+    job = tiny_job(folder, name, duration=f"{STEPS} steps", checkpoint={"every": "20 steps"})
+    return job | {"cluster": cluster, "storage": str(folder / "runs")}
+
+
+def prepare_elsewhere(nodes: Nodes, folder: Path, name: str) -> None:
+    """So that the workers are the first in the cluster to use Ray Data; else the driver is."""
+    job = make_job(folder, name, {})
+    del job["pretrain"]
+    file = folder / "prepare.yaml"
+    file.write_text(yaml.safe_dump(job))
+    process = nodes.raymodel("run", file.name, cwd=folder)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+
+
 class Submitted:
     """A job that was submitted and is followed."""
 
     def __init__(self, nodes: Nodes, folder: Path, name: str, cluster: dict[str, Any]) -> None:
-        job = tiny_job(
-            folder, name, duration=f"{STEPS} steps", checkpoint={"every": "20 steps"}
-        ) | {"cluster": cluster, "storage": str(folder / "runs")}
+        job = make_job(folder, name, cluster)
         file = folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(job))
         self._nodes = nodes
@@ -86,6 +100,7 @@ def test_nodes_come_for_a_job_are_replaced_when_lost_and_go_when_idle(
 ) -> None:
     write_tiny_corpus(tmp_path / "corpus")
     assert workers(nodes.alive()) == set()
+    prepare_elsewhere(nodes, tmp_path, "broken")
 
     broken = Submitted(nodes, tmp_path, "broken", ELASTIC)
     first = broken.wait_for_nodes(lambda alive: len(workers(alive)) == 2, "two nodes")
