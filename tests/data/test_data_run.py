@@ -20,7 +20,7 @@ from raymodel.data.run import run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
-from raymodel.data.stream import OrderedDataConfig, Pace, RayFeed
+from raymodel.data.stream import OrderedDataConfig, Pace, RayFeed, start_helpers
 from raymodel.errors import ShardError, SourceError
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
@@ -195,6 +195,7 @@ def test_a_corrupt_shard_reaches_the_trainer_by_name(corrupt: Dataset) -> None:
     with pytest.raises(ShardError, match=r"corrupt/data/train.*0000000\.parquet") as caught:
         list(feed)
     assert type(caught.value) is ShardError
+    assert "retried_map_errors" not in str(caught.value), "advice about settings of Ray Data"
 
 
 def test_skipping_a_corrupt_shard_is_counted_as_in_the_direct_feed(corrupt: Dataset) -> None:
@@ -205,6 +206,14 @@ def test_skipping_a_corrupt_shard_is_counted_as_in_the_direct_feed(corrupt: Data
     assert [rows.row_ids.tolist() for rows in streamed] == [r.row_ids.tolist() for r in direct]
     assert [rows.skipped for rows in streamed] == [rows.skipped for rows in direct]
     assert sum(rows.skipped for rows in streamed) > 0
+
+
+def test_the_actors_that_ray_data_has_once_can_be_started_before_a_worker_needs_them() -> None:
+    """Where that matters, with nodes that go when they are idle: test_cluster_autoscaling.py."""
+    names = "datasets_stats_actor", "_dataset_stats_actor"
+    ray.kill(ray.get_actor(*names))
+    start_helpers()
+    ray.get_actor(*names)
 
 
 def test_loading_a_dataset_again_finds_its_rows(dataset: Dataset) -> None:
