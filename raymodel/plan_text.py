@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raymodel.cluster.devices import USABLE, Fleet
-from raymodel.observe.text import count_text, duration_text, gib_text, table_text
+from raymodel.observe.text import count_text, duration_text, gib_text, many, table_text
 from raymodel.plan import JobPlan, StagePlan, stage_states
 from raymodel.train.forecast import ASSUMED_MFU, Forecast
 from raymodel.train.spec import FinetuneSpec
@@ -77,7 +77,7 @@ def _facts(stage: StagePlan, f: Forecast) -> Iterator[tuple[str, str]]:
             yield (
                 "time",
                 (
-                    f"{duration_text(each.seconds)} on {_many(each.setup.workers, 'worker')}, if "
+                    f"{duration_text(each.seconds)} on {many(each.setup.workers, 'worker')}, if "
                     f"{ASSUMED_MFU:.0%} of the peak rate is reached"
                 ),
             )
@@ -89,7 +89,7 @@ def _facts(stage: StagePlan, f: Forecast) -> Iterator[tuple[str, str]]:
 def _layout(f: Forecast) -> str:
     s = f.setup
     words = [
-        f"{_many(s.workers, 'worker')} = {s.data} data × {s.tensor} tensor × {s.sequence} sequence"
+        f"{many(s.workers, 'worker')} = {s.data} data × {s.tensor} tensor × {s.sequence} sequence"
     ]
     words.append(f"ZeRO {s.zero}" + (" with offload" if s.offload else ""))
     words.append(f"micro batch {s.micro_batch} × accumulation {s.accumulation}")
@@ -108,7 +108,7 @@ def _memory_table(stage: StagePlan) -> str:
     rows: list[dict[str, object]] = [{"component": name} for name in (*_COMPONENTS, "total")]
     for f in stage.forecasts:
         peak = f.memory.peak
-        column = f"{_many(f.setup.workers, 'worker')} ({peak.name})"
+        column = f"{many(f.setup.workers, 'worker')} ({peak.name})"
         host = f"host of {f.setup.workers}"
         for row in rows:
             name = str(row["component"])
@@ -141,23 +141,19 @@ def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:
 def _machines(fleet: Fleet | None, workers: int) -> str:
     if fleet is None or not fleet.per_node:
         return ""
-    return f", which fill {_many(-(-workers // fleet.per_node), 'machine')}"
+    return f", which fill {many(-(-workers // fleet.per_node), 'machine')}"
 
 
 def _finetune_resources(spec: FinetuneSpec, each: str, workers: int) -> str:
     if spec.sweep is None:
-        return f"{_many(workers, 'worker')} of {each}"
+        return f"{many(workers, 'worker')} of {each}"
     sweep = spec.sweep
     return (
-        f"{_many(sweep.trials, 'trial')}, {sweep.concurrent} at a time, each "
-        f"{_many(sweep.workers_per_trial, 'worker')} of {each}: "
+        f"{many(sweep.trials, 'trial')}, {sweep.concurrent} at a time, each "
+        f"{many(sweep.workers_per_trial, 'worker')} of {each}: "
         f"{sweep.concurrent * sweep.workers_per_trial} in all"
     )
 
 
 def _range(least: int, most: int, what: str) -> str:
-    return _many(most, what) if least == most else f"{least} to {_many(most, what)}"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+    return many(most, what) if least == most else f"{least} to {many(most, what)}"

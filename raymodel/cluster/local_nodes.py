@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ from ray.autoscaler.tags import (
 )
 
 _END_S = 20.0
+
+
+@dataclass
+class _Node:
+    tags: dict[str, str]
+    process: subprocess.Popen[bytes]
+    folder: Path
 
 
 class LocalNodes(NodeProvider):
@@ -46,24 +54,23 @@ class LocalNodes(NodeProvider):
         self._numbers = itertools.count(1)
         self._address = provider_config["gcs_address"]
         self._parent = provider_config.get("folder")
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._folders: dict[str, Path] = {}
-        head = provider_config["head_node_id"]
-        self._tags: dict[str, dict[str, str]] = {
-            head: {
-                TAG_RAY_NODE_KIND: NODE_KIND_HEAD,
-                TAG_RAY_USER_NODE_TYPE: "ray.head.default",
-                TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE,
-            }
+        self._head_id = provider_config["head_node_id"]
+        self._head_tags = {
+            TAG_RAY_NODE_KIND: NODE_KIND_HEAD,
+            TAG_RAY_USER_NODE_TYPE: "ray.head.default",
+            TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE,
         }
+        self._nodes: dict[str, _Node] = {}
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
         with self._lock:
-            for name, process in list(self._processes.items()):
-                if process.poll() is not None:  # lost: `ray start --block` ends with its raylet
+            for name, node in list(self._nodes.items()):
+                if node.process.poll() is not None:  # `ray start --block` ends with its raylet
                     self._forget(name)
             wanted = tag_filters.items()
-            return [name for name, tags in self._tags.items() if wanted <= tags.items()]
+            known = {self._head_id: self._head_tags}
+            known |= {name: node.tags for name, node in self._nodes.items()}
+            return [name for name, tags in known.items() if wanted <= tags.items()]
 
     def is_running(self, node_id: str) -> bool:
         return node_id in self.non_terminated_nodes({})
@@ -73,11 +80,11 @@ class LocalNodes(NodeProvider):
 
     def node_tags(self, node_id: str) -> dict[str, str]:
         with self._lock:
-            return dict(self._tags[node_id])
+            return dict(self._tags(node_id))
 
     def set_node_tags(self, node_id: str, tags: dict[str, str]) -> None:
         with self._lock:
-            self._tags[node_id] |= tags
+            self._tags(node_id).update(tags)
 
     def external_ip(self, node_id: str) -> str:
         return node_id
@@ -98,7 +105,7 @@ class LocalNodes(NodeProvider):
 
     def terminate_node(self, node_id: str) -> None:
         with self._lock:
-            process = self._processes[node_id]
+            process = self._nodes[node_id].process
         process.terminate()
         try:
             process.wait(_END_S)
@@ -125,23 +132,23 @@ class LocalNodes(NodeProvider):
                 command.append(f"--object-store-memory={int(resources.pop('object_store_memory'))}")
             command.append(f"--resources={json.dumps(resources)}")
             command += [f"--labels={json.dumps(labels)}"] if labels else []
-            self._folders[name] = folder
+            own = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE}
             with open(folder / "ray-start.log", "wb") as log:
-                self._processes[name] = subprocess.Popen(
+                process = subprocess.Popen(
                     command,
                     env=_environment(name, tags[TAG_RAY_USER_NODE_TYPE]),
                     stdout=log,
                     stderr=log,
                 )
-            self._tags[name] = {
-                **tags,
-                TAG_RAY_NODE_KIND: NODE_KIND_WORKER,
-                TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE,
-            }
+            self._nodes[name] = _Node(tags | own, process, folder)
+
+    def _tags(self, name: str) -> dict[str, str]:
+        return self._head_tags if name == self._head_id else self._nodes[name].tags
 
     def _forget(self, name: str) -> None:
-        del self._processes[name], self._tags[name]
-        shutil.rmtree(self._folders.pop(name), ignore_errors=True)
+        node = self._nodes.pop(name, None)
+        if node is not None:  # of two that see its end, one comes second
+            shutil.rmtree(node.folder, ignore_errors=True)
 
 
 def _environment(name: str, node_type: str) -> dict[str, str]:

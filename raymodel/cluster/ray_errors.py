@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from raymodel.errors import RaymodelError
 
@@ -29,6 +31,18 @@ def find_own(error: BaseException | None) -> RaymodelError | None:
             return _without_advice(error)
         error = inner or error.__cause__
     return None
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raises our own exception out of what Ray wraps around it, so that its message comes first."""
+    try:
+        yield
+    except Exception as error:
+        own = find_own(error)
+        if own is None:
+            raise
+        raise own from None
 
 
 def _without_advice(error: RaymodelError) -> RaymodelError:

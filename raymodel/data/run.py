@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray.data
 
-from raymodel.cluster.ray_errors import find_own
+from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import ExampleRows, PackedRows
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
@@ -104,7 +102,7 @@ def execute_step(step: Step) -> None:
         return {"id": batch["id"]}
 
     items = quiet(ray.data.range(len(missing), override_num_blocks=len(missing)))
-    with plain_errors():
+    with own_errors():
         for _ in items.map_batches(complete, batch_size=1).iter_internal_ref_bundles():
             pass
 
@@ -114,15 +112,3 @@ def quiet(items: ray.data.Dataset) -> ray.data.Dataset:
     items.context.execution_options.preserve_order = True
     items.context.enable_progress_bars = False
     return items
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Raises our own error out of what Ray wraps around it, so that its message comes first."""
-    try:
-        yield
-    except Exception as error:
-        own = find_own(error)
-        if own is None:
-            raise
-        raise own from None

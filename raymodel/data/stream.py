@@ -22,11 +22,12 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
+from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.blocks import STEP, read_blocks, take_step
 from raymodel.data.feed import Prefetch, StepRows, chunk_steps
 from raymodel.data.order import Order, slice_for
 from raymodel.data.plan import BUCKET_READERS, CHUNK_BYTES, MAX_CHUNKS, PAUSE_S
-from raymodel.data.run import plain_errors, quiet
+from raymodel.data.run import quiet
 from raymodel.data.shard import Dataset
 from raymodel.errors import ShardError
 
@@ -201,7 +202,7 @@ class RayFeed:
 
     def _steps(self) -> Iterator[StepRows]:
         next_step, kept = self._start_step, None
-        with plain_errors():
+        with own_errors():
             for block in self._blocks():
                 Pace.first_block_came = True
                 # A step may end in the next block; keep its rows until then.

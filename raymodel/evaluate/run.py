@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayTaskError
 
+from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.shard import Dataset, open_dataset
-from raymodel.errors import ArtifactError, RaymodelError
+from raymodel.errors import ArtifactError
 from raymodel.evaluate.gates import check_gates
 from raymodel.evaluate.measure import Measured, choose_held_out, measure_model
 from raymodel.evaluate.report import summary, write_report
@@ -142,19 +142,11 @@ def _measure_all(
         pending = list(started)
         while pending:
             [ready], pending = ray.wait(pending, num_returns=1)
-            result = _result(ready)
+            with own_errors():
+                result: Measured = ray.get(ready)
             (work / f"{started[ready]}.json").write_json(result.to_dict())
             done[started[ready]] = result
     return done
-
-
-def _result(reference: ray.ObjectRef[Measured]) -> Measured:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, RaymodelError):
-            raise error.cause from None  # our own message, without Ray's frames around it
-        raise
 
 
 @ray.remote(max_retries=2)

@@ -15,6 +15,11 @@ def count_text(value: float) -> str:
     return f"{value:.3g}" if value % 1 else str(int(value))
 
 
+def many(number: int, noun: str) -> str:
+    """`1 worker`, `2 workers`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def duration_text(seconds: float) -> str:
     """`83.2` → `1m23s`."""
     if seconds < 10:

@@ -31,13 +31,13 @@ def measure_memory() -> Iterator[Growth]:
     """Fills in what it yields when the block ends. Memory that was free to begin with is given
     back first, so that the block cannot live on it unseen."""
     _give_back()
-    before = _resident("VmRSS")
+    before = resident_bytes("VmRSS")
     _RESET.write_text(_RESET_PEAK)
     growth = Growth()
     yield growth
-    growth.peak_bytes = _resident("VmHWM") - before
+    growth.peak_bytes = resident_bytes("VmHWM") - before
     _give_back()
-    growth.kept_bytes = _resident("VmRSS") - before
+    growth.kept_bytes = resident_bytes("VmRSS") - before
 
 
 def _give_back() -> None:
@@ -45,7 +45,8 @@ def _give_back() -> None:
     give_back_freed_memory()
 
 
-def _resident(field: str) -> int:
+def resident_bytes(field: str) -> int:
+    """Of this process: `VmRSS`, what is resident now, or `VmHWM`, its peak."""
     lines = _STATUS.read_text().splitlines()
     line = next(line for line in lines if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024

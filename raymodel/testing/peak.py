@@ -26,6 +26,7 @@ from raymodel.heap import give_back_freed_memory
 from raymodel.model.shape import ModelShape
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
+from raymodel.testing.memory import resident_bytes
 from raymodel.train.memory import MemoryPlan, Setup, plan_memory
 from raymodel.train.plan import plan_batch
 from raymodel.train.spec import PretrainSpec
@@ -177,10 +178,3 @@ def reset_peak() -> None:
     """Sets the peak back to what is resident now."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
-
-
-def resident_bytes(name: str) -> int:
-    """Of this process: `VmRSS`, what is resident now, or `VmHWM`, its peak."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024

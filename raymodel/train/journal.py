@@ -17,6 +17,7 @@ from raymodel.errors import CheckpointError
 from raymodel.observe.goodput import Ledger
 from raymodel.observe.metrics import check_record
 from raymodel.observe.records import RecordWriter
+from raymodel.observe.text import many
 from raymodel.observe.throughput import find_peak_flops, mfu
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import TrainState
@@ -72,7 +73,7 @@ class Journal:
         """
         again = "" if self._attempt == 1 else f"attempt {self._attempt}: "
         workers = self._session.world_size
-        noun = "worker" if workers == 1 else "workers"
+        words = f"{again}{many(workers, 'worker')} from step {self._state.step}"
         self.event(
             {
                 "event": "attempt",
@@ -82,7 +83,7 @@ class Journal:
                 "asked_at": round(asked_at or self._clock.began_at, 3),
                 "began_at": round(self._clock.began_at, 3),
                 "booked_s": self._booked(),
-                "message": f"          {again}{workers} {noun} from step {self._state.step}",
+                "message": f"          {words}",
                 **about,
             }
         )

@@ -9,7 +9,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"  # a Ray of these tests alone; set befo
 sys.path.append(str(Path(__file__).parents[1] / "train"))  # for tiny_runs
 
 import pytest
-import ray
+from local_ray import local_ray
 from tiny_runs import make_dataset, make_work, train_here
 
 from raymodel.storage.artifact import Artifact
@@ -19,16 +19,8 @@ from raymodel.train.work import TrainWork
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(4):
+        yield
 
 
 @pytest.fixture(scope="module")

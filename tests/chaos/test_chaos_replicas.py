@@ -7,8 +7,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-import ray
 import yaml
+from local_ray import local_ray
 from tiny_runs import digests, events, largest_difference, losses, make_work, train_here
 
 from raymodel.cluster.spec import ClusterSpec
@@ -24,16 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def room_for_five() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=5,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(5):
+        yield
 
 
 def test_an_elastic_run_takes_whole_replicas_and_trains_the_same(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
+from local_ray import local_ray
 from tiny_runs import events, losses, records
 
 from raymodel.cluster.spec import ClusterSpec
@@ -17,17 +17,10 @@ from raymodel.data.mixture import mixture_of
 from raymodel.observe.records import read_records
 from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.uri import Location
-from raymodel.testing.s3 import Fault, Faults, s3_bucket
+from raymodel.testing.s3 import Fault, Faults
 from raymodel.train.work import FAILURES_FILE, TrainWork
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[Location, Faults]]:
-    faults = Faults()
-    with s3_bucket(faults) as bucket:
-        yield bucket, faults
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +34,8 @@ def remote(dataset: Artifact, server: tuple[Location, Faults]) -> Artifact:
 @pytest.fixture(scope="module")
 def cluster_of_bucket(server: tuple[Location, Faults]) -> Iterator[None]:
     """A Ray that is started after the bucket, so that its workers know the way there."""
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(4):
+        yield
 
 
 def when(condition: Callable[[], bool], action: Callable[[], object]) -> None:

@@ -15,16 +15,9 @@ from raymodel.data.shard_format import _index_group
 from raymodel.errors import ShardError, StorageUnavailableError
 from raymodel.storage import retry
 from raymodel.storage.uri import Location
-from raymodel.testing.s3 import Fault, Faults, s3_bucket
+from raymodel.testing.s3 import Fault, Faults
 
 SHARD = r"GET .*part-000/0000000\.parquet"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[Location, Faults]]:
-    faults = Faults()
-    with s3_bucket(faults) as bucket:
-        yield bucket, faults
 
 
 @pytest.fixture

@@ -12,16 +12,9 @@ from raymodel.errors import StorageUnavailableError
 from raymodel.observe.records import RecordWriter, read_records
 from raymodel.storage import retry
 from raymodel.storage.uri import Location
-from raymodel.testing.s3 import Fault, Faults, s3_bucket
+from raymodel.testing.s3 import Fault, Faults
 
 SDK_TRIES = 3  # of pyarrow's S3 client; our own come on top
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[Location, Faults]]:
-    faults = Faults()
-    with s3_bucket(faults) as bucket:
-        yield bucket, faults
 
 
 @pytest.fixture

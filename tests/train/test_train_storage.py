@@ -16,7 +16,7 @@ from raymodel.storage import retry
 from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
-from raymodel.testing.s3 import Fault, Faults, aws_environment, s3_bucket
+from raymodel.testing.s3 import Fault, Faults, aws_environment
 from raymodel.train import loop
 from raymodel.train.checkpoint import committed_steps, find_checkpoint
 from raymodel.train.session import TorchrunSession
@@ -39,13 +39,6 @@ def whole(dataset: Artifact, tmp_path_factory: pytest.TempPathFactory) -> TrainW
     work = make_work(dataset, tmp_path_factory.mktemp("whole"))
     run_distributed(train_here, 2, work, init=False)
     return work
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[Location, Faults]]:
-    faults = Faults()
-    with s3_bucket(faults) as bucket:
-        yield bucket, faults
 
 
 @pytest.fixture(scope="module")
