@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.config import ScalingConfig
 
@@ -41,7 +42,11 @@ class WholeReplicas(ElasticScalingPolicy):
 
 
 class ReplicaTrainer(TorchTrainer):
-    """Ray's trainer, which asks `WholeReplicas` how many workers an elastic run gets."""
+    """Ray's trainer, which asks `WholeReplicas` how many workers an elastic run gets.
+
+    It gives no datasets to the workers: each opens its own stream, from the step of the checkpoint
+    that it goes on from.
+    """
 
     def __init__(self, *arguments: Any, replica_workers: int, **options: Any) -> None:
         """Args:
@@ -49,6 +54,12 @@ class ReplicaTrainer(TorchTrainer):
         """
         super().__init__(*arguments, **options)
         self._replica_workers = replica_workers
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # What hands out datasets would start a process, two seconds of CPU, at each start of the
+        # group, and find none.
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         # Ray makes the policy in `fit` and offers no other place to give one of one's own. Its

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from raymodel.data.order import Order, slice_for
 from raymodel.data.permutation import Indices
 from raymodel.data.plan import plan_chunk_steps
 from raymodel.data.shard import Dataset
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class StepRows:
     """The rows themselves. (n rows)"""
     skipped: int = 0
     """Rows left out because their block is corrupt; only with `on_bad_shard: skip`."""
+
+
+class Feed(Protocol):
+    """One worker's rows of a run of steps, in order; can be iterated over once."""
+
+    def __iter__(self) -> Iterator[StepRows]: ...
+
+    def close(self) -> None:
+        """Ends the reading, also where nobody iterated."""
+        ...
 
 
 def read_steps(
@@ -77,21 +89,21 @@ def chunk_steps(dataset: Dataset, order: Order, num_steps: int, world_size: int)
     return plan_chunk_steps(worker_rows, dataset.row_bytes, num_steps)
 
 
-class Prefetch:
+class Prefetch(Generic[T]):
     """Iterates over `source` in a thread, at most `ahead` items ahead of the reader.
 
     An error of the source is raised where the reader asks for the next item. Close it, or leave
     its `with` block, to end the thread.
     """
 
-    def __init__(self, source: Iterator[StepRows], ahead: int) -> None:
+    def __init__(self, source: Iterator[T], ahead: int) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(1, ahead))
         self._closed = threading.Event()
         self._source = source
         self._thread = threading.Thread(target=self._fill, name="data-feed", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[StepRows]:
+    def __iter__(self) -> Iterator[T]:
         while True:
             item = self._queue.get()
             if item is None:
@@ -100,7 +112,7 @@ class Prefetch:
                 raise item
             yield item
 
-    def __enter__(self) -> Prefetch:
+    def __enter__(self) -> Prefetch[T]:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -136,7 +148,10 @@ class Prefetch:
 
 
 class DirectFeed:
-    """Reads one worker's rows of a run of steps in this process, ahead of their use."""
+    """Reads one worker's rows of a run of steps in this process, ahead of their use.
+
+    Reading begins when it is made.
+    """
 
     def __init__(
         self,
@@ -158,11 +173,16 @@ class DirectFeed:
         self._dataset, self._order = dataset, order
         self._start_step, self._end_step = start_step, end_step
         self._rank, self._world_size = rank, world_size
-        self._on_bad_shard, self._prefetch = on_bad_shard, prefetch
+        self._on_bad_shard = on_bad_shard
+        self._ahead = Prefetch(self._read(), prefetch)
 
     def __iter__(self) -> Iterator[StepRows]:
-        with Prefetch(self._read(), self._prefetch) as feed:
-            yield from feed
+        with self._ahead as steps:
+            yield from steps
+
+    def close(self) -> None:
+        """Ends the reading."""
+        self._ahead.close()
 
     def _read(self) -> Iterator[StepRows]:
         num_steps = self._end_step - self._start_step

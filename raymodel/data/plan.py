@@ -29,8 +29,10 @@ WINDOW_BLOCKS = 256
 CHUNK_BYTES = 2 * 2**20
 """Rows of one worker that are read together: the fixed cost of a task, a few milliseconds, is
 small beside it."""
-MAX_CHUNKS = 512
+MAX_TASKS = 512
 """Reading tasks of one worker's run; each is planned up front, so longer runs have longer tasks."""
+MIN_TASK_CHUNKS = 8
+"""Chunks of a reading task at the least: Ray may start a process for each, at some 3 s of CPU."""
 
 BUCKET_READERS = 2
 """Reading tasks of one worker at a time, of data in a bucket. They claim no CPU, so this is what

@@ -1,7 +1,8 @@
 """Ray Data streams the rows of each step to training.
 
 Each worker has an ordered stream of its own, whose reading tasks run anywhere in the cluster; what
-schedules them runs in the worker.
+schedules them runs in the worker. It does not come through Ray Train's `datasets`: those are made by
+one more process at each start of the group, where the worker can make its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,19 +21,15 @@ from ray.data._internal.usage.actor import get_or_create_usage_collection_actor
 from ray.data._internal.usage.collector import usage_collection_disabled
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.train import DataConfig
 
 from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.blocks import STEP, read_blocks, take_step
 from raymodel.data.feed import Prefetch, StepRows, chunk_steps
 from raymodel.data.order import Order, slice_for
-from raymodel.data.plan import BUCKET_READERS, CHUNK_BYTES, MAX_CHUNKS, PAUSE_S
+from raymodel.data.plan import BUCKET_READERS, CHUNK_BYTES, MAX_TASKS, MIN_TASK_CHUNKS, PAUSE_S
 from raymodel.data.run import quiet
 from raymodel.data.shard import Dataset
 from raymodel.errors import ShardError
-
-if TYPE_CHECKING:
-    from ray.data import DataIterator
 
 
 def start_helpers() -> None:
@@ -46,78 +43,39 @@ def start_helpers() -> None:
         get_or_create_usage_collection_actor()
 
 
-class OrderedDataConfig(DataConfig):
-    """Gives each training worker its own ordered stream of rows.
-
-    Ray Train calls `configure` at every start of the worker group with the group's new size, so a
-    resized run goes on with the same global batches, cut up otherwise.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        order: Order,
-        start_step_fn: Callable[[], int],
-        end_step: int,
-        on_bad_shard: str = "stop",
-        name: str = "train",
-        replica_workers: int = 1,
-    ) -> None:
-        """Args:
-        start_step_fn: where the newest checkpoint stands; picklable, asked at every start.
-        end_step: the step after the last.
-        name: what the workers call the stream in `ray.train.get_dataset_shard`.
-        replica_workers: neighbours in rank that train on the same rows.
-        """
-        super().__init__()
-        self._dataset, self._order, self._on_bad_shard = dataset, order, on_bad_shard
-        self._start_step_fn, self._end_step, self._name = start_step_fn, end_step, name
-        self._replica_workers = replica_workers
-
-    def configure(
-        self,
-        datasets: dict[str, Any],
-        world_size: int,
-        worker_handles: Any,
-        worker_node_ids: Any,
-        **kwargs: Any,
-    ) -> list[dict[str, DataIterator]]:
-        start_step, replicas = self._start_step_fn(), world_size // self._replica_workers
-        return [
-            {
-                self._name: self._stream(
-                    start_step, rank // self._replica_workers, replicas
-                ).iterator()
-            }
-            for rank in range(world_size)
-        ]
-
-    def _stream(self, start_step: int, rank: int, world_size: int) -> ray.data.Dataset:
-        steps = range(start_step, max(self._end_step, start_step))
-        read = partial(
-            read_blocks,
-            dataset=self._dataset,
-            order=self._order,
-            rank=rank,
-            world_size=world_size,
-            on_bad_shard=self._on_bad_shard,
+def open_stream(
+    dataset: Dataset,
+    order: Order,
+    steps: range,
+    rank: int,
+    world_size: int,
+    on_bad_shard: str = "stop",
+) -> ray.data.Dataset:
+    """One worker's rows of these steps, in order. Reading begins when it is iterated over."""
+    read = partial(
+        read_blocks,
+        dataset=dataset,
+        order=order,
+        rank=rank,
+        world_size=world_size,
+        on_bad_shard=on_bad_shard,
+    )
+    piece = chunk_steps(dataset, order, max(len(steps), 1), world_size)
+    source = StepSource(read, steps, piece)
+    readers = 1 if dataset.is_local else BUCKET_READERS
+    stream = quiet(
+        ray.data.read_datasource(
+            source,
+            override_num_blocks=source.num_tasks,
+            # Training workers may have claimed every CPU there is, as elastic ones do when
+            # the cluster shrinks; a reading task that asked for one would wait for ever.
+            num_cpus=0,
+            compute=ray.data.TaskPoolStrategy(size=min(readers, source.num_tasks)),
         )
-        piece = chunk_steps(self._dataset, self._order, max(len(steps), 1), world_size)
-        source = StepSource(read, steps, piece)
-        readers = 1 if self._dataset.is_local else BUCKET_READERS
-        stream = quiet(
-            ray.data.read_datasource(
-                source,
-                override_num_blocks=source.num_tasks,
-                # Training workers may have claimed every CPU there is, as elastic ones do when
-                # the cluster shrinks; a reading task that asked for one would wait for ever.
-                num_cpus=0,
-                compute=ray.data.TaskPoolStrategy(size=min(readers, source.num_tasks)),
-            )
-        )
-        stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
-        stream.context.custom_execution_callback_classes.append(Pace)
-        return stream
+    )
+    stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
+    stream.context.custom_execution_callback_classes.append(Pace)
+    return stream
 
 
 class StepSource(Datasource):
@@ -134,7 +92,7 @@ class StepSource(Datasource):
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._read, self._steps, self._piece = read, steps, piece
-        self._task_steps = piece * max(1, -(-len(steps) // (piece * MAX_CHUNKS)))
+        self._task_steps = piece * max(MIN_TASK_CHUNKS, -(-len(steps) // (piece * MAX_TASKS)))
 
     @property
     def num_tasks(self) -> int:
@@ -172,11 +130,15 @@ class Pace(ExecutionCallback):
 
 
 class RayFeed:
-    """A worker's stream of Ray Data, as the rows of each step in order."""
+    """One worker's rows of a run of steps, which tasks of Ray Data read, ahead of their use.
+
+    Reading begins when it is made. Each worker of Ray Train makes its own, at every start of the
+    group: a resized run goes on with the same global batches, cut up otherwise.
+    """
 
     def __init__(
         self,
-        shard: DataIterator,
+        dataset: Dataset,
         order: Order,
         start_step: int,
         end_step: int,
@@ -186,51 +148,65 @@ class RayFeed:
         prefetch: int = 2,
     ) -> None:
         """Args:
-        shard: what `ray.train.get_dataset_shard` gives.
-        start_step: the step that the stream begins with (what `start_step_fn` returned).
+        start_step: the first step read, counted from 0.
         end_step: the step after the last.
         prefetch: blocks of steps fetched before they are asked for.
         """
-        self._shard, self._prefetch = shard, prefetch
-        self._start_step, self._end_step = start_step, end_step
+        self._steps = range(start_step, max(end_step, start_step))
         self._on_bad_shard = on_bad_shard
-        self._start, self._stop = slice_for(rank, world_size, order.global_batch)
+        start, stop = slice_for(rank, world_size, order.global_batch)
+        self._num_rows = stop - start
+        stream = open_stream(dataset, order, self._steps, rank, world_size, on_bad_shard)
+        self._blocks = Prefetch(_blocks(stream), prefetch)
 
     def __iter__(self) -> Iterator[StepRows]:
-        with Prefetch(self._steps(), self._prefetch) as feed:
-            yield from feed
-
-    def _steps(self) -> Iterator[StepRows]:
-        next_step, kept = self._start_step, None
-        with own_errors():
-            for block in self._blocks():
-                Pace.first_block_came = True
-                # A step may end in the next block; keep its rows until then.
+        next_step, kept = self._steps.start, None
+        with self._blocks as blocks:
+            for block in blocks:
                 kept = block if kept is None else pa.concat_tables([kept, block])
-                last = int(kept[STEP][-1].as_py())
-                steps = kept[STEP].to_numpy()
-                while next_step < last:
+                complete = self._stop_of_complete(kept)
+                while next_step < complete:
                     yield self._take(kept, next_step)
                     next_step += 1
-                kept = kept.slice(int(np.searchsorted(steps, last)))
-        while next_step < self._end_step:
-            if kept is None:
-                raise ShardError(
-                    f"no row of the steps {next_step} … {self._end_step - 1} could be read; at "
-                    "least one must be readable. Restore the dataset from a copy, or prepare again"
-                )
-            yield self._take(kept, next_step)
-            next_step += 1
+                first_kept = np.searchsorted(kept[STEP].to_numpy(), complete)
+                kept = kept.slice(int(first_kept))
+            while next_step < self._steps.stop:
+                if kept is None:
+                    raise ShardError(
+                        f"no row of the steps {next_step} … {self._steps.stop - 1} could be read; "
+                        "at least one must be readable. Restore the dataset from a copy, or "
+                        "prepare again"
+                    )
+                yield self._take(kept, next_step)
+                next_step += 1
 
-    def _blocks(self) -> Iterator[pa.Table]:
-        # None gives whole blocks as the reading tasks made them; its type annotation forgets it.
-        whole: Any = None
-        blocks: Any = self._shard.iter_batches(
-            batch_size=whole, batch_format="pyarrow", prefetch_batches=self._prefetch
-        )
-        return (block for block in blocks if block.num_rows)
+    def close(self) -> None:
+        """Ends the reading."""
+        self._blocks.close()
+
+    def _stop_of_complete(self, block: pa.Table) -> int:
+        """The step after the last that has all its rows here.
+
+        The last one of a block may end in the next. Where rows were skipped, only the block after
+        shows that none follows.
+        """
+        steps = block[STEP].to_numpy()
+        last = int(steps[-1])
+        is_whole = len(steps) - np.searchsorted(steps, last) == self._num_rows
+        return last + bool(is_whole)
 
     def _take(self, block: pa.Table, step: int) -> StepRows:
-        rows = take_step(block, step, self._stop - self._start)
+        rows = take_step(block, step, self._num_rows)
         assert not rows.skipped or self._on_bad_shard == "skip", f"step {step} lacks rows"
         return rows
+
+
+def _blocks(stream: ray.data.Dataset) -> Iterator[pa.Table]:
+    # None gives whole blocks as the reading tasks made them; its type annotation forgets it.
+    whole: Any = None
+    batches: Any = stream.iter_batches(batch_size=whole, batch_format="pyarrow", prefetch_batches=0)
+    with own_errors():
+        for block in batches:
+            if block.num_rows:
+                Pace.first_block_came = True
+                yield block

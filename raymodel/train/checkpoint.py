@@ -110,14 +110,3 @@ def _folders(run: Location) -> list[tuple[int, Location]]:
         for entry in (run / FOLDER).list()
         if entry.is_dir and entry.name.startswith("step-")
     ]
-
-
-@dataclass(frozen=True)
-class NextStep:
-    """The step of the data order that a (re)started worker group begins with. Picklable."""
-
-    run: Location
-
-    def __call__(self) -> int:
-        index = find_checkpoint(self.run)
-        return TrainState(**index.state).data_step if index else 0

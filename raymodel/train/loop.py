@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from raymodel.data.feed import StepRows
+from raymodel.data.feed import Feed, StepRows
 from raymodel.data.order import DataDigest
 from raymodel.errors import NonFiniteLossError, PreemptedError
 from raymodel.train.batches import Collator, GlobalStep, StepBatch, agree, first_text
@@ -40,7 +40,7 @@ class Training:
     state: TrainState
     engine: Engine
     collator: Collator
-    feed: Iterable[StepRows]
+    feed: Feed
     validation: Validation
     journal: Journal
     saver: Saver

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
-import ray.data
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig
@@ -19,11 +18,11 @@ from raymodel.cluster.placement import ReplicaTrainer
 from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.data.feed import StepRows
+from raymodel.data.feed import Feed
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset, open_dataset
-from raymodel.data.stream import OrderedDataConfig, RayFeed, start_helpers
+from raymodel.data.stream import RayFeed, start_helpers
 from raymodel.errors import RaymodelError, TrainingError
 from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.records import RecordWriter, read_records
@@ -33,7 +32,7 @@ from raymodel.observe.watch import watch_training
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import FOLDER as CHECKPOINTS
-from raymodel.train.checkpoint import NextStep, committed_steps
+from raymodel.train.checkpoint import committed_steps
 from raymodel.train.fault import (
     Decision,
     Failure,
@@ -53,7 +52,6 @@ from raymodel.train.notice import (
     is_asked_to_leave,
     watch_sigterm,
 )
-from raymodel.train.plan import data_end
 from raymodel.train.room import await_room, watch_room
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 from raymodel.train.work import (
@@ -68,8 +66,6 @@ from raymodel.train.work import (
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-DATASET = "train"
 
 
 class RaySession:
@@ -91,9 +87,9 @@ class RaySession:
         end_step: int,
         on_bad_shard: str,
         layout: Layout,
-    ) -> Iterable[StepRows]:
+    ) -> Feed:
         return RayFeed(
-            ray.train.get_dataset_shard(DATASET),
+            dataset,
             order,
             start_step,
             end_step,
@@ -166,8 +162,6 @@ def train_on_ray(
 def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) -> None:
     """One `TorchTrainer.fit`. Raises like `train_on_ray`."""
     work = replace(work, started_at=time.time())
-    dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset)
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
     all_callbacks: Any = [FailureKeeper(work), *callbacks]
@@ -176,16 +170,6 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
         replica_workers=work.spec.parallel.model_workers,
         train_loop_config={"work": work},
         scaling_config=_scaling(cluster),
-        datasets={DATASET: ray.data.range(1)},  # stands for what OrderedDataConfig makes
-        dataset_config=OrderedDataConfig(
-            dataset,
-            dataset.order(work.seed, work.spec.global_batch),
-            start_step_fn=NextStep(work.run),
-            end_step=data_end(work.spec, plan),
-            on_bad_shard=work.spec.on_bad_shard,
-            name=DATASET,
-            replica_workers=work.spec.parallel.model_workers,
-        ),
         torch_config=WatchedTorchConfig(backend="nccl" if work.use_gpu else "gloo", timeout_s=1800),
         run_config=RunConfig(
             # Only Ray's own bookkeeping goes here; checkpoints are ours.

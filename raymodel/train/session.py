@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
-from raymodel.data.feed import DirectFeed, StepRows
+from raymodel.data.feed import DirectFeed, Feed
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset
 from raymodel.train.layout import Layout
@@ -35,8 +35,8 @@ class Session(Protocol):
         end_step: int,
         on_bad_shard: str,
         layout: Layout,
-    ) -> Iterable[StepRows]:
-        """This worker's rows of each step from `start_step` (0-based) to before `end_step`.
+    ) -> Feed:
+        """Begins to read this worker's rows from `start_step` (0-based) to before `end_step`.
 
         Workers of one replica read the same rows, each for itself: that is cheap beside what they
         compute, and keeps one waiting worker from stopping the others.
@@ -72,7 +72,7 @@ class TorchrunSession:
         end_step: int,
         on_bad_shard: str,
         layout: Layout,
-    ) -> Iterable[StepRows]:
+    ) -> Feed:
         return DirectFeed(
             dataset,
             order,

@@ -75,6 +75,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
                 loss = export_model(work, task, dataset).state["validation_loss"] or loss
         session.report({"step": state.step, "validation_loss": loss})  # rank 0's is heard
     finally:
+        training.feed.close()
         training.notice.close()
         training.journal.close()
     engine.close()

@@ -23,6 +23,8 @@ from raymodel.observe.records import read_records
 from raymodel.observe.story import Story
 from raymodel.storage.uri import Location
 from raymodel.testing.tiny import tiny_job, write_tiny_corpus
+from raymodel.train.checkpoint import checkpoint_location, committed_steps
+from raymodel.train.index import rank_file
 from raymodel.train.run import train_on_ray
 from raymodel.train.work import TrainWork
 
@@ -65,6 +67,29 @@ def test_an_elastic_run_survives_the_loss_of_a_worker(
     ours, theirs = (records(each, "metrics")[-2:] for each in (work, whole))
     assert ours[-1]["data_digest"] == theirs[-1]["data_digest"]
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-4)
+
+
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_from_with_its_own_rows(
+    cluster: None, work: TrainWork, whole: TrainWork
+) -> None:
+    """The damage shows when the bytes are read. That rows may be skipped must not hide others."""
+    work = TrainWork(**vars(work) | {"spec": work.spec.model_copy(update={"on_bad_shard": "skip"})})
+    damaged = []
+
+    def damage_and_kill() -> None:
+        damaged.append(committed_steps(work.run)[-1])
+        path = checkpoint_location(work.run, damaged[0]).local_path / rank_file(0)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        signal_worker(work, 1, signal.SIGKILL)
+
+    at_step(work, 25, damage_and_kill)
+    train_on_ray(work, TWO, Story(StringIO()))
+    check_same_end(work, whole)
+    (_, second) = events(work, "attempt")
+    assert second["step"] == damaged[0] - 10
+    assert records(work, "metrics")[-1].get("bad_rows", 0) == 0
 
 
 def test_a_spent_budget_ends_the_run_in_one_line(cluster: None, work: TrainWork) -> None:

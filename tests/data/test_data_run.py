@@ -1,6 +1,7 @@
 """The same through real Ray Data: same bytes, same batches, same digest, same errors."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,11 +9,14 @@ from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a Ray of this test alone; set before ray is imported
 
+import pyarrow as pa
 import pytest
 import ray
 from copies import copy_of, folder_of
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.data import stream
+from raymodel.data.blocks import to_block
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.plan import PAUSE_S
@@ -20,7 +24,7 @@ from raymodel.data.run import run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
-from raymodel.data.stream import OrderedDataConfig, Pace, RayFeed, start_helpers
+from raymodel.data.stream import Pace, RayFeed, start_helpers
 from raymodel.errors import ShardError, SourceError
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
@@ -96,11 +100,9 @@ def feeds_of(
     dataset: Dataset, world_size: int, start: int, end: int, on_bad_shard: str = "stop"
 ) -> list[RayFeed]:
     order = dataset.order(SEED, GLOBAL_BATCH)
-    config = OrderedDataConfig(dataset, order, lambda: start, end, on_bad_shard)
-    streams = config.configure({}, world_size, None, None)
     return [
-        RayFeed(stream["train"], order, start, end, rank, world_size, on_bad_shard)
-        for rank, stream in enumerate(streams)
+        RayFeed(dataset, order, start, end, rank, world_size, on_bad_shard)
+        for rank in range(world_size)
     ]
 
 
@@ -154,6 +156,36 @@ def test_reading_goes_on_where_training_has_claimed_every_cpu(dataset: Dataset) 
 def test_a_run_without_steps_left_gives_none(dataset: Dataset) -> None:
     (feed,) = feeds_of(dataset, 1, 9, 9)
     assert list(feed) == []
+
+
+def test_a_step_whose_rows_are_all_there_does_not_wait_for_the_next_block(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = dataset.order(SEED, GLOBAL_BATCH)
+    first, second = DirectFeed(dataset, order, 4, 6, 0, 1)
+    never = threading.Event()
+
+    def blocks(stream: object) -> Iterator[pa.Table]:
+        both = to_block([first, second])
+        yield both.slice(0, GLOBAL_BATCH - 3)  # a block may end within a step
+        yield both.slice(GLOBAL_BATCH - 3, 3)
+        never.wait(20)
+        yield both.slice(GLOBAL_BATCH)
+
+    monkeypatch.setattr(stream, "_blocks", blocks)
+    (feed,) = feeds_of(dataset, 1, 4, 6)
+    began, steps = time.monotonic(), iter(feed)
+    assert next(steps).table == first.table
+    assert time.monotonic() - began < 10
+    never.set()
+    assert next(steps).table == second.table
+    assert list(steps) == []
+
+
+def test_a_feed_that_nobody_reads_can_be_closed(dataset: Dataset) -> None:
+    (feed,) = feeds_of(dataset, 1, 0, 60)
+    feed.close()
+    assert "data-feed" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_slow_reader_is_not_disturbed_by_the_stream(
