@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,40 +14,23 @@ import yaml
 
 from raymodel.cluster.connect import Connection, connect
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
-from raymodel.data.sources import prepare_identity
+from raymodel.data.mixture import Mixture
 from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
 from raymodel.serve.deploy import find_model
+from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
-from raymodel.storage.execution import Execution, execution_fingerprint
+from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location, check_writable
-from raymodel.train.base import (
-    BaseModel,
-    base_of,
-    examples_identity,
-    finetune_identity,
-    resolve_base,
-)
+from raymodel.train.base import BaseModel
 
-Inputs = Mapping[str, Artifact]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of this job, ready to run."""
-
-    name: str
-    identity: dict[str, Any]
-    """What of the spec and the raw input decides the result."""
-    inputs: Inputs
-    work: Callable[[Execution], dict[str, Any]]
-    """Does the work and returns the manifest's content."""
+Work = Callable[[Execution], dict[str, Any]]
+"""Does the work of a stage and returns the manifest's content."""
 
 
 @dataclass
@@ -64,23 +47,25 @@ class Pipeline:
     rows: list[dict[str, object]] = field(default_factory=list)
     """The closing table."""
 
-    def execute(self, stage: Stage) -> Artifact:
+    @property
+    def stages(self) -> Stages:
+        return Stages(self.job, self.base_dir)
+
+    def execute(self, stage: Stage, work: Work) -> Artifact:
         """Gives the stage's artifact: the complete one, or the one made now."""
-        mark = execution_fingerprint(
-            stage.name, seed=self.job.seed, identity=stage.identity, inputs=stage.inputs
-        )
+        mark = stage.fingerprint(self.job.seed)
         location = self.run.execution(stage.name, mark)
         started = time.monotonic()
         artifact = find_artifact(location)
         if artifact is not None:
             self.story.stage(stage.name, f"complete, skipped ({mark})")
         else:
-            artifact = self._make(stage, mark, location)
+            artifact = self._make(stage, work, mark, location)
         self.run.set_latest(stage.name, mark)
         self._book(stage.name, artifact, time.monotonic() - started)
         return artifact
 
-    def _make(self, stage: Stage, mark: str, location: Location) -> Artifact:
+    def _make(self, stage: Stage, work: Work, mark: str, location: Location) -> Artifact:
         self.connect()
         attempt = _count_attempt(location)
         again = f", start {attempt}" if attempt > 1 else ""
@@ -101,7 +86,7 @@ class Pipeline:
 
         # A cluster that scales from zero may have no node at all yet.
         await_room(ClusterSpec(), self.story, "a free CPU")
-        content = stage.work(execution)
+        content = work(execution)
         commit_manifest(
             location,
             job_name=self.job.name,
@@ -186,19 +171,21 @@ def run(
 
 
 def _run_stages(p: Pipeline, keep_serving: bool) -> int:
-    job = p.job
+    job, stages = p.job, p.stages
     prepared = _prepare(p) if job.prepare else None
-    data = _datasets(p, prepared)
+    data = stages.data(prepared)
     pretrained = _pretrain(p, data) if job.pretrain and data else None
     examples = tuned = None
     if job.finetune:
-        base = _base_model(p, pretrained)
+        base = stages.base(pretrained)
+        assert base is not None, "the job was checked"
         examples = _examples(p, base)
         tuned = _finetune(p, base, examples)
     newest = tuned or pretrained
     failed_gates = ""
     if job.evaluate and newest:
-        failed_gates = _evaluate(p, newest, pretrained, examples, data)
+        stage = stages.evaluate(newest, pretrained=pretrained, examples=examples, data=data)
+        failed_gates = _evaluate(p, stage, data)
     elif newest:
         p.run.set_best(newest)  # nothing to compare and no gate: the newest model is the best
     if failed_gates:
@@ -220,15 +207,7 @@ def _prepare(p: Pipeline) -> Artifact:
 
         return run_prepare(spec, execution, p.story, p.base_dir)
 
-    identity = prepare_identity(spec, p.base_dir)
-    return p.execute(Stage(name="prepare", identity=identity, inputs={}, work=work))
-
-
-def _datasets(p: Pipeline, prepared: Artifact | None) -> Mixture:
-    """What `pretrain.data` names, else what this job prepared; empty when there is neither."""
-    if p.job.pretrain and p.job.pretrain.data:
-        return resolve_mixture(p.job.pretrain.datasets, Location.parse(p.job.storage), p.base_dir)
-    return mixture_of(prepared) if prepared else ()
+    return p.execute(p.stages.prepare(), work)
 
 
 def _pretrain(p: Pipeline, data: Mixture) -> Artifact:
@@ -240,22 +219,10 @@ def _pretrain(p: Pipeline, data: Mixture) -> Artifact:
 
         return run_pretrain(spec, execution, p.story, data)
 
-    return p.execute(
-        Stage(name="pretrain", identity=spec.identity(), inputs=inputs_of(data), work=work)
-    )
-
-
-def _base_model(p: Pipeline, pretrained: Artifact | None) -> BaseModel:
-    spec = p.job.finetune
-    assert spec is not None, "the caller looked"
-    if spec.base is None:
-        assert pretrained is not None, "the job was checked"
-        return base_of(pretrained)
-    return resolve_base(spec.base, Location.parse(p.job.storage), p.base_dir)
+    return p.execute(p.stages.pretrain(data), work)
 
 
 def _examples(p: Pipeline, base: BaseModel) -> Artifact:
-    """The labelled sources as shards: an artifact of its own, shared by all trials."""
     spec = p.job.finetune
     assert spec is not None, "the caller looked"
 
@@ -264,8 +231,7 @@ def _examples(p: Pipeline, base: BaseModel) -> Artifact:
 
         return run_examples(spec, execution, p.story, base.location, p.base_dir)
 
-    identity = examples_identity(spec, base, p.base_dir)
-    return p.execute(Stage(name="examples", identity=identity, inputs=base.inputs, work=work))
+    return p.execute(p.stages.examples(base), work)
 
 
 def _finetune(p: Pipeline, base: BaseModel, examples: Artifact) -> Artifact:
@@ -281,34 +247,22 @@ def _finetune(p: Pipeline, base: BaseModel, examples: Artifact) -> Artifact:
 
         return run_finetune(spec, execution, p.story, base.location)
 
-    inputs = base.inputs | {"examples": examples}
-    identity = finetune_identity(spec, base)
-    return p.execute(Stage(name="finetune", identity=identity, inputs=inputs, work=work))
+    return p.execute(p.stages.finetune(base, examples), work)
 
 
-def _evaluate(
-    p: Pipeline,
-    model: Artifact,
-    base: Artifact | None,
-    examples: Artifact | None,
-    data: Mixture,
-) -> str:
+def _evaluate(p: Pipeline, stage: Stage, data: Mixture) -> str:
     """Moves `best` when the gates are met; returns which are not."""
     spec = p.job.evaluate
     assert spec is not None, "the caller looked"
-    roles = {"model": model, "base": base, "examples": examples, **inputs_of(data)}
-    inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.evaluate.run import run_evaluate
 
         return run_evaluate(spec, execution, p.story, data)
 
-    content = p.execute(
-        Stage(name="evaluate", identity=spec.identity(), inputs=inputs, work=work)
-    ).content
+    content = p.execute(stage, work).content
     if content["passed"]:
-        p.run.set_best(model)
+        p.run.set_best(stage.inputs["model"])
         return ""
     missed = [
         f"{gate['name']} is {gate['value']}, the gate asks for {gate['condition']}"
@@ -354,12 +308,7 @@ def _serve(p: Pipeline, keep_serving: bool) -> None:
         p.connect()
         serve(None)
         return
-    identity = spec.identity() | {"base": model.identity}
-    p.execute(Stage(name="serve", identity=identity, inputs=_as_model(model), work=serve))
-
-
-def _as_model(model: BaseModel) -> Inputs:
-    return {"model": model.artifact} if model.artifact else {}
+    p.execute(p.stages.serve(model), serve)
 
 
 def _ends_with_command(p: Pipeline) -> bool:

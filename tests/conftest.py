@@ -1,9 +1,13 @@
 """What tests of several parts share."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent / "train"))  # for tiny_runs
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Ray Data streams the rows of each step to training.
 
 Each worker has an ordered stream of its own, whose reading tasks run anywhere in the cluster; what
-schedules them runs in the worker. It does not come through Ray Train's `datasets`: those are made by
-one more process at each start of the group, where the worker can make its own.
+schedules them runs in the worker. It does not come through Ray Train's `datasets`: those are made
+by one more process at each start of the group, where the worker can make its own.
 """
 
 from __future__ import annotations

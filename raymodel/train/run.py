@@ -1,13 +1,11 @@
-"""The Ray wiring of training: a worker group, its data, its failures."""
+"""The Ray wiring of training: a worker group and its data; `keeper.py` sees its failures."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import ray.train
@@ -15,7 +13,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig
 
 from raymodel.cluster.placement import ReplicaTrainer
-from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import Feed
@@ -23,49 +20,19 @@ from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.stream import RayFeed, start_helpers
-from raymodel.errors import RaymodelError, TrainingError
 from raymodel.observe.goodput import activity_rows, loss_rows
-from raymodel.observe.records import RecordWriter, read_records
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import build_tracker
 from raymodel.observe.watch import watch_training
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
-from raymodel.train.checkpoint import FOLDER as CHECKPOINTS
-from raymodel.train.checkpoint import committed_steps
-from raymodel.train.fault import (
-    Decision,
-    Failure,
-    Kind,
-    classify,
-    decide,
-    is_out_of_memory,
-    lost_ranks,
-    out_of_memory_error,
-)
-from raymodel.train.hang import find_hang
 from raymodel.train.interrupt import run_interruptibly
+from raymodel.train.keeper import FailureKeeper, cause_of
 from raymodel.train.layout import Layout
-from raymodel.train.notice import (
-    ask_to_leave,
-    forget_to_leave,
-    is_asked_to_leave,
-    watch_sigterm,
-)
+from raymodel.train.notice import ask_to_leave, forget_to_leave, watch_sigterm
 from raymodel.train.room import await_room, watch_room
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
-from raymodel.train.work import (
-    EVENTS_FILE,
-    FAILURES_FILE,
-    TrainWork,
-    plan_for,
-    read_ledger,
-    summary,
-    work_for,
-)
-
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
+from raymodel.train.work import TrainWork, plan_for, read_ledger, summary, work_for
 
 
 class RaySession:
@@ -164,7 +131,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     work = replace(work, started_at=time.time())
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
-    all_callbacks: Any = [FailureKeeper(work), *callbacks]
+    all_callbacks: Any = [_OnFailure(work), *callbacks]
     trainer = ReplicaTrainer(
         _worker,
         replica_workers=work.spec.parallel.model_workers,
@@ -183,7 +150,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     try:
         trainer.fit()
     except Exception as error:  # Ray wraps the cause in several of its own classes
-        raise _cause(error, work) from error
+        raise cause_of(error, work) from error
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -210,81 +177,14 @@ class WatchedTorchConfig(TorchConfig):
         return _WatchedBackend
 
 
-class FailureKeeper(UserCallback):
-    """Sees every failed attempt in Ray's controller: writes it down, ends hopeless ones."""
+class _OnFailure(UserCallback):
+    """In Ray's controller: tells the keeper of failed attempts. What it raises ends the run."""
 
     def __init__(self, work: TrainWork) -> None:
-        self._work = work
-        self._seen: Counter[Kind] = Counter()
-        self._since = time.time()
-        self._last: list[str] = []
-        self._in_a_row = 0
-        self._step_of_last = 0
-        self._records: RecordWriter | None = None
+        self._keeper = FailureKeeper(work)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Waits before the next attempt, or raises, which Ray takes as the end of the run."""
-        by_rank = {rank: unwrap(error) for rank, error in worker_exceptions.items()}
-        errors = list(by_rank.values())
-        run = self._work.run
-        attempt = _unless_unreadable(lambda: last_attempt(run, self._since))
-        lost = lost_ranks(by_rank, attempt["workers"] if attempt else 0)
-        hang = _unless_unreadable(lambda: find_hang(run, self._since))
-        failure = classify(errors, hang, lost)
-        if failure.kind == "preemption" and self._is_known(errors):
-            return  # Ray tells it again and again until the node is gone
-        self._seen[failure.kind] += 1
-        self._count_in_a_row()
-        decision = decide(failure, self._seen, self._work.spec.fault, in_a_row=self._in_a_row)
-        if _unless_unreadable(lambda: is_asked_to_leave(run)):
-            decision = Decision(False, 0.0, "run the same command again to go on")
-        self._write(failure, decision)
-        if not decision.is_retried:
-            raise final_error(failure, decision, self._work)
-        time.sleep(decision.wait_s)
-        self._since = time.time()
-
-    def _count_in_a_row(self) -> None:
-        """A new checkpoint since the last failure is progress: the count begins anew."""
-        steps = _unless_unreadable(lambda: committed_steps(self._work.run))
-        newest = max(steps or (), default=self._step_of_last)
-        self._in_a_row = 1 if newest > self._step_of_last else self._in_a_row + 1
-        self._step_of_last = newest
-
-    def _is_known(self, errors: list[BaseException]) -> bool:
-        before, self._last = self._last, [str(error) for error in errors]
-        return before == self._last
-
-    def _write(self, failure: Failure, decision: Decision) -> None:
-        told = {}
-        if decision.is_retried:  # else the command ends with the same words
-            told = {"level": "warning", "message": f"{failure.cause}; {decision.words}"}
-        try:
-            if self._records is None:  # kept open: what a storage refuses goes with the next one
-                self._records = RecordWriter(self._work.run / FAILURES_FILE)
-            self._records.write(
-                {
-                    "time_s": round(time.time(), 3),
-                    "event": "failure",
-                    "kind": failure.kind,
-                    "cause": failure.cause,
-                    "is_retried": decision.is_retried,
-                    "wait_s": decision.wait_s,
-                    **told,
-                }
-            )
-            self._records.store()
-        except OSError as error:
-            logger.warning("a failure (%s) is not written down: %s", failure.cause, error)
-
-
-def _unless_unreadable(ask: Callable[[], T]) -> T | None:
-    """None where the storage fails: perhaps the workers did for that, and the run must go on."""
-    try:
-        return ask()
-    except OSError as error:
-        logger.warning("what the workers left cannot be read: %s", error)
-        return None
+        self._keeper.failed(worker_exceptions)
 
 
 def _scaling(cluster: ClusterSpec) -> ScalingConfig:
@@ -295,31 +195,3 @@ def _scaling(cluster: ClusterSpec) -> ScalingConfig:
         resources_per_worker={"CPU": cluster.cpus_per_worker}
         | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
     )
-
-
-def _cause(error: Exception, work: TrainWork) -> RaymodelError:
-    """Ours, out of what Ray raises at the end of a run."""
-    errors = list(getattr(error, "worker_failures", {}).values()) or [error]
-    failure = classify([unwrap(inner) for inner in errors])
-    if isinstance(failure.error, RaymodelError):
-        return failure.error
-    return final_error(failure, Decision(False, 0.0, "Ray gave up"), work)
-
-
-def final_error(failure: Failure, decision: Decision, work: TrainWork) -> RaymodelError:
-    """What the user reads when a run ends by this failure."""
-    if is_out_of_memory(failure):
-        return out_of_memory_error(failure.error, last_attempt(work.run))
-    if failure.kind != "infrastructure" and isinstance(failure.error, RaymodelError):
-        return failure.error
-    return TrainingError(
-        f"{work.stage} failed: {failure.cause}; {decision.words}. The attempts are in "
-        f"{work.run / EVENTS_FILE} and {work.run / FAILURES_FILE}, checkpoints in "
-        f"{work.run / CHECKPOINTS}; run the same command again to go on from the newest one"
-    )
-
-
-def last_attempt(run: Location, since: float = 0.0) -> dict[str, Any] | None:
-    """The newest `attempt` event; None when no workers got ready since then."""
-    events = [event for event in read_records(run / EVENTS_FILE) if event["event"] == "attempt"]
-    return events[-1] if events and events[-1]["time_s"] >= since else None

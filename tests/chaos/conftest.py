@@ -1,12 +1,10 @@
 """A Ray of its own for real Ray Train runs that something breaks."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a Ray of these tests alone; set before ray is imported
-sys.path.append(str(Path(__file__).parents[1] / "train"))  # for tiny_runs
 
 import pytest
 from local_ray import local_ray

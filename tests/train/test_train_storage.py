@@ -216,7 +216,7 @@ def test_a_run_outlasts_a_disk_that_takes_no_checkpoints_for_a_while(
 def test_failures_are_written_down_in_a_bucket_that_refuses_for_a_while(
     work: TrainWork, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raymodel.train.run import FailureKeeper
+    from raymodel.train.keeper import FailureKeeper
 
     fields = work.spec.to_dict() | {"fault": {"retries": 5}}
     keeper = FailureKeeper(replace(work, spec=PretrainSpec.model_validate(fields)))
@@ -225,11 +225,11 @@ def test_failures_are_written_down_in_a_bucket_that_refuses_for_a_while(
     with RecordWriter(work.run / EVENTS_FILE) as attempts:
         attempts.write({"time_s": time.time() + 60, "event": "attempt", "workers": 2})
     lost = RuntimeError("Connection closed by peer")
-    keeper.after_exception(None, {1: lost})
+    keeper.failed({1: lost})
     faults.add(Fault(does="refuse"))
-    keeper.after_exception(None, {0: OSError("disk on fire")})
+    keeper.failed({0: OSError("disk on fire")})
     faults.clear()
-    keeper.after_exception(None, {0: StorageUnavailableError("reading shard x failed 6 times")})
+    keeper.failed({0: StorageUnavailableError("reading shard x failed 6 times")})
     causes = [record["cause"] for record in read_records(work.run / FAILURES_FILE)]
     assert causes == [
         "worker 0 died or was cut off from the others",
@@ -237,5 +237,5 @@ def test_failures_are_written_down_in_a_bucket_that_refuses_for_a_while(
         "reading shard x failed 6 times",
     ]
     again = FailureKeeper(keeper._work)  # the command is run again
-    again.after_exception(None, {0: OSError("still on fire")})
+    again.failed({0: OSError("still on fire")})
     assert len(read_records(work.run / FAILURES_FILE)) == 4

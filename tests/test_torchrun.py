@@ -10,7 +10,7 @@ from tiny_runs import MODEL, make_dataset
 
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
-from raymodel.train.torchrun import main
+from raymodel.torchrun import main
 
 JOB = {
     "name": "tiny",
@@ -43,7 +43,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     # --standalone takes a free port by itself.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "raymodel.train.torchrun", *arguments]
+    command += ["--nproc-per-node", "2", "-m", "raymodel.torchrun", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 

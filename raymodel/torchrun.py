@@ -1,7 +1,7 @@
 """A training stage without Ray, under plain `torchrun`:
 
 ```
-python -m torch.distributed.run --nproc-per-node 2 -m raymodel.train.torchrun JOB STAGE
+python -m torch.distributed.run --nproc-per-node 2 -m raymodel.torchrun JOB STAGE
 ```
 
 The inputs of the stage must be complete. It writes where `raymodel run` does, so that each goes on
@@ -17,20 +17,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.errors import ArtifactError, RaymodelError, SpecError
 from raymodel.job import Job
 from raymodel.spec.load import load_job
+from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
-from raymodel.storage.execution import Execution, execution_fingerprint
+from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location
-from raymodel.train.base import base_of, finetune_identity, resolve_base
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import TrainSpec
 from raymodel.train.work import summary, work_for
@@ -39,7 +38,7 @@ from raymodel.train.worker import run_worker
 
 def main(argv: Sequence[str] | None = None) -> int:
     """One worker. Returns the exit code, as `raymodel` does."""
-    parser = argparse.ArgumentParser(prog="raymodel.train.torchrun")
+    parser = argparse.ArgumentParser(prog="raymodel.torchrun")
     parser.add_argument("job", metavar="JOB")
     parser.add_argument("stage", metavar="STAGE", choices=("pretrain", "finetune"))
     parser.add_argument("--set", dest="overrides", action="append", default=[])
@@ -52,23 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train_stage(job: Job, stage: str) -> None:
+def train_stage(job: Job, name: str) -> None:
     """Trains a stage of a job to the end, unless that is done, and completes its artifact.
 
     Raises:
         UserError: an input is not complete, or what trying again cannot mend.
     """
     run = Run(Location.parse(job.storage) / job.name)
-    plan = _plan_pretrain(job, run) if stage == "pretrain" else _plan_finetune(job, run)
-    mark = execution_fingerprint(stage, seed=job.seed, identity=plan.identity, inputs=plan.inputs)
+    plan = _plan_pretrain(job, run) if name == "pretrain" else _plan_finetune(job, run)
+    mark = plan.stage.fingerprint(job.seed)
     execution = Execution(
         job_name=job.name,
-        stage=stage,
+        stage=name,
         fingerprint=mark,
-        location=run.execution(stage, mark),
+        location=run.execution(name, mark),
         seed=job.seed,
         cluster=job.cluster,
-        inputs=plan.inputs,
+        inputs=plan.stage.inputs,
     )
     if find_artifact(execution.location) is None:
         _make(run, execution, plan)
@@ -76,10 +75,9 @@ def train_stage(job: Job, stage: str) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
+    stage: Stage
     spec: TrainSpec
-    identity: dict[str, Any]
     task: str
-    inputs: dict[str, Artifact]
     dataset: Mixture
     base: Location | None = None
 
@@ -87,11 +85,10 @@ class _Plan:
 def _plan_pretrain(job: Job, run: Run) -> _Plan:
     if (spec := job.pretrain) is None:
         raise SpecError(f"job {job.name!r} has no pretrain section; write one")
-    if spec.data:
-        data = resolve_mixture(spec.datasets, Location.parse(job.storage))
-    else:
-        data = mixture_of(_complete(run.latest("prepare"), "prepare"))
-    return _Plan(spec, spec.identity(), spec.objective, inputs_of(data), data)
+    stages = Stages(job, Path.cwd())
+    prepared = None if spec.data else _complete(run.latest("prepare"), "prepare")
+    data = stages.data(prepared)
+    return _Plan(stages.pretrain(data), spec, spec.objective, data)
 
 
 def _plan_finetune(job: Job, run: Run) -> _Plan:
@@ -101,14 +98,13 @@ def _plan_finetune(job: Job, run: Run) -> _Plan:
             f"job {job.name!r} has no finetune section without a sweep; write one, or use "
             "`raymodel run`, since a sweep needs Ray"
         )
-    if spec.base:
-        base = resolve_base(spec.base, Location.parse(job.storage), Path.cwd())
-    else:
-        base = base_of(_complete(run.latest("pretrain"), "pretrain"))
+    stages = Stages(job, Path.cwd())
+    pretrained = None if spec.base else _complete(run.latest("pretrain"), "pretrain")
+    base = stages.base(pretrained)
+    assert base is not None, "it is named, or was found complete"
     examples = _complete(run.latest("examples"), "the examples of finetune")
-    inputs = base.inputs | {"examples": examples}
-    identity = finetune_identity(spec, base)
-    return _Plan(spec, identity, spec.task, inputs, mixture_of(examples), base.location)
+    stage = stages.finetune(base, examples)
+    return _Plan(stage, spec, spec.task, mixture_of(examples), base.location)
 
 
 def _complete(artifact: Artifact | None, what: str) -> Artifact:
@@ -124,13 +120,13 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
         run_worker(work, TorchrunSession())
         if not is_first:
             return
-        (location / "spec.yaml").write_text(yaml.safe_dump(plan.identity, sort_keys=False))
+        (location / "spec.yaml").write_text(yaml.safe_dump(plan.stage.identity, sort_keys=False))
         commit_manifest(
             location,
             job_name=execution.job_name,
             stage=execution.stage,
             fingerprint=execution.fingerprint,
-            parents={role: artifact.fingerprint for role, artifact in plan.inputs.items()},
+            parents={role: artifact.fingerprint for role, artifact in plan.stage.inputs.items()},
             content={"task": plan.task, **summary(location, plan.spec)},
         )
         run.set_latest(execution.stage, execution.fingerprint)

@@ -1,0 +1,118 @@
+"""The stages of a job: which artifacts each reads, and what else decides its result.
+
+The pipeline runs them, `progress.py` looks them up and `torchrun.py` trains one of them. All
+have them from here, since a stage that is told otherwise is another execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
+from raymodel.data.sources import prepare_identity
+from raymodel.job import Job
+from raymodel.storage.artifact import Artifact
+from raymodel.storage.execution import execution_fingerprint
+from raymodel.storage.uri import Location
+from raymodel.train.base import (
+    BaseModel,
+    base_of,
+    examples_identity,
+    finetune_identity,
+    resolve_base,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a job whose inputs are complete."""
+
+    name: str
+    identity: dict[str, Any]
+    """What of the spec and the raw input decides the result."""
+    inputs: Mapping[str, Artifact]
+    """By role."""
+
+    def fingerprint(self, seed: int) -> str:
+        """Names its execution."""
+        return execution_fingerprint(
+            self.name, seed=seed, identity=self.identity, inputs=self.inputs
+        )
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Those of one job. Ask only for stages that it has, in their order.
+
+    Errors are those of `resolve_mixture`, `resolve_base` and of the sources.
+    """
+
+    job: Job
+    base_dir: Path
+    """Where relative paths start."""
+
+    @property
+    def storage(self) -> Location:
+        return Location.parse(self.job.storage)
+
+    def prepare(self) -> Stage:
+        spec = self.job.prepare
+        assert spec is not None, "the caller looked"
+        return Stage(name="prepare", identity=prepare_identity(spec, self.base_dir), inputs={})
+
+    def data(self, prepared: Artifact | None) -> Mixture:
+        """What `pretrain.data` names, else what the job prepared; empty when there is neither."""
+        spec = self.job.pretrain
+        if spec and spec.data:
+            return resolve_mixture(spec.datasets, self.storage, self.base_dir)
+        return mixture_of(prepared) if prepared else ()
+
+    def pretrain(self, data: Mixture) -> Stage:
+        spec = self.job.pretrain
+        assert spec is not None, "the caller looked"
+        return Stage(name="pretrain", identity=spec.identity(), inputs=inputs_of(data))
+
+    def base(self, pretrained: Artifact | None) -> BaseModel | None:
+        """What `finetune.base` names, else what the job pretrained; None when there is neither."""
+        spec = self.job.finetune
+        assert spec is not None, "the caller looked"
+        if spec.base is not None:
+            return resolve_base(spec.base, self.storage, self.base_dir)
+        return base_of(pretrained) if pretrained else None
+
+    def examples(self, base: BaseModel) -> Stage:
+        """The labelled sources as shards: an artifact of its own, shared by all trials."""
+        spec = self.job.finetune
+        assert spec is not None, "the caller looked"
+        identity = examples_identity(spec, base, self.base_dir)
+        return Stage(name="examples", identity=identity, inputs=base.inputs)
+
+    def finetune(self, base: BaseModel, examples: Artifact) -> Stage:
+        spec = self.job.finetune
+        assert spec is not None, "the caller looked"
+        inputs = base.inputs | {"examples": examples}
+        return Stage(name="finetune", identity=finetune_identity(spec, base), inputs=inputs)
+
+    def evaluate(
+        self,
+        model: Artifact,
+        *,
+        pretrained: Artifact | None,
+        examples: Artifact | None,
+        data: Mixture,
+    ) -> Stage:
+        spec = self.job.evaluate
+        assert spec is not None, "the caller looked"
+        roles = {"model": model, "base": pretrained, "examples": examples, **inputs_of(data)}
+        inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
+        return Stage(name="evaluate", identity=spec.identity(), inputs=inputs)
+
+    def serve(self, model: BaseModel) -> Stage:
+        spec = self.job.serve
+        assert spec is not None, "the caller looked"
+        identity = spec.identity() | {"base": model.identity}
+        inputs = {"model": model.artifact} if model.artifact else {}
+        return Stage(name="serve", identity=identity, inputs=inputs)
