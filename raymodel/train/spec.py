@@ -66,12 +66,20 @@ class ParallelSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_pipeline(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "pipeline" in data:
+    def _not_offered(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        if "pipeline" in data:
             raise ValueError(
                 "pipeline parallelism is not offered: DeepSpeed's takes ZeRO 0 and 1 only, no tied "
                 "weights, and models rewritten as lists of layers; zero: 3 with tensor or sequence "
                 "spreads as large a model, so use those"
+            )
+        if data.get("offload") == "nvme":
+            raise ValueError(
+                "offload to nvme is not offered: DeepSpeed's takes ZeRO 3 only, and swaps out the "
+                "state that a checkpoint reads; use offload: cpu, and more workers where the "
+                "memory of the hosts is too small"
             )
         return data
 

@@ -127,6 +127,7 @@ def test_offload_takes_deepspeeds_own_optimizer():
         ({"parallel": {"zero": 0, "offload": "cpu"}}, "use zero: 1, 2 or 3"),
         ({"attention": "flash", "precision": "fp32"}, "use precision: bf16, or attention: sdpa"),
         ({"parallel": {"pipeline": 2}}, "pipeline parallelism is not offered"),
+        ({"parallel": {"zero": 3, "offload": "nvme"}}, "use offload: cpu, and more workers"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(fields, told):
