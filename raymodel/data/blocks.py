@@ -20,7 +20,7 @@ STEP, POSITION, ROW = "__step__", "__position__", "__row__"
 
 def read_blocks(
     steps: range,
-    piece: int,
+    chunk: int,
     *,
     dataset: Dataset,
     order: Order,
@@ -28,9 +28,9 @@ def read_blocks(
     world_size: int,
     on_bad_shard: str,
 ) -> Iterator[pa.Table]:
-    """A worker's rows of these steps, `piece` steps at a time. Runs in tasks of Ray Data."""
-    for first in range(steps.start, steps.stop, piece):
-        some = range(first, min(first + piece, steps.stop))
+    """A worker's rows of these steps, `chunk` steps at a time. Runs in tasks of Ray Data."""
+    for first in range(steps.start, steps.stop, chunk):
+        some = range(first, min(first + chunk, steps.stop))
         yield to_block(list(read_steps(dataset, order, some, rank, world_size, on_bad_shard)))
 
 

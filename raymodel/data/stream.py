@@ -60,8 +60,8 @@ def open_stream(
         world_size=world_size,
         on_bad_shard=on_bad_shard,
     )
-    piece = chunk_steps(dataset, order, max(len(steps), 1), world_size)
-    source = StepSource(read, steps, piece)
+    chunk = chunk_steps(dataset, order, max(len(steps), 1), world_size)
+    source = StepSource(read, steps, chunk)
     readers = 1 if dataset.is_local else BUCKET_READERS
     stream = quiet(
         ray.data.read_datasource(
@@ -79,33 +79,33 @@ def open_stream(
 
 
 class StepSource(Datasource):
-    """One worker's rows of a run of steps, each reading task a chunk of them."""
+    """One worker's rows of a run of steps, each reading task a few chunks of them."""
 
     def __init__(
         self,
         read: Callable[[range, int], Iterator[pa.Table]],
         steps: range,
-        piece: int,
+        chunk: int,
     ) -> None:
         """Args:
-        piece: steps that `read` reads together; a task reads one or more pieces.
+        chunk: steps that `read` reads together.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self._read, self._steps, self._piece = read, steps, piece
-        self._task_steps = piece * max(MIN_TASK_CHUNKS, -(-len(steps) // (piece * MAX_TASKS)))
+        self._read, self._steps, self._chunk = read, steps, chunk
+        self._task_steps = chunk * max(MIN_TASK_CHUNKS, -(-len(steps) // (chunk * MAX_TASKS)))
 
     @property
     def num_tasks(self) -> int:
         return max(1, -(-len(self._steps) // self._task_steps))
 
     def get_read_tasks(self, parallelism: int, *args: Any, **options: Any) -> list[ReadTask]:
-        chunks = [
+        parts = [
             self._steps[first : first + self._task_steps]
             for first in range(0, self.num_tasks * self._task_steps, self._task_steps)
         ]
         # How many bytes a task gives is left to Ray to find out, from the first that ends.
         unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(partial(self._read, chunk, self._piece), unknown) for chunk in chunks]
+        return [ReadTask(partial(self._read, part, self._chunk), unknown) for part in parts]
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
