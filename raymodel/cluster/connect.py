@@ -87,6 +87,7 @@ def connect(
 
 def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> None:
     import ray
+    from ray.exceptions import RayError
 
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if has_variables():
@@ -102,31 +103,36 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
             **quiet,
         )
         return
-    _check_listens(address)
     try:
+        _check_answers(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         raise ClusterError(_why_not_connected(address, error)) from error
 
 
-def _check_listens(address: str) -> None:
-    """Ray itself would try a dead address for minutes; other forms than `host:port` it looks up."""
+def _check_answers(address: str) -> None:
+    """Ray itself would try a dead address for minutes, and a wrong token for twenty seconds, and
+    then say the same of both. Other forms than `host:port` it looks up.
+
+    Raises:
+        OSError: nothing listens there.
+        AuthenticationError: the head refuses this process's token.
+        RpcError: what listens there is no head, or does not answer for forty seconds.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():
         return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
-    except OSError as error:
-        raise ClusterError(_why_not_connected(address, error)) from error
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
+    if not address.startswith("ray://"):
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+
+        GcsClient(address=address)
 
 
 def _why_not_connected(address: str, error: Exception) -> str:
     from ray.exceptions import AuthenticationError
 
-    causes: list[BaseException] = [error]
-    while (deeper := causes[-1].__cause__) is not None:
-        causes.append(deeper)
-    if any(isinstance(cause, AuthenticationError) for cause in causes):
+    if isinstance(error, AuthenticationError):
         return (
             f"the Ray at {address!r} asks for a token, and this process sent none or a wrong one; "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"

@@ -75,11 +75,12 @@ def test_a_node_with_another_version_is_found_on_a_cluster(tmp_path: Path) -> No
     with Nodes() as nodes:
         nodes.environment["PYTHONPATH"] = str(REPOSITORY)
         nodes.add()
-        good = doctor("--address", nodes.address, RAY_AUTH_MODE="disabled")
+        token = {name: nodes.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+        good = doctor("--address", nodes.address, **token)
         assert good.returncode == 0, good.stdout + good.stderr
         nodes.environment["PYTHONPATH"] = f"{shadow.parent}:{REPOSITORY}"
         nodes.add()
-        bad = doctor("--address", nodes.address, RAY_AUTH_MODE="disabled")
+        bad = doctor("--address", nodes.address, **token)
     assert bad.returncode == 1, bad.stdout + bad.stderr
     assert "fails: version of deepspeed" in bad.stdout
     assert "; 0.1.0 on " in bad.stdout

@@ -295,7 +295,8 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_and_one_that_waits_leaves
 
     wait_for(lambda: len(records()) >= 5, lambda: head.log(first))
 
-    second = submit(head, job(tmp_path / "corpus", "second", str(storage)), capsys)
+    # Of files of its own: that they are written anew would change the first job's input.
+    second = submit(head, job(tmp_path / "other", "second", str(storage)), capsys)
     wait_for(lambda: "waiting for a free CPU" in head.log(second), lambda: head.log(second), 60)
     assert "1 worker of 1 CPU; free places: 0 on 1 node" in head.log(second)
     started = time.monotonic()
@@ -351,6 +352,7 @@ def test_the_doctor_examines_a_cluster_through_its_dashboard(work, tmp_path, hea
 
 def test_ray_itself_refuses_a_wrong_token_with_one_message(work, tmp_path, head):
     file = job(tmp_path / "corpus", "wrong", str(tmp_path / "runs"))
+    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "raymodel", "run", file, "--address", head.address],
         env=head.environment | {"RAY_AUTH_TOKEN": "b" * 64},
@@ -358,6 +360,7 @@ def test_ray_itself_refuses_a_wrong_token_with_one_message(work, tmp_path, head)
         text=True,
         check=False,
     )
+    assert time.monotonic() - started < 15, "Ray itself tries a wrong token for twenty seconds"
     assert done.returncode == 2
     assert "asks for a token, and this process sent none or a wrong one" in done.stderr
     assert "Traceback" not in done.stderr
