@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -21,6 +22,9 @@ from raymodel.data.plan import plan_chunk_steps
 from raymodel.data.shard import Dataset
 
 T = TypeVar("T")
+
+CLOSE_S = 5.0
+"""For what a feed is reading when it is closed; a chunk takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,14 @@ class Prefetch(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """Ends the thread; items that were not taken are dropped."""
+        """Ends the thread; items that were not taken are dropped.
+
+        A source that gives nothing, as where no node is left to read on, is left behind: it ends
+        with the process, which must not wait for it when it has a notice to leave.
+        """
         self._closed.set()
-        while self._thread.is_alive():
+        deadline = time.monotonic() + CLOSE_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
             try:
                 self._queue.get_nowait()
             except queue.Empty:
