@@ -26,7 +26,7 @@ from raymodel.testing.distributed import run_distributed
 from raymodel.testing.memory import Growth, measure_memory
 from raymodel.testing.tiny import train_tiny_tokenizer
 from raymodel.train.checkpoint import TrainState, checkpoint_location
-from raymodel.train.engine import Engine, build_engine, give_weights, join_group
+from raymodel.train.engine import Engine, build_engine, join_group
 from raymodel.train.export import TrainedWeights
 from raymodel.train.fragments import FragmentReader
 from raymodel.train.index import load_index
@@ -98,8 +98,7 @@ def new_engine(zero: int) -> Engine:
     )
     batch = plan_batch(ROWS, None, dist.get_world_size())
     network = outline()
-    give_weights(network.module, network.weights, spec, batch)
-    return build_engine(network.module, get_task("causal_lm")(), spec, batch)
+    return build_engine(network.module, get_task("causal_lm")(), spec, batch, network.weights)
 
 
 def build(rank: int, world_size: int, run: Location, zero: int) -> Growth:

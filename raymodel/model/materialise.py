@@ -1,12 +1,12 @@
 """From a model on the meta device to one with weights, one parameter at a time.
 
 A process then holds what it keeps, and besides that a single parameter: never a second copy of the
-model, and under ZeRO-3 never a whole model.
+model, and never a whole model where ZeRO-3 or tensor parallelism shares it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -16,7 +16,8 @@ from raymodel.heap import give_back_freed_memory
 from raymodel.model.initial import Weights
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_LARGE_BYTES = 2**20
+LARGE_BYTES = 2**20
+"""Of a parameter behind which freed memory is given back."""
 
 
 def materialise(
@@ -36,28 +37,67 @@ def materialise(
         settle: Called with each parameter that was made, before the next one is: ZeRO-3 keeps this
             rank's share of it and frees the rest.
     """
-    made: dict[nn.Parameter, nn.Parameter] = {}
-    for prefix, module in network.named_modules():
-        for key, tensor in list(module._parameters.items()):
-            if tensor is None:
-                continue
-            if tensor not in made:
-                made[tensor] = _parameter(tensor, weights.read(_join(prefix, key)), dtype)
-                settle(made[tensor])
-                if tensor.nbytes >= _LARGE_BYTES:
-                    # A rank's small share of a parameter lies behind the large whole one: without
-                    # this, four ranks that keep a quarter each took the room of four models.
-                    give_back_freed_memory()
-            module._parameters[key] = made[tensor]
-        for key, buffer in list(module._buffers.items()):
-            if buffer is not None:
-                module._buffers[key] = weights.read(_join(prefix, key)).to(buffer.dtype)
+
+    def make(name: str, meta: nn.Parameter) -> nn.Parameter:
+        value = weights.read(name)
+        assert value.shape == meta.shape, (value.shape, meta.shape)
+        made = _parameter(meta, value.to(dtype) if meta.is_floating_point() else value)
+        settle(made)
+        if meta.nbytes >= LARGE_BYTES:
+            # A rank's small share of a parameter lies behind the large whole one: without this,
+            # four ranks that keep a quarter each took the room of four models.
+            give_back_freed_memory()
+        return made
+
+    _replace_parameters(network, make)
+    _fill_buffers(network, weights)
     return network
 
 
-def _parameter(meta: nn.Parameter, value: torch.Tensor, dtype: torch.dtype) -> nn.Parameter:
-    assert value.shape == meta.shape, (value.shape, meta.shape)
-    content = value.to(dtype) if meta.is_floating_point() else value
+def stand_in(
+    network: ModuleT, weights: Weights, dtype: torch.dtype, device: torch.device
+) -> ModuleT:
+    """Gives every parameter its shape on `device` and the memory of one element, all of them zero.
+
+    For what cuts parameters up by their shape, and has them filled part by part. Buffers get their
+    content. Arguments are those of `materialise`.
+    """
+
+    def make(name: str, meta: nn.Parameter) -> nn.Parameter:
+        of_type = dtype if meta.is_floating_point() else meta.dtype
+        return _parameter(meta, torch.zeros((), dtype=of_type, device=device).expand(meta.shape))
+
+    _replace_parameters(network, make)
+    _fill_buffers(network, weights)
+    return network
+
+
+def _replace_parameters(
+    network: nn.Module, make: Callable[[str, nn.Parameter], nn.Parameter]
+) -> None:
+    """Tied parameters stay tied: each is made once, by its first name."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for name, module, key, meta in _own_parameters(network):
+        if meta not in made:
+            made[meta] = make(name, meta)
+        module._parameters[key] = made[meta]
+
+
+def _own_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    for prefix, module in network.named_modules():
+        for key, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                yield _join(prefix, key), module, key, parameter
+
+
+def _fill_buffers(network: nn.Module, weights: Weights) -> None:
+    for prefix, module in network.named_modules():
+        for key, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[key] = weights.read(_join(prefix, key)).to(buffer.dtype)
+
+
+def _parameter(meta: nn.Parameter, content: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(content, requires_grad=meta.requires_grad)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from raymodel.errors import SpecError
 from raymodel.model.groups import parameter_groups
 from raymodel.model.initial import Weights
-from raymodel.model.materialise import materialise
+from raymodel.model.materialise import materialise, stand_in
 from raymodel.tasks.base import Task
 from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
@@ -147,32 +148,43 @@ def give_weights(
     """Gives a network on the meta device its weights, as the layout of the workers keeps them.
 
     They are made in the format that is trained in, from which the optimizer takes its fp32 copy.
-    Under ZeRO-3 a rank keeps its share of each before the next is made. The process group must
-    exist.
+    Under ZeRO-3 a rank keeps its share of each before the next is made. Where tensor workers share
+    matrices, they are only stood in for: `build_engine` fills each worker's parts. The process
+    group must exist.
     """
-    materialise(network, weights, DTYPES[spec.precision], settle=_settling(spec, batch))
+    dtype = DTYPES[spec.precision]
+    if spec.parallel.tensor > 1:
+        stand_in(network, weights, dtype, torch.device(_accelerator()))
+    elif spec.parallel.zero == 3:
+        settle = zero.partition_as_made(deepspeed_config(spec, batch))
+        materialise(network, weights, dtype, settle=settle)
+    else:
+        materialise(network, weights, dtype, settle=_to_accelerator)
     for buffer in network.buffers():
         _to_accelerator(buffer)  # of a model that is sharded already, DeepSpeed moves nothing
 
 
-def _settling(spec: TrainSpec, batch: BatchPlan) -> Callable[[torch.nn.Parameter], None]:
-    """What becomes of a parameter once it is made."""
-    if spec.parallel.tensor > 1:
-        # DeepSpeed itself cuts matrices up among tensor workers, out of whole ones on the host.
-        return lambda parameter: None
-    if spec.parallel.zero == 3:
-        return zero.partition_as_made(deepspeed_config(spec, batch))
-    return _to_accelerator
-
-
 def _to_accelerator(tensor: torch.Tensor) -> None:
+    tensor.data = tensor.data.to(_accelerator())
+
+
+def _accelerator() -> str:
     from deepspeed.accelerator import get_accelerator
 
-    tensor.data = tensor.data.to(get_accelerator().current_device_name())
+    return str(get_accelerator().current_device_name())
 
 
-def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: BatchPlan) -> Engine:
-    """Hands a model with weights to DeepSpeed. The process group must exist (`join_group`).
+def build_engine(
+    model: torch.nn.Module,
+    task: Task,
+    spec: TrainSpec,
+    batch: BatchPlan,
+    weights: Weights | None = None,
+) -> Engine:
+    """Hands a model to DeepSpeed. The process group must exist (`join_group`).
+
+    Args:
+        weights: Of a model on the meta device; None where it has its own.
 
     Raises:
         SpecError: this machine cannot compute in the spec's precision.
@@ -181,12 +193,18 @@ def build_engine(model: torch.nn.Module, task: Task, spec: TrainSpec, batch: Bat
 
     _check_precision(spec.precision)
     layout = Layout.of(spec.parallel, dist.get_rank(), dist.get_world_size())
+    filling: AbstractContextManager[None] = nullcontext()
+    if weights is not None:
+        give_weights(model, weights, spec, batch)
+        if layout.tensor > 1:
+            filling = zero.filled_when_cut(weights, DTYPES[spec.precision])
     _prepare_model(model, spec, layout)
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
-        config=deepspeed_config(spec, batch),
-    )
+    with filling:
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
+            config=deepspeed_config(spec, batch),
+        )
     zero.undo_construction(engine)
     engine.train()
     if spec.compile:

@@ -25,7 +25,7 @@ from raymodel.train import zero
 from raymodel.train.batches import Collator
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
-from raymodel.train.engine import Engine, build_engine, give_weights, join_group
+from raymodel.train.engine import Engine, build_engine, join_group
 from raymodel.train.export import export_model
 from raymodel.train.fault import memory_record
 from raymodel.train.hang import Watchdog
@@ -136,8 +136,7 @@ def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Sessio
     _check_support(work, task, dataset, network.plain)
     layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
     batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, layout.data_world_size)
-    give_weights(network.module, network.weights, work.spec, batch)
-    return build_engine(network.module, task, work.spec, batch)
+    return build_engine(network.module, task, work.spec, batch, network.weights)
 
 
 def _check_support(work: TrainWork, task: Task, dataset: Dataset, network: Any) -> None:

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
+from raymodel.heap import give_back_freed_memory
+from raymodel.model.initial import Weights
+from raymodel.model.materialise import LARGE_BYTES
 from raymodel.train.layout import Layout
 from raymodel.train.plan import cut
 from raymodel.train.span import Span
@@ -41,6 +45,56 @@ def partition_as_made(config: Mapping[str, Any]) -> Callable[[torch.nn.Parameter
 
     init = deepspeed.zero.Init(config_dict_or_path=dict(config))  # not entered: nothing is patched
     return lambda parameter: init._convert_to_zero_parameters([parameter])
+
+
+@contextmanager
+def filled_when_cut(weights: Weights, dtype: torch.dtype) -> Iterator[None]:
+    """Tensor parallelism: within it, DeepSpeed is given a model of stand-ins.
+
+    It cuts them up among the workers by their shapes. Each worker then makes one parameter after
+    the other and keeps its part, so that none ever holds the model.
+
+    Args:
+        weights: Of the whole model.
+        dtype: Of what is kept.
+    """
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    inside: Any = DeepSpeedEngine
+    cut_up = inside._configure_tensor_parallel
+
+    def cut_and_fill(engine: Any, model: torch.nn.Module, config: Any) -> Any:
+        replaced = cut_up(engine, model, config)
+        rank = engine.mpu.get_tensor_model_parallel_rank()
+        for name, parameter in model.named_parameters():
+            whole = weights.read(name).to(dtype).contiguous()
+            parameter.data = _tensor_part(parameter, whole, rank).to(parameter.device)
+            if whole.nbytes >= LARGE_BYTES:
+                del whole
+                give_back_freed_memory()
+        return replaced
+
+    inside._configure_tensor_parallel = cut_and_fill
+    try:
+        yield
+    finally:
+        inside._configure_tensor_parallel = cut_up
+
+
+def _tensor_part(
+    parameter: torch.nn.Parameter, whole: torch.Tensor, tensor_rank: int
+) -> torch.Tensor:
+    """What a tensor rank has of a parameter, in memory of its own."""
+    shared = _tensor_map(parameter)
+    if shared is None:
+        assert whole.shape == parameter.shape, (whole.shape, parameter.shape)
+        return whole
+    part = torch.empty(parameter.numel(), dtype=whole.dtype)
+    for piece in shared.pieces_by_rank[tensor_rank]:
+        span, at = _span_of(piece), piece.dest_offset
+        rows = whole.as_strided((span.length // span.run, span.run), (span.stride, 1), span.start)
+        part[at : at + span.length] = rows.flatten()
+    return part.view(parameter.shape)
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ PRECISIONS = ("fp32", "bf16")
 def engine_from_outline(case: Case, fields, adapter):
     network = network_of(outline_tiny_llama(vocab_size=VOCAB, **fields), adapter)
     spec = case.spec()
-    batch = plan_batch(spec.global_batch, None, dist.get_world_size())
-    give_weights(network.module, network.weights, spec, batch)
-    return network, build_engine(network.module, get_task("causal_lm")(), spec, batch)
+    batch = plan_batch(spec.global_batch, None, dist.get_world_size() // case.tensor)
+    task, weights = get_task("causal_lm")(), network.weights
+    return network, build_engine(network.module, task, spec, batch, weights)
 
 
 def first_weights_and_losses(rank, world_size):
@@ -85,6 +85,65 @@ def test_sharded_as_they_are_made_they_train_as_replicated_ones_do(ranks):
                 # test_train_loop.py says where these tolerances come from.
                 tolerance = {"fp32": 2e-6, "bf16": 2e-4}[precision]
                 assert other == pytest.approx(whole, abs=tolerance), (name, precision)
+
+
+def first_parts(rank, world_size):
+    """Names of weights of which a tensor worker does not hold what the outline says."""
+    join_tiny_group()
+    wrong, seen = [], set()
+    for stage, precision in ((0, "fp32"), (1, "bf16"), (3, "bf16")):
+        for name in ("untied", "tied"):
+            case = Case(stage, precision, tensor=2)
+            network, engine = engine_from_outline(case, *MODELS[name])
+            for part in zero.owned_slices(engine.deepspeed):
+                first = network.weights.read(part.name).to(DTYPES[precision]).float().view(-1)
+                places = [part.span.place(index) for index in range(part.length)]
+                own = zero.state_tensors(engine.deepspeed, part)["weight"]
+                if not torch.equal(own, first[places]):
+                    wrong.append((case, name, part.name))
+                seen.add((part.name.rpartition(".")[0].rpartition(".")[2], part.is_tensor_part))
+            assert all(parameter.is_contiguous() for parameter in engine.deepspeed.parameters())
+            engine.close()
+            del engine, network
+            gc.collect()
+    return wrong, seen
+
+
+def test_workers_that_share_matrices_begin_with_their_parts_of_the_outlines():
+    for wrong, seen in run_distributed(first_parts, 2, init=False):
+        assert not wrong
+        assert {("q_proj", True), ("down_proj", True), ("embed_tokens", False)} <= seen
+
+
+class Cut(Exception):
+    """The model has its weights, and DeepSpeed makes no optimizer for it."""
+
+
+def memory_of_parts(rank, world_size):
+    join_tiny_group()
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    def stop(engine, model):
+        raise Cut
+
+    DeepSpeedEngine._configure_distributed_model = stop
+    case = Case(1, "bf16", tensor=world_size)
+    network = network_of(large_outline())
+    total = sum(parameter.numel() for parameter in network.module.parameters())
+    batch = plan_batch(case.spec().global_batch, None, 1)
+    task = get_task("causal_lm")()
+    dist.barrier()
+    with measure_memory() as growth, pytest.raises(Cut):
+        build_engine(network.module, task, case.spec(), batch, network.weights)
+    dist.barrier()
+    return growth.peak_bytes / (2 * total), growth.kept_bytes / (2 * total)
+
+
+def test_no_worker_that_shares_matrices_ever_holds_the_model():
+    """In units of the whole model in bf16, on each of four ranks."""
+    for peak, kept in run_distributed(memory_of_parts, 4, init=False):
+        assert 0.25 < kept < 0.5, "a quarter of the matrices, and the embedding"
+        assert peak < 0.75, "and the largest parameter, in fp32 and in bf16"
 
 
 def memory_of_weights(rank, world_size, stage):
