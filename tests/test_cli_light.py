@@ -56,7 +56,7 @@ def test_who_starts_a_training_does_not_load_what_only_its_workers_compute_with(
     """Ray's controllers and the trials of a sweep import these modules, once each."""
     code = (
         "import sys, raymodel.train.run, raymodel.tune.run; "
-        "print([n for n in ('transformers', 'deepspeed', 'peft') if n in sys.modules])"
+        "print([n for n in ('torch', 'transformers', 'deepspeed', 'peft') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 
 def count_whole_replicas(rooms: Iterable[int], each: int, most: int) -> int:
@@ -41,7 +41,7 @@ class WholeReplicas(ElasticScalingPolicy):
         return count_whole_replicas(rooms, self._replica_workers, self.scaling_config.max_workers)
 
 
-class ReplicaTrainer(TorchTrainer):
+class ReplicaTrainer(DataParallelTrainer):
     """Ray's trainer, which asks `WholeReplicas` how many workers an elastic run gets.
 
     It gives no datasets to the workers: each opens its own stream, from the step of the checkpoint
@@ -58,7 +58,7 @@ class ReplicaTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         # What hands out datasets would start a process, two seconds of CPU, at each start of the
         # group, and find none.
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
@@ -67,4 +67,4 @@ class ReplicaTrainer(TorchTrainer):
         scaling: Any = self.scaling_config
         if isinstance(options["scaling_policy"], ElasticScalingPolicy):
             options["scaling_policy"] = WholeReplicas(scaling, self._replica_workers)
-        return super()._initialize_and_run_controller(**options)  # type: ignore[misc]
+        return super()._initialize_and_run_controller(**options)

@@ -10,9 +10,9 @@ from typing import Any
 import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig
 
 from raymodel.cluster.placement import ReplicaTrainer
+from raymodel.cluster.process_group import ProcessGroupConfig
 from raymodel.cluster.room import count_train_workers
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.feed import Feed
@@ -127,7 +127,7 @@ def train_on_ray(
 
 
 def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) -> None:
-    """One `TorchTrainer.fit`. Raises like `train_on_ray`."""
+    """One `fit` of Ray Train. Raises like `train_on_ray`."""
     work = replace(work, started_at=time.time())
     forget_to_leave(work.run)
     # Ray's annotation names Tune's callbacks, its check these.
@@ -137,7 +137,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
         replica_workers=work.spec.parallel.model_workers,
         train_loop_config={"work": work},
         scaling_config=_scaling(cluster),
-        torch_config=WatchedTorchConfig(backend="nccl" if work.use_gpu else "gloo", timeout_s=1800),
+        backend_config=ProcessGroupConfig(prepare_worker=watch_sigterm),
         run_config=RunConfig(
             # Only Ray's own bookkeeping goes here; checkpoints are ours.
             name=work.run.name,
@@ -159,22 +159,6 @@ def _worker(config: dict[str, Any]) -> None:
     from raymodel.train.worker import run_worker
 
     run_worker(config["work"], RaySession())
-
-
-class _WatchedBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Torch's set-up on each worker, from the main thread: only there a signal can be taken."""
-
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(watch_sigterm)
-        super().on_start(worker_group, backend_config)
-
-
-class WatchedTorchConfig(TorchConfig):
-    """Torch's set-up, and SIGTERM as a notice to leave."""
-
-    @property
-    def backend_cls(self) -> type[Any]:
-        return _WatchedBackend
 
 
 class _OnFailure(UserCallback):

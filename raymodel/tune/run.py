@@ -1,6 +1,6 @@
 """The Ray wiring of a sweep: each trial is a training run of its own, Ray Tune decides which go on.
 
-A trial is a function that runs `TorchTrainer.fit` on its own workers; what its rank 0 reports at
+A trial is a function that runs Ray Train's `fit` on its own workers; what its rank 0 reports at
 each validation reaches Tune through a callback. An interrupted sweep is restored by Tune, and each
 trial's run goes on from its own checkpoints.
 """

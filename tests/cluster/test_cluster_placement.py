@@ -2,7 +2,7 @@
 
 import pytest
 from ray.train import ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raymodel.cluster.placement import ReplicaTrainer, WholeReplicas, count_whole_replicas
 
@@ -31,7 +31,7 @@ def test_rays_policy_gives_the_workers_of_whole_replicas():
 
 def test_the_trainer_starts_no_process_that_hands_out_datasets():
     """Fails when Ray makes its callbacks in another place."""
-    of_ray = TorchTrainer(lambda: None, scaling_config=ScalingConfig(num_workers=2))
+    of_ray = DataParallelTrainer(lambda: None, scaling_config=ScalingConfig(num_workers=2))
     ours = ReplicaTrainer(lambda: None, replica_workers=1, scaling_config=of_ray.scaling_config)
     names = [
         {type(callback).__name__ for callback in trainer._create_default_callbacks()}
