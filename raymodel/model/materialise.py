@@ -6,7 +6,7 @@ model, and never a whole model where ZeRO-3 or tensor parallelism shares it out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -77,17 +77,13 @@ def _replace_parameters(
 ) -> None:
     """Tied parameters stay tied: each is made once, by its first name."""
     made: dict[nn.Parameter, nn.Parameter] = {}
-    for name, module, key, meta in _own_parameters(network):
-        if meta not in made:
-            made[meta] = make(name, meta)
-        module._parameters[key] = made[meta]
-
-
-def _own_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
     for prefix, module in network.named_modules():
-        for key, parameter in list(module._parameters.items()):
-            if parameter is not None:
-                yield _join(prefix, key), module, key, parameter
+        for key, meta in list(module._parameters.items()):
+            if meta is None:
+                continue
+            if meta not in made:
+                made[meta] = make(_join(prefix, key), meta)
+            module._parameters[key] = made[meta]
 
 
 def _fill_buffers(network: nn.Module, weights: Weights) -> None:

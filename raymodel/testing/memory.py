@@ -32,7 +32,7 @@ def measure_memory() -> Iterator[Growth]:
     back first, so that the block cannot live on it unseen."""
     _give_back()
     before = resident_bytes("VmRSS")
-    _RESET.write_text(_RESET_PEAK)
+    reset_peak()
     growth = Growth()
     yield growth
     growth.peak_bytes = resident_bytes("VmHWM") - before
@@ -43,6 +43,11 @@ def measure_memory() -> Iterator[Growth]:
 def _give_back() -> None:
     gc.collect()
     give_back_freed_memory()
+
+
+def reset_peak() -> None:
+    """Sets the peak back to what is resident now."""
+    _RESET.write_text(_RESET_PEAK)
 
 
 def resident_bytes(field: str) -> int:

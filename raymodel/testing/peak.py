@@ -26,7 +26,7 @@ from raymodel.heap import give_back_freed_memory
 from raymodel.model.shape import ModelShape
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
-from raymodel.testing.memory import resident_bytes
+from raymodel.testing.memory import reset_peak, resident_bytes
 from raymodel.train.memory import MemoryPlan, Setup, plan_memory
 from raymodel.train.plan import plan_batch
 from raymodel.train.spec import PretrainSpec
@@ -172,9 +172,3 @@ def train_step(engine: Engine, case: MemoryCase, vocab_size: int) -> None:
         ids = torch.randint(0, vocab_size, (case.rows, case.tokens), generator=generator)
         engine.forward_backward({"input_ids": ids, "labels": ids}, targets)
         engine.update(1e-4)
-
-
-def reset_peak() -> None:
-    """Sets the peak back to what is resident now."""
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
