@@ -123,7 +123,7 @@ class LocalNodes(NodeProvider):
             folder = Path(tempfile.mkdtemp(prefix="ray-", dir=self._parent))
             command = [
                 *(str(Path(sys.executable).parent / "ray"), "start", "--block"),
-                *(f"--address={self._address}", "--disable-usage-stats"),
+                f"--address={self._address}",
                 *(f"--temp-dir={folder}", "--dashboard-agent-listen-port=0"),
                 f"--num-cpus={int(resources.pop('CPU', 0))}",
                 f"--num-gpus={int(resources.pop('GPU', 0))}",

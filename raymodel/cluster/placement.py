@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.config import ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 
 def count_whole_replicas(rooms: Iterable[int], each: int, most: int) -> int:
@@ -39,32 +37,3 @@ class WholeReplicas(ElasticScalingPolicy):
         count = super()._count_possible_workers
         rooms = (count({node: room}) for node, room in reserved_resources.items())
         return count_whole_replicas(rooms, self._replica_workers, self.scaling_config.max_workers)
-
-
-class ReplicaTrainer(DataParallelTrainer):
-    """Ray's trainer, which asks `WholeReplicas` how many workers an elastic run gets.
-
-    It gives no datasets to the workers: each opens its own stream, from the step of the checkpoint
-    that it goes on from.
-    """
-
-    def __init__(self, *arguments: Any, replica_workers: int, **options: Any) -> None:
-        """Args:
-        replica_workers: neighbours in rank that make one replica.
-        """
-        super().__init__(*arguments, **options)
-        self._replica_workers = replica_workers
-
-    def _create_default_callbacks(self) -> list[Any]:
-        # What hands out datasets would start a process, two seconds of CPU, at each start of the
-        # group, and find none.
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
-
-    def _initialize_and_run_controller(self, **options: Any) -> Any:
-        # Ray makes the policy in `fit` and offers no other place to give one of one's own. Its
-        # annotations are those of the trainer before version 2.
-        scaling: Any = self.scaling_config
-        if isinstance(options["scaling_policy"], ElasticScalingPolicy):
-            options["scaling_policy"] = WholeReplicas(scaling, self._replica_workers)
-        return super()._initialize_and_run_controller(**options)

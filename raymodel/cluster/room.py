@@ -80,6 +80,17 @@ def wait_for_room(cluster: ClusterSpec, tell: Callable[[Shortage], None]) -> Non
             pass
 
 
+def nodes_with_room(cluster: ClusterSpec) -> list[str]:
+    """Where the workers may start now: a node's id for each that fits, at the largest size."""
+    worker = worker_resources(cluster)
+    rooms = [
+        node.node_id.hex()
+        for node in alive_nodes(ask_status())
+        for _ in range(count_places(worker, [dict(node.available_resources)]))
+    ]
+    return rooms[: cluster.max_workers]
+
+
 @contextmanager
 def reserve(cluster: ClusterSpec, tell: Callable[[Shortage], None]) -> Iterator[PlacementGroup]:
     """The places of the job's workers, held while the block runs. Like `wait_for_room`."""

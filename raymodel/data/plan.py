@@ -89,8 +89,7 @@ def plan_buckets(total_keys: int) -> int:
 def plan_chunk_steps(worker_rows: int, row_bytes: float, total_steps: int) -> int:
     """Steps of one worker that are read together.
 
-    By size, but at most a 32nd of the run, so that the first batch comes soon and the reading
-    spreads over the cluster.
+    By size, but at most a 32nd of the run, so that the first batch comes soon.
     """
     by_size = int(CHUNK_BYTES / max(worker_rows * row_bytes, 1.0))
     return max(1, min(by_size, total_steps // 32, 1024))

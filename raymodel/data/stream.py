@@ -1,20 +1,23 @@
 """Ray Data streams the rows of each step to training.
 
-Each worker has an ordered stream of its own, whose reading tasks run anywhere in the cluster; what
-schedules them runs in the worker. It does not come through Ray Train's `datasets`: those are made
+Each worker has an ordered stream of its own, whose reading tasks run on its node; what schedules
+them runs in the worker. It does not come through Ray Train's `datasets`: those are made
 by one more process at each start of the group, where the worker can make its own.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import ray.data
+from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]  # compiled
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.stats import get_or_create_stats_actor
 from ray.data._internal.usage.actor import get_or_create_usage_collection_actor
@@ -43,6 +46,47 @@ def start_helpers() -> None:
         get_or_create_usage_collection_actor()
 
 
+def _start_no_helper_here() -> None:
+    """What `start_helpers` left out stays out.
+
+    `ray start --disable-usage-stats` counts on the head alone: the processes of other nodes still
+    think that usage is collected, and the first that streamed would start the actor on its node.
+    """
+    try:
+        ray.get_actor("DataUsageCollectionActor", namespace="DataUsageCollectionActor")
+    except ValueError:
+        os.environ["RAY_DATA_USAGE_DISABLED"] = "1"
+
+
+def start_readers(nodes: Iterable[str], variables: Mapping[str, str]) -> None:
+    """Starts a process on each of these nodes that will run reading tasks, some 3 s of CPU.
+
+    For the time in which the workers start, one process after the other. Where a guess was wrong,
+    Ray ends the process after a while.
+
+    Args:
+        nodes: ids of Ray's, one for each worker that may start there.
+        variables: the workers' environment variables; Ray keeps processes apart by them.
+    """
+    context = ray.data.DataContext.get_current()
+    for node in nodes:
+        options = {**_on(node), "runtime_env": {"env_vars": dict(variables)}}
+        _be_ready.options(**options).remote(context)
+
+
+@ray.remote(num_cpus=0)
+def _be_ready(context: ray.data.DataContext) -> None:
+    """What a reading task is given too: to have it here, all that reading needs was imported."""
+
+
+def _on(node: str) -> dict[str, Any]:
+    """Ray's options for tasks that run on this node, or elsewhere when it is about to leave."""
+    return {
+        "label_selector": {RAY_NODE_ID_KEY: node},
+        "fallback_strategy": [{"label_selector": {}}],
+    }
+
+
 def open_stream(
     dataset: Dataset,
     order: Order,
@@ -52,6 +96,7 @@ def open_stream(
     on_bad_shard: str = "stop",
 ) -> ray.data.Dataset:
     """One worker's rows of these steps, in order. Reading begins when it is iterated over."""
+    _start_no_helper_here()
     read = partial(
         read_blocks,
         dataset=dataset,
@@ -71,6 +116,9 @@ def open_stream(
             # the cluster shrinks; a reading task that asked for one would wait for ever.
             num_cpus=0,
             compute=ray.data.TaskPoolStrategy(size=min(readers, source.num_tasks)),
+            # Spread, as they are by default, the tasks of all workers would go from node to node
+            # in step: each node takes turns for its own workers, and all begin with the same one.
+            **_on(ray.get_runtime_context().get_node_id()),
         )
     )
     stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read

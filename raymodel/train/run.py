@@ -11,15 +11,15 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
-from raymodel.cluster.placement import ReplicaTrainer
 from raymodel.cluster.process_group import ProcessGroupConfig
-from raymodel.cluster.room import count_train_workers
+from raymodel.cluster.room import count_train_workers, nodes_with_room
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.cluster.trainer import ReplicaTrainer, variables_of_workers
 from raymodel.data.feed import Feed
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset, open_dataset
-from raymodel.data.stream import RayFeed, start_helpers
+from raymodel.data.stream import RayFeed, start_helpers, start_readers
 from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import build_tracker
@@ -115,6 +115,7 @@ def train_on_ray(
 
     start_helpers()
     await_room(cluster, story, "places for the workers")
+    start_readers(nodes_with_room(cluster), variables_of_workers())
     with (
         watch_training(work.run, story, plan.total_steps, built),
         watch_room(cluster, story),

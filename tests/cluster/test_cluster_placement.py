@@ -2,9 +2,8 @@
 
 import pytest
 from ray.train import ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from raymodel.cluster.placement import ReplicaTrainer, WholeReplicas, count_whole_replicas
+from raymodel.cluster.placement import WholeReplicas, count_whole_replicas
 
 
 @pytest.mark.parametrize(
@@ -27,14 +26,3 @@ def test_rays_policy_gives_the_workers_of_whole_replicas():
     policy = WholeReplicas(scaling, replica_workers=2)
     nodes = {"a": {"CPU": 7.0}, "b": {"CPU": 4.0}, "c": {"CPU": 3.0}}
     assert policy._count_possible_workers(nodes) == 4
-
-
-def test_the_trainer_starts_no_process_that_hands_out_datasets():
-    """Fails when Ray makes its callbacks in another place."""
-    of_ray = DataParallelTrainer(lambda: None, scaling_config=ScalingConfig(num_workers=2))
-    ours = ReplicaTrainer(lambda: None, replica_workers=1, scaling_config=of_ray.scaling_config)
-    names = [
-        {type(callback).__name__ for callback in trainer._create_default_callbacks()}
-        for trainer in (of_ray, ours)
-    ]
-    assert names[0] - names[1] == {"DatasetsCallback"}

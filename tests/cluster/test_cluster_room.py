@@ -14,6 +14,7 @@ from raymodel.cluster.room import (
     is_idle,
     is_infeasible,
     launches,
+    nodes_with_room,
 )
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError
@@ -35,6 +36,17 @@ def status(*nodes: tuple[int, float, float], autoscaler: bool = False) -> Any:
 def test_only_nodes_that_take_work_count() -> None:
     seen = status((RUNNING, 4, 1), (DEAD, 8, 8), (IDLE, 2, 2), (DRAINING, 16, 16))
     assert free_resources(seen) == [{"CPU": 1}, {"CPU": 2}]
+
+
+def test_workers_may_start_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = status((RUNNING, 4, 4), (DEAD, 8, 8), (IDLE, 3, 1), (RUNNING, 2, 2))
+    for name, node in zip("abcd", seen.cluster_resource_state.node_states, strict=True):
+        node.node_id = name.encode()
+    monkeypatch.setattr(room, "ask_status", lambda: seen)
+    ids = [bytes.fromhex(node).decode() for node in nodes_with_room(ClusterSpec(workers=9))]
+    assert ids == ["a", "a", "a", "a", "c", "d", "d"]
+    two = nodes_with_room(ClusterSpec(workers=2, cpus_per_worker=2))
+    assert [bytes.fromhex(node).decode() for node in two] == ["a", "a"]
 
 
 def test_without_an_autoscaler_the_nodes_decide(monkeypatch: pytest.MonkeyPatch) -> None:

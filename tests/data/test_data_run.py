@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ["RAY_AUTH_MODE"] = "disabled"  # a Ray of this test alone; set before ray is imported
 
+import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -24,7 +27,7 @@ from raymodel.data.run import run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
-from raymodel.data.stream import Pace, RayFeed, start_helpers
+from raymodel.data.stream import Pace, RayFeed, start_helpers, start_readers
 from raymodel.errors import ShardError, SourceError
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
@@ -246,6 +249,32 @@ def test_the_actors_that_ray_data_has_once_can_be_started_before_a_worker_needs_
     ray.kill(ray.get_actor(*names))
     start_helpers()
     ray.get_actor(*names)
+
+
+def test_a_process_that_was_started_for_it_reads(dataset: Dataset) -> None:
+    """The worker is an actor with variables of its own, as those of Ray Train are."""
+    node, variables = ray.get_runtime_context().get_node_id(), {"OF_THE_WORKERS": "1"}
+    start_readers([node], variables)
+
+    @ray.remote(num_cpus=0, runtime_env={"env_vars": variables})
+    class Worker:
+        def read(self) -> set[int]:
+            read_blocks = stream.read_blocks
+
+            def with_process(*args: Any, **options: Any) -> Iterator[pa.Table]:
+                for block in read_blocks(*args, **options):
+                    process = np.full(len(block), os.getpid())
+                    yield block.append_column("process", pa.array(process))
+
+            stream.read_blocks = with_process  # in the actor's process
+            feed = RayFeed(dataset, dataset.order(SEED, GLOBAL_BATCH), 0, 12, 0, 1)
+            return {pid for rows in feed for pid in rows.table["process"].to_pylist()}
+
+    worker = Worker.remote()
+    ray.get(worker.__ray_ready__.remote())
+    before = set(psutil.pids())
+    assert ray.get(worker.read.remote()) <= before, "a process was started for it"
+    ray.kill(worker)
 
 
 def test_loading_a_dataset_again_finds_its_rows(dataset: Dataset) -> None:

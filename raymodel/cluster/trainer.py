@@ -1,0 +1,48 @@
+"""Ray's trainer as this project starts it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from raymodel.cluster.placement import WholeReplicas
+
+
+class ReplicaTrainer(DataParallelTrainer):
+    """Ray's trainer, which asks `WholeReplicas` how many workers an elastic run gets.
+
+    It gives no datasets to the workers: each opens its own stream, from the step of the checkpoint
+    that it goes on from.
+    """
+
+    def __init__(self, *arguments: Any, replica_workers: int, **options: Any) -> None:
+        """Args:
+        replica_workers: neighbours in rank that make one replica.
+        """
+        super().__init__(*arguments, **options)
+        self._replica_workers = replica_workers
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # What hands out datasets would start a process, two seconds of CPU, at each start of the
+        # group, and find none.
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        # Ray makes the policy in `fit` and offers no other place to give one of one's own. Its
+        # annotations are those of the trainer before version 2.
+        scaling: Any = self.scaling_config
+        if isinstance(options["scaling_policy"], ElasticScalingPolicy):
+            options["scaling_policy"] = WholeReplicas(scaling, self._replica_workers)
+        return super()._initialize_and_run_controller(**options)
+
+
+def variables_of_workers() -> dict[str, str]:
+    """The environment variables that Ray Train gives its processes."""
+    own = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"}
+    return own | get_env_vars_to_propagate()
