@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -28,10 +30,15 @@ class ReplicaTrainer(DataParallelTrainer):
         self._replica_workers = replica_workers
 
     def _create_default_callbacks(self) -> list[Any]:
-        # What hands out datasets would start a process, two seconds of CPU, at each start of the
-        # group, and find none.
+        # Each of these would start a process, two seconds of CPU. The first, at each start of the
+        # group, would hand out datasets and find none.
+        needless: tuple[type, ...] = (DatasetsCallback,)
+        if ray.get_runtime_context().get_actor_id() is None:
+            # The second gives back a killed controller's places, which go with the job. The job
+            # ends with such a controller, unless it is one of a sweep's, made by a trial's actor.
+            needless += (PlacementGroupCleanerCallback,)
         callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, DatasetsCallback)]
+        return [callback for callback in callbacks if not isinstance(callback, needless)]
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         # Ray makes the policy in `fit` and offers no other place to give one of one's own. Its

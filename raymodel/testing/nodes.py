@@ -28,6 +28,38 @@ STORE_BYTES = 80_000_000
 DEADLINE_S = 90.0
 
 
+# What is in a cluster that Ray did not make for itself.
+LEFT = """\
+import json, sys, ray
+from ray._private.state import state
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+own = {"_AutoscalingCoordinatorActor", "_StatsActor", "_UsageCollectionActor"}
+actors = [a["ActorClassName"] for a in state.actor_table(None).values() if a["State"] != "DEAD"]
+groups = [g["state"] for g in ray.util.placement_group_table().values()]
+print(json.dumps({
+    "actors": [name for name in actors if name not in own],
+    "groups": [state for state in groups if state != "REMOVED"],
+    "free_cpus": ray.available_resources().get("CPU", 0),
+}))
+"""
+
+
+def left_in(address: str, environment: dict[str, str]) -> dict[str, Any]:
+    """Actors and placement groups of a cluster, by class and state, and its free CPUs.
+
+    Args:
+        environment: with the token that the cluster asks for.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """A node that the head counts as alive."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -46,11 +47,26 @@ def join_group(use_gpu: bool) -> None:
     import deepspeed.ops
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    _leave_muon_uncompiled()
     if not use_gpu:
         # Its first use on a CPU compiles a shared-memory all-reduce for over half a minute, which
         # ZeRO training does not call.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed("nccl" if use_gpu else "gloo", verbose=False)
+
+
+def _leave_muon_uncompiled() -> None:
+    """DeepSpeed compares every optimizer with Muon, which no job can name. Its module is compiled
+    where it is defined, and that imports torch's compiler: two seconds of CPU in each worker.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_ = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compile_
 
 
 class Engine:

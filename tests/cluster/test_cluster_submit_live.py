@@ -1,6 +1,5 @@
 """`raymodel submit` against a real Ray head with a token, started and ended here."""
 
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from raymodel.observe.records import read_records
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import free_port
+from raymodel.testing.nodes import left_in
 from raymodel.testing.s3 import s3_bucket
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train.checkpoint import committed_steps
@@ -55,21 +55,6 @@ print("ran", *sys.argv[1:], "with", sorted(os.listdir(".")), flush=True)
 sys.exit(3)
 """
 
-
-# What is left in the cluster that Ray did not make for itself.
-LEFT = """\
-import json, sys, ray
-from ray._private.state import state
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
-own = {"_AutoscalingCoordinatorActor", "PlacementGroupCleaner", "TrainStateActor", "_StatsActor"}
-actors = [a["ActorClassName"] for a in state.actor_table(None).values() if a["State"] != "DEAD"]
-groups = [g["state"] for g in ray.util.placement_group_table().values()]
-print(json.dumps({
-    "actors": [name for name in actors if name not in own],
-    "groups": [state for state in groups if state != "REMOVED"],
-    "free_cpus": ray.available_resources().get("CPU", 0),
-}))
-"""
 NOTHING_LEFT = {"actors": [], "groups": [], "free_cpus": 1}
 
 
@@ -94,14 +79,7 @@ class Head:
 
     def look(self) -> dict[str, Any]:
         """Actors, placement groups and free CPUs now."""
-        done = subprocess.run(
-            [sys.executable, "-c", LEFT, self.address],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return left_in(self.address, self.environment)
 
     def log(self, submission_id: str) -> str:
         return str(self.client.get_job_logs(submission_id))

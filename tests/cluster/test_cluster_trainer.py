@@ -12,14 +12,21 @@ from raymodel.cluster.trainer import ReplicaTrainer, variables_of_workers
 SCALING = ScalingConfig(num_workers=2)
 
 
-def test_the_trainer_starts_no_process_that_hands_out_datasets():
+@pytest.mark.parametrize(
+    ("actor_id", "needless"),
+    [(None, {"DatasetsCallback", "PlacementGroupCleanerCallback"}), ("ab", {"DatasetsCallback"})],
+    ids=["of a job", "of a trial"],
+)
+def test_the_trainer_starts_no_process_that_nothing_needs(monkeypatch, actor_id, needless):
+    context = SimpleNamespace(get_actor_id=lambda: actor_id)
+    monkeypatch.setattr("raymodel.cluster.trainer.ray.get_runtime_context", lambda: context)
     of_ray = DataParallelTrainer(lambda: None, scaling_config=SCALING)
     ours = ReplicaTrainer(lambda: None, replica_workers=1, scaling_config=SCALING)
     names = [
         {type(callback).__name__ for callback in trainer._create_default_callbacks()}
         for trainer in (of_ray, ours)
     ]
-    assert names[0] - names[1] == {"DatasetsCallback"}
+    assert names[0] - names[1] == needless
 
 
 def test_the_variables_of_workers_are_those_that_ray_train_gives(monkeypatch):

@@ -1,5 +1,7 @@
 """Where DeepSpeed keeps the state: an upgrade that moves something fails here, and loudly."""
 
+import sys
+
 import pytest
 import torch
 from tiny_engines import Case, build_module, engine_of, join_tiny_group, train_steps
@@ -41,6 +43,15 @@ def owned_state(rank, world_size):
     return found
 
 
+def imports_of_training(rank, world_size):
+    join_tiny_group()
+    with engine_of(Case(1)) as engine:
+        train_steps(engine, range(2))
+    from deepspeed.runtime.zero.muon import original_muon
+
+    return "torch._inductor.compile_fx" in sys.modules, original_muon.compiler.compile().__module__
+
+
 def _owned(inner):
     return [
         (
@@ -52,6 +63,11 @@ def _owned(inner):
         )
         for part in zero.owned_slices(inner)
     ]
+
+
+def test_training_does_not_import_the_compiler_for_an_optimizer_that_is_not_used():
+    """And what would compile it is as it was."""
+    assert run_distributed(imports_of_training, 1, init=False) == [(False, "torch")]
 
 
 @pytest.fixture(scope="module", params=[1, 3])
