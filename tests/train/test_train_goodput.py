@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from tiny_runs import events, fragments, losses, make_dataset, make_work, records, train_here
 
+from raymodel.observe.goodput import Ledger
 from raymodel.storage.artifact import Artifact
 from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train import loop
+from raymodel.train.checkpoint import committed_steps
 from raymodel.train.work import TrainWork, read_ledger
 
 
@@ -24,6 +26,8 @@ def die_at_step(rank: int, world_size: int, work: TrainWork, step: int) -> None:
     def check_or_die(t, rows) -> None:
         check(t, rows)
         if rank == 0 and rows.step == step:
+            while not committed_steps(work.run):
+                time.sleep(0.01)  # it is written beside training
             raise RuntimeError("died on purpose")
 
     loop._check_rows = check_or_die
@@ -45,10 +49,15 @@ def test_the_books_of_an_interrupted_run_add_up_to_wall_time(
     assert books.total_s == pytest.approx(until - started, abs=0.2)
     assert [attempt.start_step for attempt in ledger.attempts] == [0, 4]
     assert books.seconds["lost_work"] > 0
-    assert books.seconds["restart"] > 0.5
+    assert books.seconds["restart"] > 0.1
     assert all(spent_s >= 0 for spent_s in books.seconds.values())
-    last = [record["goodput"] for record in records(work, "metrics") if "goodput" in record][-1]
-    assert last == pytest.approx(books.goodput, abs=0.05)
+    told = [record["goodput"] for record in records(work, "metrics") if "goodput" in record][-1]
+    ledger = Ledger()
+    shares = []
+    for event in records(work, "events"):
+        ledger.add(event)
+        shares.append(ledger.books().goodput)
+    assert told in [pytest.approx(share, abs=1e-3) for share in shares], "not of the books"
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(dataset: Artifact, tmp_path: Path) -> None:
