@@ -1,42 +1,50 @@
 """tokens/s of `raymodel run` against a bare DeepSpeed loop: same model, data, batch and layout.
 
-`python benchmarks/pretrain_vs_bare.py [ZERO …] [--tensor 1] [--rounds 3] [--steps 60]`
+`python benchmarks/pretrain_vs_bare.py [ZERO …] [--tensor 1] [--turns 24] [--turn 5]`
 
-The two run in turn on the same machine, so that its noise meets both. Other tenants of a machine
-only ever make steps slower, so the rate of a run is that of its faster steps (the upper quartile
-after the first ten), and the ratio is that of the best rounds; that of the medians stands beside.
+Both train at once on the same machine and take turns of some seconds. In a turn every process of
+the other stands still, Ray's and those that read its data among them. So whatever else the machine
+does meets both alike, and all that a run needs is in its figure. The rate of a side is the steps of
+its turns by their seconds; the ratio of each quarter of the turns shows how far it can be trusted.
 """
 
 import argparse
 import json
-import re
-import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-BATCH, WORKERS = 16, 2
-WARM_UP_STEPS = 10
+import psutil
 
-JOB = """
-name: {name}
+ROOT = Path(__file__).parents[1]
+BATCH, WORKERS, SEQUENCE_LENGTH = 16, 2, 256
+WARM_UP_STEPS = 10
+PARTS = 4
+START_S = 300
+
+PREPARE = """
+name: bench
 storage: runs
 cluster: {{workers: {workers}, threads_per_worker: 1}}
 prepare:
   sources: [{{path: "python:stdlib"}}]
   tokenizer: {{vocab_size: 4096}}
-  sequence_length: 256
+  sequence_length: {sequence_length}
+"""
+PRETRAIN = """
 pretrain:
   model: {{preset: llama-tiny}}
   global_batch: {batch}
-  duration: {steps} steps
+  duration: 100000 steps
   log_every: 1 step
-  validate_every: {steps} steps
-  checkpoint: {{every: {steps} steps}}
+  validate_every: 100000 steps
+  checkpoint: {{every: 100000 steps}}
   parallel: {{zero: {zero}, tensor: {tensor}}}
 """
 
@@ -45,13 +53,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zero", nargs="*", type=int, default=[1])
     parser.add_argument("--tensor", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=24, help="of each side")
+    parser.add_argument("--turn", type=float, default=5.0, help="its seconds")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for zero in arguments.zero or [1]:
+    for zero in arguments.zero or [1]:
+        with tempfile.TemporaryDirectory() as folder:
             layout = Layout(zero, arguments.tensor)
-            compare(Path(folder), layout, arguments.rounds, arguments.steps)
+            compare(Path(folder), layout, arguments.turns, arguments.turn)
 
 
 @dataclass(frozen=True)
@@ -63,48 +71,113 @@ class Layout:
         return f"ZeRO {self.zero}" + (f", tensor {self.tensor}" if self.tensor > 1 else "")
 
 
-def compare(folder: Path, layout: Layout, rounds: int, steps: int) -> None:
-    ours, bare = [], []
-    for number in range(rounds):
-        ours.append(run_ours(folder, layout, steps))
-        bare.append(run_bare(folder, layout, steps))
-        print(
-            f"{layout}, round {number + 1}: raymodel {ours[-1]:.0f}, bare {bare[-1]:.0f}",
-            flush=True,
-        )
-    best, median = max(ours) / max(bare), statistics.median(ours) / statistics.median(bare)
+@dataclass
+class Side:
+    """A training that goes on and stands still as it is told."""
+
+    process: subprocess.Popen
+    count_steps: Callable[[], int]
+    steps: list[int] = field(default_factory=list)
+    """Done in each turn; a step that a turn cut short counts where it ended."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each turn."""
+
+    def signal(self, number: int) -> None:
+        """To all its processes, those included that another starts meanwhile."""
+        root, told = psutil.Process(self.process.pid), set()
+        while new := {root, *root.children(recursive=True)} - told:
+            for process in new:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            told |= new
+
+    def warm_up(self) -> None:
+        deadline = time.monotonic() + START_S
+        while self.count_steps() < WARM_UP_STEPS:
+            assert self.process.poll() is None, f"{self.process.args} ended"
+            assert time.monotonic() < deadline, f"{self.process.args} did not begin to train"
+            time.sleep(0.1)
+        self.signal(signal.SIGSTOP)
+
+    def take_turn(self, seconds: float) -> None:
+        before, started = self.count_steps(), time.perf_counter()
+        self.signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self.signal(signal.SIGSTOP)
+        self.seconds.append(time.perf_counter() - started)
+        self.steps.append(self.count_steps() - before)
+
+    def rate(self, turns: slice) -> float:
+        """tokens/s."""
+        return BATCH * SEQUENCE_LENGTH * sum(self.steps[turns]) / sum(self.seconds[turns])
+
+    def end(self) -> None:
+        self.signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(START_S)
+
+
+def compare(folder: Path, layout: Layout, turns: int, turn: float) -> None:
+    with ExitStack() as ends:
+        sides = []
+        for start in (start_ours, start_bare):
+            sides.append(start(folder, layout))
+            ends.callback(sides[-1].end)
+            sides[-1].warm_up()
+        for _ in range(turns):
+            for side in sides:
+                side.take_turn(turn)
+    ours, bare = sides
+    parts = [slice(turns * part // PARTS, turns * (part + 1) // PARTS) for part in range(PARTS)]
+    ratios = [ours.rate(part) / bare.rate(part) for part in parts]
+    whole = slice(turns)
     print(
-        f"{layout}: raymodel / bare = {best:.3f} (best of {rounds}; medians {median:.3f})",
+        f"{layout}: raymodel {ours.rate(whole):.0f}, bare {bare.rate(whole):.0f} tokens/s; "
+        f"raymodel / bare = {ours.rate(whole) / bare.rate(whole):.3f} "
+        f"(quarters {', '.join(f'{ratio:.3f}' for ratio in ratios)})",
         flush=True,
     )
 
 
-def run_ours(folder: Path, layout: Layout, steps: int) -> float:
+def start_ours(folder: Path, layout: Layout) -> Side:
     job = folder / "job.yaml"
-    fields = {"name": "bench", "workers": WORKERS, "batch": BATCH, "steps": steps}
-    job.write_text(JOB.format(**fields, **asdict(layout)))
+    prepare = PREPARE.format(workers=WORKERS, sequence_length=SEQUENCE_LENGTH)
+    job.write_text(prepare + PRETRAIN.format(batch=BATCH, **asdict(layout)))
     command = [sys.executable, "-m", "raymodel", "run", str(job)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    stage = folder / "runs/bench/pretrain"
-    run = stage / (stage / "latest").read_text().strip()
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    shutil.rmtree(run)  # so that the next round trains again
-    rates = [r["tokens_per_s"] for r in records if "tokens_per_s" in r]
-    return statistics.quantiles(rates[WARM_UP_STEPS:], n=4)[2]
+
+    def count_steps() -> int:
+        records = [
+            json.loads(line)
+            for path in folder.glob("runs/bench/pretrain/*/metrics.jsonl")
+            for line in path.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        return sum("loss" in record for record in records)
+
+    return _start(command, folder, "ours", count_steps)
 
 
-def run_bare(folder: Path, layout: Layout, steps: int) -> float:
+def start_bare(folder: Path, layout: Layout) -> Side:
+    """On the dataset of the other."""
     stage = folder / "runs/bench/prepare"
     data = stage / (stage / "latest").read_text().strip()
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(WORKERS)),
         *(str(ROOT / "benchmarks/bare_deepspeed.py"), str(data)),
-        *map(str, (layout.zero, layout.tensor, BATCH, steps)),
+        *map(str, (layout.zero, layout.tensor, BATCH)),
     ]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"bare tokens/s (\d+)", output)
-    assert found, output
-    return float(found[1])
+
+    def count_steps() -> int:
+        lines = (folder / "bare.txt").read_text().splitlines()
+        return sum(line.startswith("step ") for line in lines)
+
+    return _start(command, folder, "bare", count_steps)
+
+
+def _start(command: list[str], folder: Path, name: str, count_steps: Callable[[], int]) -> Side:
+    with (folder / f"{name}.txt").open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+    return Side(process, count_steps)
 
 
 if __name__ == "__main__":

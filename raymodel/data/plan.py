@@ -40,9 +40,16 @@ holds them back; one alone reads more than a worker consumes, the other hides ho
 takes. On a disk there is nothing to hide, and one is enough: each is a process that must start, at
 some 3 s of CPU, before the first batch."""
 
+READ_AHEAD_BYTES = MIN_TASK_CHUNKS * CHUNK_BYTES
+"""Rows that each reading task at a time may add to those that wait to be asked for: minutes of a
+large model's training, for which a storage may fail. Without a limit reading would take the CPUs of
+the training beside it until the object store is full, and every restart throws away what waits."""
+
 PAUSE_S = 0.05
 """Pause of a stream's scheduling after each round, in which it may hand over several chunks: 40
 MiB/s at the least, some ten million tokens, where a worker trains on thousands to a million."""
+REST_S = 0.5
+"""The same while nobody waits for a chunk: a round is a millisecond of the training beside it."""
 
 BUCKET_KEYS = 4_000_000
 """Document keys that one deduplication task holds in memory, 32 bytes each."""

@@ -8,6 +8,7 @@ by one more process at each start of the group, where the worker can make its ow
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -29,7 +30,15 @@ from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.blocks import STEP, read_blocks, take_step
 from raymodel.data.feed import Prefetch, StepRows, chunk_steps
 from raymodel.data.order import Order, slice_for
-from raymodel.data.plan import BUCKET_READERS, CHUNK_BYTES, MAX_TASKS, MIN_TASK_CHUNKS, PAUSE_S
+from raymodel.data.plan import (
+    BUCKET_READERS,
+    CHUNK_BYTES,
+    MAX_TASKS,
+    MIN_TASK_CHUNKS,
+    PAUSE_S,
+    READ_AHEAD_BYTES,
+    REST_S,
+)
 from raymodel.data.run import quiet
 from raymodel.data.shard import Dataset
 from raymodel.errors import ShardError
@@ -122,6 +131,9 @@ def open_stream(
         )
     )
     stream.context.target_max_block_size = CHUNK_BYTES  # long tasks deliver as they read
+    options = stream.context.execution_options
+    waiting_bytes = readers * READ_AHEAD_BYTES
+    options.resource_limits = options.resource_limits.copy(object_store_memory=waiting_bytes)
     stream.context.custom_execution_callback_classes.append(Pace)
     return stream
 
@@ -170,11 +182,14 @@ class Pace(ExecutionCallback):
 
     first_block_came = False
     """Before it there is no training to disturb, and every round brings it nearer."""
+    is_waited_for = threading.Event()
+    """Whether the next block is asked for now; not while enough lie ready."""
 
     def on_execution_step(self, executor: Any) -> None:
         """Ends each round of the loop."""
         if Pace.first_block_came:
             time.sleep(PAUSE_S)
+            Pace.is_waited_for.wait(REST_S - PAUSE_S)
 
 
 class RayFeed:
@@ -254,7 +269,10 @@ def _blocks(stream: ray.data.Dataset) -> Iterator[pa.Table]:
     whole: Any = None
     batches: Any = stream.iter_batches(batch_size=whole, batch_format="pyarrow", prefetch_batches=0)
     with own_errors():
+        Pace.is_waited_for.set()
         for block in batches:
             if block.num_rows:
                 Pace.first_block_came = True
+                Pace.is_waited_for.clear()
                 yield block
+                Pace.is_waited_for.set()

@@ -52,9 +52,9 @@ def test_nothing_of_a_killed_command_or_controller_stays_in_the_cluster(tmp_path
 
 
 def controller_pid() -> int:
-    """Of the one training that this machine runs for this test."""
-    mine = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
-    (found,) = [p.pid for p in mine if p.info["cmdline"][0].startswith("ray::TrainController")]
+    """Of this test's training; another of this machine is none of its processes."""
+    mine = psutil.Process().children(recursive=True)
+    (found,) = [p.pid for p in mine if "ray::TrainController" in "".join(p.cmdline()[:1])]
     return int(found)
 
 

@@ -22,7 +22,7 @@ from raymodel.data import stream
 from raymodel.data.blocks import to_block
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
-from raymodel.data.plan import PAUSE_S
+from raymodel.data.plan import PAUSE_S, REST_S
 from raymodel.data.run import run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
@@ -191,18 +191,24 @@ def test_a_feed_that_nobody_reads_can_be_closed(dataset: Dataset) -> None:
     assert "data-feed" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_a_slow_reader_is_not_disturbed_by_the_stream(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray Data's loop shares the process with training; without a rest it goes round for ever."""
-    rounds = []
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When each round of a stream's scheduling ended."""
+    ended: list[float] = []
     rest = Pace.on_execution_step
 
     def counted(self: Pace, executor: object) -> None:
-        rounds.append(time.monotonic())
+        ended.append(time.monotonic())
         rest(self, executor)
 
     monkeypatch.setattr(Pace, "on_execution_step", counted)
+    return ended
+
+
+def test_a_slow_reader_is_not_disturbed_by_the_stream(
+    dataset: Dataset, rounds: list[float]
+) -> None:
+    """Ray Data's loop shares the process with training; without a rest it goes round for ever."""
     (feed,) = feeds_of(dataset, 1, 0, 60)
     steps = iter(feed)
     next(steps)
@@ -212,6 +218,41 @@ def test_a_slow_reader_is_not_disturbed_by_the_stream(
     elapsed = time.monotonic() - began
     while_training = [at for at in rounds if began <= at <= began + elapsed]
     assert len(while_training) <= elapsed / PAUSE_S + 2
+
+
+def test_reading_rests_until_rows_are_asked_for(
+    dataset: Dataset, tmp_path: Path, rounds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would take the CPUs of the training beside it, for hours of rows to come."""
+    num_steps, chunk, read = 4096, 128, tmp_path / "read"
+    read_blocks = stream.read_blocks
+
+    def counted(*args: Any, **options: Any) -> Iterator[pa.Table]:
+        for block in read_blocks(*args, **options):
+            with read.open("a") as lines:
+                lines.write(f"{len(block)}\n")
+            yield block
+
+    def count() -> int:
+        return len(read.read_text().splitlines())
+
+    monkeypatch.setattr(stream, "read_blocks", counted)
+    chunk_bytes = int(chunk * GLOBAL_BATCH * dataset.row_bytes)
+    monkeypatch.setattr(stream, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(stream, "READ_AHEAD_BYTES", 2 * chunk_bytes)
+    (feed,) = feeds_of(dataset, 1, 0, num_steps)
+    steps = iter(feed)
+    assert next(steps).step == 0
+    before = 0
+    while (now := count()) > before:
+        time.sleep(1)
+        before = now
+    assert before <= num_steps // chunk // 2, f"{before} chunks were read ahead"
+    rounds.clear()
+    time.sleep(4 * REST_S)
+    assert 0 < len(rounds) <= 5
+    assert [rows.step for rows in steps] == list(range(1, num_steps))
+    assert count() == num_steps // chunk
 
 
 @pytest.fixture
