@@ -1,15 +1,17 @@
 """The yardstick: a plain DeepSpeed loop under torchrun, without raymodel's training.
 
-`torchrun --nproc-per-node 2 benchmarks/bare_deepspeed.py DATA ZERO TENSOR BATCH`
+`torchrun --nproc-per-node 2 benchmarks/bare_deepspeed.py DATA ZERO TENSOR BATCH RECORD_STEPS`
 
 DATA is a folder with a raymodel dataset artifact; its rows are loaded into memory at the start, so
-reading costs the loop nothing. Prints a line after each step, and goes on until it is ended.
+reading costs the loop nothing. Prints step, Unix time and loss after each RECORD_STEPS steps, and
+goes on until it is ended.
 """
 
 import itertools
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -24,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 
 def main() -> None:
-    data, zero, tensor, batch = sys.argv[1], *map(int, sys.argv[2:5])
+    data, zero, tensor, batch, record_steps = sys.argv[1], *map(int, sys.argv[2:6])
     torch.set_num_threads(1)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # no build at first use
@@ -63,15 +65,14 @@ def main() -> None:
             },
         },
     )
-    for step in itertools.count():
+    for step in itertools.count(1):
         first = (step * batch + replica * worker_batch) % (len(tokens) - batch)
         ids = torch.from_numpy(tokens[first : first + worker_batch])
         loss = engine(input_ids=ids, labels=ids).loss
         engine.backward(loss)
         engine.step()
-        dist.barrier()
-        if dist.get_rank() == 0:
-            print(f"step {step} loss {float(loss):.3f}", flush=True)
+        if step % record_steps == 0 and dist.get_rank() == 0:
+            print(f"step {step} at {time.time():.3f} loss {float(loss):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ the training beside it until the object store is full, and every restart throws 
 PAUSE_S = 0.05
 """Pause of a stream's scheduling after each round, in which it may hand over several chunks: 40
 MiB/s at the least, some ten million tokens, where a worker trains on thousands to a million."""
-REST_S = 0.5
-"""The same while nobody waits for a chunk: a round is a millisecond of the training beside it."""
+REST_S = 2.0
+"""The same while nobody waits for a chunk: a round is two milliseconds of training's time."""
 
 BUCKET_KEYS = 4_000_000
 """Document keys that one deduplication task holds in memory, 32 bytes each."""

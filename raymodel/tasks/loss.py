@@ -1,9 +1,9 @@
-"""Cross-entropy that never holds a full fp32 copy of the logits.
+"""Cross-entropy that holds nothing of the size of the logits beside the logits.
 
 With B=32 rows, T=4096 and V=128256, logits in bf16 are 33 GB and `F.cross_entropy(logits.float())`
 keeps two fp32 tensors of twice that beside them. Here both passes walk over chunks of rows: the
 forward keeps one fp32 number a row (the log of the sum of exponentials), from which the backward
-recomputes the probabilities of each chunk.
+recomputes the probabilities of each chunk and writes the gradient over the logits.
 
 Shapes: N targets, V vocabulary.
 """
@@ -42,7 +42,11 @@ def shifted(labels_BT: torch.Tensor) -> torch.Tensor:
 
 
 def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropy over all targets that are not `IGNORED`, a scalar in fp32."""
+    """Sum of the cross-entropy over all targets that are not `IGNORED`, a scalar in fp32.
+
+    The backward pass puts the gradient in the place of the logits; autograd refuses that where
+    what made them still needs them.
+    """
     targets_N = targets_N.to(logits_NV.device)
     loss: torch.Tensor = _CrossEntropySum.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
     return loss
@@ -67,14 +71,16 @@ class _CrossEntropySum(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits_NV, targets_N, log_sum_N = ctx.saved_tensors
-        grad_NV = torch.empty_like(logits_NV)
         for rows in _chunks(logits_NV):
             targets = targets_N[rows]
             delta = (logits_NV[rows].float() - log_sum_N[rows, None]).exp_()
-            delta.scatter_add_(1, targets.clamp(min=0)[:, None], _minus_ones(targets))
-            delta.mul_(grad).masked_fill_((targets == IGNORED)[:, None], 0.0)
-            grad_NV[rows] = delta
-        return grad_NV, None
+            delta.scatter_add_(1, targets.clamp(min=0)[:, None], _minus_ones(targets)).mul_(grad)
+            ignored = targets == IGNORED
+            # A pass over the chunk costs more than to look, and on a GPU to look would be to wait.
+            if delta.is_cuda or ignored.any():
+                delta.masked_fill_(ignored[:, None], 0.0)
+            logits_NV[rows] = delta
+        return logits_NV, None
 
 
 def _minus_ones(targets_N: torch.Tensor) -> torch.Tensor:

@@ -203,12 +203,14 @@ class _Worker:
     # ---- the moments ---------------------------------------------------------------------------
 
     def _forward(self) -> Parts:
-        """The end of the forward pass, and the gradient of the logits."""
+        """The end of the forward pass, and the backward of the head that made the logits."""
+        beside = self._beside_activations()
+        beside["gradients"] += self.b * self.head
         layer = self.kept.layer_input if self.setup.activation_checkpointing else self.kept.layer
         return {
             "activations": self.tokens * (self.kept.layers * layer + self.kept.ends),
             "logits": self._logits(),
-            **self._beside_activations(),
+            **beside,
         }
 
     def _backward(self) -> Parts:
@@ -292,10 +294,10 @@ class _Worker:
         return self.b * self.trained / (self.setup.shards if self.setup.zero == 2 else 1)
 
     def _logits(self) -> float:
-        """The logits and their gradient; on a GPU the loss works on large fp32 chunks."""
+        """Their gradient takes their place; on a GPU the loss works on large fp32 chunks."""
         elements = self.tokens * self.kept.logits / self.b
         chunk = min(LOSS_CHUNK_ELEMENTS, elements) if self.setup.on_gpu else 0.0
-        return 2 * self.b * elements + 2 * FP32 * chunk
+        return self.b * elements + 2 * FP32 * chunk
 
 
 def _sum(*all_parts: Parts) -> Parts:

@@ -73,3 +73,18 @@ def test_no_fp32_copy_of_the_logits_is_kept_for_the_backward_pass():
         next_token_loss(logits, labels)
     fp32_elements = sum(t.numel() for t in kept if t.dtype == torch.float32)
     assert fp32_elements == 4 * 64  # one number a token
+
+
+def test_the_gradient_takes_the_place_of_the_logits():
+    leaf, labels = example(torch.bfloat16)
+    logits = leaf * 2
+    places = []
+    logits.register_hook(lambda grad: places.append(grad.data_ptr()))
+    next_token_loss(logits, labels).backward()
+    assert places == [logits.data_ptr()]
+
+
+def test_logits_that_their_maker_still_needs_are_refused_not_spoilt():
+    leaf, labels = example()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        next_token_loss(leaf.tanh(), labels).backward()
