@@ -34,22 +34,22 @@ RECORD_STEPS = 10
 PARTS = 4
 START_S = 300
 
-JOB = f"""
+JOB = """
 name: bench
 storage: runs
-cluster: {{{{workers: {{workers}}, threads_per_worker: 1}}}}
+cluster: {{workers: {workers}, threads_per_worker: 1}}
 prepare:
-  sources: [{{{{path: "python:stdlib"}}}}]
-  tokenizer: {{{{vocab_size: 4096}}}}
-  sequence_length: {SEQUENCE_LENGTH}
+  sources: [{{path: "python:stdlib"}}]
+  tokenizer: {{vocab_size: 4096}}
+  sequence_length: {sequence_length}
 pretrain:
-  model: {{{{preset: llama-tiny}}}}
-  global_batch: {BATCH}
+  model: {{preset: llama-tiny}}
+  global_batch: {batch}
   duration: 100000 steps
-  log_every: {RECORD_STEPS} steps
+  log_every: {record_steps} steps
   validate_every: 100000 steps
-  checkpoint: {{{{every: 100000 steps}}}}
-  parallel: {{{{zero: {{zero}}, tensor: {{tensor}}}}}}
+  checkpoint: {{every: 100000 steps}}
+  parallel: {{zero: {zero}, tensor: {tensor}}}
 """
 
 
@@ -153,7 +153,8 @@ def compare(folder: Path, layout: Layout, turns: int, turn: float) -> None:
 
 def start_ours(folder: Path, layout: Layout) -> Side:
     job = folder / "job.yaml"
-    job.write_text(JOB.format(**asdict(layout)))
+    sizes = {"batch": BATCH, "sequence_length": SEQUENCE_LENGTH, "record_steps": RECORD_STEPS}
+    job.write_text(JOB.format(**sizes, **asdict(layout)))
     command = [sys.executable, "-m", "raymodel", "run", str(job)]
 
     def read_records() -> list[tuple[float, int]]:
