@@ -75,7 +75,7 @@ class Layout:
 
     def __str__(self) -> str:
         tensor = f", tensor {self.tensor}" if self.tensor > 1 else ""
-        return f"ZeRO {self.zero}{tensor}, {self.workers} workers"
+        return f"ZeRO {self.zero}{tensor}, {self.workers} worker{'s' * (self.workers > 1)}"
 
 
 @dataclass
