@@ -2,11 +2,13 @@
 
 Ray Train numbers the workers node by node, so that neighbours in rank share a node wherever each
 node has room for a multiple of a replica's workers. How many workers an elastic run gets is
-decided by a policy of Ray Train's, which knows of single workers only; this one counts replicas.
+decided by a policy of Ray Train's, which knows of single workers only and of the nodes as they were
+up to 20 seconds ago; this one counts replicas, on the nodes that are there.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,6 +34,16 @@ class WholeReplicas(ElasticScalingPolicy):
     def __init__(self, scaling_config: ScalingConfig, replica_workers: int) -> None:
         super().__init__(scaling_config)
         self._replica_workers = replica_workers
+
+    def _get_reserved_resources(self) -> Any:
+        # A node that just came would else be left out until Ray looks again whether to grow, a
+        # minute later, and one that is known to be lost would be started on, until that times out.
+        # The pause: while there is no room Ray asks in a loop that takes a whole core.
+        pause = self.GET_RESERVED_RESOURCES_INTERVAL_S
+        time.sleep(max(0.0, self._latest_reserved_resources_query_time + pause - time.monotonic()))
+        coordinator = self._autoscaling_coordinator
+        coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
+        return super()._get_reserved_resources()
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         count = super()._count_possible_workers
