@@ -275,13 +275,12 @@ def stage_states(plan: JobPlan) -> Iterator[tuple[str, str]]:
     job, progress = plan.job, plan.progress
     names = [name for name in ("prepare", "pretrain") if getattr(job, name)]
     names += ["examples", "finetune"] if job.finetune else []
-    names += ["evaluate"] if job.evaluate else []
+    names += [name for name in ("evaluate", "serve") if getattr(job, name)]
     for name in names:
         artifact = progress.complete.get(name)
         why = progress.unknown.get("finetune" if name == "examples" else name)
         if artifact is not None:
-            yield name, f"complete ({artifact.fingerprint})"
+            again = "; on a cluster it is served again" if name == "serve" else ""
+            yield name, f"complete ({artifact.fingerprint}){again}"
         else:
             yield name, f"not known: {why.partition(' (')[0].partition(';')[0]}" if why else "to do"
-    if job.serve:
-        yield "serve", "to do"

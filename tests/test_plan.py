@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 import types
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from raymodel.cluster.devices import parse_fleet
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import PackedRows
 from raymodel.data.steps import complete_item, missing_items
-from raymodel.errors import SpecError
+from raymodel.errors import GateError, SpecError
 from raymodel.job import Job
 from raymodel.observe.story import Story
 from raymodel.pipeline import Pipeline, _run_stages
@@ -103,12 +103,21 @@ def work_here(monkeypatch):
         return {"tokens": 1}
 
     def evaluate(spec, execution, story, data):
-        return {"passed": True, "gates": []}
+        (execution.location / "report/metrics.json").write_json({"samples": []})
+        gates = [
+            {"name": name, "value": 2, "condition": "< 1", "passed": False} for name in spec.gates
+        ]
+        return {"passed": not gates, "gates": gates}
+
+    @contextmanager
+    def serve(spec, model, **_):
+        yield types.SimpleNamespace(url="", name="tiny", ask=lambda question: question)
 
     modules = {
         "data": {"run_prepare": prepare, "run_examples": lambda *_: {"splits": {}, "labels": []}},
         "train": {"run_pretrain": train, "run_finetune": train},
         "evaluate": {"run_evaluate": evaluate},
+        "serve": {"run_serve": serve},
     }
     for folder, functions in modules.items():
         name = f"raymodel.{folder}.run"
@@ -121,7 +130,7 @@ def work_here(monkeypatch):
 def run_stages(job, base_dir):
     run = Run(Location.parse(job.storage) / job.name)
     with ExitStack() as stack:
-        connected = object()  # to anything: nothing of this needs a Ray
+        connected = types.SimpleNamespace(started_here=True)  # nothing of this needs a Ray
         assert (
             _run_stages(Pipeline(job, run, Story(), stack, None, base_dir, connected), False) == 0
         )
@@ -140,6 +149,28 @@ def test_a_stage_is_complete_when_the_pipeline_would_skip_it(job, tmp_path, work
     assert set(states(plan_job(reseeded, tmp_path)).values()) == {"to"}
     elsewhere = with_stage(pretraining, "pretrain", parallel={"zero": 3})
     assert states(plan_job(elsewhere, tmp_path))["pretrain"] == "complete", "the curve is the same"
+
+
+def test_serving_is_complete_for_the_model_that_would_be_served(
+    job, tmp_path, work_here, monkeypatch
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    serving = Job.model_validate(job.to_dict() | {"finetune": None, "serve": {}})
+    assert states(plan_job(serving, tmp_path))["serve"] == "to"
+    run_stages(serving, tmp_path)
+    assert set(states(plan_job(serving, tmp_path)).values()) == {"complete"}
+
+    longer = with_stage(serving, "pretrain", duration="3 epochs")
+    assert states(plan_job(longer, tmp_path))["serve"] == "to", "the longer one is not served yet"
+    gated = with_stage(serving, "evaluate", gates={"perplexity": "< 1"})
+    with pytest.raises(GateError):
+        run_stages(gated, tmp_path)
+    assert states(plan_job(gated, tmp_path))["evaluate"] == "complete"
+    assert states(plan_job(gated, tmp_path))["serve"] == "to", "it does not meet its gate"
+    absent = Job.model_validate(
+        {"name": "other", "storage": job.storage, "serve": {"model": "tiny/finetune"}}
+    )
+    assert states(plan_job(absent, tmp_path))["serve"] == "not"
 
 
 def test_rows_and_steps_are_exact_once_the_data_is_complete(job, tmp_path, work_here):
