@@ -20,7 +20,6 @@ from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
-from raymodel.serve.deploy import find_model
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution
@@ -191,7 +190,9 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     if failed_gates:
         raise GateError(failed_gates)
     if job.serve:
-        _serve(p, keep_serving)
+        model = stages.served(newest)
+        assert model is not None, "the job was checked"
+        _serve(p, model, keep_serving)
     return 0
 
 
@@ -272,14 +273,13 @@ def _evaluate(p: Pipeline, stage: Stage, data: Mixture) -> str:
     return f"{'; '.join(missed)}. `best` stays as it was; train longer, or change evaluate.gates"
 
 
-def _serve(p: Pipeline, keep_serving: bool) -> None:
+def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
     """Serves the model; on a Ray that ends with this command, to ask it one question.
 
     On a cluster, and with `--keep-serving`, being served is the result, so it is never skipped.
     """
     spec = p.job.serve
     assert spec is not None, "the caller looked"
-    model = find_model(p.job, p.base_dir)
     stays = keep_serving or not _ends_with_command(p)
 
     def serve(execution_or_none: Execution | None) -> dict[str, Any]:

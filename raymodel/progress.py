@@ -12,7 +12,7 @@ from raymodel.job import Job
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.registry import Run
-from raymodel.train.base import BaseModel, base_of, resolve_base
+from raymodel.train.base import BaseModel
 
 
 @dataclass
@@ -41,7 +41,7 @@ def find_progress(job: Job, base_dir: Path) -> Progress:
 
 class _Search:
     def __init__(self, job: Job, base_dir: Path) -> None:
-        self._job, self._stages, self._base_dir = job, Stages(job, base_dir), base_dir
+        self._job, self._stages = job, Stages(job, base_dir)
         self._run = Run(self._stages.storage / job.name)
         self._found = Progress()
 
@@ -99,19 +99,15 @@ class _Search:
             self._look(stage)
 
     def _serve(self) -> None:
-        model = self._served()
+        model = self._stages.served(self._promoted())
         if model is not None:
             self._look(self._stages.serve(model))
 
     def _newest(self) -> Artifact | None:
         return self._found.complete.get("finetune" if self._job.finetune else "pretrain")
 
-    def _served(self) -> BaseModel | None:
-        """None while the model is still to be trained or to meet its gates."""
-        job = self._job
-        assert job.serve is not None, "the caller looked"
-        if job.serve.model:
-            return resolve_base(job.serve.model, self._stages.storage, self._base_dir)
-        newest, evaluated = self._newest(), self._found.complete.get("evaluate")
-        promoted = evaluated.content["passed"] if evaluated else not job.evaluate
-        return base_of(newest) if newest and promoted else None
+    def _promoted(self) -> Artifact | None:
+        """The newest model, where it has met its gates."""
+        evaluated = self._found.complete.get("evaluate")
+        met = evaluated.content["passed"] if evaluated else not self._job.evaluate
+        return self._newest() if met else None

@@ -110,6 +110,18 @@ class Stages:
         inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
         return Stage(name="evaluate", identity=spec.identity(), inputs=inputs)
 
+    def served(self, newest: Artifact | None) -> BaseModel | None:
+        """What `serve.model` names, else the newest model; None when there is neither.
+
+        Args:
+            newest: trained by the job, and past its gates.
+        """
+        spec = self.job.serve
+        assert spec is not None, "the caller looked"
+        if spec.model:
+            return resolve_base(spec.model, self.storage, self.base_dir)
+        return base_of(newest) if newest else None
+
     def serve(self, model: BaseModel) -> Stage:
         spec = self.job.serve
         assert spec is not None, "the caller looked"
