@@ -7,33 +7,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reading import read_source, write
 
-from raymodel.data.account import Account
 from raymodel.data.functions import read_functions
-from raymodel.data.read import read_slice, slice_files
+from raymodel.data.read import slice_files
 from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.sources import resolve_source
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
 
 
-def write(folder: Path, **files: str | bytes) -> Path:
-    for name, content in files.items():
-        path = folder / name.replace("__", "/").replace("_dot_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return folder
-
-
 def read_all(spec: SourceSpec, partition_bytes: int = 2**20) -> tuple[list[RawRecord], Counter]:
-    files, account = resolve_source(spec), Account()
-    records = [
-        record
-        for partition in slice_files(files, spec, partition_bytes)
-        for piece in partition
-        for record in read_slice(files.root, piece, spec, account)
-    ]
-    assert account.kept == len(records)
+    records, account = read_source(spec, partition_bytes)
     return records, account.left_out
 
 

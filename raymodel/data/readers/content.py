@@ -21,6 +21,7 @@ HEAD_BYTES = 2**16
 MAX_DOCUMENT_BYTES = 2**30
 """Of one document after unpacking; a longer one would fill the memory of a worker."""
 _BUFFER_BYTES = 2**20
+_UNPACKED_BYTES = 2**14  # at a time; with more, no packer is faster
 
 
 def _open_zstd(raw: Any) -> IO[bytes]:
@@ -146,7 +147,8 @@ class _Unpacked(io.RawIOBase):
         if self.damage is not None:
             return 0
         try:
-            data = self._stream.read(len(buffer))
+            # In small parts: a part that ends in damage is lost whole.
+            data = self._stream.read1(min(len(buffer), _UNPACKED_BYTES))
         except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
             self._fail(error)
             return 0

@@ -116,7 +116,9 @@ class ValueReader:
         if not self._is_open or unread > MAX_VALUE_CHARS:
             return False
         # The line up to here stays: its length is how deep a value is indented.
-        keep = self._text.rfind("\n", max(0, self._at - _MAX_INDENT), self._at) + 1 or self._at
+        keep = self._text.rfind("\n", 0, self._at) + 1
+        if self._at - keep > _MAX_INDENT:
+            keep = self._at
         # As much again as there is, so that a long value is not parsed at every chunk.
         data = self._stream.read(max(_CHUNK_BYTES, unread))
         self._is_open = bool(data)
