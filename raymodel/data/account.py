@@ -25,6 +25,9 @@ class Place:
     """Relative to the source's root."""
     line: int | None = None
     """The first is 1; the row of a table; None where the file is one record, or is not known."""
+    byte: int | None = None
+    """Where the record begins in a file that is read from the middle, whose lines nobody counted;
+    the first is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,23 +50,32 @@ class Account:
     """Reason → records."""
     rejects: list[Reject] = field(default_factory=list)
     """The first few of each reason."""
-    place: Place = Place(file="")
-    """Of the record that is looked at."""
+    _file: str = ""
+    _line: int | None = None
+    _byte: int | None = None
 
-    def begin(self, file: str, line: int | None = None) -> None:
-        """Meets the next record."""
-        self.read += 1
-        self.place = Place(file=file, line=line)
+    def begin(
+        self, file: str, line: int | None = None, byte: int | None = None, *, records: int = 1
+    ) -> None:
+        """Meets the next record, or as many as lie in a part that cannot be read."""
+        self.read += records
+        self._file, self._line, self._byte = file, line, byte
 
-    def leave_out(self, reason: str, sample: object = "") -> None:
-        """The record that was begun is not kept.
+    @property
+    def place(self) -> Place:
+        """Of the record that is looked at. Few are asked for, so it is made when it is."""
+        return Place(file=self._file, line=self._line, byte=self._byte)
+
+    def leave_out(self, reason: str, sample: object = "", *, records: int = 1) -> None:
+        """What was begun is not kept.
 
         Args:
             reason: the same words for all records of a kind: they are counted by it.
             sample: bytes, text or fields of the record, to be shown.
+            records: as many as were begun.
         """
-        self.left_out[reason] += 1
-        if self.left_out[reason] <= SAMPLES_PER_REASON:
+        self.left_out[reason] += records
+        if self.left_out[reason] < SAMPLES_PER_REASON + records:
             self.rejects.append(
                 Reject(reason=reason, place=self.place, sample=_sample_text(sample))
             )

@@ -6,20 +6,30 @@ import ast
 import inspect
 import textwrap
 import warnings
+from typing import NamedTuple
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def read_functions(text: str) -> list[dict[str, str]]:
+class Function(NamedTuple):
+    """One documented function."""
+
+    line: int
+    """Where it begins, its decorators included; the first line is 1."""
+    fields: dict[str, str]
+    """`code`, the source with its signature and decorators but without the docstring, dedented;
+    `docstring`, cleaned of its indentation; `name`."""
+
+
+def read_functions(text: str) -> list[Function]:
     """Each documented function and method of a module, in the order of the source.
 
-    Fields: `code`, the source with its signature and decorators but without the docstring,
-    dedented; `docstring`, cleaned of its indentation; `name`. Functions whose body is nothing but
-    the docstring are left out: there is no code to explain.
+    Functions whose body is nothing but the docstring are left out: there is no code to explain.
 
     Raises:
         SyntaxError: the text is not Python of this interpreter's version.
         ValueError: the text holds null bytes.
+        RecursionError, MemoryError: it is nested deeper than the parser goes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in old modules are not our concern
@@ -32,7 +42,7 @@ def read_functions(text: str) -> list[dict[str, str]]:
     return [pair for pair in pairs if pair is not None]
 
 
-def _pair(node: _Function, lines: list[str]) -> dict[str, str] | None:
+def _pair(node: _Function, lines: list[str]) -> Function | None:
     docstring = ast.get_docstring(node, clean=False)
     if docstring is None or len(node.body) < 2:
         return None
@@ -46,4 +56,4 @@ def _pair(node: _Function, lines: list[str]) -> dict[str, str] | None:
     while after and not after[0].strip():
         after = after[1:]
     code = textwrap.dedent("\n".join([*before, *after])).rstrip()
-    return {"code": code, "docstring": cleaned, "name": node.name}
+    return Function(first_line, {"code": code, "docstring": cleaned, "name": node.name})

@@ -96,6 +96,8 @@ class _Preparation:
 
     def run(self, base_dir: Path | None) -> dict[str, Any]:
         found = [resolve_source(source, base_dir) for source in self._recipe.sources]
+        for note in (note for files in found for note in files.notes):
+            self._say(note)
         partitions = _plan_partitions(self._recipe.sources, found)
         total_bytes = sum(files.total_bytes for files in found)
         num_files = sum(len(files.files) for files in found)

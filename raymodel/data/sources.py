@@ -8,25 +8,30 @@ import os
 import platform
 import sysconfig
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from raymodel.data.listing import list_folder, named
+from raymodel.data.readers.content import packed_suffix
 from raymodel.data.spec import PrepareSpec, SourceSpec
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Entry, Location
 
 _SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
-    "csv": (".csv",),
+    "csv": (".csv", ".tsv"),
     "parquet": (".parquet",),
     "python_functions": (".py",),
 }
-"""What a folder's files must end in for a format; `text` and `folder` take every file."""
+"""What a folder's files must end in for a format, before the `.gz` and the like of a packed file;
+`text` and `folder` take every file."""
 
 # Tests and bundled wheels are not the library's own text, and are as large as all the rest.
-_STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "_bundled"}
+_STDLIB_LEFT_OUT = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "_bundled"}
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class SourceFile:
     bytes: int
     changed_ns: int | None
     """When it was written last; None where the storage does not say."""
+    real_path: str = ""
+    """Without links, on a disk: two names of one file have the same."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class SourceFiles:
     files: tuple[SourceFile, ...]
     identity: dict[str, Any]
     """What the fingerprint of a stage holds of this source: it changes when the data does."""
+    notes: tuple[str, ...] = ()
+    """What of the source is not read, to be said: links without an end, and the like."""
 
     @property
     def total_bytes(self) -> int:
@@ -73,10 +82,9 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
             f"source {spec.path!r}: {root} does not exist; it must be a file, folder or glob. "
             "Check the path; a relative one starts at the job's working directory"
         )
-    root, found, is_file = _list_files(root)
-    chosen = found if is_file else [file for file in found if _is_wanted(file.name, pattern)]
-    files = _of_format(spec, root, found=found, chosen=chosen, is_file=is_file)
-    return SourceFiles(root, files, _files_identity(files))
+    listed = _list_files(root)
+    wanted = [file for file in listed.files if listed.is_file or _is_wanted(file.name, pattern)]
+    return _source_files(spec, listed, wanted)
 
 
 def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[str, Any]:
@@ -101,18 +109,50 @@ def _split_glob(path: str) -> tuple[str, str | None]:
     return path, None
 
 
-def _list_files(root: Location) -> tuple[Location, list[SourceFile], bool]:
-    """The folder, the files in it that are not empty, and whether `root` was a file itself."""
-    if not root.is_local or root.local_path.is_dir():
+@dataclass(frozen=True)
+class _Listed:
+    """What lies at a path."""
+
+    root: Location
+    """The folder."""
+    files: list[SourceFile]
+    """Those with something in them."""
+    is_file: bool = False
+    """Whether the path is the one file."""
+    notes: tuple[str, ...] = ()
+
+
+def _list_files(root: Location, without: frozenset[str] = frozenset()) -> _Listed:
+    if root.is_local and root.local_path.is_dir():
+        found = list_folder(root.uri, without)
+        files = [SourceFile(f.name, f.bytes, f.changed_ns, f.real_path) for f in found.files]
+        return _Listed(root, files, notes=found.notes())
+    if not root.is_local:
         files = [_source_file(entry) for entry in root.walk() if entry.bytes]
-        if files or root.is_local:
-            return root, files, False
+        if files:
+            return _Listed(root, files)
     entry = root.entry()
-    return root.parent, [_source_file(entry)] if entry.bytes else [], True
+    return _Listed(root.parent, [_source_file(entry)] if entry.bytes else [], is_file=True)
 
 
 def _source_file(entry: Entry) -> SourceFile:
     return SourceFile(entry.name, entry.bytes, entry.changed_ns)
+
+
+def _source_files(spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]) -> SourceFiles:
+    """Those of the format, each once though links give it more names: its own, or the first."""
+    files, by_place = _of_format(spec, listed, wanted), dict[str, SourceFile]()
+    for file in files:
+        own = f"{os.path.realpath(listed.root.uri)}/{file.name}" == file.real_path
+        if own or file.real_path not in by_place:
+            by_place[file.real_path or file.name] = file
+    once = tuple(sorted(by_place.values(), key=lambda file: file.name))
+    links = {file.name for file in files} - {file.name for file in once}
+    notes = listed.notes
+    if links:
+        notes += (f"links to files that are read under another name: {named(links)}",)
+    said = tuple(f"source {spec.path!r} without {note}" for note in notes)
+    return SourceFiles(listed.root, once, _files_identity(once), said)
 
 
 def _is_wanted(name: str, pattern: str | None) -> bool:
@@ -137,19 +177,10 @@ def _matches(parts: list[str], wanted: list[str]) -> bool:
 
 
 def _of_format(
-    spec: SourceSpec,
-    root: Location,
-    *,
-    found: list[SourceFile],
-    chosen: list[SourceFile],
-    is_file: bool,
+    spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]
 ) -> tuple[SourceFile, ...]:
-    suffixes = _SUFFIXES.get(spec.format)
-    fitting = [
-        file
-        for file in chosen
-        if suffixes is None or is_file or file.name.lower().endswith(suffixes)
-    ]
+    root, found, suffixes = listed.root, listed.files, _SUFFIXES.get(spec.format)
+    fitting = [file for file in wanted if listed.is_file or _fits(file.name, suffixes)]
     if fitting:
         return tuple(sorted(fitting, key=lambda file: file.name))
     if not found:
@@ -157,13 +188,18 @@ def _of_format(
             f"source {spec.path!r}: {root} holds no file with anything in it; "
             "it must hold at least one. Check the path"
         )
-    seen = sorted({os.path.splitext(file.name)[1] or "no suffix" for file in chosen or found})
+    seen = sorted({os.path.splitext(file.name)[1] or "no suffix" for file in wanted or found})
     rule = f"files that end in {', '.join(suffixes)}" if suffixes else "files that the path names"
     raise SourceError(
         f"source {spec.path!r}: none of the {len(found)} files below {root} fits; format "
         f"{spec.format!r} reads {rule}, and these end in {', '.join(seen[:8])}. "
         "Change `format` or `path`"
     )
+
+
+def _fits(name: str, suffixes: tuple[str, ...] | None) -> bool:
+    unpacked = name.lower().removesuffix(packed_suffix(name))
+    return suffixes is None or unpacked.endswith(suffixes)
 
 
 def _files_identity(files: Iterable[SourceFile]) -> dict[str, Any]:
@@ -177,29 +213,15 @@ def _files_identity(files: Iterable[SourceFile]) -> dict[str, Any]:
 def _resolve_python(spec: SourceSpec) -> SourceFiles:
     name = spec.path.removeprefix("python:").strip("/")
     if name == "stdlib":
-        root = Location.parse(sysconfig.get_path("stdlib"))
-        chosen, is_file = list(_stdlib_files(root.local_path)), False
+        listed = _list_files(Location.parse(sysconfig.get_path("stdlib")), _STDLIB_LEFT_OUT)
+        wanted = [file for file in listed.files if file.name.endswith(".py")]
         identity = {"python": platform.python_version()}
     else:
-        root, found, is_file = _list_files(locate_in_package(spec.path))
-        chosen = [file for file in found if is_file or _is_wanted(file.name, None)]
+        listed = _list_files(locate_in_package(spec.path))
+        wanted = [file for file in listed.files if listed.is_file or _is_wanted(file.name, None)]
         identity = {"package": name, "version": _version_of(name.partition("/")[0])}
-    files = _of_format(spec, root, found=chosen, chosen=chosen, is_file=is_file)
-    identity["bytes"] = str(sum(file.bytes for file in files))
-    return SourceFiles(root, files, dict(identity))
-
-
-def _stdlib_files(root: Path) -> Iterable[SourceFile]:
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [sub for sub in subfolders if sub not in _STDLIB_LEFT_OUT]
-        for name in names:
-            if not name.endswith(".py"):
-                continue
-            path = Path(folder) / name
-            stat = path.stat()
-            if stat.st_size:
-                relative = path.relative_to(root).as_posix()
-                yield SourceFile(relative, stat.st_size, stat.st_mtime_ns)
+    found = _source_files(spec, listed, wanted)
+    return replace(found, identity=identity | {"bytes": str(found.total_bytes)})
 
 
 def locate_in_package(path: str) -> Location:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+from encodings.aliases import aliases
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raymodel.spec.base import OPERATIONAL, Many, Spec
+from raymodel.spec.fields import nearest
 from raymodel.spec.quantity import Count, Fraction
+
+# Codecs of Python that no file of records is written in: for host names, source text or nothing.
+_NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "charmap"}
 
 
 class SourceSpec(Spec):
@@ -18,11 +24,17 @@ class SourceSpec(Spec):
     Python standard library; or `python:PACKAGE/path` for data inside an installed package, which
     is found without importing it."""
     format: Literal["text", "jsonl", "csv", "parquet", "folder", "python_functions"] = "text"
-    """`text`: each file is one document, field `text`. `jsonl`, `csv`, `parquet`: a record a row.
+    """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
+    of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
-    function of a Python file, fields `code` (its source without the docstring) and `docstring`."""
+    function of a Python file, fields `code` (its source without the docstring) and `docstring`.
+    Files packed with gzip, bzip2, xz or Zstandard are read as what is in them."""
     encoding: str = "utf-8"
-    """Text encoding. Files that do not decode are counted, reported and left out."""
+    """Text encoding. What does not decode – a line, a row, or a file that is one document – is
+    counted, reported and left out. A Python file's own coding line comes before it."""
+    delimiter: str | None = None
+    """`csv`: the character between two fields. By default the one of comma, tab, semicolon and bar
+    that parts the first row; a row that could be parted by two of them is refused."""
     text: str = "{text}"
     """How a record becomes a document: a template over the record's fields."""
     prompt: str | None = None
@@ -33,6 +45,42 @@ class SourceSpec(Spec):
     """Classification: the field that holds the label."""
     weight: float = Field(default=1.0, gt=0)
     """How often this source's documents appear relative to their natural share."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            known = codecs.lookup(encoding)
+        except (LookupError, ValueError):
+            close = nearest(encoding.lower().replace("-", "_"), _text_encodings())
+            hint = f"did you mean {close.replace('_', '-')!r}?" if close else "most files are utf-8"
+            raise ValueError(f"{encoding!r} is not an encoding of Python; {hint}") from None
+        if not known._is_text_encoding or known.name in _NOT_OF_FILES:
+            raise ValueError(f"{encoding!r} is not an encoding of text files; most files are utf-8")
+        return encoding
+
+    @model_validator(mode="after")
+    def _can_be_parted(self) -> SourceSpec:
+        if self.format in ("jsonl", "csv") and b"\n" not in "\n".encode(self.encoding):
+            raise ValueError(
+                f"files of format {self.format!r} cannot be read line by line in {self.encoding!r},"
+                " which ends lines in another way; convert them to utf-8"
+            )
+        if self.delimiter is None:
+            return self
+        if self.format != "csv":
+            raise ValueError(f"`delimiter` is for format 'csv', not {self.format!r}; leave it out")
+        if len(self.delimiter) != 1 or self.delimiter in '\r\n"\0':
+            raise ValueError(
+                f"the delimiter {self.delimiter!r} must be one character, and no quote or line end"
+            )
+        return self
+
+
+def _text_encodings() -> list[str]:
+    """Names of encodings and their aliases, to find the one that was meant."""
+    names = {*aliases, *aliases.values()}
+    return sorted(name for name in names if not name.endswith("_codec"))
 
 
 class DatasetSpec(Spec):

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from raymodel.data.account import Account
 from raymodel.data.clean import bucket_of, find_duplicates, is_held_out, key_table
-from raymodel.data.read import FileSlice, digest_of, read_slice
+from raymodel.data.read import read_slice
+from raymodel.data.record import FileSlice, digest_of
 from raymodel.data.rows import RowKind, SavedTokenizer, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.spec import SourceSpec

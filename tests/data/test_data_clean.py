@@ -8,7 +8,7 @@ from raymodel.data.account import Account
 from raymodel.data.clean import bucket_of, clean_text, find_duplicates, is_held_out, key_table
 from raymodel.data.pack import pack_rows
 from raymodel.data.plan import BLOCK_BYTES, SHARD_BYTES, plan_shards
-from raymodel.data.read import digest_of
+from raymodel.data.record import digest_of
 from raymodel.data.spec import CleanSpec
 
 DOCUMENTS = [digest_of(str(index).encode()) for index in range(4000)]

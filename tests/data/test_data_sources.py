@@ -7,32 +7,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reading import read_source, write
 
-from raymodel.data.account import Account
 from raymodel.data.functions import read_functions
-from raymodel.data.read import FileSlice, RawRecord, read_slice, slice_files
+from raymodel.data.read import slice_files
+from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.sources import resolve_source
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
 
 
-def write(folder: Path, **files: str | bytes) -> Path:
-    for name, content in files.items():
-        path = folder / name.replace("__", "/").replace("_dot_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return folder
-
-
 def read_all(spec: SourceSpec, partition_bytes: int = 2**20) -> tuple[list[RawRecord], Counter]:
-    files, account = resolve_source(spec), Account()
-    records = [
-        record
-        for partition in slice_files(files, spec, partition_bytes)
-        for piece in partition
-        for record in read_slice(files.root, piece, spec, account)
-    ]
-    assert account.kept == len(records)
+    records, account = read_source(spec, partition_bytes)
     return records, account.left_out
 
 
@@ -213,10 +199,13 @@ async def fetch(url, *,
 
 def test_functions_come_with_their_docstring_apart() -> None:
     size, fetch = read_functions(MODULE)
-    assert size["docstring"] == "The size\nof the box."
-    assert size["code"].startswith("@property\ndef size(self):\n    # counted in bytes\n")
-    assert size["code"].endswith('return len("""\nraw""")')
-    assert fetch["code"] == "async def fetch(url, *,\n                retries=3):\n    return url"
+    assert size.fields["docstring"] == "The size\nof the box."
+    assert size.fields["code"].startswith("@property\ndef size(self):\n    # counted in bytes\n")
+    assert size.fields["code"].endswith('return len("""\nraw""")')
+    assert (
+        fetch.fields["code"]
+        == "async def fetch(url, *,\n                retries=3):\n    return url"
+    )
 
 
 def test_all_functions_of_a_module_share_the_document_of_its_text(tmp_path: Path) -> None:
@@ -238,5 +227,5 @@ def test_partitions_keep_the_order_and_cover_every_byte(tmp_path: Path) -> None:
     spec = SourceSpec(path=str(tmp_path))
     partitions = slice_files(resolve_source(spec), spec, 300)
     flat = [piece for partition in partitions for piece in partition]
-    assert flat == [FileSlice(f"{i:02d}.txt", 0, 10 * i + 1) for i in range(20)]
+    assert flat == [FileSlice(f"{i:02d}.txt", 0, 10 * i + 1, 10 * i + 1) for i in range(20)]
     assert all(sum(p.end for p in pieces) <= 300 for pieces in partitions)

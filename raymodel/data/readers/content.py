@@ -1,0 +1,189 @@
+"""The bytes of a source file as its writer meant them: unpacked, and no more than memory holds."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+from raymodel.data.record import FileSlice
+from raymodel.errors import SourceError, StorageError
+from raymodel.storage.uri import Location
+
+HEAD_BYTES = 2**16
+"""Of a file, to see what it is."""
+MAX_DOCUMENT_BYTES = 2**30
+"""Of one document after unpacking; a longer one would fill the memory of a worker."""
+_BUFFER_BYTES = 2**20
+_UNPACKED_BYTES = 2**14  # at a time; with more, no packer is faster
+
+
+def _open_zstd(raw: Any) -> IO[bytes]:
+    from pyarrow import CompressedInputStream
+
+    stream: IO[bytes] = CompressedInputStream(raw, "zstd")
+    return stream
+
+
+_PACKERS: dict[str, tuple[bytes, str, Callable[[Any], Any]]] = {
+    "gzip": (b"\x1f\x8b\x08", ".gz", lambda raw: gzip.GzipFile(fileobj=raw, mode="rb")),
+    "bzip2": (b"BZh", ".bz2", bz2.BZ2File),
+    "xz": (b"\xfd7zXZ\0", ".xz", lzma.LZMAFile),
+    "Zstandard": (b"\x28\xb5\x2f\xfd", ".zst", _open_zstd),
+}
+"""Name → how its files begin, how their names end, and what unpacks them."""
+# "BZh" alone could begin a text; a digit and pi or the root of pi follow it in a bzip2 file.
+_BZIP2_NEXT = (b"1AY&SY", b"\x17rE8P\x90")
+
+
+def packed_suffix(name: str) -> str:
+    """`.gz` and the like at the end of a file's name; "" without one."""
+    endings = (ending for _, ending, _ in _PACKERS.values() if name.lower().endswith(ending))
+    return next(endings, "")
+
+
+@dataclass
+class Content:
+    """An open file."""
+
+    stream: IO[bytes]
+    """At the start of the unpacked bytes."""
+    head: bytes
+    """The first `HEAD_BYTES` of them."""
+    packer: str | None
+    """What the file is packed with."""
+    _unpacked: _Unpacked | None = None
+
+    @property
+    def damage(self) -> str | None:
+        """Why the stream ended before its end, once it did."""
+        return self._unpacked.damage if self._unpacked else None
+
+    def read_document(self) -> bytes | None:
+        """All bytes; None when they are more than a document may have."""
+        data = self.stream.read(MAX_DOCUMENT_BYTES + 1)
+        return data if len(data) <= MAX_DOCUMENT_BYTES else None
+
+
+@contextmanager
+def open_content(root: Location, piece: FileSlice) -> Iterator[Content]:
+    """The file of a slice.
+
+    Raises:
+        SourceError: the file is gone, may not be read, or is not the one that was listed.
+    """
+    with open_file(root, piece) as raw:
+        head = raw.read(HEAD_BYTES)
+        packer = _packer_of(head, piece.name)
+        if packer is None:
+            raw.seek(0)
+            yield Content(io.BufferedReader(raw, _BUFFER_BYTES), head, None)
+            return
+        raw.seek(0)
+        # Read once for the head and once from the start: not all of them can be rewound.
+        head = io.BufferedReader(_Unpacked(raw, packer), HEAD_BYTES).read(HEAD_BYTES)
+        raw.seek(0)
+        unpacked = _Unpacked(raw, packer)
+        yield Content(io.BufferedReader(unpacked, _BUFFER_BYTES), head, packer, unpacked)
+
+
+@contextmanager
+def open_file(root: Location, piece: FileSlice) -> Iterator[Any]:
+    """The file of a slice as it lies there, packed or not. Raises as `open_content` does."""
+    location = root / piece.name
+    try:
+        raw = location.open_input()
+    except StorageError as error:
+        raise SourceError(
+            f"{location} was listed and is gone; the files of a source must stay while they are "
+            "read. Run again when nothing changes them"
+        ) from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise SourceError(
+            f"{location} cannot be read ({error.strerror or error}); all files of a source must be "
+            "readable on every node. Change its permissions, or `path`"
+        ) from error
+    with raw:
+        if raw.size() != piece.file_bytes:
+            raise SourceError(
+                f"{location} had {piece.file_bytes:,} bytes when it was listed and has "
+                f"{raw.size():,} now; the files of a source must not change while they are read. "
+                "Run again when nothing writes to it"
+            )
+        yield raw
+
+
+def _packer_of(head: bytes, name: str) -> str | None:
+    """By its first bytes; else by its name, and then it is damaged at its first byte."""
+    for packer, (magic, _, _) in _PACKERS.items():
+        if head.startswith(magic) and (packer != "bzip2" or head[4:10] in _BZIP2_NEXT):
+            return packer
+    suffix = packed_suffix(name)
+    return next((p for p, (_, ending, _) in _PACKERS.items() if ending == suffix), None)
+
+
+class _Unpacked(io.RawIOBase):
+    """Unpacked bytes. Where the file is damaged they end, and `damage` says why."""
+
+    def __init__(self, raw: Any, packer: str) -> None:
+        self.damage: str | None = None
+        self._packer = packer
+        self._raw = _Watched(raw)
+        try:
+            self._stream = _PACKERS[packer][2](self._raw)
+        except (OSError, EOFError) as error:
+            self._fail(error)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self.damage is not None:
+            return 0
+        try:
+            # In small parts: a part that ends in damage is lost whole.
+            data = self._stream.read1(min(len(buffer), _UNPACKED_BYTES))
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+            self._fail(error)
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _fail(self, error: Exception) -> None:
+        if self._raw.has_failed:  # the storage, not what is in the file
+            raise error
+        self.damage = f"damaged {self._packer} file"
+
+
+class _Watched(io.RawIOBase):
+    """Tells an error of the storage from one of the unpacker, which may be an OSError too."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw, self.has_failed = raw, False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        return int(self._raw.seek(position, whence))
+
+    def tell(self) -> int:
+        return int(self._raw.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._raw.read(len(buffer))
+        except OSError:
+            self.has_failed = True
+            raise
+        buffer[: len(data)] = data
+        return len(data)

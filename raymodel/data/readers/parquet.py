@@ -1,0 +1,116 @@
+"""Parquet files, a row group at a time; what is damaged costs its own row group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from raymodel.data.account import Account
+from raymodel.data.readers.content import open_file
+from raymodel.data.record import FileSlice, RawRecord, whole_record
+from raymodel.data.spec import SourceSpec
+from raymodel.errors import SourceError
+from raymodel.storage.uri import Location
+
+_BATCH_ROWS = 1024
+_MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
+
+
+def read_parquet(
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
+) -> Iterator[RawRecord]:
+    """The rows of the row groups that begin in the slice."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_file(root, piece) as stream:
+        ends = stream.read(4), stream.read_at(4, max(0, piece.file_bytes - 4))
+        try:
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            names = file.schema_arrow.names
+        except (pa.ArrowException, OSError, ValueError):
+            if piece.start == 0:
+                account.begin(piece.name)
+                account.leave_out(_what_it_is(*ends))
+            return
+        _check_names(names, piece, spec)
+        first_row = 0
+        for index in range(file.num_row_groups):
+            group = file.metadata.row_group(index)
+            if piece.start <= _begin_of(group, piece.file_bytes) < piece.end:
+                yield from _read_group(file, index, first_row, piece, account)
+            first_row += max(0, group.num_rows)
+
+
+def _what_it_is(begin: bytes, end: bytes) -> str:
+    if _ENCRYPTED in (begin, end):
+        return "encrypted Parquet file"
+    if begin != _MAGIC:
+        return "not a Parquet file"
+    return "Parquet file with a damaged footer" if end == _MAGIC else "Parquet file cut short"
+
+
+def _check_names(names: list[str], piece: FileSlice, spec: SourceSpec) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise SourceError(
+            f"source {spec.path!r}: {piece.name} has more than one column {twice[0]!r}; a field "
+            "has one value. Rename one of them"
+        )
+
+
+def _begin_of(group: Any, file_bytes: int) -> int:
+    """Where a row group begins, always inside of the file: each belongs to one slice."""
+    if not group.num_columns:
+        return 0
+    chunk = group.column(0)
+    offsets = [
+        offset
+        for offset in (chunk.dictionary_page_offset, chunk.data_page_offset)
+        if offset is not None
+    ]
+    return max(0, min([*offsets, file_bytes - 1]))
+
+
+def _read_group(
+    file: Any, index: int, first_row: int, piece: FileSlice, account: Account
+) -> Iterator[RawRecord]:
+    import pyarrow as pa
+
+    num_rows, done = max(0, file.metadata.row_group(index).num_rows), 0
+    if not file.metadata.num_columns:
+        account.begin(piece.name, first_row + 1, records=num_rows)
+        account.leave_out("row without columns", records=num_rows)
+        return
+    batches = file.iter_batches(_BATCH_ROWS, row_groups=[index])
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError, ValueError):
+            batch = None
+        if batch is None:
+            break
+        for number, fields in enumerate(_rows_of(batch), start=first_row + done + 1):
+            account.begin(piece.name, number)
+            if fields is None:
+                account.leave_out("row that cannot be read")
+            else:
+                yield whole_record(fields)
+        done += batch.num_rows
+    if done < num_rows:
+        account.begin(piece.name, first_row + done + 1, records=num_rows - done)
+        account.leave_out("rows of a damaged part of a Parquet file", records=num_rows - done)
+
+
+def _rows_of(batch: Any) -> list[dict[str, Any] | None]:
+    """The rows of a batch; None for one with a value that Python cannot hold."""
+    import pyarrow as pa
+
+    try:
+        rows: list[dict[str, Any] | None] = batch.to_pylist()
+        return rows
+    except (pa.ArrowException, ValueError, OverflowError):
+        if batch.num_rows == 1:
+            return [None]
+        return [row for i in range(batch.num_rows) for row in _rows_of(batch.slice(i, 1))]

@@ -1,0 +1,103 @@
+"""Files that are one document each, and Python files, which are a document of many functions."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from collections.abc import Iterator
+
+from raymodel.data.account import Account
+from raymodel.data.functions import read_functions
+from raymodel.data.readers.content import MAX_DOCUMENT_BYTES, open_content
+from raymodel.data.readers.lines import encoding_of, is_wide, not_decoded
+from raymodel.data.record import FileSlice, RawRecord, digest_of
+from raymodel.data.spec import SourceSpec
+from raymodel.storage.uri import Location
+
+
+def read_text(
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
+) -> Iterator[RawRecord]:
+    """The file as the one record that it is."""
+    account.begin(piece.name)
+    data = _read_document(root, piece, account)
+    if data is None:
+        return
+    text = _decode(data, spec.encoding, account)
+    if text is None:
+        return
+    fields = {"text": text, "path": piece.name}
+    if spec.format == "folder":
+        folder, _, _ = piece.name.rpartition("/")
+        if not folder:
+            account.leave_out("file not in a folder", piece.name)
+            return
+        fields["label"] = folder.rpartition("/")[2]
+    yield RawRecord(fields, digest_of(data))
+
+
+def read_python(
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
+) -> Iterator[RawRecord]:
+    """The documented functions of the file; a file without any is a record that is left out."""
+    account.begin(piece.name)
+    data = _read_document(root, piece, account)
+    if data is None:
+        return
+    text = _decode(data, _coding_line(data) or spec.encoding, account)
+    if text is None:
+        return
+    try:
+        functions = read_functions(text)
+    except (SyntaxError, ValueError):
+        account.leave_out("not Python", text)
+        return
+    except (RecursionError, MemoryError):  # what the parser raises for thousands of brackets
+        account.leave_out("Python nested too deep", text)
+        return
+    if not functions:
+        account.leave_out("Python file without a documented function", text)
+        return
+    document = digest_of(data)
+    for index, function in enumerate(functions):
+        # The first one is the record that was met with the file.
+        account.begin(piece.name, function.line, records=1 if index else 0)
+        yield RawRecord({**function.fields, "path": piece.name}, document)
+
+
+def _read_document(root: Location, piece: FileSlice, account: Account) -> bytes | None:
+    """The unpacked file; None, left out, when it is damaged or fills the memory."""
+    with open_content(root, piece) as content:
+        data = content.read_document()
+        if content.damage:
+            account.leave_out(content.damage, data or b"")
+            return None
+    if data is None:
+        account.leave_out(f"document of more than {MAX_DOCUMENT_BYTES:,} bytes")
+    return data
+
+
+def _decode(data: bytes, encoding: str, account: Account) -> str | None:
+    """Text of a file; None, left out, for binary junk and for what is not in `encoding`."""
+    reason = f"not {encoding}"
+    try:
+        reason = not_decoded(encoding_of(encoding, data[:4]), data[:4])
+        if b"\0" not in data or is_wide(encoding):
+            return data.decode(encoding).removeprefix("\ufeff")
+        reason = "binary file" if reason == f"not {encoding}" else reason
+    except UnicodeError:
+        pass
+    except LookupError:  # only a Python file names its encoding itself
+        reason = "Python file in an unknown encoding"
+    account.leave_out(reason, data)
+    return None
+
+
+def _coding_line(data: bytes) -> str | None:
+    """The encoding that a Python file declares in its first two lines (PEP 263), or by a mark."""
+    try:
+        coding, lines = tokenize.detect_encoding(io.BytesIO(data).readline)
+    except SyntaxError:
+        return None
+    declares = coding != "utf-8" or any(b"coding" in line for line in lines)
+    return coding if declares else None

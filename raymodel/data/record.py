@@ -1,0 +1,40 @@
+"""What readers take and give: a piece of a file, and raw records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Bytes `start` … `end` of a file; a record belongs to the slice where it begins."""
+
+    name: str
+    start: int
+    end: int
+    file_bytes: int
+    """Of the whole file when it was listed: a file that changes meanwhile is found out."""
+
+
+class RawRecord(NamedTuple):
+    """One record as its source gives it."""
+
+    fields: dict[str, Any]
+    document: bytes
+    """Digest of the document that the record is part of: of the whole file where a file is one
+    document (`text`, `folder`, `python_functions`), else of the record. It decides the holdout, so
+    that all functions of a module fall on the same side, in every stage that reads the module."""
+
+
+def digest_of(data: bytes) -> bytes:
+    """16 bytes that stand for a document or a text."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def whole_record(fields: dict[str, Any]) -> RawRecord:
+    """A row of a table, whose document is the row."""
+    canonical = json.dumps(fields, sort_keys=True, default=str).encode()
+    return RawRecord(fields, digest_of(canonical))
