@@ -25,7 +25,16 @@ from raymodel.tune.space import apply_setting
 from raymodel.tune.spec import SearchSpec
 
 # Fields of `finetune:` that all trials share: the examples are prepared once, before the sweep.
-SETTLED = {"task", "sources", "clean", "holdout", "max_length", "base", "sweep"}
+SETTLED = {
+    "task",
+    "sources",
+    "clean",
+    "holdout",
+    "max_left_out",
+    "max_length",
+    "base",
+    "sweep",
+}
 
 
 def check_job(loaded: LoadedJob) -> None:

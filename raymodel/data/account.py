@@ -1,13 +1,12 @@
 """What becomes of every record that is read: the account that has to add up.
 
-A reader opens an entry for each record that it meets, before it looks inside; from there on the
-record is either kept, or left out for a named reason.
+A reader opens an entry for each record that it meets, before it looks inside. From there on the
+record ends in exactly one of: a row, a duplicate of another, or left out for a named reason.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,9 @@ class Place:
     """Relative to the source's root."""
     line: int | None = None
     """The first is 1; the row of a table; None where the file is one record, or is not known."""
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}, line {self.line}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Account:
     def begin(self, file: str, line: int | None = None) -> None:
         """Meets the next record."""
         self.read += 1
-        self.place = Place(file=file, line=line)
+        self.place = Place(file=encodable(file), line=line)
 
     def leave_out(self, reason: str, sample: object = "") -> None:
         """The record that was begun is not kept.
@@ -73,20 +75,28 @@ class Account:
         """Records that were not left out."""
         return self.read - self.left_out.total()
 
+    def summary(self, source: str) -> dict[str, Any]:
+        """As JSON, for a `Ledger`."""
+        rejects = [
+            {
+                "reason": reject.reason,
+                "source": source,
+                "file": reject.place.file,
+                "line": reject.place.line,
+                "sample": reject.sample,
+            }
+            for reject in self.rejects
+        ]
+        return {"read": self.read, "left_out": dict(self.left_out), "rejects": rejects}
+
+
+def encodable(text: str) -> str:
+    """A text that UTF-8 can hold: lone surrogates, as in undecodable file names, are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
 
 def _sample_text(sample: object) -> str:
     if isinstance(sample, bytes):
         sample = sample[: 4 * SAMPLE_CHARS].decode("utf-8", "replace")
     text = sample if isinstance(sample, str) else repr(sample)
-    return text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - 1] + "…"
-
-
-def first_rejects(rejects: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first few of each reason, of the rejects of many partitions in their order."""
-    seen: Counter[str] = Counter()
-    chosen = []
-    for reject in rejects:
-        seen[reject["reason"]] += 1
-        if seen[reject["reason"]] <= SAMPLES_PER_REASON:
-            chosen.append(reject)
-    return chosen
+    return encodable(text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - 1] + "…")

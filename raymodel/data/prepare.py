@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.account import first_rejects
+from raymodel.data.clean import ASKED_FOR
+from raymodel.data.ledger import Ledger
 from raymodel.data.plan import (
     ShardPlan,
     plan_buckets,
@@ -26,7 +27,7 @@ from raymodel.data.read import slice_files
 from raymodel.data.rows import RowKind, SavedTokenizer
 from raymodel.data.shard_format import PartContent, ShardRecord, write_index
 from raymodel.data.sources import SourceFiles, resolve_source
-from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
+from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import (
     SPLITS,
     DedupStep,
@@ -47,12 +48,16 @@ from raymodel.data.tokenizer import (
 )
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
+
+REJECTS = "data/rejects.jsonl"
+"""Samples of what was left out, by reason, with file and line; there when anything was."""
 
 Execute = Callable[[Step], None]
 Say = Callable[[str], None]
 
 _MEAN_DOCUMENT_BYTES = 512  # for the number of deduplication tasks; being wrong costs memory only
+_MAX_LABELS = 10_000  # more than this is a text field, not a label
+_LABELS_SHOWN = 8
 _READ_THREADS = 16  # hides the latency of object stores while summaries are read
 
 
@@ -69,6 +74,8 @@ class Recipe:
     """How to get the tokenizer, or the folder of the base model's."""
     sequence_length: int | None = None
     task: str | None = None
+    max_left_out: float = MAX_LEFT_OUT
+    """A share; see `PrepareSpec`."""
 
 
 def prepare_dataset(
@@ -77,7 +84,8 @@ def prepare_dataset(
     """Makes the dataset at `place` and returns the `content` of its manifest.
 
     Raises:
-        SourceError: a source is missing, or nothing of it is left after cleaning.
+        SourceError: a source is missing, or too little of it is left after cleaning.
+        AccountError: a record that was read is neither in a row nor known to be left out.
     """
     finished = place / "data/dataset.json"
     if not finished.exists():
@@ -93,6 +101,7 @@ class _Preparation:
     def __init__(self, recipe: Recipe, place: Location, execute: Execute, say: Say) -> None:
         self._recipe, self._place, self._execute, self._say = recipe, place, execute, say
         self._work, self._tokenizer = place / "work", place / "data/tokenizer"
+        self._ledger = Ledger([source.path for source in recipe.sources])
 
     def run(self, base_dir: Path | None) -> dict[str, Any]:
         found = [resolve_source(source, base_dir) for source in self._recipe.sources]
@@ -101,34 +110,37 @@ class _Preparation:
         num_files = sum(len(files.files) for files in found)
         self._say(f"reading {num_files:,} files, {total_bytes / 1e6:,.1f} MB")
         read = self._read_step(found, partitions, total_bytes)
-        documents = self._do(read)
-        rejects = first_rejects(reject for each in documents for reject in each["rejects"])
-        lines = (json.dumps(reject, ensure_ascii=False) for reject in rejects)
-        (self._place / "data/rejects.jsonl").write_text("".join(line + "\n" for line in lines))
-        left_out, labels = self._check_documents(documents)
-        duplicates = self._drop_duplicates(read)
+        labels = self._check_documents(partitions, self._do(read))
+        duplicates, conflicts = self._compare(read)
         tokenizer = self._make_tokenizer(len(partitions))
-        rows = RowStep(
+        step = RowStep(
             work=self._work,
             partitions=partitions,
             sources=self._recipe.sources,
             kind=self._recipe.kind,
             tokenizer=SavedTokenizer(self._tokenizer, tokenizer),
             labels=labels,
-            num_buckets=read.num_buckets,
+            num_buckets=read.num_buckets if self._recipe.clean.dedup == "exact" else 0,
         )
-        splits = self._write_shards(partitions, self._do(rows))
+        rows = self._do(step)
+        self._close_account(partitions, rows, duplicates)
+        classes = _count_labels(rows)
+        self._tell_classes(labels, classes)
+        splits = self._write_shards(partitions, rows)
         return {
             "kind": "dataset",
             "task": self._recipe.task,
             "labels": list(labels),
+            "classes": classes,
             "tokens": sum(split["tokens"] for split in splits.values()),
             "sequence_length": self._recipe.sequence_length,
             "tokenizer": asdict(tokenizer),
             "splits": splits,
-            "read": sum(summary["read"] for summary in documents),
+            "read": self._ledger.read,
             "duplicates": duplicates,
-            "left_out": dict(sorted(left_out.items())),
+            "left_out": self._ledger.left_out,
+            "cut": _cut(rows),
+            "label_conflicts": conflicts,
         }
 
     def _do(self, step: Step) -> list[dict[str, Any]]:
@@ -146,6 +158,7 @@ class _Preparation:
         if isinstance(tokenizer, TokenizerSpec):
             sample = tokenizer.sample_chars / total_bytes
         num_buckets = plan_buckets(total_bytes // _MEAN_DOCUMENT_BYTES)
+        compares = recipe.clean.dedup == "exact" or recipe.kind.has_labels
         return ReadStep(
             work=self._work,
             partitions=partitions,
@@ -155,40 +168,85 @@ class _Preparation:
             seed=recipe.seed,
             holdout=recipe.holdout,
             sample_frac=min(1.0, sample),
-            num_buckets=num_buckets if recipe.clean.dedup == "exact" else 0,
+            num_buckets=num_buckets if compares else 0,
         )
 
     def _check_documents(
-        self, summaries: list[dict[str, Any]]
-    ) -> tuple[Counter[str], tuple[str, ...]]:
-        left_out: Counter[str] = Counter()
-        for summary in summaries:
-            left_out.update(summary["left_out"])
-        if left_out:
-            self._say(f"left out: {_reasons(left_out)}")
+        self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]
+    ) -> tuple[str, ...]:
+        """Enough of what was read is left to go on; returns the names of the labels, sorted."""
+        for partition, summary in zip(partitions, summaries, strict=True):
+            self._ledger.add(partition.source_index, summary["account"])
+        self._write_rejects()
         if not any(summary["documents"] for summary in summaries):
             fields: list[str] = next((s["fields"] for s in summaries if s["fields"]), [])
             have = f"; the records have the fields {', '.join(fields)}" if fields else ""
             raise SourceError(
                 f"no document of {', '.join(repr(s.path) for s in self._recipe.sources)} is left "
-                f"({_reasons(left_out) or 'no records'}); at least one is needed{have}. "
-                "Check `format`, `encoding`, the templates and `clean`"
+                f"({_counts(self._ledger.left_out) or 'no records'}); at least one is needed"
+                f"{have}. Check `format`, `encoding`, the templates and `clean`"
             )
-        if self._recipe.task is None:
-            return left_out, ()
-        values = [label for summary in summaries for label in summary["labels"]]
-        return left_out, get_task(self._recipe.task)().labels_of(values)
+        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR)
+        labels = sorted({label for summary in summaries for label in summary["labels"]})
+        if len(labels) > _MAX_LABELS:
+            names = ", ".join(repr(source.label) for source in self._recipe.sources)
+            raise SourceError(
+                f"the label {names} has {len(labels):,} different values, such as {labels[0]!r} "
+                f"and {labels[1]!r}; a label has at most {_MAX_LABELS:,}. Name the field that "
+                "holds the class"
+            )
+        return tuple(labels)
 
-    def _drop_duplicates(self, read: ReadStep) -> int:
+    def _compare(self, read: ReadStep) -> tuple[int, int]:
+        """Finds equal documents; returns how many are dropped, and texts with several labels."""
         if not read.num_buckets:
-            return 0
+            return 0, 0
         step = DedupStep(
             work=self._work, num_buckets=read.num_buckets, num_partitions=len(read.partitions)
         )
-        duplicates: int = sum(summary["duplicates"] for summary in self._do(step))
-        if duplicates:
-            self._say(f"dropped {duplicates:,} exact duplicates")
-        return duplicates
+        summaries = self._do(step)
+        conflicts = sum(summary["conflicts"] for summary in summaries)
+        if conflicts:
+            sample = next(each for summary in summaries for each in summary["samples"])
+            self._say(
+                f"warning: {conflicts:,} texts have several labels, the first in {sample}; all "
+                "are kept, on one side of the holdout"
+            )
+        drops = self._recipe.clean.dedup == "exact"
+        return sum(summary["duplicates"] for summary in summaries) if drops else 0, conflicts
+
+    def _close_account(
+        self, partitions: Sequence[Partition], summaries: list[dict[str, Any]], duplicates: int
+    ) -> None:
+        """Says what became of every record, and stops if it does not add up or is too little."""
+        for partition, summary in zip(partitions, summaries, strict=True):
+            self._ledger.add(partition.source_index, summary["account"], met_before=True)
+        self._write_rejects()
+        documents = {split: sum(s[split]["documents"] for s in summaries) for split in SPLITS}
+        self._say(self._ledger.check_balance(documents, duplicates))
+        if left_out := self._ledger.left_out:
+            self._say(f"left out: {_counts(left_out)}; samples in {self._place / REJECTS}")
+        if cut := _cut(summaries):
+            self._say(f"cut, since they were too long: {_counts(cut)}")
+        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR)
+
+    def _write_rejects(self) -> None:
+        lines = (json.dumps(reject, ensure_ascii=False) for reject in self._ledger.rejects)
+        if self._ledger.rejects:
+            (self._place / REJECTS).write_text("".join(line + "\n" for line in lines))
+
+    def _tell_classes(self, labels: Sequence[str], classes: dict[str, dict[str, int]]) -> None:
+        """Says which classes cannot be learnt, or not be measured."""
+        train = classes["train"]
+        unseen = [label for label in labels if not train.get(label)]
+        single = [label for label in labels if train.get(label) == 1]
+        for found, what in ((unseen, "no example"), (single, "a single example")):
+            if found:
+                self._say(
+                    f"warning: {len(found):,} of {len(labels):,} labels have {what} to train on: "
+                    f"{', '.join(map(repr, found[:_LABELS_SHOWN]))}"
+                    f"{', …' if len(found) > _LABELS_SHOWN else ''}"
+                )
 
     def _make_tokenizer(self, num_partitions: int) -> TokenizerContent:
         tokenizer = self._recipe.tokenizer
@@ -225,6 +283,11 @@ class _Preparation:
                 f"no training rows are left with a holdout of {self._recipe.holdout:g}; "
                 "at least one is needed. Lower `holdout`, or give more data"
             )
+        if self._recipe.holdout and not any(part.split == "holdout" for part in plans):
+            self._say(
+                f"warning: nothing is held out with a holdout of {self._recipe.holdout:g}, so "
+                "there is nothing to validate and evaluate on. Raise `holdout`, or give more data"
+            )
         step = ShardStep(
             work=self._work,
             shards=tuple(item for part in plans for item in part.shards(self._place, self._work)),
@@ -244,14 +307,29 @@ class _Preparation:
 
 
 _COUNTS = ("rows", "tokens", "documents", "text_bytes")
+_SUMMED = (*_COUNTS, "memory_bytes")
 
 
 def _totals(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {**{name: sum(part[name] for part in parts) for name in _COUNTS}, "parts": parts}
 
 
-def _reasons(left_out: Counter[str]) -> str:
-    return ", ".join(f"{count:,} × {reason}" for reason, count in sorted(left_out.items()))
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} × {what}" for what, count in sorted(counts.items()))
+
+
+def _cut(summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Role → documents whose text did not fit whole."""
+    return dict(sorted(sum((Counter(s["cut"]) for s in summaries), Counter[str]()).items()))
+
+
+def _count_labels(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Split → label → examples."""
+    counts = {
+        split: sum((Counter(s[split]["labels"]) for s in summaries), Counter[str]())
+        for split in SPLITS
+    }
+    return {split: dict(sorted(labels.items())) for split, labels in counts.items()}
 
 
 @dataclass(frozen=True)
@@ -322,10 +400,8 @@ def _plan_parts(
                 for item, partition in enumerate(partitions)
                 if partition.source_index == source_index
             ]
-            totals: Counter[str] = Counter()
-            for _, counts in own:
-                totals.update(counts)
+            totals = {name: sum(counts[name] for _, counts in own) for name in _SUMMED}
             if totals["rows"]:
                 plan = plan_shards(totals["rows"], totals["memory_bytes"] / totals["rows"])
                 rows = tuple((item, counts["rows"]) for item, counts in own)
-                yield _PartPlan(split, source_index, rows, dict(totals), plan)
+                yield _PartPlan(split, source_index, rows, totals, plan)
