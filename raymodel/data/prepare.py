@@ -209,8 +209,8 @@ class _Preparation:
         if conflicts:
             sample = next(each for summary in summaries for each in summary["samples"])
             self._say(
-                f"warning: {conflicts:,} texts have several labels, the first in {sample}; all "
-                "are kept, on one side of the holdout"
+                f"warning: {conflicts:,} texts have several labels, the first in {sample}; they "
+                "are kept with each"
             )
         drops = self._recipe.clean.dedup == "exact"
         return sum(summary["duplicates"] for summary in summaries) if drops else 0, conflicts

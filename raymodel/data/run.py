@@ -120,7 +120,7 @@ def execute_step(step: Step, story: Story, stage: str) -> None:
     bundles = items.map_batches(complete, batch_size=1).iter_internal_ref_bundles()
     with own_errors():
         if len(missing) == 1:  # of which no share can be told
-            with story.waiting(DOING[step.name]):
+            with story.waiting(f"the end of {DOING[step.name]}"):
                 list(bundles)
             return
         progress, left = StepProgress(step, missing), iter(missing)

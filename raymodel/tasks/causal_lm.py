@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.tasks.base import Evaluation, Example, LeftOut, Sample, Task
 from raymodel.tasks.prompt import end_of_prompt
-from raymodel.tasks.template import template_fields
+from raymodel.tasks.template import check_template
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,17 +44,12 @@ class CausalLM(Task):
     def check_source(self, source: SourceSpec) -> None:
         """A prompt and a response, each a template that names at least one field."""
         for name in ("prompt", "response"):
-            template = getattr(source, name)
-            if template is None:
+            if getattr(source, name) is None:
                 raise ValueError(
                     f"source {source.path!r} has no `{name}`; write a template over the record's "
                     'fields, such as prompt: "{code}" and response: "{docstring}"'
                 )
-            if not template_fields(template):
-                raise ValueError(
-                    f"source {source.path!r}: {name} {template!r} names no field; "
-                    f"write it in braces, like {{{template.strip() or 'text'}}}"
-                )
+            check_template(source, name)
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `prompt_length` int32."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from raymodel.tasks.base import Evaluation, Example, LeftOut, Sample, Task
-from raymodel.tasks.template import template_fields
+from raymodel.tasks.template import check_template
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,11 +33,7 @@ class TextClassification(Task):
             raise ValueError(
                 f"source {source.path!r} has no `label`; name the field that holds the label"
             )
-        if not template_fields(source.text):
-            raise ValueError(
-                f"source {source.path!r}: text {source.text!r} names no field; "
-                f"write it in braces, like {{{source.text.strip() or 'text'}}}"
-            )
+        check_template(source, "text")
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `label` int32."""

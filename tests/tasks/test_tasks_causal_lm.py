@@ -183,7 +183,7 @@ def test_a_model_that_learnt_its_examples_answers_with_bleu_100(task, tokenizer)
     model = build_tiny_llama().train()
     rows = {"input_ids": [], "prompt_length": []}
     for code, text in (("one", "add all four numbers"), ("two", "give back the last text")):
-        for name, value in features(task, tokenizer, code, text).items():
+        for name, value in features(task, tokenizer, code, text).features.items():
             rows[name].append(value)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     batch = task.collate(rows, pad_token_id=1)
