@@ -48,12 +48,13 @@ class Ledger:
             if self._sampled[key] <= SAMPLES_PER_REASON:
                 self.rejects.append(reject)
 
-    def check_share(self, max_left_out: float, asked_for: frozenset[str]) -> None:
+    def check_share(self, max_left_out: float, asked_for: frozenset[str], see: str) -> None:
         """Refuses to go on with what is left when a source lost too much of what was read of it.
 
         Args:
             max_left_out: a share, of each source.
             asked_for: reasons that the job file gives; records left out for them do not count.
+            see: closes the message: where more samples lie.
 
         Raises:
             SourceError: with the share of each reason, and where its first records lie.
@@ -70,7 +71,7 @@ class Ledger:
                         for reason, count in bad.most_common()
                     )
                     + "Check `format`, `encoding` and the names of the fields, mend the records, "
-                    "or raise max_left_out to go on with the rest"
+                    f"or raise max_left_out to go on with the rest{see}"
                 )
 
     def _samples_text(self, source: str, reason: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,15 +17,10 @@ from typing import Any
 
 from raymodel.data.clean import ASKED_FOR
 from raymodel.data.ledger import Ledger
-from raymodel.data.plan import (
-    ShardPlan,
-    plan_buckets,
-    plan_partition_bytes,
-    plan_shards,
-)
-from raymodel.data.read import slice_files
+from raymodel.data.parts import plan_partitions, plan_parts, split_content
+from raymodel.data.plan import plan_buckets
 from raymodel.data.rows import RowKind, SavedTokenizer
-from raymodel.data.shard_format import PartContent, ShardRecord, write_index
+from raymodel.data.shard_format import ShardRecord, write_index
 from raymodel.data.sources import SourceFiles, resolve_source
 from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import (
@@ -34,11 +29,9 @@ from raymodel.data.steps import (
     Partition,
     ReadStep,
     RowStep,
-    ShardItem,
     ShardStep,
     Step,
     TokenizerStep,
-    rows_file,
 )
 from raymodel.data.tokenizer import (
     TokenizerContent,
@@ -105,7 +98,7 @@ class _Preparation:
 
     def run(self, base_dir: Path | None) -> dict[str, Any]:
         found = [resolve_source(source, base_dir) for source in self._recipe.sources]
-        partitions = _plan_partitions(self._recipe.sources, found)
+        partitions = plan_partitions(self._recipe.sources, found)
         total_bytes = sum(files.total_bytes for files in found)
         num_files = sum(len(files.files) for files in found)
         self._say(f"reading {num_files:,} files, {total_bytes / 1e6:,.1f} MB")
@@ -184,9 +177,9 @@ class _Preparation:
             raise SourceError(
                 f"no document of {', '.join(repr(s.path) for s in self._recipe.sources)} is left "
                 f"({_counts(self._ledger.left_out) or 'no records'}); at least one is needed"
-                f"{have}. Check `format`, `encoding`, the templates and `clean`"
+                f"{have}. Check `format`, `encoding`, the templates and `clean`{self._see()}"
             )
-        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR)
+        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
         labels = sorted({label for summary in summaries for label in summary["labels"]})
         if len(labels) > _MAX_LABELS:
             names = ", ".join(repr(source.label) for source in self._recipe.sources)
@@ -209,8 +202,8 @@ class _Preparation:
         if conflicts:
             sample = next(each for summary in summaries for each in summary["samples"])
             self._say(
-                f"warning: {conflicts:,} texts have several labels, the first in {sample}; they "
-                "are kept with each"
+                f"warning: {conflicts:,} texts have several labels, such as {sample}; they are "
+                "kept with each"
             )
         drops = self._recipe.clean.dedup == "exact"
         return sum(summary["duplicates"] for summary in summaries) if drops else 0, conflicts
@@ -225,15 +218,18 @@ class _Preparation:
         documents = {split: sum(s[split]["documents"] for s in summaries) for split in SPLITS}
         self._say(self._ledger.check_balance(documents, duplicates))
         if left_out := self._ledger.left_out:
-            self._say(f"left out: {_counts(left_out)}; samples in {self._place / REJECTS}")
+            self._say(f"left out: {_counts(left_out)}{self._see()}")
         if cut := _cut(summaries):
             self._say(f"cut, since they were too long: {_counts(cut)}")
-        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR)
+        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
 
     def _write_rejects(self) -> None:
         lines = (json.dumps(reject, ensure_ascii=False) for reject in self._ledger.rejects)
         if self._ledger.rejects:
             (self._place / REJECTS).write_text("".join(line + "\n" for line in lines))
+
+    def _see(self) -> str:
+        return f". Samples: {self._place / REJECTS}" if self._ledger.rejects else ""
 
     def _tell_classes(self, labels: Sequence[str], classes: dict[str, dict[str, int]]) -> None:
         """Says which classes cannot be learnt, or not be measured."""
@@ -277,7 +273,7 @@ class _Preparation:
     def _write_shards(
         self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        plans = list(_plan_parts(partitions, summaries))
+        plans = list(plan_parts(partitions, summaries))
         if not any(part.split == "train" for part in plans):
             raise SourceError(
                 f"no training rows are left with a holdout of {self._recipe.holdout:g}; "
@@ -303,15 +299,7 @@ class _Preparation:
             rows, tokens = sum(p["rows"] for p in parts), sum(p["tokens"] for p in parts)
             shards_in_all = sum(part["shards"] for part in parts)
             self._say(f"{split}: {rows:,} rows, {tokens:,} tokens, {shards_in_all} shards")
-        return {split: _totals(parts) for split, parts in splits.items()}
-
-
-_COUNTS = ("rows", "tokens", "documents", "text_bytes")
-_SUMMED = (*_COUNTS, "memory_bytes")
-
-
-def _totals(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {**{name: sum(part[name] for part in parts) for name in _COUNTS}, "parts": parts}
+        return {split: split_content(parts) for split, parts in splits.items()}
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -330,78 +318,3 @@ def _count_labels(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, in
         for split in SPLITS
     }
     return {split: dict(sorted(labels.items())) for split, labels in counts.items()}
-
-
-@dataclass(frozen=True)
-class _PartPlan:
-    """One source's rows in one split: which partitions hold them, and the shards to make."""
-
-    split: str
-    source_index: int
-    partition_rows: tuple[tuple[int, int], ...]
-    """(partition, its rows), in source order."""
-    totals: dict[str, int]
-    plan: ShardPlan
-
-    @property
-    def folder(self) -> str:
-        return f"data/{self.split}/part-{self.source_index:03d}"
-
-    def shards(self, place: Location, work: Location) -> Iterator[ShardItem]:
-        for shard_index in range(self.plan.num_shards):
-            start, stop = self.plan.shard_rows(shard_index)
-            yield ShardItem(
-                place / self.folder,
-                shard_index,
-                self.plan.rows_per_block,
-                tuple(self._pieces(work, start, stop)),
-            )
-
-    def _pieces(self, work: Location, start: int, stop: int) -> Iterator[tuple[Location, int, int]]:
-        first = 0
-        for partition, rows in self.partition_rows:
-            low, high = max(start, first), min(stop, first + rows)
-            if low < high:
-                yield rows_file(work, self.split, partition), low - first, high - first
-            first += rows
-
-    def content(self, source: SourceSpec, shards: Sequence[ShardRecord]) -> PartContent:
-        return PartContent(
-            source=source.path,
-            folder=self.folder,
-            weight=source.weight,
-            **{name: self.totals[name] for name in _COUNTS},
-            shards=len(shards),
-            shard_bytes=sum(shard.bytes for shard in shards),
-            row_bytes=self.totals["memory_bytes"] / self.totals["rows"],
-            rows_per_shard=self.plan.rows_per_shard,
-            rows_per_block=self.plan.rows_per_block,
-        )
-
-
-def _plan_partitions(
-    sources: Sequence[SourceSpec], found: Sequence[SourceFiles]
-) -> tuple[Partition, ...]:
-    partition_bytes = plan_partition_bytes(sum(files.total_bytes for files in found))
-    return tuple(
-        Partition(source_index, tuple(pieces))
-        for source_index, (source, files) in enumerate(zip(sources, found, strict=True))
-        for pieces in slice_files(files, source, partition_bytes)
-    )
-
-
-def _plan_parts(
-    partitions: Sequence[Partition], summaries: Sequence[dict[str, Any]]
-) -> Iterator[_PartPlan]:
-    for split in SPLITS:
-        for source_index in sorted({partition.source_index for partition in partitions}):
-            own = [
-                (item, summaries[item][split])
-                for item, partition in enumerate(partitions)
-                if partition.source_index == source_index
-            ]
-            totals = {name: sum(counts[name] for _, counts in own) for name in _SUMMED}
-            if totals["rows"]:
-                plan = plan_shards(totals["rows"], totals["memory_bytes"] / totals["rows"])
-                rows = tuple((item, counts["rows"]) for item, counts in own)
-                yield _PartPlan(split, source_index, rows, totals, plan)

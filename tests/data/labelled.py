@@ -38,6 +38,21 @@ def write_records(file: Path, records: list[dict[str, Any]]) -> str:
     return str(file)
 
 
+def pairs(path: str) -> SourceSpec:
+    """JSON lines with a question and an answer."""
+    return SourceSpec(path=path, format="jsonl", prompt="{q}", response="{a}")
+
+
+def classes(path: str) -> SourceSpec:
+    """JSON lines with a text and a label."""
+    return SourceSpec(path=path, format="jsonl", label="label")
+
+
+def documents(content: dict[str, Any]) -> int:
+    """Those that became rows."""
+    return sum(split["documents"] for split in content["splits"].values())
+
+
 def texts_of(place: Location, content: dict[str, Any], split: str) -> list[tuple[str, Any]]:
     """Each example of a split as text, with its response or its label."""
     if not content["splits"][split]["rows"]:
