@@ -19,13 +19,23 @@ from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, find_problems, spec_error
+from raymodel.tasks.template import check_template
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.support import Trained, find_unsupported
 from raymodel.tune.space import apply_setting
 from raymodel.tune.spec import SearchSpec
 
 # Fields of `finetune:` that all trials share: the examples are prepared once, before the sweep.
-SETTLED = {"task", "sources", "clean", "holdout", "max_length", "base", "sweep"}
+SETTLED = {
+    "task",
+    "sources",
+    "clean",
+    "holdout",
+    "max_left_out",
+    "max_length",
+    "base",
+    "sweep",
+}
 
 
 def check_job(loaded: LoadedJob) -> None:
@@ -36,7 +46,12 @@ def check_job(loaded: LoadedJob) -> None:
 
 
 def check_sources(job: Job) -> Iterator[Problem]:
-    """The sources of fine-tuning hold what its task learns from."""
+    """The sources hold what is learnt from: a text, or what the task of fine-tuning needs."""
+    for i, source in enumerate(job.prepare.sources if job.prepare else ()):
+        try:
+            check_template(source, "text")
+        except ValueError as error:
+            yield Problem(("prepare", "sources", i, "text"), str(error))
     if job.finetune is None:
         return
     from raymodel.tasks import get_task

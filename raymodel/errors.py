@@ -28,6 +28,10 @@ class SourceError(UserError):
     """A data source that is missing, empty or unreadable."""
 
 
+class AccountError(RaymodelError):
+    """Records that were read and are not accounted for: a fault of raymodel, not of the data."""
+
+
 class StorageError(UserError):
     """A storage that cannot be reached or written."""
 

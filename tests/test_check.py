@@ -56,6 +56,16 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
     ("old", "new", "message"),
     [
         (
+            '{path: "python:stdlib"}',
+            '{path: a, text: "{body"}',
+            "job.yaml:3: prepare.sources.0.text: template '{body': expected '}'",
+        ),
+        (
+            '{path: "python:stdlib"}',
+            "{path: a, text: body}",
+            "job.yaml:3: prepare.sources.0.text: source 'a': text 'body' names no field",
+        ),
+        (
             "preset: llama-tiny",
             "preset: lama-tiny",
             "job.yaml:7: pretrain.model.preset: there is no model preset 'lama-tiny'",

@@ -1,13 +1,12 @@
 """What becomes of every record that is read: the account that has to add up.
 
-A reader opens an entry for each record that it meets, before it looks inside; from there on the
-record is either kept, or left out for a named reason.
+A reader opens an entry for each record that it meets, before it looks inside. From there on the
+record ends in exactly one of: a row, a duplicate of another, or left out for a named reason.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,12 @@ class Place:
     byte: int | None = None
     """Where the record begins in a file that is read from the middle, whose lines nobody counted;
     the first is 0."""
+
+    def __str__(self) -> str:
+        if self.line is None and self.byte is None:
+            return self.file
+        where = f"byte {self.byte}" if self.line is None else f"line {self.line}"
+        return f"{self.file}, {where}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ class Account:
     @property
     def place(self) -> Place:
         """Of the record that is looked at. Few are asked for, so it is made when it is."""
-        return Place(file=self._file, line=self._line, byte=self._byte)
+        return Place(file=encodable(self._file), line=self._line, byte=self._byte)
 
     def leave_out(self, reason: str, sample: object = "", *, records: int = 1) -> None:
         """What was begun is not kept.
@@ -85,20 +90,29 @@ class Account:
         """Records that were not left out."""
         return self.read - self.left_out.total()
 
+    def summary(self, source: str) -> dict[str, Any]:
+        """As JSON, for a `Ledger`."""
+        rejects = [
+            {
+                "reason": reject.reason,
+                "source": source,
+                "file": reject.place.file,
+                "line": reject.place.line,
+                "byte": reject.place.byte,
+                "sample": reject.sample,
+            }
+            for reject in self.rejects
+        ]
+        return {"read": self.read, "left_out": dict(self.left_out), "rejects": rejects}
+
+
+def encodable(text: str) -> str:
+    """A text that UTF-8 can hold: lone surrogates, as in undecodable file names, are escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
 
 def _sample_text(sample: object) -> str:
     if isinstance(sample, bytes):
         sample = sample[: 4 * SAMPLE_CHARS].decode("utf-8", "replace")
     text = sample if isinstance(sample, str) else repr(sample)
-    return text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - 1] + "…"
-
-
-def first_rejects(rejects: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first few of each reason, of the rejects of many partitions in their order."""
-    seen: Counter[str] = Counter()
-    chosen = []
-    for reject in rejects:
-        seen[reject["reason"]] += 1
-        if seen[reject["reason"]] <= SAMPLES_PER_REASON:
-            chosen.append(reject)
-    return chosen
+    return encodable(text if len(text) <= SAMPLE_CHARS else text[: SAMPLE_CHARS - 1] + "…")

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from raymodel.data.account import Account
 from raymodel.data.spec import CleanSpec
 
+Kept = Literal["start", "end"]
+"""Which end of a text stays when it is too long."""
 
-def clean_text(text: str, spec: CleanSpec, account: Account) -> str | None:
-    """The document as it is kept; None, left out, when it is too short.
 
-    Line ends become `\\n`; lone surrogates (legal in JSON, not in UTF-8) become `?`.
-    """
+TOO_SHORT = "shorter than clean.min_chars"
+ASKED_FOR = frozenset({TOO_SHORT})
+"""Reasons to leave a record out that the job file gives; all others say that the data is bad."""
+
+
+def clean_text(text: str) -> str:
+    """Line ends become `\\n`; lone surrogates (legal in JSON, not in UTF-8) become `?`."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()
-    if len(text) < spec.min_chars or not text.strip():
-        account.leave_out(
-            "shorter than clean.min_chars" if text.strip() else "empty document", text
-        )
-        return None
-    return text[: spec.max_chars]
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def reason_to_drop(texts: Collection[str], spec: CleanSpec) -> str | None:
+    """Why a document of these cleaned texts is not kept; None when it is."""
+    if not any(text.strip() for text in texts):
+        return "empty document"
+    return TOO_SHORT if sum(map(len, texts)) < spec.min_chars else None
+
+
+def cut_text(text: str, max_chars: int, kept: Kept) -> str:
+    """At most `max_chars` of a text, of the end that its reader needs."""
+    return text[:max_chars] if kept == "start" else text[max(0, len(text) - max_chars) :]
+
+
+def texts_digest(texts: Collection[str]) -> bytes:
+    """16 bytes that stand for several texts, and for where one ends and the next begins."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
 
 
 def is_held_out(document: bytes, seed: int, fraction: float) -> bool:
@@ -39,17 +58,25 @@ def is_held_out(document: bytes, seed: int, fraction: float) -> bool:
     return int.from_bytes(key, "little") < fraction * 2.0**64
 
 
-def key_table(digests: Sequence[bytes], partition_index: int) -> pa.Table:
-    """The keys of one partition's documents, for `find_duplicates`: 128 bits and the place."""
+def key_table(
+    digests: Sequence[bytes], labels: Sequence[str | None], partition_index: int
+) -> pa.Table:
+    """The keys of one partition's documents, for `compare_documents`: 128 bits, label, place."""
     words = np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
+    hashes = [0 if label is None else _label_hash(label) for label in labels]
     return pa.table(
         {
             "high": words[:, 0],
             "low": words[:, 1],
+            "label": np.array(hashes, dtype=np.uint64),
             "partition": np.full(len(words), partition_index, dtype=np.int32),
             "index": np.arange(len(words), dtype=np.int32),
         }
     )
+
+
+def _label_hash(label: str) -> int:
+    return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
 
 
 def bucket_of(keys: pa.Table, num_buckets: int) -> Any:
@@ -57,17 +84,36 @@ def bucket_of(keys: pa.Table, num_buckets: int) -> Any:
     return (keys["high"].to_numpy() % np.uint64(num_buckets)).astype(np.int64)
 
 
-def find_duplicates(keys: pa.Table) -> pa.Table:
-    """All documents but the first of each text, in the order of (partition, index).
+class Comparison(NamedTuple):
+    """Places of documents, as columns `partition`, `index`, sorted by them."""
 
-    Returns: columns `partition`, `index`, sorted by them.
-    """
-    high, low = keys["high"].to_numpy(), keys["low"].to_numpy()
+    duplicates: pa.Table
+    """All documents but the first of each text with the same label."""
+    conflicts: pa.Table
+    """The first document of each text that has several labels."""
+
+
+def compare_documents(keys: pa.Table) -> Comparison:
+    """Finds what stands more than once among the documents of one bucket."""
+    high, low, label = (keys[name].to_numpy() for name in ("high", "low", "label"))
     partition, index = keys["partition"].to_numpy(), keys["index"].to_numpy()
-    by_key = np.lexsort((index, partition, low, high))
-    repeats = np.zeros(len(by_key), dtype=bool)
+    by_key = np.lexsort((index, partition, label, low, high))
+    same_text = np.zeros(len(by_key), dtype=bool)
     same_high = high[by_key][1:] == high[by_key][:-1]
-    repeats[1:] = same_high & (low[by_key][1:] == low[by_key][:-1])
-    dropped = by_key[repeats]
-    dropped = dropped[np.lexsort((index[dropped], partition[dropped]))]
-    return pa.table({"partition": partition[dropped], "index": index[dropped]})
+    same_text[1:] = same_high & (low[by_key][1:] == low[by_key][:-1])
+    same_label = np.zeros(len(by_key), dtype=bool)
+    same_label[1:] = label[by_key][1:] == label[by_key][:-1]
+    text = np.empty(len(by_key), dtype=np.int64)
+    text[by_key] = np.cumsum(~same_text)
+    in_order = np.lexsort((index, partition))
+    torn = in_order[np.isin(text[in_order], text[by_key][same_text & ~same_label])]
+    _, first = np.unique(text[torn], return_index=True)
+    return Comparison(
+        duplicates=_places(keys, by_key[same_text & same_label]),
+        conflicts=_places(keys, torn[first]),
+    )
+
+
+def _places(keys: pa.Table, rows: Any) -> pa.Table:
+    places = keys.select(["partition", "index"]).take(pa.array(rows))
+    return places.sort_by([("partition", "ascending"), ("index", "ascending")])

@@ -9,35 +9,29 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.account import first_rejects
-from raymodel.data.plan import (
-    ShardPlan,
-    plan_buckets,
-    plan_partition_bytes,
-    plan_shards,
-)
-from raymodel.data.read import slice_files
+from raymodel.data.clean import ASKED_FOR
+from raymodel.data.ledger import Ledger
+from raymodel.data.parts import plan_partitions, plan_parts, split_content
+from raymodel.data.plan import plan_buckets
 from raymodel.data.rows import RowKind, SavedTokenizer
-from raymodel.data.shard_format import PartContent, ShardRecord, write_index
+from raymodel.data.shard_format import ShardRecord, write_index
 from raymodel.data.sources import SourceFiles, resolve_source
-from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
+from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import (
     SPLITS,
     DedupStep,
     Partition,
     ReadStep,
     RowStep,
-    ShardItem,
     ShardStep,
     Step,
     TokenizerStep,
-    rows_file,
 )
 from raymodel.data.tokenizer import (
     TokenizerContent,
@@ -47,12 +41,16 @@ from raymodel.data.tokenizer import (
 )
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
+
+REJECTS = "data/rejects.jsonl"
+"""Samples of what was left out, by reason, with file and line; there when anything was."""
 
 Execute = Callable[[Step], None]
 Say = Callable[[str], None]
 
 _MEAN_DOCUMENT_BYTES = 512  # for the number of deduplication tasks; being wrong costs memory only
+_MAX_LABELS = 10_000  # more than this is a text field, not a label
+_LABELS_SHOWN = 8
 _READ_THREADS = 16  # hides the latency of object stores while summaries are read
 
 
@@ -69,6 +67,8 @@ class Recipe:
     """How to get the tokenizer, or the folder of the base model's."""
     sequence_length: int | None = None
     task: str | None = None
+    max_left_out: float = MAX_LEFT_OUT
+    """A share; see `PrepareSpec`."""
 
 
 def prepare_dataset(
@@ -77,7 +77,8 @@ def prepare_dataset(
     """Makes the dataset at `place` and returns the `content` of its manifest.
 
     Raises:
-        SourceError: a source is missing, or nothing of it is left after cleaning.
+        SourceError: a source is missing, or too little of it is left after cleaning.
+        AccountError: a record that was read is neither in a row nor known to be left out.
     """
     finished = place / "data/dataset.json"
     if not finished.exists():
@@ -93,44 +94,48 @@ class _Preparation:
     def __init__(self, recipe: Recipe, place: Location, execute: Execute, say: Say) -> None:
         self._recipe, self._place, self._execute, self._say = recipe, place, execute, say
         self._work, self._tokenizer = place / "work", place / "data/tokenizer"
+        self._ledger = Ledger([source.path for source in recipe.sources])
 
     def run(self, base_dir: Path | None) -> dict[str, Any]:
         found = [resolve_source(source, base_dir) for source in self._recipe.sources]
         for note in (note for files in found for note in files.notes):
             self._say(note)
-        partitions = _plan_partitions(self._recipe.sources, found)
+        partitions = plan_partitions(self._recipe.sources, found)
         total_bytes = sum(files.total_bytes for files in found)
         num_files = sum(len(files.files) for files in found)
         self._say(f"reading {num_files:,} files, {total_bytes / 1e6:,.1f} MB")
         read = self._read_step(found, partitions, total_bytes)
-        documents = self._do(read)
-        rejects = first_rejects(reject for each in documents for reject in each["rejects"])
-        lines = (json.dumps(reject, ensure_ascii=False) for reject in rejects)
-        (self._place / "data/rejects.jsonl").write_text("".join(line + "\n" for line in lines))
-        left_out, labels = self._check_documents(documents)
-        duplicates = self._drop_duplicates(read)
+        labels = self._check_documents(partitions, self._do(read))
+        duplicates, conflicts = self._compare(read)
         tokenizer = self._make_tokenizer(len(partitions))
-        rows = RowStep(
+        step = RowStep(
             work=self._work,
             partitions=partitions,
             sources=self._recipe.sources,
             kind=self._recipe.kind,
             tokenizer=SavedTokenizer(self._tokenizer, tokenizer),
             labels=labels,
-            num_buckets=read.num_buckets,
+            num_buckets=read.num_buckets if self._recipe.clean.dedup == "exact" else 0,
         )
-        splits = self._write_shards(partitions, self._do(rows))
+        rows = self._do(step)
+        self._close_account(partitions, rows, duplicates)
+        classes = _count_labels(rows)
+        self._tell_classes(labels, classes)
+        splits = self._write_shards(partitions, rows)
         return {
             "kind": "dataset",
             "task": self._recipe.task,
             "labels": list(labels),
+            "classes": classes,
             "tokens": sum(split["tokens"] for split in splits.values()),
             "sequence_length": self._recipe.sequence_length,
             "tokenizer": asdict(tokenizer),
             "splits": splits,
-            "read": sum(summary["read"] for summary in documents),
+            "read": self._ledger.read,
             "duplicates": duplicates,
-            "left_out": dict(sorted(left_out.items())),
+            "left_out": self._ledger.left_out,
+            "cut": _cut(rows),
+            "label_conflicts": conflicts,
         }
 
     def _do(self, step: Step) -> list[dict[str, Any]]:
@@ -148,6 +153,7 @@ class _Preparation:
         if isinstance(tokenizer, TokenizerSpec):
             sample = tokenizer.sample_chars / total_bytes
         num_buckets = plan_buckets(total_bytes // _MEAN_DOCUMENT_BYTES)
+        compares = recipe.clean.dedup == "exact" or recipe.kind.has_labels
         return ReadStep(
             work=self._work,
             partitions=partitions,
@@ -157,40 +163,88 @@ class _Preparation:
             seed=recipe.seed,
             holdout=recipe.holdout,
             sample_frac=min(1.0, sample),
-            num_buckets=num_buckets if recipe.clean.dedup == "exact" else 0,
+            num_buckets=num_buckets if compares else 0,
         )
 
     def _check_documents(
-        self, summaries: list[dict[str, Any]]
-    ) -> tuple[Counter[str], tuple[str, ...]]:
-        left_out: Counter[str] = Counter()
-        for summary in summaries:
-            left_out.update(summary["left_out"])
-        if left_out:
-            self._say(f"left out: {_reasons(left_out)}")
+        self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]
+    ) -> tuple[str, ...]:
+        """Enough of what was read is left to go on; returns the names of the labels, sorted."""
+        for partition, summary in zip(partitions, summaries, strict=True):
+            self._ledger.add(partition.source_index, summary["account"])
+        self._write_rejects()
         if not any(summary["documents"] for summary in summaries):
             fields: list[str] = next((s["fields"] for s in summaries if s["fields"]), [])
             have = f"; the records have the fields {', '.join(fields)}" if fields else ""
             raise SourceError(
                 f"no document of {', '.join(repr(s.path) for s in self._recipe.sources)} is left "
-                f"({_reasons(left_out) or 'no records'}); at least one is needed{have}. "
-                "Check `format`, `encoding`, the templates and `clean`"
+                f"({_counts(self._ledger.left_out) or 'no records'}); at least one is needed"
+                f"{have}. Check `format`, `encoding`, the templates and `clean`{self._see()}"
             )
-        if self._recipe.task is None:
-            return left_out, ()
-        values = [label for summary in summaries for label in summary["labels"]]
-        return left_out, get_task(self._recipe.task)().labels_of(values)
+        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
+        labels = sorted({label for summary in summaries for label in summary["labels"]})
+        if len(labels) > _MAX_LABELS:
+            names = ", ".join(repr(source.label) for source in self._recipe.sources)
+            raise SourceError(
+                f"the label {names} has {len(labels):,} different values, such as {labels[0]!r} "
+                f"and {labels[1]!r}; a label has at most {_MAX_LABELS:,}. Name the field that "
+                "holds the class"
+            )
+        return tuple(labels)
 
-    def _drop_duplicates(self, read: ReadStep) -> int:
+    def _compare(self, read: ReadStep) -> tuple[int, int]:
+        """Finds equal documents; returns how many are dropped, and texts with several labels."""
         if not read.num_buckets:
-            return 0
+            return 0, 0
         step = DedupStep(
             work=self._work, num_buckets=read.num_buckets, num_partitions=len(read.partitions)
         )
-        duplicates: int = sum(summary["duplicates"] for summary in self._do(step))
-        if duplicates:
-            self._say(f"dropped {duplicates:,} exact duplicates")
-        return duplicates
+        summaries = self._do(step)
+        conflicts = sum(summary["conflicts"] for summary in summaries)
+        if conflicts:
+            sample = next(each for summary in summaries for each in summary["samples"])
+            self._say(
+                f"warning: {conflicts:,} texts have several labels, such as {sample}; they are "
+                "kept with each"
+            )
+        drops = self._recipe.clean.dedup == "exact"
+        return sum(summary["duplicates"] for summary in summaries) if drops else 0, conflicts
+
+    def _close_account(
+        self, partitions: Sequence[Partition], summaries: list[dict[str, Any]], duplicates: int
+    ) -> None:
+        """Says what became of every record, and stops if it does not add up or is too little."""
+        for partition, summary in zip(partitions, summaries, strict=True):
+            self._ledger.add(partition.source_index, summary["account"], met_before=True)
+        self._write_rejects()
+        documents = {split: sum(s[split]["documents"] for s in summaries) for split in SPLITS}
+        self._say(self._ledger.check_balance(documents, duplicates))
+        if left_out := self._ledger.left_out:
+            self._say(f"left out: {_counts(left_out)}{self._see()}")
+        if cut := _cut(summaries):
+            self._say(f"cut, since they were too long: {_counts(cut)}")
+        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
+
+    def _write_rejects(self) -> None:
+        lines = (json.dumps(reject, ensure_ascii=False) for reject in self._ledger.rejects)
+        if self._ledger.rejects:
+            (self._place / REJECTS).write_text("".join(line + "\n" for line in lines))
+
+    def _see(self) -> str:
+        return f". Samples: {self._place / REJECTS}" if self._ledger.rejects else ""
+
+    def _tell_classes(self, labels: Sequence[str], classes: dict[str, dict[str, int]]) -> None:
+        """Says which classes cannot be learnt, or not be measured."""
+        train = classes["train"]
+        unseen = [label for label in labels if not train.get(label)]
+        single = [label for label in labels if train.get(label) == 1]
+        for found, what in ((unseen, "no example"), (single, "a single example")):
+            if found:
+                self._say(
+                    f"warning: {len(found):,} of {len(labels):,} labels have {what} to train on: "
+                    f"{', '.join(map(repr, found[:_LABELS_SHOWN]))}"
+                    f"{', …' if len(found) > _LABELS_SHOWN else ''}"
+                )
 
     def _make_tokenizer(self, num_partitions: int) -> TokenizerContent:
         tokenizer = self._recipe.tokenizer
@@ -221,11 +275,16 @@ class _Preparation:
     def _write_shards(
         self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        plans = list(_plan_parts(partitions, summaries))
+        plans = list(plan_parts(partitions, summaries))
         if not any(part.split == "train" for part in plans):
             raise SourceError(
                 f"no training rows are left with a holdout of {self._recipe.holdout:g}; "
                 "at least one is needed. Lower `holdout`, or give more data"
+            )
+        if self._recipe.holdout and not any(part.split == "holdout" for part in plans):
+            self._say(
+                f"warning: nothing is held out with a holdout of {self._recipe.holdout:g}, so "
+                "there is nothing to validate and evaluate on. Raise `holdout`, or give more data"
             )
         step = ShardStep(
             work=self._work,
@@ -242,92 +301,22 @@ class _Preparation:
             rows, tokens = sum(p["rows"] for p in parts), sum(p["tokens"] for p in parts)
             shards_in_all = sum(part["shards"] for part in parts)
             self._say(f"{split}: {rows:,} rows, {tokens:,} tokens, {shards_in_all} shards")
-        return {split: _totals(parts) for split, parts in splits.items()}
+        return {split: split_content(parts) for split, parts in splits.items()}
 
 
-_COUNTS = ("rows", "tokens", "documents", "text_bytes")
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} × {what}" for what, count in sorted(counts.items()))
 
 
-def _totals(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {**{name: sum(part[name] for part in parts) for name in _COUNTS}, "parts": parts}
+def _cut(summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Role → documents whose text did not fit whole."""
+    return dict(sorted(sum((Counter(s["cut"]) for s in summaries), Counter[str]()).items()))
 
 
-def _reasons(left_out: Counter[str]) -> str:
-    return ", ".join(f"{count:,} × {reason}" for reason, count in sorted(left_out.items()))
-
-
-@dataclass(frozen=True)
-class _PartPlan:
-    """One source's rows in one split: which partitions hold them, and the shards to make."""
-
-    split: str
-    source_index: int
-    partition_rows: tuple[tuple[int, int], ...]
-    """(partition, its rows), in source order."""
-    totals: dict[str, int]
-    plan: ShardPlan
-
-    @property
-    def folder(self) -> str:
-        return f"data/{self.split}/part-{self.source_index:03d}"
-
-    def shards(self, place: Location, work: Location) -> Iterator[ShardItem]:
-        for shard_index in range(self.plan.num_shards):
-            start, stop = self.plan.shard_rows(shard_index)
-            yield ShardItem(
-                place / self.folder,
-                shard_index,
-                self.plan.rows_per_block,
-                tuple(self._pieces(work, start, stop)),
-            )
-
-    def _pieces(self, work: Location, start: int, stop: int) -> Iterator[tuple[Location, int, int]]:
-        first = 0
-        for partition, rows in self.partition_rows:
-            low, high = max(start, first), min(stop, first + rows)
-            if low < high:
-                yield rows_file(work, self.split, partition), low - first, high - first
-            first += rows
-
-    def content(self, source: SourceSpec, shards: Sequence[ShardRecord]) -> PartContent:
-        return PartContent(
-            source=source.path,
-            folder=self.folder,
-            weight=source.weight,
-            **{name: self.totals[name] for name in _COUNTS},
-            shards=len(shards),
-            shard_bytes=sum(shard.bytes for shard in shards),
-            row_bytes=self.totals["memory_bytes"] / self.totals["rows"],
-            rows_per_shard=self.plan.rows_per_shard,
-            rows_per_block=self.plan.rows_per_block,
-        )
-
-
-def _plan_partitions(
-    sources: Sequence[SourceSpec], found: Sequence[SourceFiles]
-) -> tuple[Partition, ...]:
-    partition_bytes = plan_partition_bytes(sum(files.total_bytes for files in found))
-    return tuple(
-        Partition(source_index, tuple(pieces))
-        for source_index, (source, files) in enumerate(zip(sources, found, strict=True))
-        for pieces in slice_files(files, source, partition_bytes)
-    )
-
-
-def _plan_parts(
-    partitions: Sequence[Partition], summaries: Sequence[dict[str, Any]]
-) -> Iterator[_PartPlan]:
-    for split in SPLITS:
-        for source_index in sorted({partition.source_index for partition in partitions}):
-            own = [
-                (item, summaries[item][split])
-                for item, partition in enumerate(partitions)
-                if partition.source_index == source_index
-            ]
-            totals: Counter[str] = Counter()
-            for _, counts in own:
-                totals.update(counts)
-            if totals["rows"]:
-                plan = plan_shards(totals["rows"], totals["memory_bytes"] / totals["rows"])
-                rows = tuple((item, counts["rows"]) for item, counts in own)
-                yield _PartPlan(split, source_index, rows, dict(totals), plan)
+def _count_labels(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Split → label → examples."""
+    counts = {
+        split: sum((Counter(s[split]["labels"]) for s in summaries), Counter[str]())
+        for split in SPLITS
+    }
+    return {split: dict(sorted(labels.items())) for split, labels in counts.items()}

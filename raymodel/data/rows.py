@@ -1,13 +1,13 @@
-"""What a document becomes: packed rows of tokens, or examples of a task.
+"""What a record becomes: a document, and then packed rows of tokens, or an example of a task.
 
-The two kinds share all other steps of preparing data; see `data/steps.py`.
+The two kinds of rows share all other steps of preparing data; see `data/steps.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -16,24 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymodel.data.account import Account
-from raymodel.data.clean import clean_text
+from raymodel.data.clean import Kept
+from raymodel.data.document import Document, make_document
 from raymodel.data.pack import pack_rows
+from raymodel.data.record import RawRecord
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.data.tokenizer import TokenizerContent, load_encoder, load_tokenizer
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
-from raymodel.tasks.template import render, template_fields
-
-
-class Document(NamedTuple):
-    """A record that is kept."""
-
-    text: str
-    """What two documents must have in common to be duplicates, and whose bytes are counted."""
-    stored: str
-    """What the rows are made of."""
-    label: Any = None
+from raymodel.tasks.base import LeftOut
 
 
 class SavedTokenizer(NamedTuple):
@@ -43,21 +35,53 @@ class SavedTokenizer(NamedTuple):
     content: TokenizerContent
 
 
+class Rows(NamedTuple):
+    """What documents became."""
+
+    table: pa.Table
+    documents: int
+    """Those that are in the table, counted there."""
+    text_bytes: int
+    """Their UTF-8 bytes."""
+    labels: Counter[str]
+    """Their labels."""
+    cut: Counter[str]
+    """Role → those whose text was too long."""
+
+
 Labels = Sequence[str]
 
 
 class RowKind(Protocol):
     """How records become rows. Picklable."""
 
-    def document(
-        self, fields: dict[str, Any], source: SourceSpec, account: Account
-    ) -> Document | None:
-        """A raw record as a document; None, left out, when it is not kept."""
+    @property
+    def roles(self) -> Mapping[str, Kept]:
+        """The texts of a document, and which end of each stays when it is too long. The first is
+        what the model is given."""
+        ...
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether documents have labels."""
+        ...
+
+    def document(self, record: RawRecord, source: SourceSpec, account: Account) -> Document | None:
+        """A raw record as a document; None, left out, when it is not kept.
+
+        Raises:
+            SourceError: the job file asks for what the record does not hold as text.
+        """
         ...
 
     def rows(
-        self, stored: Sequence[str], source: SourceSpec, tokenizer: SavedTokenizer, labels: Labels
-    ) -> pa.Table:
+        self,
+        documents: Sequence[Document],
+        source: SourceSpec,
+        tokenizer: SavedTokenizer,
+        labels: Labels,
+        account: Account,
+    ) -> Rows:
         """Rows of the documents, in their order. The same documents give the same rows."""
         ...
 
@@ -69,28 +93,45 @@ class PackedRows:
     sequence_length: int
     clean: CleanSpec
 
-    def document(
-        self, fields: dict[str, Any], source: SourceSpec, account: Account
-    ) -> Document | None:
-        if not _has_fields(fields, (source.text,), account):
-            return None
-        text = clean_text(render(source.text, fields), self.clean, account)
-        return None if text is None else Document(text, text)
+    @property
+    def roles(self) -> Mapping[str, Kept]:
+        return {"text": "start"}
+
+    @property
+    def has_labels(self) -> bool:
+        return False
+
+    def document(self, record: RawRecord, source: SourceSpec, account: Account) -> Document | None:
+        return make_document(record, source, self.roles, self.has_labels, self.clean, account)
 
     def rows(
-        self, stored: Sequence[str], source: SourceSpec, tokenizer: SavedTokenizer, labels: Labels
-    ) -> pa.Table:
+        self,
+        documents: Sequence[Document],
+        source: SourceSpec,
+        tokenizer: SavedTokenizer,
+        labels: Labels,
+        account: Account,
+    ) -> Rows:
         content = tokenizer.content
         assert content.end_of_text is not None, "checked when the tokenizer was found"
         encoded = load_encoder(tokenizer.place).encode_batch_fast(
-            list(stored), add_special_tokens=False
+            [document.texts["text"] for document in documents], add_special_tokens=False
         )
-        return pack_rows(
+        table = pack_rows(
             [document.ids for document in encoded],
             sequence_length=self.sequence_length,
             end_of_text=content.end_of_text,
             padding=content.padding,
             vocab_size=content.vocab_size,
+        )
+        for document in documents:
+            account.begin(**vars(document.place))
+        return Rows(
+            table,
+            documents=pc.sum(pc.list_value_length(table["document_starts"])).as_py() or 0,
+            text_bytes=sum(document.text_bytes for document in documents),
+            labels=Counter(),
+            cut=Counter(role for document in documents for role in document.cut),
         )
 
 
@@ -102,37 +143,47 @@ class ExampleRows:
     max_length: int
     clean: CleanSpec
 
-    def document(
-        self, fields: dict[str, Any], source: SourceSpec, account: Account
-    ) -> Document | None:
-        templates = [text for text in (source.prompt, source.response) if text] or [source.text]
-        if not _has_fields(fields, templates, account):
-            return None
-        label = None
-        if source.label is not None:
-            label = fields.get(source.label)
-            if label is None or label == "":
-                account.leave_out(f"record without a value in {source.label!r}", fields)
-                return None
-        text = "\0".join(render(template, fields) for template in templates)
-        cleaned = clean_text(text, self.clean, account)
-        if cleaned is None:
-            return None
-        return Document(cleaned, json.dumps(fields, default=str), label)
+    @property
+    def roles(self) -> Mapping[str, Kept]:
+        return get_task(self.task).roles
+
+    @property
+    def has_labels(self) -> bool:
+        return get_task(self.task).has_labels
+
+    def document(self, record: RawRecord, source: SourceSpec, account: Account) -> Document | None:
+        return make_document(record, source, self.roles, self.has_labels, self.clean, account)
 
     def rows(
-        self, stored: Sequence[str], source: SourceSpec, tokenizer: SavedTokenizer, labels: Labels
-    ) -> pa.Table:
-        task, examples = get_task(self.task)(labels), []
-        loaded = _load_cached(tokenizer.place)
-        for text in stored:
+        self,
+        documents: Sequence[Document],
+        source: SourceSpec,
+        tokenizer: SavedTokenizer,
+        labels: Labels,
+        account: Account,
+    ) -> Rows:
+        task, loaded = get_task(self.task)(labels), _load_cached(tokenizer.place)
+        kept, features, cut = list[Document](), [], Counter[str]()
+        for document in documents:
+            account.begin(**vars(document.place))
             try:
-                features = task.features(json.loads(text), source, loaded, self.max_length)
+                example = task.features(document.texts, document.label, loaded, self.max_length)
             except ValueError as error:
-                raise SourceError(f"source {source.path!r}: {error}") from error
-            if features is not None:
-                examples.append(features)
-        return pa.Table.from_pylist(examples, schema=task.schema())
+                raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
+            if isinstance(example, LeftOut):
+                account.leave_out(example.reason, dict(document.texts))
+                continue
+            kept.append(document)
+            features.append(example.features)
+            cut.update({*document.cut, *example.cut})
+        table = pa.Table.from_pylist(features, schema=task.schema())
+        return Rows(
+            table,
+            documents=table.num_rows,
+            text_bytes=sum(document.text_bytes for document in kept),
+            labels=Counter(document.label for document in kept if document.label is not None),
+            cut=cut,
+        )
 
 
 def row_tokens(table: pa.Table) -> Any:
@@ -143,15 +194,6 @@ def row_tokens(table: pa.Table) -> Any:
         if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type):
             return pc.list_value_length(table[field.name]).to_numpy().astype(np.int64)
     return np.zeros(table.num_rows, dtype=np.int64)
-
-
-def _has_fields(fields: dict[str, Any], templates: Sequence[str], account: Account) -> bool:
-    for template in templates:
-        for name in template_fields(template):
-            if name not in fields:
-                account.leave_out(f"record without the field {name!r}", fields)
-                return False
-    return True
 
 
 @functools.lru_cache(maxsize=2)

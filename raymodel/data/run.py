@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,6 +12,7 @@ import ray.data
 
 from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.prepare import Recipe, prepare_dataset
+from raymodel.data.progress import DOING, StepProgress
 from raymodel.data.rows import ExampleRows, PackedRows
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
@@ -21,10 +24,18 @@ if TYPE_CHECKING:
     from raymodel.train.spec import FinetuneSpec
 
 
+SHOW_AFTER_S = 3.0
+"""A step that is done sooner is told by its result alone."""
+
+
 class Story(Protocol):
     """Where the user reads what happens."""
 
     def say(self, text: str) -> None: ...
+
+    def show(self, line: str, *, is_last: bool) -> None: ...
+
+    def waiting(self, what: str) -> Any: ...
 
 
 def run_prepare(
@@ -48,8 +59,10 @@ def run_prepare(
         kind=PackedRows(spec.sequence_length, spec.clean),
         tokenizer=tokenizer,
         sequence_length=spec.sequence_length,
+        max_left_out=spec.max_left_out,
     )
-    return prepare_dataset(recipe, execution.location, execute_step, story.say, base_dir)
+    execute = functools.partial(execute_step, story=story, stage=execution.stage)
+    return prepare_dataset(recipe, execution.location, execute, story.say, base_dir)
 
 
 def run_examples(
@@ -78,8 +91,10 @@ def run_examples(
         kind=ExampleRows(spec.task, spec.max_length_for(_positions(base_model)), spec.clean),
         tokenizer=base_model,
         task=spec.task,
+        max_left_out=spec.max_left_out,
     )
-    return prepare_dataset(recipe, execution.location, execute_step, story.say, base_dir)
+    execute = functools.partial(execute_step, story=story, stage=execution.stage)
+    return prepare_dataset(recipe, execution.location, execute, story.say, base_dir)
 
 
 def _positions(model: Location) -> int | None:
@@ -88,8 +103,8 @@ def _positions(model: Location) -> int | None:
     return None if positions is None else int(positions)
 
 
-def execute_step(step: Step) -> None:
-    """Does the missing items of a step as tasks of Ray Data."""
+def execute_step(step: Step, story: Story, stage: str) -> None:
+    """Does the missing items of a step as tasks of Ray Data, and shows how far it is."""
     missing = missing_items(step)
     if not missing:
         return
@@ -102,9 +117,17 @@ def execute_step(step: Step) -> None:
         return {"id": batch["id"]}
 
     items = quiet(ray.data.range(len(missing), override_num_blocks=len(missing)))
+    bundles = items.map_batches(complete, batch_size=1).iter_internal_ref_bundles()
     with own_errors():
-        for _ in items.map_batches(complete, batch_size=1).iter_internal_ref_bundles():
-            pass
+        if len(missing) == 1:  # of which no share can be told
+            with story.waiting(f"the end of {DOING[step.name]}"):
+                list(bundles)
+            return
+        progress, left = StepProgress(step, missing), iter(missing)
+        for bundle in bundles:  # in the order of the items, each when its task has ended
+            progress.add(itertools.islice(left, bundle.num_rows()))
+            if progress.elapsed_s > SHOW_AFTER_S:
+                story.show(f"{stage:<9} {progress.text()}", is_last=progress.is_complete)
 
 
 def quiet(items: ray.data.Dataset) -> ray.data.Dataset:

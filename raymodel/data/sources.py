@@ -15,7 +15,7 @@ from typing import Any
 
 from raymodel.data.listing import list_folder, named
 from raymodel.data.readers.content import packed_suffix
-from raymodel.data.spec import PrepareSpec, SourceSpec
+from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Entry, Location
 
@@ -94,7 +94,8 @@ def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[st
         SourceError: a source is missing.
     """
     return spec.identity() | {
-        "source_files": [resolve_source(source, base_dir).identity for source in spec.sources]
+        "rows_version": ROWS_VERSION,
+        "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
     }
 
 

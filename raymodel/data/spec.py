@@ -14,6 +14,12 @@ from raymodel.spec.quantity import Count, Fraction
 
 # Codecs of Python that no file of records is written in: for host names, source text or nothing.
 _NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "charmap"}
+ROWS_VERSION = 2
+"""Enters the fingerprints of what is prepared: it is raised when the same spec and sources give
+other rows, or other files of an attempt that can be gone on with."""
+MAX_LEFT_OUT = 0.5
+"""Of what is read of a source: half. Bad records are a few in a hundred as a rule; a wrong format,
+encoding or name of a field loses nearly all."""
 
 
 class SourceSpec(Spec):
@@ -36,13 +42,16 @@ class SourceSpec(Spec):
     """`csv`: the character between two fields. By default the one of comma, tab, semicolon and bar
     that parts the first row; a row that could be parted by two of them is refused."""
     text: str = "{text}"
-    """How a record becomes a document: a template over the record's fields."""
+    """How a record becomes a document: a template over the record's fields, `"{title}: {body}"`;
+    the parts of a list or mapping stand in brackets, `"{messages[0][content]}"`."""
     prompt: str | None = None
     """Causal fine-tuning: the template of what the model is given, e.g. `"{code}"`."""
     response: str | None = None
     """Causal fine-tuning: the template of what the model must answer; only this bears loss."""
     label: str | None = None
-    """Classification: the field that holds the label."""
+    """Classification: the field that holds the label: one text, number, true or false. White space
+    around it is nothing, and 1, 1.0, "1" and "1.0" are one class; a record without a value (null,
+    NaN, an empty text) is left out."""
     weight: float = Field(default=1.0, gt=0)
     """How often this source's documents appear relative to their natural share."""
 
@@ -99,11 +108,13 @@ class CleanSpec(Spec):
     """What a document must be to be kept."""
 
     min_chars: Count = 1
-    """Documents shorter than this are dropped."""
+    """Documents shorter than this, all their texts together, are dropped."""
     max_chars: Count = 10_000_000
-    """Documents longer than this are cut here, so that one file cannot fill a worker's memory."""
+    """Texts longer than this are cut and counted, so that one file cannot fill a worker's memory. A
+    prompt keeps its end, every other text its start."""
     dedup: Literal["exact", "none"] = "exact"
-    """`exact` keeps the first of all documents with the same text."""
+    """`exact` keeps the first of all documents with the same text (prompt and response, text and
+    label), as it was before it was cut. One text with several labels is kept with each."""
 
 
 class TokenizerSpec(Spec):
@@ -140,4 +151,9 @@ class PrepareSpec(Spec):
     sequence_length: Count = Field(gt=1)
     """Tokens in a row. Documents are packed end to end, each closed by an end-of-text token."""
     holdout: Fraction = 0.01
-    """Share of the documents that training never sees, chosen by a hash of the document."""
+    """Share of the documents that training never sees, chosen by a hash of the file where a file is
+    a document (`text`, `folder`, `python_functions`), else of the text."""
+    max_left_out: Annotated[Fraction, OPERATIONAL] = MAX_LEFT_OUT
+    """Stop when more than this share of what was read of a source is left out, other than by
+    `clean`. By default half: bad records are a few in a hundred as a rule, while a wrong format,
+    encoding or name of a field loses nearly all. A dataset that is complete is not judged again."""

@@ -9,28 +9,36 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymodel.data.account import Account
-from raymodel.data.clean import bucket_of, find_duplicates, is_held_out, key_table
+from raymodel.data.account import SAMPLES_PER_REASON, Account, Place
+from raymodel.data.clean import bucket_of, compare_documents, is_held_out, key_table
+from raymodel.data.document import PLACE_COLUMNS, Document, documents_of, documents_table
 from raymodel.data.read import read_slice
 from raymodel.data.record import FileSlice, digest_of
 from raymodel.data.rows import RowKind, SavedTokenizer, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.spec import SourceSpec
 from raymodel.data.tokenizer import save_tokenizer, train_tokenizer
-from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 
 SPLITS = ("train", "holdout")
 _GROUP_ROWS = 4096  # rows of an intermediate file that are read together
-_MAX_LABELS = 10_000  # more than this is a text field, not a label
+
+
+class SourceSize(NamedTuple):
+    """A piece of the sources, for people who wait."""
+
+    files: int = 0
+    """Those that begin in it."""
+    bytes: int = 0
 
 
 class Step(Protocol):
@@ -44,6 +52,10 @@ class Step(Protocol):
 
     @property
     def num_items(self) -> int: ...
+
+    def source_size(self, item: int) -> SourceSize:
+        """How much of the sources an item stands for; nothing where that is not known."""
+        ...
 
     def run(self, item: int) -> dict[str, Any]:
         """Does one item and returns its summary; doing it again gives the same."""
@@ -69,6 +81,13 @@ class Partition:
     source_index: int
     pieces: tuple[FileSlice, ...]
 
+    @property
+    def size(self) -> SourceSize:
+        return SourceSize(
+            files=sum(piece.start == 0 for piece in self.pieces),
+            bytes=sum(piece.end - piece.start for piece in self.pieces),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadStep:
@@ -84,55 +103,49 @@ class ReadStep:
     sample_frac: float
     """Share of the training documents set aside for the tokenizer's training."""
     num_buckets: int
-    """Buckets of document keys; 0 when duplicates are kept."""
+    """Buckets of document keys; 0 when documents are not compared."""
     name: str = "read"
 
     @property
     def num_items(self) -> int:
         return len(self.partitions)
 
+    def source_size(self, item: int) -> SourceSize:
+        return self.partitions[item].size
+
     def run(self, item: int) -> dict[str, Any]:
         partition = self.partitions[item]
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
         account = Account()
-        stored, texts, held_out, keys, sample = [], [], [], [], []
-        labels, seen_fields = set(), list[str]()
+        documents, held_out, sample = list[Document](), list[bool](), list[str]()
+        seen_fields = list[str]()
         for piece in partition.pieces:
             for record in read_slice(root, piece, source, account):
                 seen_fields = seen_fields or sorted(record.fields)
-                document = self.kind.document(record.fields, source, account)
+                document = self.kind.document(record, source, account)
                 if document is None:
                     continue
-                is_out = is_held_out(record.document, self.seed, self.holdout)
-                stored.append(document.stored)
-                texts.append(len(document.text.encode()))
+                is_out = is_held_out(document.group, self.seed, self.holdout)
+                documents.append(document)
                 held_out.append(is_out)
-                keys.append(digest_of(document.text.encode()))
                 if not is_out and self._is_sampled(record.document):
-                    sample.append(document.text)
-                if document.label is not None:
-                    labels.add(document.label)
-        _check_labels(labels, source)
-        table = pa.table(
-            {
-                "stored": pa.array(stored, pa.large_string()),
-                "text_bytes": pa.array(texts, pa.int64()),
-                "held_out": pa.array(held_out, pa.bool_()),
-            }
+                    sample += document.texts.values()
+        _write_table(
+            _item_file(self.work, "documents", item),
+            documents_table(documents, held_out, self.kind.roles),
         )
-        _write_table(_item_file(self.work, "documents", item), table)
         if self.sample_frac:
             sampled = pa.table({"text": pa.array(sample, pa.large_string())})
             _write_table(_item_file(self.work, "sample", item), sampled)
         if self.num_buckets:
-            self._write_keys(key_table(keys, item), item)
+            labels = [document.label for document in documents]
+            keys = key_table([document.key for document in documents], labels, item)
+            self._write_keys(keys, item)
         return {
-            "documents": len(stored),
-            "read": account.read,
-            "left_out": dict(account.left_out),
-            "rejects": [asdict(reject) for reject in account.rejects],
-            "labels": sorted(labels, key=str),
+            "documents": len(documents),
+            "labels": sorted({d.label for d in documents if d.label is not None}),
             "fields": seen_fields,
+            "account": account.summary(source.path),
         }
 
     def _is_sampled(self, document: bytes) -> bool:
@@ -148,17 +161,12 @@ class ReadStep:
         _item_file(self.work, "keys", item).write_bytes(buffer.getvalue())
 
 
-def _check_labels(labels: set[Any], source: SourceSpec) -> None:
-    if len(labels) > _MAX_LABELS:
-        raise SourceError(
-            f"source {source.path!r}: the field {source.label!r} has more than {_MAX_LABELS} "
-            "different values; a label has few. Name the field that holds the class"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class DedupStep:
-    """Document keys → which documents repeat an earlier one, one item a bucket of keys."""
+    """Document keys → which documents repeat an earlier one, or contradict it by another label.
+
+    One item a bucket of keys.
+    """
 
     work: Location
     num_buckets: int
@@ -169,14 +177,27 @@ class DedupStep:
     def num_items(self) -> int:
         return self.num_buckets
 
+    def source_size(self, item: int) -> SourceSize:
+        return SourceSize()
+
     def run(self, item: int) -> dict[str, Any]:
         keys = []
         for partition in range(self.num_partitions):
             with _item_file(self.work, "keys", partition).open_input() as stream:
                 keys.append(pq.ParquetFile(stream).read_row_group(item))
-        duplicates = find_duplicates(pa.concat_tables(keys))
-        _write_table(_item_file(self.work, "duplicates", item), duplicates)
-        return {"duplicates": duplicates.num_rows}
+        found = compare_documents(pa.concat_tables(keys))
+        _write_table(_item_file(self.work, "duplicates", item), found.duplicates)
+        samples = found.conflicts.slice(0, SAMPLES_PER_REASON).to_pylist()
+        return {
+            "duplicates": found.duplicates.num_rows,
+            "conflicts": found.conflicts.num_rows,
+            "samples": [self._place_text(**sample) for sample in samples],
+        }
+
+    def _place_text(self, partition: int, index: int) -> str:
+        with _item_file(self.work, "documents", partition).open_input() as stream:
+            places = pq.read_table(stream, columns=list(PLACE_COLUMNS)).slice(index, 1)
+        return str(Place(**places.to_pylist()[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +211,9 @@ class TokenizerStep:
     sample_chars: int
     name: str = "tokenizer"
     num_items: int = 1
+
+    def source_size(self, item: int) -> SourceSize:
+        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         texts, seen, room = [], set[bytes](), self.sample_chars
@@ -219,31 +243,37 @@ class RowStep:
     tokenizer: SavedTokenizer
     labels: tuple[str, ...]
     num_buckets: int
+    """Files of duplicates, which are dropped; 0 when they are kept."""
     name: str = "rows"
 
     @property
     def num_items(self) -> int:
         return len(self.partitions)
 
+    def source_size(self, item: int) -> SourceSize:
+        return self.partitions[item].size
+
     def run(self, item: int) -> dict[str, Any]:
         source = self.sources[self.partitions[item].source_index]
         with _item_file(self.work, "documents", item).open_input() as stream:
-            documents = pq.read_table(stream)
-        documents = documents.filter(pa.array(self._is_first(item, documents.num_rows)))
-        held_out = documents["held_out"].to_numpy()
-        summary = {}
+            table = pq.read_table(stream)
+        table = table.filter(pa.array(self._is_first(item, table.num_rows)))
+        held_out = table["held_out"].to_numpy()
+        account, cut, summary = Account(), Counter[str](), dict[str, Any]()
         for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
-            table = documents.filter(pa.array(chosen))
-            rows = self.kind.rows(table["stored"].to_pylist(), source, self.tokenizer, self.labels)
-            _write_table(rows_file(self.work, split, item), rows)
+            documents = documents_of(table.filter(pa.array(chosen)), self.kind.roles)
+            rows = self.kind.rows(documents, source, self.tokenizer, self.labels, account)
+            _write_table(rows_file(self.work, split, item), rows.table)
+            cut += rows.cut
             summary[split] = {
-                "rows": rows.num_rows,
-                "tokens": int(row_tokens(rows).sum()),
-                "documents": table.num_rows,
-                "text_bytes": int(table["text_bytes"].to_numpy().sum()),
-                "memory_bytes": rows.nbytes,
+                "rows": rows.table.num_rows,
+                "tokens": int(row_tokens(rows.table).sum()),
+                "documents": rows.documents,
+                "text_bytes": rows.text_bytes,
+                "memory_bytes": rows.table.nbytes,
+                "labels": dict(rows.labels),
             }
-        return summary
+        return summary | {"cut": dict(cut), "account": account.summary(source.path)}
 
     def _is_first(self, item: int, num_documents: int) -> Any:
         is_first = np.ones(num_documents, dtype=bool)
@@ -277,6 +307,9 @@ class ShardStep:
     @property
     def num_items(self) -> int:
         return len(self.shards)
+
+    def source_size(self, item: int) -> SourceSize:
+        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         shard = self.shards[item]

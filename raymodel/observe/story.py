@@ -1,7 +1,8 @@
 """Story: what the user sees while a job runs. Everything else goes to log files.
 
-On a terminal the progress of training is one live line; elsewhere (a log, `ray job logs`) it is a
-plain line every ten seconds at most. Both say step, rate, loss, MFU and the time left.
+On a terminal the progress of a stage is one live line; elsewhere (a log, `ray job logs`) it is a
+plain line every ten seconds at most. That of training says step, rate, loss, MFU and the time left,
+that of preparing data files, MB, rate and the time left.
 """
 
 from __future__ import annotations
@@ -88,14 +89,17 @@ class Story:
         self, stage: str, record: Mapping[str, Any], total_steps: int | None = None
     ) -> None:
         """Shows the newest record of `metrics.jsonl`."""
-        line = progress_text(stage, record, total_steps)
+        is_last = total_steps is not None and record["step"] >= total_steps
+        self.show(progress_text(stage, record, total_steps), is_last=is_last)
+
+    def show(self, line: str, *, is_last: bool) -> None:
+        """Shows how far something is, in one line that takes the place of the one before it."""
         with self._lock:
             if self._console.is_terminal:
                 self._show_live(line)
                 return
-            last = total_steps is not None and record["step"] >= total_steps
             due = time.monotonic() - self._last_plain_s >= PLAIN_PROGRESS_EVERY_S
-            if (last or due) and line != self._last_line:
+            if (is_last or due) and line != self._last_line:
                 self._last_plain_s = time.monotonic()
                 self._last_line = line
                 self._write(line)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +22,25 @@ if TYPE_CHECKING:
 
     from raymodel.data.spec import SourceSpec
 
-Record = Mapping[str, Any]
 Features = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """What a document became."""
+
+    features: Features
+    """One row of `Task.schema`."""
+    cut: tuple[str, ...] = ()
+    """Roles whose text did not fit whole."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A document in which nothing can be learnt."""
+
+    reason: str
+    """The same words for all documents of a kind: they are counted by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +72,11 @@ class Task(ABC):
     """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full."""
     measures: ClassVar[tuple[str, ...]]
     """Names that `evaluate.metrics` may ask of this task."""
+    roles: ClassVar[Mapping[str, Literal["start", "end"]]]
+    """The texts of a document, each a template of the source, and which end of it stays when it is
+    too long. The first is what the model is given: equal ones are on one side of the holdout."""
+    has_labels: ClassVar[bool] = False
+    """Whether a document has a label, the field that `label` of the source names."""
     cuts_rows: ClassVar[bool] = False
     """Whether it has a `sequence_part`, so that several workers can share a row."""
 
@@ -72,12 +94,12 @@ class Task(ABC):
     @abstractmethod
     def features(
         self,
-        record: Record,
-        source: SourceSpec,
+        texts: Mapping[str, str],
+        label: str | None,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-    ) -> Features | None:
-        """One raw record → one example of `schema`; None when nothing in it can be learnt."""
+    ) -> Example | LeftOut:
+        """A document, its cleaned texts by role and its label → one example."""
 
     @abstractmethod
     def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -113,10 +135,6 @@ class Task(ABC):
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 (most tasks take any)
         """Raises ValueError when a model of this configuration would learn the wrong thing."""
-
-    def labels_of(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """The sorted label names among raw label values; empty for tasks without labels."""
-        return ()
 
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Whether rows with these columns are examples of this task."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.tasks.base import Evaluation, Features, Record, Sample, Task
-from raymodel.tasks.template import render, template_fields
+from raymodel.tasks.base import Evaluation, Example, LeftOut, Sample, Task
+from raymodel.tasks.prompt import end_of_prompt
+from raymodel.tasks.template import check_template
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +29,7 @@ class CausalLM(Task):
     name = "causal_lm"
     auto_class = "AutoModelForCausalLM"
     peft_task = "CAUSAL_LM"
+    roles = MappingProxyType({"prompt": "end", "response": "start"})
     measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
     cuts_rows = True
 
@@ -41,17 +44,12 @@ class CausalLM(Task):
     def check_source(self, source: SourceSpec) -> None:
         """A prompt and a response, each a template that names at least one field."""
         for name in ("prompt", "response"):
-            template = getattr(source, name)
-            if template is None:
+            if getattr(source, name) is None:
                 raise ValueError(
                     f"source {source.path!r} has no `{name}`; write a template over the record's "
                     'fields, such as prompt: "{code}" and response: "{docstring}"'
                 )
-            if not template_fields(template):
-                raise ValueError(
-                    f"source {source.path!r}: {name} {template!r} names no field; "
-                    f"write it in braces, like {{{template.strip() or 'text'}}}"
-                )
+            check_template(source, name)
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `prompt_length` int32."""
@@ -61,34 +59,38 @@ class CausalLM(Task):
 
     def features(
         self,
-        record: Record,
-        source: SourceSpec,
+        texts: Mapping[str, str],
+        label: str | None,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-    ) -> Features | None:
-        """Prompt and response ids, closed by end-of-text; None for an empty response.
+    ) -> Example | LeftOut:
+        """Prompt and response ids, closed by end-of-text; nothing is learnt of an empty response.
 
         The two are tokenised apart, so that the boundary is where it is when the model is served.
-        An example that is too long loses the *start* of its prompt, and of a response of more than
-        half of `max_length` the end (without end-of-text then, since it does not end there).
+        An example that is too long loses the *start* of its prompt's text (what the tokenizer puts
+        in front, such as a beginning-of-text token, stays), and of a response of more than half of
+        `max_length` the end (without end-of-text then, since it does not end there).
 
         Raises:
-            ValueError: the record lacks a field, or the tokenizer has no end-of-text token.
+            ValueError: the tokenizer has no end-of-text token.
         """
-        assert source.prompt is not None, "check_source asks for a prompt"
-        assert source.response is not None, "check_source asks for a response"
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
-        response_text = render(source.response, record)
-        if not response_text.strip():
-            return None
-        prompt = tokenizer(render(source.prompt, record))["input_ids"]
-        response = tokenizer(response_text, add_special_tokens=False)["input_ids"]
+        if not texts["response"].strip():
+            return LeftOut("empty response")
+        prompt = tokenizer(texts["prompt"])["input_ids"]
+        response = tokenizer(texts["response"], add_special_tokens=False)["input_ids"]
         response.append(tokenizer.eos_token_id)
+        cut = []
         if len(prompt) + len(response) > max_length:
-            response = response[: max(max_length // 2, max_length - len(prompt))]
-            prompt = prompt[max(0, len(prompt) + len(response) - max_length) :]
-        return {"input_ids": prompt + response, "prompt_length": len(prompt)}
+            room = max(max_length // 2, max_length - len(prompt))
+            cut += ["response"] if len(response) > room else []
+            response = response[:room]
+            room = max_length - len(response)
+            cut += ["prompt"] if len(prompt) > room else []
+            prompt = end_of_prompt(prompt, room, tokenizer)
+        features = {"input_ids": prompt + response, "prompt_length": len(prompt)}
+        return Example(features=features, cut=tuple(cut))
 
     def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
         """`input_ids` and `labels`, both (B, T).

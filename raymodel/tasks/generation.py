@@ -11,6 +11,7 @@ import torch
 
 from raymodel.tasks.base import Sample
 from raymodel.tasks.batch import batches, decode, pad_id, pad_left
+from raymodel.tasks.prompt import end_of_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +68,8 @@ def generate_answers(
 ) -> list[str]:
     """Greedy answers to a batch of prompts, stripped, each up to its end-of-text token.
 
-    A prompt that leaves no room for the answer in the model's positions loses its start.
+    A prompt that leaves no room for the answer in the model's positions loses the start of its
+    text.
     """
     room = model.config.max_position_embeddings - max_new_tokens
     if room < 1:
@@ -76,7 +78,8 @@ def generate_answers(
             f"{model.config.max_position_embeddings} positions; ask for fewer tokens"
         )
     # An empty prompt starts as a document does in training: after an end-of-text token.
-    tokens = [list(prompt[-room:]) or [tokenizer.eos_token_id] for prompt in prompts]
+    cut = [end_of_prompt(prompt, room, tokenizer) for prompt in prompts]
+    tokens = [prompt or [tokenizer.eos_token_id] for prompt in cut]
     input_ids, mask = pad_left(tokens, pad_id(tokenizer))  # (B, T)
     output = model.generate(  # type: ignore[operator]  # torch types it as a tensor
         input_ids=input_ids.to(model.device),

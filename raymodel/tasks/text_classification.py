@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from raymodel.tasks.base import Evaluation, Features, Record, Sample, Task
-from raymodel.tasks.template import render, template_fields
+from raymodel.tasks.base import Evaluation, Example, LeftOut, Sample, Task
+from raymodel.tasks.template import check_template
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +23,8 @@ class TextClassification(Task):
     name = "text_classification"
     auto_class = "AutoModelForSequenceClassification"
     peft_task = "SEQ_CLS"
+    roles = MappingProxyType({"text": "start"})
+    has_labels = True
     measures = ("accuracy", "f1")
 
     def check_source(self, source: SourceSpec) -> None:
@@ -30,11 +33,7 @@ class TextClassification(Task):
             raise ValueError(
                 f"source {source.path!r} has no `label`; name the field that holds the label"
             )
-        if not template_fields(source.text):
-            raise ValueError(
-                f"source {source.path!r}: text {source.text!r} names no field; "
-                f"write it in braces, like {{{source.text.strip() or 'text'}}}"
-            )
+        check_template(source, "text")
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `label` int32."""
@@ -44,27 +43,28 @@ class TextClassification(Task):
 
     def features(
         self,
-        record: Record,
-        source: SourceSpec,
+        texts: Mapping[str, str],
+        label: str | None,
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
-    ) -> Features | None:
-        """Token ids with the tokenizer's special tokens; None without a text or a label.
+    ) -> Example | LeftOut:
+        """Token ids with the tokenizer's special tokens; a text that is too long loses its end.
 
         Raises:
-            ValueError: the record lacks a field, or its label is not one of `labels`.
+            ValueError: the label is not one of `labels`.
         """
-        text = render(source.text, record)
-        label = render(f"{{{source.label}}}", record)
-        if not text.strip() or not label:
-            return None
         if label not in self.labels:
             raise ValueError(
                 f"label {label!r} is not one of the {len(self.labels)} known: "
                 f"{', '.join(self.labels[:20])}; all labels must occur in the training data"
             )
-        input_ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-        return {"input_ids": input_ids, "label": self.labels.index(label)}
+        input_ids = tokenizer(texts["text"], verbose=False)["input_ids"]
+        is_cut = len(input_ids) > max_length
+        if is_cut:
+            cut = tokenizer(texts["text"], truncation=True, max_length=max_length)
+            input_ids = cut["input_ids"]
+        features = {"input_ids": input_ids, "label": self.labels.index(label)}
+        return Example(features=features, cut=("text",) if is_cut else ())
 
     def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask` (B, T); `labels` (B,)."""
@@ -96,10 +96,6 @@ class TextClassification(Task):
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: index for index, label in enumerate(self.labels)},
         }
-
-    def labels_of(self, values: Sequence[Any]) -> tuple[str, ...]:
-        """The sorted names of all labels that occur."""
-        return tuple(sorted({str(value) for value in values if value is not None}))
 
     def evaluate(
         self,

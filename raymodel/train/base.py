@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.data.sources import locate_in_package, resolve_source
+from raymodel.data.spec import ROWS_VERSION
 from raymodel.errors import ArtifactError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import resolve_artifact
@@ -66,6 +67,7 @@ def examples_identity(spec: FinetuneSpec, base: BaseModel, base_dir: Path) -> di
     """What decides the examples of a fine-tuning, besides an artifact that is its base."""
     whole = spec.identity()
     return {name: whole[name] for name in EXAMPLE_FIELDS} | {
+        "rows_version": ROWS_VERSION,
         "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
         "base": base.identity,
     }

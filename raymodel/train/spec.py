@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raymodel.data.spec import CleanSpec, DatasetSpec, SourceSpec
+from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, DatasetSpec, SourceSpec
 from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec
@@ -224,7 +224,13 @@ class FinetuneSpec(TrainSpec):
     clean: CleanSpec = CleanSpec()
     """What to keep."""
     holdout: Fraction = 0.05
-    """Share of the documents kept for evaluation, chosen by a hash of the document."""
+    """Share of the documents kept for evaluation, chosen by a hash of the file where a file is a
+    document (`text`, `folder`, `python_functions`), so that a module falls on one side; else of the
+    prompt or text, so that all answers to a prompt and all labels of a text do."""
+    max_left_out: Annotated[Fraction, OPERATIONAL] = MAX_LEFT_OUT
+    """Stop when more than this share of what was read of a source is left out, other than by
+    `clean`. By default half: bad records are a few in a hundred as a rule, while a wrong format,
+    encoding or name of a field loses nearly all. A dataset that is complete is not judged again."""
     max_length: Count = Field(default=512, gt=1)
     """Longest example in tokens; longer ones are cut. By default 512, or what the base can take."""
     base: str | None = None

@@ -10,6 +10,7 @@ from raymodel.data.rows import PackedRows
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.data.tokenizer import save_tokenizer, train_tokenizer
 from raymodel.storage.uri import Location
 
 SENTENCE = "the data of a step depends on seed and step alone, on any number of workers"
@@ -62,3 +63,11 @@ def dataset(recipe: Recipe, tmp_path: Path) -> Dataset:
     place = Location.parse(str(tmp_path / "dataset"))
     content = prepare_dataset(recipe, place, execute_here, lambda text: None)
     return dataset_of(place, content, "train")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    """The folder of a tokenizer that was trained on the corpus."""
+    place = Location.parse(str(tmp_path_factory.mktemp("tokenizer")))
+    save_tokenizer(train_tokenizer([text_of(index) for index in range(119)], 300), place)
+    return place

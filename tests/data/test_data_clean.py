@@ -4,8 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raymodel.data.account import Account
-from raymodel.data.clean import bucket_of, clean_text, find_duplicates, is_held_out, key_table
+from raymodel.data.clean import (
+    TOO_SHORT,
+    bucket_of,
+    clean_text,
+    compare_documents,
+    cut_text,
+    is_held_out,
+    key_table,
+    reason_to_drop,
+    texts_digest,
+)
 from raymodel.data.pack import pack_rows
 from raymodel.data.plan import BLOCK_BYTES, SHARD_BYTES, plan_shards
 from raymodel.data.record import digest_of
@@ -14,15 +23,27 @@ from raymodel.data.spec import CleanSpec
 DOCUMENTS = [digest_of(str(index).encode()) for index in range(4000)]
 
 
-def test_short_documents_are_dropped_and_long_ones_cut() -> None:
-    account, spec = Account(), CleanSpec(min_chars=3, max_chars=5)
-    texts = ["ab", "abcdefg", "   \n ", "a\r\nb"]
-    assert [clean_text(text, spec, account) for text in texts] == [None, "abcde", None, "a\nb"]
-    assert account.left_out == {"shorter than clean.min_chars": 1, "empty document": 1}
+def test_short_and_empty_documents_are_dropped_for_reasons_of_their_own() -> None:
+    spec = CleanSpec(min_chars=3)
+    assert reason_to_drop(["ab"], spec) == TOO_SHORT
+    assert reason_to_drop(["   \n ", ""], spec) == "empty document"
+    assert reason_to_drop(["ab", "c"], spec) is None, "all texts of a document count together"
 
 
-def test_a_lone_surrogate_does_not_stop_the_corpus() -> None:
-    assert clean_text("a\ud800b", CleanSpec(), Account()) == "a?b"
+def test_a_long_text_keeps_the_end_that_its_reader_needs() -> None:
+    assert cut_text("abcdefg", 5, "start") == "abcde"
+    assert cut_text("abcdefg", 5, "end") == "cdefg"
+    assert cut_text("abc", 5, "end") == "abc"
+
+
+def test_line_ends_become_one_and_a_lone_surrogate_does_not_stop_the_corpus() -> None:
+    assert clean_text("a\r\nb\rc") == "a\nb\nc"
+    assert clean_text("a\ud800b") == "a?b"
+
+
+def test_a_digest_of_texts_knows_where_one_ends() -> None:
+    digests = {texts_digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""])}
+    assert len(digests) == 4
 
 
 def test_the_holdout_has_the_asked_share_and_grows_with_it() -> None:
@@ -38,21 +59,38 @@ def test_the_ends_of_the_holdout_are_exact(fraction: float, expected: int) -> No
     assert sum(is_held_out(d, 7, fraction) for d in DOCUMENTS) == expected
 
 
-@pytest.mark.parametrize("num_buckets", [1, 3])
-def test_the_first_of_each_text_is_kept(num_buckets: int) -> None:
-    texts = [["a", "b", "a"], ["c", "b", "d"], ["a", "d", "e"]]
+def compared(parts: list[list[tuple[str, str | None]]], num_buckets: int) -> list[list[tuple]]:
+    """Places of the duplicates and of the conflicts among documents (text, label)."""
     keys = pa.concat_tables(
-        key_table([digest_of(text.encode()) for text in part], index)
-        for index, part in enumerate(texts)
+        key_table([digest_of(t.encode()) for t, _ in part], [label for _, label in part], index)
+        for index, part in enumerate(parts)
     )
-    found = []
+    found: list[list[tuple]] = [[], []]
     for bucket in range(num_buckets):
         own = keys.filter(pa.array(bucket_of(keys, num_buckets) == bucket))
-        duplicates = find_duplicates(own)
-        found += zip(
-            duplicates["partition"].to_pylist(), duplicates["index"].to_pylist(), strict=True
-        )
-    assert sorted(found) == [(0, 2), (1, 1), (2, 0), (2, 1)]
+        for kind, table in zip(found, compare_documents(own), strict=True):
+            places = [tuple(row.values()) for row in table.to_pylist()]
+            assert places == sorted(places)
+            kind += places
+    return [sorted(kind) for kind in found]
+
+
+@pytest.mark.parametrize("num_buckets", [1, 3])
+def test_the_first_of_each_text_is_kept(num_buckets: int) -> None:
+    parts = [["a", "b", "a"], ["c", "b", "d"], ["a", "d", "e"]]
+    duplicates, conflicts = compared(
+        [[(text, None) for text in part] for part in parts], num_buckets
+    )
+    assert duplicates == [(0, 2), (1, 1), (2, 0), (2, 1)]
+    assert conflicts == []
+
+
+@pytest.mark.parametrize("num_buckets", [1, 3])
+def test_one_text_with_two_labels_is_a_conflict_and_no_duplicate(num_buckets: int) -> None:
+    parts = [[("z", "x"), ("a", "y")], [("a", "x"), ("a", "y"), ("z", "x")], [("a", "x")]]
+    duplicates, conflicts = compared(parts, num_buckets)
+    assert duplicates == [(1, 1), (1, 2), (2, 0)]
+    assert conflicts == [(0, 1)], "the first of its documents stands for the text"
 
 
 def unpack(table: pa.Table) -> list[int]:

@@ -1,15 +1,14 @@
 """From sources to shards, in this process: what is kept, how it is resumed, what is refused."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from labelled import labelled
 
 from raymodel.data.prepare import Recipe, prepare_dataset
-from raymodel.data.rows import ExampleRows
 from raymodel.data.shard import dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.data.steps import Step, complete_item, missing_items
@@ -166,32 +165,15 @@ def test_a_split_without_rows_is_named(recipe: Recipe, place: Location, execute:
 # ---- labelled examples ---------------------------------------------------------------------------
 
 
-def labelled(recipe: Recipe, source: SourceSpec, task: str, tokenizer: Location) -> Recipe:
-    return replace(
-        recipe,
-        sources=(source,),
-        kind=ExampleRows(task, 64, recipe.clean),
-        tokenizer=tokenizer,
-        sequence_length=None,
-        task=task,
-    )
-
-
-@pytest.fixture
-def tokenizer(recipe: Recipe, tmp_path: Path, execute: Execute) -> Location:
-    base = Location.parse(str(tmp_path / "base"))
-    prepare_dataset(recipe, base, execute, lambda text: None)
-    return base / "data/tokenizer"
-
-
 def test_classes_become_labelled_examples(
     recipe: Recipe, place: Location, corpus: Path, execute: Execute, tokenizer: Location
 ) -> None:
     source = SourceSpec(path=str(corpus), format="folder", label="label")
-    examples = labelled(recipe, source, "text_classification", tokenizer)
+    examples = labelled(source, "text_classification", tokenizer)
     content = prepare_dataset(examples, place, execute, lambda text: None)
     assert content["labels"] == ["a", "b"]
-    assert content["duplicates"] == 4
+    assert content["duplicates"] == 1
+    assert content["label_conflicts"] == 3, "they are in both folders"
     train = dataset_of(place, content, "train")
     rows = train.read(np.arange(train.num_rows))
     loaded = load_tokenizer(train.tokenizer)
@@ -200,7 +182,7 @@ def test_classes_become_labelled_examples(
         own = [file.read_text() for file in (corpus / "ab"[label]).iterdir()]
         assert any(document.startswith(text) for document in own)
     total = content["splits"]["train"]["rows"] + content["splits"]["holdout"]["rows"]
-    assert total == 146
+    assert total == 149
 
 
 def test_a_module_held_out_in_prepare_is_held_out_in_fine_tuning(
@@ -219,7 +201,7 @@ def test_a_module_held_out_in_prepare_is_held_out_in_fine_tuning(
     pairs = SourceSpec(
         path=str(modules), format="python_functions", prompt="{code}\n", response="{docstring}"
     )
-    examples = replace(labelled(recipe, pairs, "causal_lm", tokenizer), holdout=0.3)
+    examples = labelled(pairs, "causal_lm", tokenizer, holdout=0.3)
     sides = []
     for name, one in {"text": text, "pairs": examples}.items():
         out = Location.parse(str(tmp_path / name))
@@ -231,17 +213,3 @@ def test_a_module_held_out_in_prepare_is_held_out_in_fine_tuning(
         sides.append({index for index in range(40) if f"f{index}_0(" in whole})
     assert sides[0] == sides[1]
     assert 4 <= len(sides[0]) <= 22
-
-
-def test_records_without_a_label_are_counted(
-    recipe: Recipe, place: Location, tmp_path: Path, execute: Execute, tokenizer: Location
-) -> None:
-    records = [{"text": f"text number {i}", "kind": "xy"[i % 2]} for i in range(30)]
-    records += [{"text": "unlabelled"}, {"text": "empty", "kind": ""}]
-    file = tmp_path / "records.jsonl"
-    file.write_text("\n".join(map(json.dumps, records)))
-    source = SourceSpec(path=str(file), format="jsonl", label="kind")
-    examples = labelled(recipe, source, "text_classification", tokenizer)
-    content = prepare_dataset(examples, place, execute, lambda text: None)
-    assert content["labels"] == ["x", "y"]
-    assert content["left_out"] == {"record without a value in 'kind'": 2}

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,19 @@ def cluster() -> Iterator[None]:
 
 
 class Silent:
+    """A story that keeps the lines of progress."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
     def say(self, text: str) -> None:
         pass
+
+    def show(self, line: str, *, is_last: bool) -> None:
+        self.shown.append(line)
+
+    def waiting(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def execution_at(place: Path) -> Execution:
@@ -97,6 +109,28 @@ def test_an_error_in_a_task_keeps_its_class_and_message(corpus: Path, tmp_path: 
     )
     with pytest.raises(SourceError, match="without the field 'body'"):
         run_prepare(spec, execution_at(tmp_path / "out"), Silent())
+
+
+def test_progress_is_shown_as_items_end(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 10_000)
+    monkeypatch.setattr("raymodel.data.run.SHOW_AFTER_S", 0.0)
+    spec = PrepareSpec(
+        sources=(SourceSpec(path=str(corpus)),),
+        tokenizer=TokenizerSpec(vocab_size=300),
+        sequence_length=16,
+        holdout=0.1,
+    )
+    story = Silent()
+    run_prepare(spec, execution_at(tmp_path / "out"), story)
+    for doing in ("reading", "making rows"):
+        lines = [line for line in story.shown if line.startswith(f"prepare   {doing} ")]
+        files = [int(line.split(f"{doing} ")[1].split(" of ")[0]) for line in lines]
+        assert len(files) > 2
+        assert files == sorted(files)
+        assert f"{doing} 150 of 150 files · " in lines[-1]
+        assert all(line.endswith(" left") for line in lines[:-1])
 
 
 def feeds_of(

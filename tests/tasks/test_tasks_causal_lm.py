@@ -1,20 +1,23 @@
 """Causal language modelling: what bears loss, what is cut, what is measured."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import sacrebleu
 import torch
 import torch.nn.functional as F
+from tokenizers.processors import TemplateProcessing
 
 from raymodel.data.spec import SourceSpec
 from raymodel.tasks import get_task
+from raymodel.tasks.base import LeftOut
 from raymodel.tasks.generation import generate_answers, score_answers, spread
+from raymodel.tasks.prompt import end_of_prompt
 from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
 
 TEXT = "def add(a, b): return a + b  # größer ≥ 0 and more text to predict\n"
-SOURCE = SourceSpec(path="x", format="jsonl", prompt="{code}\n", response="{docstring}")
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +31,12 @@ def task():
 
 
 def features(task, tokenizer, code, docstring, max_length=64):
-    return task.features({"code": code, "docstring": docstring}, SOURCE, tokenizer, max_length)
+    texts = {"prompt": code + "\n", "response": docstring}
+    return task.features(texts, None, tokenizer, max_length)
 
 
 def test_an_example_is_prompt_then_response_then_end_of_text(task, tokenizer):
-    example = features(task, tokenizer, "def f():", "Add.")
+    example = features(task, tokenizer, "def f():", "Add.").features
     prompt = tokenizer("def f():\n")["input_ids"]
     response = tokenizer("Add.")["input_ids"]
     assert example["input_ids"] == [*prompt, *response, tokenizer.eos_token_id]
@@ -40,7 +44,9 @@ def test_an_example_is_prompt_then_response_then_end_of_text(task, tokenizer):
 
 
 def test_a_long_prompt_loses_its_start_and_the_response_stays_whole(task, tokenizer):
-    example = features(task, tokenizer, "z" * 99, "Add.", max_length=16)
+    found = features(task, tokenizer, "z" * 99, "Add.", max_length=16)
+    example = found.features
+    assert found.cut == ("prompt",)
     assert len(example["input_ids"]) == 16
     answer = example["input_ids"][example["prompt_length"] :]
     assert tokenizer.decode(answer, skip_special_tokens=True) == "Add."
@@ -49,14 +55,40 @@ def test_a_long_prompt_loses_its_start_and_the_response_stays_whole(task, tokeni
 
 
 def test_a_long_response_is_cut_without_end_of_text(task, tokenizer):
-    example = features(task, tokenizer, "z" * 99, "y" * 99, max_length=16)
-    assert len(example["input_ids"]) == 16
-    assert example["prompt_length"] == 8
-    assert tokenizer.eos_token_id not in example["input_ids"]
+    found = features(task, tokenizer, "z" * 99, "y" * 99, max_length=16)
+    assert set(found.cut) == {"prompt", "response"}
+    assert len(found.features["input_ids"]) == 16
+    assert found.features["prompt_length"] == 8
+    assert tokenizer.eos_token_id not in found.features["input_ids"]
 
 
-def test_an_empty_response_teaches_nothing(task, tokenizer):
-    assert features(task, tokenizer, "def f():", "  ") is None
+@pytest.mark.parametrize("max_length", [2, 3, 9, 16])
+def test_a_cut_prompt_keeps_what_the_tokenizer_puts_in_front(task, tokenizer, max_length):
+    begins = deepcopy(tokenizer)
+    first = begins.convert_tokens_to_ids(begins.pad_token)
+    begins.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begins.pad_token} $A", special_tokens=[(begins.pad_token, first)]
+    )
+    example = features(task, begins, "z" * 99, "Add.", max_length).features
+    ids, length = example["input_ids"], example["prompt_length"]
+    assert len(ids) == max_length
+    assert ids[0] == first
+    assert first not in ids[1:]
+    assert end_of_prompt(ids[:length], 1, begins) == [first], "so it is when an answer is measured"
+    whole = begins("z" * 99 + "\n")["input_ids"]
+    assert ids[1:length] == whole[len(whole) - length + 1 :]
+
+
+def test_what_fits_is_not_called_cut(task, tokenizer):
+    whole = features(task, tokenizer, "def f():", "Add.")
+    length = len(whole.features["input_ids"])
+    assert features(task, tokenizer, "def f():", "Add.", max_length=length) == whole
+    assert whole.cut == ()
+
+
+@pytest.mark.parametrize("response", ["", "  ", "\n"])
+def test_an_empty_response_teaches_nothing(task, tokenizer, response):
+    assert features(task, tokenizer, "def f():", response) == LeftOut("empty response")
 
 
 def test_only_the_response_bears_loss_and_padding_is_on_the_right(task):
@@ -151,7 +183,7 @@ def test_a_model_that_learnt_its_examples_answers_with_bleu_100(task, tokenizer)
     model = build_tiny_llama().train()
     rows = {"input_ids": [], "prompt_length": []}
     for code, text in (("one", "add all four numbers"), ("two", "give back the last text")):
-        for name, value in features(task, tokenizer, code, text).items():
+        for name, value in features(task, tokenizer, code, text).features.items():
             rows[name].append(value)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     batch = task.collate(rows, pad_token_id=1)

@@ -11,8 +11,6 @@ from raymodel.tasks import get_task
 from raymodel.tasks.agreement import accuracy, macro_f1
 from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer
 
-SOURCE = SourceSpec(path="x", format="csv", text="{title}: {body}", label="topic")
-
 
 @pytest.fixture(scope="module")
 def tokenizer():
@@ -24,25 +22,23 @@ def task():
     return get_task("text_classification")(("business", "sport"))
 
 
-def test_a_record_becomes_ids_and_the_number_of_its_label(task, tokenizer):
-    record = {"title": "Cup", "body": "final", "topic": "sport"}
-    example = task.features(record, SOURCE, tokenizer, 64)
-    assert example == {"input_ids": tokenizer("Cup: final")["input_ids"], "label": 1}
-    assert len(task.features(record, SOURCE, tokenizer, 3)["input_ids"]) == 3
+def test_a_document_becomes_ids_and_the_number_of_its_label(task, tokenizer):
+    example = task.features({"text": "Cup: final"}, "sport", tokenizer, 64)
+    assert example.features == {"input_ids": tokenizer("Cup: final")["input_ids"], "label": 1}
+    assert example.cut == ()
+
+
+def test_a_text_that_is_too_long_is_cut_and_said_to_be(task, tokenizer):
+    length = len(tokenizer("Cup: final")["input_ids"])
+    for max_length, cut in ((length, ()), (length - 1, ("text",)), (3, ("text",))):
+        example = task.features({"text": "Cup: final"}, "sport", tokenizer, max_length)
+        assert len(example.features["input_ids"]) == max_length
+        assert example.cut == cut
 
 
 def test_an_unknown_label_is_named_with_the_known_ones(task, tokenizer):
-    record = {"title": "Cup", "body": "final", "topic": "sprot"}
     with pytest.raises(ValueError, match=r"'sprot'.*business, sport"):
-        task.features(record, SOURCE, tokenizer, 64)
-
-
-def test_a_record_without_label_teaches_nothing(task, tokenizer):
-    assert task.features({"title": "", "body": "", "topic": None}, SOURCE, tokenizer, 9) is None
-
-
-def test_labels_are_sorted_names():
-    assert get_task("text_classification")().labels_of([3, "b", "a", None, 3]) == ("3", "a", "b")
+        task.features({"text": "Cup"}, "sprot", tokenizer, 64)
 
 
 def test_a_source_without_label_is_refused(task):

@@ -1,0 +1,75 @@
+"""How far a step of preparing data is, in one line: what it does, files, bytes, rate, time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from raymodel.data.steps import Step
+from raymodel.observe.text import duration_text
+
+DOING = {
+    "read": "reading",
+    "dedup": "comparing",
+    "tokenizer": "training the tokenizer",
+    "rows": "making rows",
+    "shards": "writing shards",
+}
+"""What each step does, for people."""
+
+
+class StepProgress:
+    """Counts the items of a step as they are done."""
+
+    def __init__(
+        self, step: Step, missing: list[int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begins to count.
+
+        Args:
+            missing: the items to do; what else there is was done by an earlier attempt.
+            clock: seconds.
+        """
+        self._step, self._clock, self._start_s = step, clock, clock()
+        self._total = [step.source_size(item) for item in range(step.num_items)]
+        self._done = set(range(step.num_items)) - set(missing)
+        self._before_bytes = self._bytes()
+
+    def add(self, items: Iterable[int]) -> None:
+        """They are done."""
+        self._done.update(items)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the count began."""
+        return self._clock() - self._start_s
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return len(self._done) == self._step.num_items
+
+    def text(self) -> str:
+        """`reading 310 of 731 files · 5.1 of 12.1 MB · 2.4 MB/s · 3.0s left`.
+
+        Steps that read no source count their own items.
+        """
+        name = DOING[self._step.name]
+        total_files, total_bytes = (sum(sizes) for sizes in zip(*self._total, strict=True))
+        if not total_bytes:
+            return f"{name}: {len(self._done):,} of {self._step.num_items:,}"
+        done_bytes, files = self._bytes(), sum(self._total[item].files for item in self._done)
+        parts = [
+            f"{name} {files:,} of {total_files:,} files",
+            f"{done_bytes / 1e6:,.1f} of {total_bytes / 1e6:,.1f} MB",
+        ]
+        bytes_per_s = (done_bytes - self._before_bytes) / max(self.elapsed_s, 1e-9)
+        if bytes_per_s:
+            parts.append(f"{bytes_per_s / 1e6:,.1f} MB/s")
+            if not self.is_complete:
+                left = duration_text((total_bytes - done_bytes) / bytes_per_s)
+                parts.append(f"{left} left")
+        return " · ".join(parts)
+
+    def _bytes(self) -> int:
+        return sum(self._total[item].bytes for item in self._done)

@@ -1,0 +1,42 @@
+"""What counts as one class, for all tasks with labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from raymodel.tasks.template import FieldTypeError, RecordError, described, value_text
+
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+
+
+def label_text(record: Mapping[str, Any], field: str) -> str:
+    """The class of a record: the text of its label.
+
+    The value is written as a template would write it (`template.value_text`), without white space
+    around it, and a whole number has no decimals, whichever way a format writes it: `" pos"` and
+    `"pos"` are one class, and so are 1, 1.0, `"1"` and `"1.0"`. True and false are the classes
+    `true` and `false`. Letters count as they are: `Pos` is another class than `pos`.
+
+    Raises:
+        RecordError: there is no value: no such field, null, NaN, an empty text.
+        FieldTypeError: it holds a list or a mapping, which name no one class.
+    """
+    value = record.get(field)
+    try:
+        text = value_text(value)
+    except UnicodeDecodeError as error:
+        reason = f"bytes that are not UTF-8 in the field {field!r}"
+        raise RecordError(f"the record has {reason}", reason) from error
+    if text is None:
+        raise FieldTypeError(
+            f"the label {field!r} holds {described(value)}; a label is one text, number, true or "
+            "false. Name the field that holds one class, or write a record for each"
+        )
+    text = text.strip()
+    if not text:
+        reason = f"record without a value in {field!r}"
+        raise RecordError(reason, reason)
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
