@@ -174,7 +174,7 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     prepared = _prepare(p) if job.prepare else None
     data = stages.data(prepared)
     pretrained = _pretrain(p, data) if job.pretrain and data else None
-    examples = tuned = None
+    base = examples = tuned = None
     if job.finetune:
         base = stages.base(pretrained)
         assert base is not None, "the job was checked"
@@ -183,8 +183,9 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     newest = tuned or pretrained
     failed_gates = ""
     if job.evaluate and newest:
-        stage = stages.evaluate(newest, pretrained=pretrained, examples=examples, data=data)
-        failed_gates = _evaluate(p, stage, data)
+        held_out = stages.held_out(data)
+        stage = stages.evaluate(newest, base=base, examples=examples, data=held_out)
+        failed_gates = _evaluate(p, stage, held_out)
     elif newest:
         p.run.set_best(newest)  # nothing to compare and no gate: the newest model is the best
     if failed_gates:

@@ -92,9 +92,9 @@ class _Search:
         if newest is not None:
             stage = self._stages.evaluate(
                 newest,
-                pretrained=complete.get("pretrain"),
+                base=self._found.base,
                 examples=complete.get("examples"),
-                data=self._found.data,
+                data=self._stages.held_out(self._found.data),
             )
             self._look(stage)
 

@@ -96,17 +96,34 @@ class Stages:
         inputs = base.inputs | {"examples": examples}
         return Stage(name="finetune", identity=finetune_identity(spec, base), inputs=inputs)
 
+    def held_out(self, data: Mixture) -> Mixture:
+        """Those of the datasets that the job's newest model can be measured on.
+
+        A base that the job names came with a tokenizer of its own: to it the tokens of other
+        datasets are other words, or none.
+        """
+        tuned = self.job.finetune
+        return () if tuned is not None and tuned.base is not None else data
+
     def evaluate(
         self,
         model: Artifact,
         *,
-        pretrained: Artifact | None,
+        base: BaseModel | None,
         examples: Artifact | None,
         data: Mixture,
     ) -> Stage:
+        """Measures a model, and its base where that is an artifact.
+
+        Args:
+            base: what fine-tuning started from; None when nothing was fine-tuned.
+            examples: those of the fine-tuning.
+            data: from `held_out`.
+        """
         spec = self.job.evaluate
         assert spec is not None, "the caller looked"
-        roles = {"model": model, "base": pretrained, "examples": examples, **inputs_of(data)}
+        before = base.artifact if base else None
+        roles = {"model": model, "base": before, "examples": examples, **inputs_of(data)}
         inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
         return Stage(name="evaluate", identity=spec.identity(), inputs=inputs)
 

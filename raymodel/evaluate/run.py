@@ -42,8 +42,8 @@ def run_evaluate(
     A model that was measured by an earlier attempt is not measured again.
 
     Args:
-        execution: Its inputs are `model` (what is judged), and where there are such: `base`,
-            `examples` (the fine-tuning dataset).
+        execution: Its inputs are `model` (what is judged), and where there are such: `base` (what
+            its fine-tuning started from), `examples` (the fine-tuning dataset).
         data: the pretraining datasets, which are inputs too; empty when there are none.
 
     Returns:
@@ -54,7 +54,7 @@ def run_evaluate(
         ArtifactError: a model cannot be loaded, or nothing was held out.
     """
     inputs = execution.inputs
-    model = inputs.get("model") or inputs["base"]
+    model = inputs["model"]
     task_name = _task_of(model)
     models = {"model": model}
     base = inputs.get("base")
