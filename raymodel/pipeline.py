@@ -19,12 +19,12 @@ from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
-from raymodel.observe.text import count_text, duration_text
+from raymodel.observe.text import cell_text, count_text, duration_text, listed, wrapped
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
-from raymodel.storage.registry import Run, lock_run
+from raymodel.storage.registry import Run, artifact_text, lock_run, run_of
 from raymodel.storage.uri import Location, check_writable
 from raymodel.train.base import BaseModel
 
@@ -45,6 +45,8 @@ class Pipeline:
     connection: Connection | None = None
     rows: list[dict[str, object]] = field(default_factory=list)
     """The closing table."""
+    measures: dict[str, list[str]] = field(default_factory=dict)
+    """Stage → each of its measures in words, below the table."""
 
     @property
     def stages(self) -> Stages:
@@ -53,15 +55,14 @@ class Pipeline:
     def execute(self, stage: Stage, work: Work) -> Artifact:
         """Gives the stage's artifact: the complete one, or the one made now."""
         mark = stage.fingerprint(self.job.seed)
-        location = self.run.execution(stage.name, mark)
         started = time.monotonic()
-        artifact = find_artifact(location)
+        artifact = stage.find(self.run, self.job.seed)
         if artifact is not None:
-            self.story.stage(stage.name, f"complete, skipped ({mark})")
+            self.story.stage(stage.name, f"complete, skipped ({artifact_text(artifact, self.run)})")
         else:
-            artifact = self._make(stage, work, mark, location)
-        self.run.set_latest(stage.name, mark)
-        self._book(stage.name, artifact, time.monotonic() - started)
+            artifact = self._make(stage, work, mark, self.run.execution(stage.name, mark))
+        self.run.set_latest(stage.name, mark, run_of(artifact.location))
+        self.book(stage.name, artifact, time.monotonic() - started)
         return artifact
 
     def _make(self, stage: Stage, work: Work, mark: str, location: Location) -> Artifact:
@@ -114,9 +115,9 @@ class Pipeline:
             quiet_logs(_log_file(self.job))
         return self.connection
 
-    def _book(self, stage: str, artifact: Artifact, seconds: float) -> None:
+    def book(self, stage: str, artifact: Artifact, seconds: float) -> None:
+        """Notes a complete stage for the closing lines."""
         content = artifact.content
-        measured = content.get("metrics") or {}
         loss = content.get("loss")
         self.rows.append(
             {
@@ -124,11 +125,22 @@ class Pipeline:
                 "time": duration_text(seconds),
                 "tokens": count_text(content["tokens"]) if "tokens" in content else "",
                 "tokens/s": count_text(content["tokens_per_s"]) if loss else "",
-                "loss": f"{content['first_loss']:.3f} → {loss:.3f}" if loss else "",
-                "measures": "  ".join(f"{name} {value:.4g}" for name, value in measured.items()),
-                "artifact": str(artifact.location),
+                "loss": f"{content['first_loss']:.4g} → {loss:.4g}" if loss else "",
+                "fingerprint": artifact.fingerprint,
             }
         )
+        measured = content.get("metrics") or {}
+        if measured:
+            self.measures[stage] = [f"{name} {cell_text(each)}" for name, each in measured.items()]
+
+    def close(self, seconds: float) -> None:
+        """Tells what each stage took and gave, and where the run lies."""
+        self.story.say("")
+        self.story.table(self.rows)
+        for stage, measures in self.measures.items():
+            self.story.say(listed(measures, f"{stage:<9} "))
+        took = f"{self.job.name}: {duration_text(seconds)}, in {self.run.location}"
+        self.story.say("\n" + wrapped(took, indent="  "))
 
 
 def run(
@@ -161,9 +173,7 @@ def run(
         stack.enter_context(quiet_streams(_log_file(job)))
         pipeline = Pipeline(job, the_run, story, stack, address, Path.cwd())
         code = _run_stages(pipeline, keep_serving)
-    story.say("")
-    story.table(pipeline.rows)
-    story.say(f"\n{job.name}: {duration_text(time.monotonic() - started)}, in {the_run.location}")
+    pipeline.close(time.monotonic() - started)
     for line in _next_steps(job, job_path, the_run):
         story.say(line)
     return code

@@ -14,8 +14,9 @@ from typing import Any
 from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
 from raymodel.data.sources import prepare_identity
 from raymodel.job import Job
-from raymodel.storage.artifact import Artifact
+from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import execution_fingerprint
+from raymodel.storage.registry import Run, find_in_other_runs
 from raymodel.storage.uri import Location
 from raymodel.train.base import (
     BaseModel,
@@ -24,6 +25,10 @@ from raymodel.train.base import (
     finetune_identity,
     resolve_base,
 )
+
+# Made of raw data by the same recipe under every job name, and read by training alone. A model is
+# not taken over: its run holds its checkpoints, its records and what was learnt from its failures.
+_SHARED = ("prepare", "examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,18 @@ class Stage:
         return execution_fingerprint(
             self.name, seed=seed, identity=self.identity, inputs=self.inputs
         )
+
+    def find(self, run: Run, seed: int) -> Artifact | None:
+        """Its complete artifact: of this run, else, of prepared data, of any other in its storage.
+
+        Raises:
+            ArtifactError: this run's own is not good.
+        """
+        mark = self.fingerprint(seed)
+        own = find_artifact(run.execution(self.name, mark))
+        if own is not None or self.name not in _SHARED:
+            return own
+        return find_in_other_runs(run, self.name, mark)
 
 
 @dataclass(frozen=True)

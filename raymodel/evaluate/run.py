@@ -16,6 +16,7 @@ from raymodel.evaluate.gates import check_gates
 from raymodel.evaluate.measure import Measured, choose_held_out, measure_model
 from raymodel.evaluate.report import summary, write_report
 from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.observe.text import listed
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.local import local_folder
@@ -79,7 +80,7 @@ def run_evaluate(
         "rows": tuned.rows,
         "promoted": f"{model.stage}/{model.fingerprint}" if passed else None,
     }
-    story.say(f"          {summary(content)}")
+    story.say(listed(summary(content), " " * 10))
     return content
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from one_ray import OneRay  # type: ignore[import-not-found]
+from conftest import Workplace  # type: ignore[import-not-found]
 from shapes import (  # type: ignore[import-not-found]
     ABSENT,
     OWN,
@@ -21,47 +18,18 @@ from shapes import (  # type: ignore[import-not-found]
     sections,
 )
 
-from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer, write_tiny_corpus
-
 Parts = dict[str, dict[str, dict[str, Any]]]
 SHAPES = list(all_shapes(sections(Path("/nowhere"), 1)))
 FEW = few_shapes(SHAPES)
 
 
-class Jobs:
-    """Runs jobs of one name, so that what two of them have in common is made once."""
-
-    def __init__(self, folder: Path, ray: OneRay) -> None:
-        self.folder, self.ray = folder, ray
-        self.parts: Parts = {}
-
-    def write(self, job: dict[str, Any]) -> str:
-        path = self.folder / f"{job['name']}.yaml"
-        path.write_text(yaml.safe_dump(job))
-        return path.name
-
-
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    """With a corpus, a classifier in a package, and a run that others take their inputs from."""
-    folder = tmp_path_factory.mktemp("shapes")
-    corpus = [path.read_text() for path in write_tiny_corpus(folder / "corpus")]
-    package = folder / "tiny_models"
-    build_tiny_bert().save_pretrained(package / "bert")
-    train_tiny_tokenizer(corpus).save_pretrained(package / "bert")
-    (package / "__init__.py").touch()
-    records = [
-        {"text": f"{number} {text[:60]}", "label": ("no", "yes")[number % 2]}
-        for number, text in enumerate(corpus)
-    ]
-    (folder / "labelled.jsonl").write_text("\n".join(json.dumps(record) for record in records))
-    with OneRay(folder) as ray:
-        jobs = Jobs(folder, ray)
-        given = {"prepare": OWN, "pretrain": OWN}
-        parts = sections(folder, ray.port)
-        ray.run("run", jobs.write(job_of(given, parts) | {"name": "given"}))
-        jobs.parts = sections(folder, ray.port)
-        yield jobs
+def parts(workplace: Workplace) -> Parts:
+    """The sections of all jobs here, once there is a run that they may take their inputs from."""
+    folder, port = workplace.folder, workplace.ray.port
+    given = job_of({"prepare": OWN, "pretrain": OWN}, sections(folder, port))
+    workplace.ray.run("run", workplace.write(given | {"name": "given"}))
+    return sections(folder, port)
 
 
 def test_every_stage_has_a_section_here_for_every_place_its_input_may_come_from() -> None:
@@ -80,12 +48,12 @@ def test_the_few_shapes_have_every_set_of_stages_and_every_origin() -> None:
     assert places(FEW) == places(SHAPES)
 
 
-def run_all_commands(jobs: Jobs, shape: dict[str, str]) -> None:
-    job = jobs.write(job_of(shape, jobs.parts))
+def run_all_commands(workplace: Workplace, parts: Parts, shape: dict[str, str]) -> None:
+    job = workplace.write(job_of(shape, parts))  # all of one name: what they share is made once
     stages = [stage for stage, origin in shape.items() if origin != ABSENT]
     if "finetune" in stages:
         stages.insert(stages.index("finetune"), "examples")
-    ray = jobs.ray
+    ray = workplace.ray
 
     ray.run("check", job)
     assert "not known" not in ray.run("plan", job)
@@ -93,10 +61,16 @@ def run_all_commands(jobs: Jobs, shape: dict[str, str]) -> None:
     assert stages == [stage for line in said.splitlines() if (stage := stage_of(line, stages))]
     planned = ray.run("plan", job).splitlines()[1 : 1 + len(stages)]
     assert [line.split()[:2] for line in planned] == [[stage, "complete"] for stage in stages]
-    listed = [line.split()[1:3] for line in ray.run("status", "runs").splitlines()]
+    listed = status_of("shaped", ray.run("status", "runs"))
     assert all([stage, "complete"] in listed for stage in stages)
     again = ray.run("run", job)
     assert again.count("complete, skipped") == len(stages), again
+
+
+def status_of(run: str, text: str) -> list[list[str]]:
+    """Stage and state of each row of a run."""
+    (rows,) = [part for part in text.split("\n\n") if part.startswith(f"{run}\n")]
+    return [line.split()[:2] for line in rows.splitlines()]
 
 
 def stage_of(line: str, stages: list[str]) -> str | None:
@@ -109,13 +83,15 @@ def stage_of(line: str, stages: list[str]) -> str | None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("shape", FEW, ids=name_of)
 def test_a_shape_runs_whole_and_is_skipped_when_it_is_complete(
-    jobs: Jobs, shape: dict[str, str]
+    workplace: Workplace, parts: Parts, shape: dict[str, str]
 ) -> None:
-    run_all_commands(jobs, shape)
+    run_all_commands(workplace, parts, shape)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in FEW], ids=name_of)
-def test_every_other_shape_does_too(jobs: Jobs, shape: dict[str, str]) -> None:
-    run_all_commands(jobs, shape)
+def test_every_other_shape_does_too(
+    workplace: Workplace, parts: Parts, shape: dict[str, str]
+) -> None:
+    run_all_commands(workplace, parts, shape)
