@@ -62,7 +62,7 @@ class Pipeline:
         else:
             artifact = self._make(stage, work, mark, self.run.execution(stage.name, mark))
         self.run.set_latest(stage.name, mark, run_of(artifact.location))
-        self.book(stage.name, artifact, time.monotonic() - started)
+        self._book(stage.name, artifact, time.monotonic() - started)
         return artifact
 
     def _make(self, stage: Stage, work: Work, mark: str, location: Location) -> Artifact:
@@ -115,17 +115,17 @@ class Pipeline:
             quiet_logs(_log_file(self.job))
         return self.connection
 
-    def book(self, stage: str, artifact: Artifact, seconds: float) -> None:
-        """Notes a complete stage for the closing lines."""
+    def _book(self, stage: str, artifact: Artifact, seconds: float) -> None:
         content = artifact.content
-        loss = content.get("loss")
+        is_trained = "loss" in content
+        losses = [cell_text(content.get(name)) for name in ("first_loss", "loss")]
         self.rows.append(
             {
                 "stage": stage,
                 "time": duration_text(seconds),
                 "tokens": count_text(content["tokens"]) if "tokens" in content else "",
-                "tokens/s": count_text(content["tokens_per_s"]) if loss else "",
-                "loss": f"{content['first_loss']:.4g} → {loss:.4g}" if loss else "",
+                "tokens/s": count_text(content["tokens_per_s"]) if is_trained else "",
+                "loss": " → ".join(losses) if is_trained else "",
                 "fingerprint": artifact.fingerprint,
             }
         )

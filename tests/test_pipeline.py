@@ -36,7 +36,7 @@ def closing_lines(tmp_path: Path, contents: dict[str, dict[str, object]]) -> lis
     with ExitStack() as stack:
         p = Pipeline(job, run, Story(stream), stack, None, tmp_path)
         for stage, content in contents.items():
-            p.book(stage, artifact(run, stage, content), 1e6)
+            p._book(stage, artifact(run, stage, content), 1e6)
         p.close(1e6)
     return stream.getvalue().splitlines()
 
