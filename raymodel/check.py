@@ -127,13 +127,21 @@ def check_measures(job: Job) -> Iterator[Problem]:
         if name not in known:
             rule = f"{name!r} is not a measure of {job.task}, which has {', '.join(known)}"
             yield Problem(("evaluate", "metrics", i), rule)
-    gated = (*taken, *(TEXT_PREFIX + name for name in taken if job.pretrain is not None))
+    gated = (*taken, *(TEXT_PREFIX + name for name in taken if _measures_text(job)))
     for gate in job.evaluate.gates:
         if gate not in gated:
             close = nearest(gate, gated)
             rule = f"the gate is on {gate!r}, which is not measured; "
             fix = f"did you mean {close!r}?" if close else f"add {gate!r} to evaluate.metrics"
             yield Problem(("evaluate", "gates", gate), rule + fix)
+
+
+def _measures_text(job: Job) -> bool:
+    """Whether plain text is measured beside the examples: rows of the job's own pretraining."""
+    pretrain, finetune = job.pretrain, job.finetune
+    if pretrain is None or finetune is None or finetune.base is not None:
+        return False
+    return finetune.task == pretrain.objective
 
 
 def check_sweep(job: Job) -> Iterator[Problem]:

@@ -19,12 +19,12 @@ from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
-from raymodel.observe.text import count_text, duration_text
+from raymodel.observe.text import cell_text, count_text, duration_text, listed, wrapped
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
-from raymodel.storage.registry import Run, lock_run
+from raymodel.storage.registry import Run, artifact_text, lock_run, run_of
 from raymodel.storage.uri import Location, check_writable
 from raymodel.train.base import BaseModel
 
@@ -45,6 +45,8 @@ class Pipeline:
     connection: Connection | None = None
     rows: list[dict[str, object]] = field(default_factory=list)
     """The closing table."""
+    measures: dict[str, list[str]] = field(default_factory=dict)
+    """Stage → each of its measures in words, below the table."""
 
     @property
     def stages(self) -> Stages:
@@ -53,14 +55,13 @@ class Pipeline:
     def execute(self, stage: Stage, work: Work) -> Artifact:
         """Gives the stage's artifact: the complete one, or the one made now."""
         mark = stage.fingerprint(self.job.seed)
-        location = self.run.execution(stage.name, mark)
         started = time.monotonic()
-        artifact = find_artifact(location)
+        artifact = stage.find(self.run, self.job.seed)
         if artifact is not None:
-            self.story.stage(stage.name, f"complete, skipped ({mark})")
+            self.story.stage(stage.name, f"complete, skipped ({artifact_text(artifact, self.run)})")
         else:
-            artifact = self._make(stage, work, mark, location)
-        self.run.set_latest(stage.name, mark)
+            artifact = self._make(stage, work, mark, self.run.execution(stage.name, mark))
+        self.run.set_latest(stage.name, mark, run_of(artifact.location))
         self._book(stage.name, artifact, time.monotonic() - started)
         return artifact
 
@@ -116,19 +117,30 @@ class Pipeline:
 
     def _book(self, stage: str, artifact: Artifact, seconds: float) -> None:
         content = artifact.content
-        measured = content.get("metrics") or {}
-        loss = content.get("loss")
+        is_trained = "loss" in content
+        losses = [cell_text(content.get(name)) for name in ("first_loss", "loss")]
         self.rows.append(
             {
                 "stage": stage,
                 "time": duration_text(seconds),
                 "tokens": count_text(content["tokens"]) if "tokens" in content else "",
-                "tokens/s": count_text(content["tokens_per_s"]) if loss else "",
-                "loss": f"{content['first_loss']:.3f} → {loss:.3f}" if loss else "",
-                "measures": "  ".join(f"{name} {value:.4g}" for name, value in measured.items()),
-                "artifact": str(artifact.location),
+                "tokens/s": count_text(content["tokens_per_s"]) if is_trained else "",
+                "loss": " → ".join(losses) if is_trained else "",
+                "fingerprint": artifact.fingerprint,
             }
         )
+        measured = content.get("metrics") or {}
+        if measured:
+            self.measures[stage] = [f"{name} {cell_text(each)}" for name, each in measured.items()]
+
+    def close(self, seconds: float) -> None:
+        """Tells what each stage took and gave, and where the run lies."""
+        self.story.say("")
+        self.story.table(self.rows)
+        for stage, measures in self.measures.items():
+            self.story.say(listed(measures, f"{stage:<9} "))
+        took = f"{self.job.name}: {duration_text(seconds)}, in {self.run.location}"
+        self.story.say("\n" + wrapped(took, indent="  "))
 
 
 def run(
@@ -161,9 +173,7 @@ def run(
         stack.enter_context(quiet_streams(_log_file(job)))
         pipeline = Pipeline(job, the_run, story, stack, address, Path.cwd())
         code = _run_stages(pipeline, keep_serving)
-    story.say("")
-    story.table(pipeline.rows)
-    story.say(f"\n{job.name}: {duration_text(time.monotonic() - started)}, in {the_run.location}")
+    pipeline.close(time.monotonic() - started)
     for line in _next_steps(job, job_path, the_run):
         story.say(line)
     return code
@@ -174,7 +184,7 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     prepared = _prepare(p) if job.prepare else None
     data = stages.data(prepared)
     pretrained = _pretrain(p, data) if job.pretrain and data else None
-    examples = tuned = None
+    base = examples = tuned = None
     if job.finetune:
         base = stages.base(pretrained)
         assert base is not None, "the job was checked"
@@ -183,8 +193,9 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     newest = tuned or pretrained
     failed_gates = ""
     if job.evaluate and newest:
-        stage = stages.evaluate(newest, pretrained=pretrained, examples=examples, data=data)
-        failed_gates = _evaluate(p, stage, data)
+        held_out = stages.held_out(data)
+        stage = stages.evaluate(newest, base=base, examples=examples, data=held_out)
+        failed_gates = _evaluate(p, stage, held_out)
     elif newest:
         p.run.set_best(newest)  # nothing to compare and no gate: the newest model is the best
     if failed_gates:

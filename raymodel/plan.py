@@ -19,6 +19,8 @@ from raymodel.job import Job
 from raymodel.model.presets import resolve_model
 from raymodel.model.shape import ModelShape
 from raymodel.progress import Progress, find_progress
+from raymodel.storage.registry import Run, artifact_text
+from raymodel.storage.uri import Location
 from raymodel.train.forecast import Forecast, find_problem, forecast
 from raymodel.train.plan import TrainPlan, plan_training
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -273,6 +275,7 @@ def _largest_adapter(spec: FinetuneSpec) -> Any:
 def stage_states(plan: JobPlan) -> Iterator[tuple[str, str]]:
     """(stage, whether it is complete) of each stage of the job, in the order they run."""
     job, progress = plan.job, plan.progress
+    run = Run(Location.parse(job.storage) / job.name)
     names = [name for name in ("prepare", "pretrain") if getattr(job, name)]
     names += ["examples", "finetune"] if job.finetune else []
     names += [name for name in ("evaluate", "serve") if getattr(job, name)]
@@ -281,6 +284,6 @@ def stage_states(plan: JobPlan) -> Iterator[tuple[str, str]]:
         why = progress.unknown.get("finetune" if name == "examples" else name)
         if artifact is not None:
             again = "; on a cluster it is served again" if name == "serve" else ""
-            yield name, f"complete ({artifact.fingerprint}){again}"
+            yield name, f"complete ({artifact_text(artifact, run)}){again}"
         else:
             yield name, f"not known: {why.partition(' (')[0].partition(';')[0]}" if why else "to do"

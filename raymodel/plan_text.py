@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raymodel.cluster.devices import USABLE, Fleet
-from raymodel.observe.text import count_text, duration_text, gib_text, many, table_text
+from raymodel.observe.text import (
+    count_text,
+    duration_text,
+    gib_text,
+    listed,
+    many,
+    table_text,
+    wrapped,
+)
 from raymodel.plan import JobPlan, StagePlan, stage_states
 from raymodel.train.forecast import ASSUMED_MFU, Forecast
 from raymodel.train.spec import FinetuneSpec
@@ -31,30 +39,31 @@ def plan_text(plan: JobPlan) -> str:
 
 
 def _lines(plan: JobPlan) -> Iterator[str]:
-    yield f"{plan.job.name}, in {plan.job.storage}"
+    yield wrapped(f"{plan.job.name}, in {plan.job.storage}", indent="  ")
     for name, state in stage_states(plan):
-        yield f"  {name:<9} {state}"
+        yield wrapped(state, f"  {name:<9} ")
     for stage in plan.stages:
         yield ""
         yield from _stage(stage)
     for name, why in plan.unplanned.items():
         yield ""
-        yield f"{name}: cannot be planned: {why}"
+        yield wrapped(f"{name}: cannot be planned: {why}", indent="  ")
     yield ""
     yield "asked of the cluster"
     for name, words in _resources(plan):
-        yield f"  {name:<9} {words}"
+        yield wrapped(words, f"  {name:<9} ")
     if plan.fleet is not None:
-        yield f"  planned for {plan.fleet}, {USABLE:.0%} of whose memory is used"
+        yield wrapped(f"planned for {plan.fleet}, {USABLE:.0%} of whose memory is used", "  ")
 
 
 def _stage(stage: StagePlan) -> Iterator[str]:
     first = stage.forecasts[0]
     yield stage.name
     for name, words in _facts(stage, first):
-        yield f"  {name:<12} {words}"
-    yield f"  memory of one worker, at the moment of a step when it is highest: {_moments(first)}"
-    yield from (f"    {line}" for line in _memory_table(stage).splitlines())
+        yield wrapped(words, f"  {name:<12} ")
+    yield "  memory of one worker, at the moment of a step when it is highest"
+    yield listed(_moments(first), "    ")
+    yield _memory_table(stage)
 
 
 def _facts(stage: StagePlan, f: Forecast) -> Iterator[tuple[str, str]]:
@@ -99,8 +108,8 @@ def _layout(f: Forecast) -> str:
     return ", ".join(words)
 
 
-def _moments(f: Forecast) -> str:
-    return ", ".join(f"{m.name} {gib_text(m.total)}" for m in f.memory.moments)
+def _moments(f: Forecast) -> list[str]:
+    return [f"{m.name} {gib_text(m.total)}" for m in f.memory.moments]
 
 
 def _memory_table(stage: StagePlan) -> str:
@@ -117,7 +126,7 @@ def _memory_table(stage: StagePlan) -> str:
             if f.setup.on_gpu:
                 size = f.memory.host_total if name == "total" else f.memory.host.get(name)
                 row[host] = gib_text(size) if size else None
-    return table_text([row for row in rows if any(list(row.values())[1:])])
+    return table_text([row for row in rows if any(list(row.values())[1:])], indent="    ")
 
 
 def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:

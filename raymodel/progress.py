@@ -10,7 +10,7 @@ from raymodel.data.mixture import Mixture
 from raymodel.errors import ArtifactError, SourceError, StorageError
 from raymodel.job import Job
 from raymodel.stages import Stage, Stages
-from raymodel.storage.artifact import Artifact, find_artifact
+from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import Run
 from raymodel.train.base import BaseModel
 
@@ -66,7 +66,7 @@ class _Search:
             self._found.unknown[stage] = str(error)
 
     def _look(self, stage: Stage) -> Artifact | None:
-        artifact = find_artifact(self._run.execution(stage.name, stage.fingerprint(self._job.seed)))
+        artifact = stage.find(self._run, self._job.seed)
         if artifact is not None:
             self._found.complete[stage.name] = artifact
         return artifact
@@ -92,9 +92,9 @@ class _Search:
         if newest is not None:
             stage = self._stages.evaluate(
                 newest,
-                pretrained=complete.get("pretrain"),
+                base=self._found.base,
                 examples=complete.get("examples"),
-                data=self._found.data,
+                data=self._stages.held_out(self._found.data),
             )
             self._look(stage)
 

@@ -14,8 +14,9 @@ from typing import Any
 from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
 from raymodel.data.sources import prepare_identity
 from raymodel.job import Job
-from raymodel.storage.artifact import Artifact
+from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import execution_fingerprint
+from raymodel.storage.registry import Run, find_in_other_runs
 from raymodel.storage.uri import Location
 from raymodel.train.base import (
     BaseModel,
@@ -24,6 +25,10 @@ from raymodel.train.base import (
     finetune_identity,
     resolve_base,
 )
+
+# Made of raw data by the same recipe under every job name, and read by training alone. A model is
+# not taken over: its run holds its checkpoints, its records and what was learnt from its failures.
+_SHARED = ("prepare", "examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,18 @@ class Stage:
         return execution_fingerprint(
             self.name, seed=seed, identity=self.identity, inputs=self.inputs
         )
+
+    def find(self, run: Run, seed: int) -> Artifact | None:
+        """Its complete artifact: of this run, else, of prepared data, of any other in its storage.
+
+        Raises:
+            ArtifactError: this run's own is not good.
+        """
+        mark = self.fingerprint(seed)
+        own = find_artifact(run.execution(self.name, mark))
+        if own is not None or self.name not in _SHARED:
+            return own
+        return find_in_other_runs(run, self.name, mark)
 
 
 @dataclass(frozen=True)
@@ -96,17 +113,34 @@ class Stages:
         inputs = base.inputs | {"examples": examples}
         return Stage(name="finetune", identity=finetune_identity(spec, base), inputs=inputs)
 
+    def held_out(self, data: Mixture) -> Mixture:
+        """Those of the datasets that the job's newest model can be measured on.
+
+        A base that the job names came with a tokenizer of its own: to it the tokens of other
+        datasets are other words, or none.
+        """
+        tuned = self.job.finetune
+        return () if tuned is not None and tuned.base is not None else data
+
     def evaluate(
         self,
         model: Artifact,
         *,
-        pretrained: Artifact | None,
+        base: BaseModel | None,
         examples: Artifact | None,
         data: Mixture,
     ) -> Stage:
+        """Measures a model, and its base where that is an artifact.
+
+        Args:
+            base: what fine-tuning started from; None when nothing was fine-tuned.
+            examples: those of the fine-tuning.
+            data: from `held_out`.
+        """
         spec = self.job.evaluate
         assert spec is not None, "the caller looked"
-        roles = {"model": model, "base": pretrained, "examples": examples, **inputs_of(data)}
+        before = base.artifact if base else None
+        roles = {"model": model, "base": before, "examples": examples, **inputs_of(data)}
         inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
         return Stage(name="evaluate", identity=spec.identity(), inputs=inputs)
 

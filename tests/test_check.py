@@ -180,10 +180,13 @@ def test_the_workers_of_a_trial_make_whole_replicas(refusal):
     assert "finetune.parallel needs a multiple of tensor x sequence = 1 x 2 = 2 workers" in text
 
 
-def test_a_gate_may_be_on_plain_text_where_the_base_is_pretrained(tmp_path: Path) -> None:
-    path = tmp_path / "job.yaml"
-    path.write_text(JOB.replace('{perplexity: "< 40"}', '{text_perplexity: "< 40"}'), "utf-8")
-    check_job(load_job(path))
+def test_a_gate_may_be_on_plain_text_where_the_base_is_pretrained(refusal, tmp_path: Path) -> None:
+    path, on_text = tmp_path / "job.yaml", 'evaluate.gates={text_perplexity: "< 40"}'
+    path.write_text(JOB, "utf-8")
+    check_job(load_job(path, [on_text]))
+    for without in ("finetune=null", "finetune.base=other/pretrain"):
+        text = refusal("first", "first", without, on_text)
+        assert "the gate is on 'text_perplexity', which is not measured" in text
 
 
 def test_all_problems_come_at_once(refusal):

@@ -14,7 +14,7 @@ from raymodel.cluster.devices import parse_fleet
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import PackedRows
 from raymodel.data.steps import complete_item, missing_items
-from raymodel.errors import GateError, SpecError
+from raymodel.errors import ArtifactError, GateError, SpecError
 from raymodel.job import Job
 from raymodel.observe.story import Story
 from raymodel.pipeline import Pipeline, _run_stages
@@ -151,6 +151,30 @@ def test_a_stage_is_complete_when_the_pipeline_would_skip_it(job, tmp_path, work
     assert states(plan_job(elsewhere, tmp_path))["pretrain"] == "complete", "the curve is the same"
 
 
+def test_prepared_data_of_another_run_is_taken_over_and_made_again_once_that_is_gone(
+    job, tmp_path, work_here
+):
+    first = Job.model_validate(job.to_dict() | {"name": "first"})
+    run_stages(first, tmp_path)
+    known = dict(stage_states(plan_job(job, tmp_path)))
+    assert "made by the run first" in known["prepare"]
+    assert known["pretrain"] == "to do", "a model is trained by its own run"
+    run_stages(job, tmp_path)
+    runs = {name: Run(Location.parse(job.storage) / name) for name in ("first", "tiny")}
+    for stage in ("prepare", "examples"):
+        assert not runs["tiny"].executions(stage)
+        assert runs["tiny"].latest(stage) == runs["first"].latest(stage)
+    assert set(states(plan_job(job, tmp_path)).values()) == {"complete"}
+
+    runs["first"].location.delete_tree()
+    assert states(plan_job(job, tmp_path))["prepare"] == "to"
+    with pytest.raises(ArtifactError, match="run the job 'tiny' again"):
+        runs["tiny"].latest("prepare")
+    run_stages(job, tmp_path)
+    assert runs["tiny"].latest("prepare").location == runs["tiny"].executions("prepare")[0]
+    assert len(runs["tiny"].executions("pretrain")) == 1, "it is the same data: nothing is trained"
+
+
 def test_serving_is_complete_for_the_model_that_would_be_served(
     job, tmp_path, work_here, monkeypatch
 ):
@@ -270,6 +294,19 @@ def test_an_elastic_run_is_planned_for_the_fewest_and_for_the_most_workers(job, 
     fewest, most = stage.forecasts
     assert (fewest.setup.workers, most.setup.workers) == (2, 8)
     assert fewest.memory.peak.total > most.memory.peak.total
+
+
+def test_a_plan_fits_a_terminal_of_80_columns(job, tmp_path):
+    data = large_job(job, parallel={"zero": 3, "offload": "cpu"}).to_dict()
+    data["name"] = "j" * 63
+    data["cluster"]["workers"] = {"min": 512, "max": 1024}
+    data["pretrain"] |= {"global_batch": 4096, "activation_checkpointing": True}
+    data["finetune"] = job.to_dict()["finetune"] | {"global_batch": 1024}
+    job = Job.model_validate(data)
+    lines = plan_text(plan_job(job, tmp_path, parse_fleet("h100:8x128"))).splitlines()
+    too_long = [line for line in lines if len(line) > 80 and len(line.split()) > 1]
+    assert not too_long, "a path alone may be longer"
+    assert any(line.split() == ["tokens", "839M", "(838,860,800)"] for line in lines)
 
 
 # ---- the command ---------------------------------------------------------------------------------

@@ -53,9 +53,11 @@ def resolve_mixture(
 
 
 def inputs_of(mixture: Mixture) -> dict[str, Artifact]:
-    """The artifacts by role: `data`, then `data-2`, `data-3`, … in their order."""
-    roles = ("data", *(f"data-{place}" for place in range(2, len(mixture) + 1)))
-    return {role: artifact for role, (artifact, _) in zip(roles, mixture, strict=True)}
+    """The artifacts by role: `data`, then `data-2`, `data-3`, … in their order; none of none."""
+    return {
+        "data" if place == 1 else f"data-{place}": artifact
+        for place, (artifact, _) in enumerate(mixture, start=1)
+    }
 
 
 def check_mixture(mixture: Mixture) -> None:

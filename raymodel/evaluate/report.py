@@ -103,11 +103,11 @@ def _number(value: float | None) -> str:
     return "not finite or not measured" if value is None else f"{value:.4g}"
 
 
-def summary(content: Mapping[str, Any]) -> str:
-    """One line: each measure, with the base model's value before it where there is one."""
+def summary(content: Mapping[str, Any]) -> list[str]:
+    """Each measure in words, with the base model's value before it where there is one."""
     base = content["base_metrics"]
     parts = []
     for name, value in content["metrics"].items():
         before = f"{_number(base[name])} → " if name in base else ""
         parts.append(f"{name} {before}{_number(value)}")
-    return " · ".join(parts)
+    return parts

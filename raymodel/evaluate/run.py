@@ -16,6 +16,7 @@ from raymodel.evaluate.gates import check_gates
 from raymodel.evaluate.measure import Measured, choose_held_out, measure_model
 from raymodel.evaluate.report import summary, write_report
 from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.observe.text import listed
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.local import local_folder
@@ -42,8 +43,8 @@ def run_evaluate(
     A model that was measured by an earlier attempt is not measured again.
 
     Args:
-        execution: Its inputs are `model` (what is judged), and where there are such: `base`,
-            `examples` (the fine-tuning dataset).
+        execution: Its inputs are `model` (what is judged), and where there are such: `base` (what
+            its fine-tuning started from), `examples` (the fine-tuning dataset).
         data: the pretraining datasets, which are inputs too; empty when there are none.
 
     Returns:
@@ -54,7 +55,7 @@ def run_evaluate(
         ArtifactError: a model cannot be loaded, or nothing was held out.
     """
     inputs = execution.inputs
-    model = inputs.get("model") or inputs["base"]
+    model = inputs["model"]
     task_name = _task_of(model)
     models = {"model": model}
     base = inputs.get("base")
@@ -79,7 +80,7 @@ def run_evaluate(
         "rows": tuned.rows,
         "promoted": f"{model.stage}/{model.fingerprint}" if passed else None,
     }
-    story.say(f"          {summary(content)}")
+    story.say(listed(summary(content), " " * 10))
     return content
 
 

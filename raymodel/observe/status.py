@@ -11,7 +11,7 @@ from raymodel.observe.records import read_records
 from raymodel.observe.text import count_text, table_text
 from raymodel.storage.artifact import find_artifact
 from raymodel.storage.manifest import FILE_NAME
-from raymodel.storage.registry import Run, find_lock_holder, list_runs
+from raymodel.storage.registry import Run, find_lock_holder, list_runs, run_of
 from raymodel.storage.uri import Location
 
 # In a bucket there is no lock to look at: a run counts as running while its records are this new.
@@ -19,11 +19,17 @@ _SIGN_OF_LIFE_S = 120.0
 
 
 def print_status(storage_uri: str) -> None:
-    """Prints a line for each run and stage: state, last metrics, whether it is `best`."""
+    """Prints each run with a line for each stage: state, last metrics, whether it is `best`."""
     storage = Location.parse(storage_uri)
-    rows = [row for run in list_runs(storage) for row in run_rows(run)]
-    text = table_text(rows) if rows else f"no runs below {storage}"
-    sys.stdout.write(text + "\n")
+    runs = [_run_text(run) for run in list_runs(storage)]
+    sys.stdout.write("\n\n".join(runs or [f"no runs below {storage}"]) + "\n")
+
+
+def _run_text(run: Run) -> str:
+    rows = run_rows(run)
+    told = {name for row in rows for name, value in row.items() if value not in (None, "")}
+    shown = [{name: row[name] for name in row if name in told - {"run"}} for row in rows]
+    return f"{run.name}\n{table_text(shown, indent='  ')}"
 
 
 def run_rows(run: Run) -> list[dict[str, Any]]:
@@ -34,12 +40,12 @@ def run_rows(run: Run) -> list[dict[str, Any]]:
     rows = []
     for stage in run.stages():
         execution = _newest_execution(run, stage)
-        last = _last_metrics(execution)
+        last, maker = _last_metrics(execution), run_of(execution)
         rows.append(
             {
                 "run": run.name,
                 "stage": stage,
-                "state": _state(execution, last, is_held),
+                "state": _state(execution, last, is_held) if maker == run else _there(execution),
                 "step": last.get("step"),
                 "tokens": count_text(last["tokens"]) if last.get("tokens") else None,
                 "loss": last.get("loss"),
@@ -48,6 +54,7 @@ def run_rows(run: Run) -> list[dict[str, Any]]:
                 "goodput": last.get("goodput"),
                 "best": "best" if best == f"{stage}/{execution.name}" else "",
                 "fingerprint": execution.name,
+                "made by": "" if maker == run else maker.name,
             }
         )
     return rows
@@ -55,12 +62,16 @@ def run_rows(run: Run) -> list[dict[str, Any]]:
 
 def _newest_execution(run: Run, stage: str) -> Location:
     """An unfinished execution, if there is one: it is the one worked on. Else `latest`."""
-    executions = run.executions(stage)
-    unfinished = [e for e in executions if not (e / FILE_NAME).exists()]
+    executions, latest = run.executions(stage), run.latest_location(stage)
+    unfinished = [
+        e
+        for e in executions
+        # One of the same name was taken over from another run meanwhile.
+        if not (e / FILE_NAME).exists() and (latest is None or e.name != latest.name)
+    ]
     if unfinished:
         return max(unfinished, key=lambda e: _last_metrics(e).get("time_s") or 0.0)
-    pointer = run.location / stage / "latest"
-    return run.execution(stage, pointer.read_text().strip()) if pointer.exists() else executions[-1]
+    return latest or executions[-1]
 
 
 def _state(execution: Location, last: dict[str, Any], is_held: bool) -> str:
@@ -72,6 +83,11 @@ def _state(execution: Location, last: dict[str, Any], is_held: bool) -> str:
     if not execution.is_local:
         is_held = time.time() - (last.get("time_s") or 0.0) < _SIGN_OF_LIFE_S
     return "running" if is_held else "interrupted"
+
+
+def _there(execution: Location) -> str:
+    """The state of what another run made: when it is gone, this one makes it anew."""
+    return "complete" if (execution / FILE_NAME).exists() else "gone"
 
 
 def _last_metrics(execution: Location) -> dict[str, Any]:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+WIDTH = 80
+"""Columns of what people read: those of a terminal that nobody has made wider."""
+_GAP = "  "
+_Column = Sequence[str]
+_JOINED = "\N{NO-BREAK SPACE}"
+_WHOLE: dict[str, bool] = {"break_long_words": False, "break_on_hyphens": False}
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
@@ -45,12 +52,64 @@ def cell_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def table_text(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows as aligned columns, one line each; all columns that occur, in order of appearance."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [columns] + [[cell_text(row.get(name)) for name in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
+def wrapped(text: str, first: str = "", indent: str | None = None) -> str:
+    """`text` in lines of `WIDTH` columns. No word is cut, so that paths can be copied.
+
+    Args:
+        first: what the first line begins with.
+        indent: what the others begin with; as many blanks as `first` has characters when None.
+    """
+    indent = " " * len(first) if indent is None else indent
+    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent, **_WHOLE)
+    return "\n".join(lines) or first.rstrip()
+
+
+def listed(parts: Iterable[str], first: str = "") -> str:
+    """The parts with ` · ` between them, in lines of `WIDTH` columns; no part is cut in two."""
+    whole = " · ".join(part.replace(" ", _JOINED) for part in parts)
+    return wrapped(whole, first).replace(_JOINED, " ")
+
+
+def table_text(rows: Sequence[Mapping[str, object]], indent: str = "") -> str:
+    """Rows as aligned columns of at most `WIDTH` in all; all that occur, in order of appearance.
+
+    Words in the last column may go on below themselves. Columns for which there is no room make a
+    second table below, which begins with the first column again.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [[name, *(cell_text(row.get(name)) for row in rows)] for name in names]
+    room = WIDTH - len(indent)
+    lines = [line for block in _blocks(columns, room) for line in _block_lines(block, room)]
+    return "\n".join((indent + line).rstrip() for line in lines)
+
+
+def _blocks(columns: Sequence[_Column], room: int) -> Iterator[list[_Column]]:
+    """The columns that stand beside each other."""
+    key, *others = columns
+    block = [key]
+    for column in others:
+        used = sum(_longest(each) + len(_GAP) for each in block)
+        needed = _longest_word(column) if column is others[-1] else _longest(column)
+        if used + needed > room and len(block) > 1:
+            yield block
+            block = [key]
+        block.append(column)
+    yield block
+
+
+def _block_lines(block: Sequence[_Column], room: int) -> Iterator[str]:
+    widths = [_longest(column) for column in block[:-1]]
+    room_of_last = max(room - sum(width + len(_GAP) for width in widths), 1)
+    for *row, last in zip(*block, strict=True):
+        begun = "".join(cell.ljust(width) + _GAP for cell, width in zip(row, widths, strict=True))
+        for part in textwrap.wrap(last, room_of_last, **_WHOLE) or [""]:
+            yield begun + part
+            begun = " " * len(begun)
+
+
+def _longest(column: _Column) -> int:
+    return max(map(len, column))
+
+
+def _longest_word(column: _Column) -> int:
+    return max((len(word) for cell in column for word in cell.split()), default=0)

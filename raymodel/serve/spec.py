@@ -27,7 +27,8 @@ class ServeSpec(Spec):
     """One HTTP application for the promoted model."""
 
     model: str | None = None
-    """A model artifact or Hugging Face folder; by default this job's `best`."""
+    """A Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by default this job's newest
+    model, once its gates are met."""
     name: str | None = None
     """The model's name in the API; by default the job's name."""
     host: str = "127.0.0.1"

@@ -7,18 +7,23 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from raymodel.errors import ArtifactError, StorageError
 from raymodel.storage.artifact import Artifact, find_artifact, open_artifact
+from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 
 STAGES = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
+_OTHER_RUN = re.compile(r"\.\./\.\./([^/]+)/")  # of a stage that was taken over: relative, so that
+# the storage can move
+_LOOKUP_THREADS = 16  # hides the latency of object stores
 _LOCK_FILE = ".lock"
 
 
@@ -47,24 +52,50 @@ class Run:
         ]
 
     def stages(self) -> list[str]:
-        """The stages that were started at least once, in the order of the data."""
-        names = [e.name for e in self.location.list() if e.is_dir and self.executions(e.name)]
+        """The stages that were started or taken over at least once, in the order of the data."""
+        names = [e.name for e in self.location.list() if e.is_dir and self._has_stage(e.name)]
         return sorted(names, key=lambda n: (STAGES.index(n) if n in STAGES else len(STAGES), n))
+
+    def _has_stage(self, name: str) -> bool:
+        return bool(self.executions(name)) or (self.location / name / "latest").exists()
 
     def latest(self, stage: str) -> Artifact | None:
         """The newest complete artifact of a stage; None when there is none yet.
 
         Raises:
-            ArtifactError: when the artifact that `latest` names is not good.
+            ArtifactError: when the artifact that `latest` names is not good, or is gone.
         """
+        location = self.latest_location(stage)
+        if location is None:
+            return None
+        maker = run_of(location)
+        if maker != self and not (location / FILE_NAME).exists():
+            raise ArtifactError(
+                f"{self.location / stage} was made by the run {maker.name!r}, and {location} is "
+                f"gone; run the job {self.name!r} again, which makes it anew"
+            )
+        return open_artifact(location)
+
+    def latest_location(self, stage: str) -> Location | None:
+        """Where that lies: in this run, or in the one that it was taken over from."""
         pointer = self.location / stage / "latest"
         if not pointer.exists():
             return None
-        return open_artifact(self.execution(stage, pointer.read_text().strip()))
+        folder, _, fingerprint = pointer.read_text().strip().rpartition("/")
+        match = _OTHER_RUN.match(folder)
+        return (Run(self.location.parent / match[1]) if match else self).execution(
+            stage, fingerprint
+        )
 
-    def set_latest(self, stage: str, fingerprint: str) -> None:
-        """Makes this execution the stage's newest. It must be complete."""
-        _point(self.location / stage / "latest", fingerprint)
+    def set_latest(self, stage: str, fingerprint: str, maker: Run | None = None) -> None:
+        """Makes an execution the stage's newest. It must be complete.
+
+        Args:
+            maker: the run of the same storage that it lies in; this one when None.
+        """
+        is_own = maker is None or maker == self
+        folder = "" if is_own else f"../../{maker.name}/{stage}/"  # type: ignore[union-attr]
+        _point(self.location / stage / "latest", folder + fingerprint)
 
     def best(self) -> Artifact | None:
         """The promoted model; None when none was promoted yet.
@@ -90,6 +121,34 @@ class Run:
                 "artifact can be its best. Point `serve.model` at the other run instead"
             )
         _point(self.location / "best", f"{artifact.stage}/{artifact.fingerprint}")
+
+
+def run_of(location: Location) -> Run:
+    """The run that an execution lies in."""
+    return Run(location.parent.parent)
+
+
+def artifact_text(artifact: Artifact, run: Run) -> str:
+    """Its fingerprint, and where it lies unless that is this run."""
+    maker = run_of(artifact.location)
+    return artifact.fingerprint + ("" if maker == run else f", made by the run {maker.name}")
+
+
+def find_in_other_runs(run: Run, stage: str, fingerprint: str) -> Artifact | None:
+    """A complete artifact of this fingerprint that another run of the same storage holds.
+
+    What is not complete there is left alone: it is the work of whoever makes it.
+    """
+
+    def find(other: Run) -> Artifact | None:
+        with suppress(ArtifactError):  # a damaged one is none; who made it is told by its own job
+            return find_artifact(other.execution(stage, fingerprint))
+        return None
+
+    storage = run.location.parent
+    others = [Run(storage / e.name) for e in storage.list() if e.is_dir and e.name != run.name]
+    with ThreadPoolExecutor(_LOOKUP_THREADS) as pool:
+        return next((found for found in pool.map(find, others) if found), None)
 
 
 def _point(pointer: Location, to: str) -> None:

@@ -221,6 +221,11 @@ def test_a_missing_dataset_is_named(first: Artifact) -> None:
         resolve_mixture(specs, storage_of(first))
 
 
+def test_each_dataset_of_a_mixture_has_a_role_and_no_dataset_has_none(mixture: Mixture) -> None:
+    assert inputs_of(()) == {}
+    assert inputs_of(mixture) == {"data": mixture[0].artifact, "data-2": mixture[1].artifact}
+
+
 def test_what_differs_is_one_error_with_the_way_to_mend_it(make: Make, first: Artifact) -> None:
     other = make(30, TokenizerSpec(vocab_size=280), length=24)
     with pytest.raises(ArtifactError) as caught:

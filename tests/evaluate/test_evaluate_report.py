@@ -51,6 +51,6 @@ def test_both_files_are_written(tmp_path):
     assert (folder / "report.md").read_text().startswith("# Evaluation")
 
 
-def test_the_summary_is_one_line_with_the_base_before_the_model():
+def test_the_summary_has_the_base_before_the_model():
     content = {"metrics": {"perplexity": 10.0, "f1": 0.5}, "base_metrics": {"perplexity": 90.0}}
-    assert summary(content) == "perplexity 90 → 10 · f1 0.5"
+    assert summary(content) == ["perplexity 90 → 10", "f1 0.5"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,13 +12,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from one_ray import OneRay  # type: ignore[import-not-found]
 
 from raymodel.testing.distributed import free_port
-from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer, write_tiny_corpus
 
 MODEL = {
     "architecture": "llama",
@@ -124,6 +126,37 @@ class JobRunner:
     def artifact(self, stage: str, name: str = "tiny") -> Path:
         folder = self.folder / "runs" / name / stage
         return folder / (folder / "latest").read_text().strip()
+
+
+class Workplace(NamedTuple):
+    """A folder of small inputs, and the process that runs commands there on one Ray for all."""
+
+    folder: Path
+    ray: OneRay
+
+    def write(self, job: dict[str, Any]) -> str:
+        path = self.folder / f"{job['name']}.yaml"
+        path.write_text(yaml.safe_dump(job))
+        return path.name
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """With a corpus, labelled records, and a package of a classifier and of one without a head."""
+    folder = tmp_path_factory.mktemp("workplace")
+    corpus = [path.read_text() for path in write_tiny_corpus(folder / "corpus")]
+    package, classifier = folder / "tiny_models", build_tiny_bert()
+    for name, model in {"bert": classifier, "headless": classifier.bert}.items():
+        model.save_pretrained(package / name)
+        train_tiny_tokenizer(corpus).save_pretrained(package / name)
+    (package / "__init__.py").touch()
+    records = [
+        {"text": f"{number} {text[:60]}", "label": ("no", "yes")[number % 2]}
+        for number, text in enumerate(corpus)
+    ]
+    (folder / "labelled.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    with OneRay(folder) as ray:
+        yield Workplace(folder, ray)
 
 
 @pytest.fixture

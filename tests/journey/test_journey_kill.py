@@ -39,7 +39,10 @@ def test_a_job_killed_in_every_stage_ends_in_the_same_artifacts(
     runner: JobRunner, corpus: Path, tmp_path: Path
 ) -> None:
     spec = tiny_job(corpus)
-    whole = runner.write(spec | {"name": "whole"})
+    # In a storage of its own, since runs of one storage take prepared data over from each other.
+    unbroken = JobRunner(runner.folder / "unbroken", tmp_path)
+    unbroken.folder.mkdir()
+    whole = runner.write(spec | {"name": "whole", "storage": str(unbroken.folder / "runs")})
     runner.run("run", str(whole))
 
     job = runner.write(spec)
@@ -48,7 +51,6 @@ def test_a_job_killed_in_every_stage_ends_in_the_same_artifacts(
         assert not any((runner.folder / "runs/tiny" / stage).glob("*/manifest.json")), stage
     runner.run("run", str(job))
 
-    unbroken = JobRunner(runner.folder, tmp_path)
     for stage in ("prepare", "examples"):
         assert _shards(runner, stage) == [
             hashlib.sha256(f.read_bytes()).hexdigest()

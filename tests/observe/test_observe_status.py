@@ -51,12 +51,35 @@ def test_status_calls_a_cut_artifact_damaged(run: Run) -> None:
 
 def test_status_is_printed(run: Run, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     print_status(str(tmp_path))
-    header, prepare, pretrain = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["run", "stage", "state"]
-    assert prepare.split()[:3] == ["job", "prepare", "complete"]
+    name, header, prepare, pretrain = capsys.readouterr().out.splitlines()
+    assert (name, header.split()[:2]) == ("job", ["stage", "state"])
+    assert "goodput" not in header, "nothing is known of it"
+    assert prepare.split()[:2] == ["prepare", "complete"]
     assert OPEN in pretrain
     print_status(str(tmp_path / "empty"))
     assert "no runs below" in capsys.readouterr().out
+
+
+def test_status_names_the_run_that_made_what_was_taken_over(run: Run) -> None:
+    second = Run(run.location.parent / "second")
+    (second.execution("prepare", DONE) / "spec.yaml").write_text("begun, and then found elsewhere")
+    second.set_latest("prepare", DONE, run)
+    (row,) = run_rows(second)
+    assert (row["state"], row["fingerprint"], row["made by"]) == ("complete", DONE, "job")
+    run.location.delete_tree()
+    (row,) = run_rows(second)
+    assert row["state"] == "gone"
+
+
+def test_status_fits_a_terminal_of_80_columns(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(Location.parse(str(tmp_path)) / ("j" * 63))
+    with RecordWriter(run.execution("pretrain", OPEN) / "metrics.jsonl") as writer:
+        numbers = dict.fromkeys(("loss", "validation_loss", "goodput"), 1234.5678)
+        writer.write({"step": 12_345_678, "tokens": 987e12, "tokens_per_s": 1.23e6, **numbers})
+    print_status(str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert OPEN in lines[-1]
 
 
 def test_mfu_is_flops_used_over_peak_flops() -> None:

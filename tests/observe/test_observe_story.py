@@ -8,7 +8,7 @@ import pytest
 
 from raymodel.observe import story as story_module
 from raymodel.observe.story import Story, progress_text
-from raymodel.observe.text import count_text, duration_text, table_text
+from raymodel.observe.text import count_text, duration_text, listed, table_text
 
 RECORD = {"step": 50, "loss": 2.5, "tokens_per_s": 12_345.0, "mfu": None, "step_time_s": 2.0}
 
@@ -97,6 +97,24 @@ def test_tables_align_and_show_what_is_missing(stream: io.StringIO) -> None:
     Story(stream).table([{"stage": "prepare", "loss": None}, {"stage": "pretrain", "loss": 2.5}])
     assert stream.getvalue() == "stage     loss\nprepare   –\npretrain  2.5\n"
     assert table_text([{"a": 1}, {"b": 2}]).splitlines()[0] == "a  b"
+
+
+def test_a_wide_table_goes_on_below_itself_and_cuts_no_word() -> None:
+    names = ["first", *(f"column-{letter}" for letter in "abcdefgh")]
+    lines = table_text([dict.fromkeys(names, "x" * 12)]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines] == ["first", "x" * 12] * 2
+    words = "an answer in more words than there is room for, and /one/path/" + "x" * 80
+    rows = table_text([{"check": "clocks", "seen": words}]).splitlines()
+    assert " ".join(row[8:] for row in rows[1:]) == words
+    assert [len(row) <= 80 for row in rows] == [True] * (len(rows) - 1) + [False], "a whole path"
+
+
+def test_listed_parts_stay_whole() -> None:
+    parts = [f"measure_{letter} {letter * 12}" for letter in "abcdef"]
+    lines = listed(parts, "evaluate  ").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(any(part in line for line in lines) for part in parts)
 
 
 def test_numbers_and_times_are_short() -> None:

@@ -10,6 +10,8 @@ from raymodel.errors import ArtifactError, StorageError
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.registry import (
     Run,
+    artifact_text,
+    find_in_other_runs,
     find_lock_holder,
     list_runs,
     lock_run,
@@ -56,6 +58,39 @@ def test_stages_come_in_the_order_of_the_data(run: Run) -> None:
         (run.execution(stage, "ab" * 8) / "spec.yaml").write_text("")
     (run.location / "logs/ray.log").write_text("")
     assert run.stages() == ["prepare", "pretrain", "evaluate"]
+
+
+def test_a_complete_artifact_is_found_in_another_run(run: Run, storage: Location) -> None:
+    second = Run(storage / "second")
+    assert find_in_other_runs(run, "prepare", FINGERPRINT) is None, "its own is not another's"
+    found = find_in_other_runs(second, "prepare", FINGERPRINT)
+    assert found == open_artifact(run.execution("prepare", FINGERPRINT))
+    assert find_in_other_runs(second, "prepare", "ab" * 8) is None
+    assert find_in_other_runs(second, "pretrain", FINGERPRINT) is None
+
+
+def test_what_another_run_has_not_completed_or_has_lost_is_not_taken(
+    run: Run, storage: Location
+) -> None:
+    (run.execution("prepare", "ab" * 8) / "data/x").write_text("half of it")
+    assert find_in_other_runs(Run(storage / "second"), "prepare", "ab" * 8) is None
+    (run.execution("prepare", FINGERPRINT) / "manifest.json").write_text('{"format_version": 1}')
+    assert find_in_other_runs(Run(storage / "second"), "prepare", FINGERPRINT) is None
+
+
+def test_a_run_names_what_it_took_over_until_that_is_gone(run: Run, storage: Location) -> None:
+    second, artifact = Run(storage / "second"), open_artifact(run.execution("prepare", FINGERPRINT))
+    second.set_latest("prepare", FINGERPRINT, run)
+    assert second.latest("prepare") == artifact == resolve_artifact("second/prepare", storage)
+    assert second.stages() == ["prepare"]
+    assert second in list_runs(storage)
+    assert artifact_text(artifact, second) == f"{FINGERPRINT}, made by the run job"
+    assert artifact_text(artifact, run) == FINGERPRINT
+    run.location.delete_tree()
+    with pytest.raises(
+        ArtifactError, match=r"made by the run 'job'.*is gone; run the job 'second'"
+    ):
+        second.latest("prepare")
 
 
 def test_runs_are_folders_with_stages(run: Run, storage: Location) -> None:
