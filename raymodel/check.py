@@ -1,12 +1,15 @@
-"""Checks of a job that no single section can make: they ask the tasks and the presets.
+"""Checks of a job that no single section can make: they ask the tasks, the presets, transformers.
 
-Nothing here loads torch, ray, transformers or pyarrow, and nothing touches a disk or a cluster:
-what `raymodel check` accepts can still meet a missing file or too small a cluster when it runs.
+Nothing here loads torch, ray, transformers or pyarrow, and nothing touches the job's data or a
+cluster: what `raymodel check` accepts can still meet a missing file (`preflight.py` looks, when the
+job runs) or too small a cluster. What only transformers knows of a model a process of its own is
+asked, once for each change of the model, and only where all else is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +17,9 @@ from pydantic import ValidationError
 from raymodel.errors import SpecError
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.job import Job
+from raymodel.model.examine import Question, examine
+from raymodel.model.fields import find_wrong_fields
+from raymodel.model.presets import resolve_model
 from raymodel.spec.base import OPERATIONAL
 from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields
@@ -21,7 +27,7 @@ from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, find_problems, spec_error
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.support import Trained, find_unsupported
-from raymodel.tune.space import apply_setting
+from raymodel.tune.space import adapters_of, apply_setting
 from raymodel.tune.spec import SearchSpec
 
 # Fields of `finetune:` that all trials share: the examples are prepared once, before the sweep.
@@ -30,9 +36,10 @@ SETTLED = {"task", "sources", "clean", "holdout", "max_length", "base", "sweep"}
 
 def check_job(loaded: LoadedJob) -> None:
     """Raises SpecError, one line a problem, when the stages of a job do not fit together."""
-    problems = [problem for check in CHECKS for problem in check(loaded.job)]
-    if problems:
-        raise spec_error(problems, loaded.positions)
+    for checks in (CHECKS, (check_built,)):
+        problems = [problem for check in checks for problem in check(loaded.job)]
+        if problems:
+            raise spec_error(problems, loaded.positions)
 
 
 def check_sources(job: Job) -> Iterator[Problem]:
@@ -49,16 +56,52 @@ def check_sources(job: Job) -> Iterator[Problem]:
             yield Problem(("finetune", "sources", i), str(error))
 
 
-def check_preset(job: Job) -> Iterator[Problem]:
-    """The preset of the model to pretrain exists."""
+def check_model(job: Job) -> Iterator[Problem]:
+    """The preset of the model to pretrain exists, and its sizes are some that a model can have."""
     if job.pretrain is None:
         return
-    from raymodel.model.presets import resolve_model
-
     try:
-        resolve_model(job.pretrain.model)
+        _, fields = resolve_model(job.pretrain.model)
     except SpecError as error:
         yield Problem(("pretrain", "model", "preset"), str(error))
+        return
+    here: Path = ("pretrain", "model", "config")
+    wrong = list(find_wrong_fields(fields))
+    for name, why in wrong:
+        yield Problem((*here, name), why)
+    if wrong or job.prepare is None or job.pretrain.data is not None:
+        return
+    needed = {
+        "vocab_size": (job.prepare.tokenizer.vocab_size, "prepare.tokenizer.vocab_size"),
+        "max_position_embeddings": (job.prepare.sequence_length, "prepare.sequence_length"),
+    }
+    for name, (size, origin) in needed.items():
+        if size is not None and fields.get(name, size) < size:
+            yield Problem(
+                (*here, name),
+                f"{fields[name]} is less than {origin}, {size}; leave it out, or give at least "
+                "that",
+            )
+
+
+def check_holdouts(job: Job) -> Iterator[Problem]:
+    """What is trained has rows to train on, and some to validate it on."""
+    if job.prepare is not None:
+        trains = job.pretrain is not None and job.pretrain.data is None
+        yield from _wrong_holdout("prepare", job.prepare.holdout, trains=trains)
+    if job.finetune is not None:
+        yield from _wrong_holdout("finetune", job.finetune.holdout, trains=True)
+
+
+def _wrong_holdout(stage: str, holdout: float, *, trains: bool) -> Iterator[Problem]:
+    if holdout >= 1:
+        yield Problem((stage, "holdout"), "100% of the documents leave none to train on; lower it")
+    elif trains and holdout <= 0:
+        yield Problem(
+            (stage, "holdout"),
+            "0 leaves no documents to validate the training on, and none to evaluate; give a "
+            "share, such as 1%",
+        )
 
 
 def check_lengths(job: Job) -> Iterator[Problem]:
@@ -79,17 +122,46 @@ def check_lengths(job: Job) -> Iterator[Problem]:
 def check_parallel(job: Job) -> Iterator[Problem]:
     """The model to pretrain, and to fine-tune after that, can be spread as the job says.
 
-    What a base folder holds is seen by the workers.
+    What a base folder holds, `preflight.py` sees.
     """
     if job.pretrain is None:
         return
-    from raymodel.model.presets import resolve_model
-    from raymodel.tasks import get_task
-
     try:
         architecture, config = resolve_model(job.pretrain.model)
     except SpecError:
-        return  # told by check_preset
+        return  # told by check_model
+    if any(find_wrong_fields(config)) or not config.get("num_attention_heads"):
+        return  # told by check_model; or heads are the architecture's own, see check_built
+    yield from _layout_problems(job, architecture, config)
+
+
+def check_built(job: Job) -> Iterator[Problem]:
+    """The model to pretrain can be built, does its tasks, and takes the adapter of the job."""
+    if job.pretrain is None:
+        return
+    architecture, fields = resolve_model(job.pretrain.model)
+    model = Question(task=job.pretrain.objective, architecture=architecture, fields=fields)
+    questions = [model]
+    if job.finetune is not None and job.finetune.base is None:
+        adapters = adapters_of(job.finetune)
+        questions.append(replace(model, task=job.finetune.task, adapters=adapters))
+    answers = examine(questions)
+    places = {
+        "config": ("pretrain", "model", "config"),
+        "adapter": ("finetune", "adapter"),
+    }
+    seen = [problem for answer in answers for problem in answer.problems]
+    for subject, message in dict.fromkeys(seen):
+        kind, _, name = subject.partition(".")
+        yield Problem((*places[kind], *([name] if name else [])), message)
+    if not seen:
+        yield from _layout_problems(job, architecture, answers[0].config)
+
+
+def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    from raymodel.tasks import get_task
+
+    assert job.pretrain is not None, "the caller looked"
     length = job.prepare.sequence_length if job.prepare else None
     trained: list[tuple[str, TrainSpec, str]] = [("pretrain", job.pretrain, job.pretrain.objective)]
     if job.finetune is not None and job.finetune.base is None:
@@ -138,7 +210,8 @@ def check_sweep(job: Job) -> Iterator[Problem]:
 
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
-    check_preset,
+    check_model,
+    check_holdouts,
     check_lengths,
     check_parallel,
     check_sweep,

@@ -40,6 +40,9 @@ def _lines(plan: JobPlan) -> Iterator[str]:
     for name, why in plan.unplanned.items():
         yield ""
         yield f"{name}: cannot be planned: {why}"
+    for name in plan.wrong:
+        yield ""
+        yield f"{name}: has a wrong input, see below"
     yield ""
     yield "asked of the cluster"
     for name, words in _resources(plan):

@@ -38,6 +38,11 @@ class CausalLM(Task):
                 "a decoder, such as llama or qwen3 (or set `is_decoder: true` in its configuration)"
             )
 
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """An end-of-text token, which closes each answer."""
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
+
     def check_source(self, source: SourceSpec) -> None:
         """A prompt and a response, each a template that names at least one field."""
         for name in ("prompt", "response"):
@@ -77,8 +82,7 @@ class CausalLM(Task):
         """
         assert source.prompt is not None, "check_source asks for a prompt"
         assert source.response is not None, "check_source asks for a response"
-        if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
+        self.check_tokenizer(tokenizer)
         response_text = render(source.response, record)
         if not response_text.strip():
             return None
