@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raymodel.errors import SpecError
+from raymodel.errors import SpecError, UserError
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.job import Job
 from raymodel.model.examine import Question, examine
@@ -25,6 +25,8 @@ from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, find_problems, spec_error
+from raymodel.storage.hub import check_no_url_of_hub
+from raymodel.storage.uri import Location
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.support import Trained, find_unsupported
 from raymodel.tune.space import adapters_of, apply_setting
@@ -54,6 +56,35 @@ def check_sources(job: Job) -> Iterator[Problem]:
             task.check_source(source)
         except ValueError as error:
             yield Problem(("finetune", "sources", i), str(error))
+
+
+def check_places(job: Job) -> Iterator[Problem]:
+    """Each place that the job names is written as one: a path, or a URI of a known scheme."""
+    for path, place in _places(job):
+        try:
+            check_no_url_of_hub(place)
+            if not place.startswith("python:"):
+                Location.parse(place)
+        except UserError as error:
+            yield Problem(path, str(error))
+
+
+def _places(job: Job) -> Iterator[tuple[Path, str]]:
+    yield ("storage",), job.storage
+    for stage in ("prepare", "finetune"):
+        for i, source in enumerate(spec.sources if (spec := getattr(job, stage)) else ()):
+            yield (stage, "sources", i, "path"), source.path
+    if job.prepare and job.prepare.tokenizer.load:
+        yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load
+    if job.pretrain and isinstance(job.pretrain.data, str):
+        yield ("pretrain", "data"), job.pretrain.data
+    elif job.pretrain and job.pretrain.data:
+        for i, dataset in enumerate(job.pretrain.data):
+            yield ("pretrain", "data", i, "path"), dataset.path
+    if job.finetune and job.finetune.base:
+        yield ("finetune", "base"), job.finetune.base
+    if job.serve and job.serve.model:
+        yield ("serve", "model"), job.serve.model
 
 
 def check_model(job: Job) -> Iterator[Problem]:
@@ -210,6 +241,7 @@ def check_sweep(job: Job) -> Iterator[Problem]:
 
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
+    check_places,
     check_model,
     check_holdouts,
     check_lengths,

@@ -14,7 +14,14 @@ from raymodel.cluster.devices import Fleet
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.sources import resolve_source
 from raymodel.data.spec import PrepareSpec
-from raymodel.errors import RaymodelError, SpecError
+from raymodel.errors import (
+    MissingArtifactError,
+    MissingSourceError,
+    RaymodelError,
+    SpecError,
+    StorageError,
+    StorageUnavailableError,
+)
 from raymodel.job import Job
 from raymodel.model.count import COUNTED, can_count
 from raymodel.model.examine import Question, examine
@@ -80,27 +87,36 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
     """
     inputs = look_at_inputs(job, base_dir)
     progress = find_progress(job, base_dir)
-    stages, unplanned = [], {}
+    stages, unplanned, wrong = [], {}, inputs.wrong()
     for name in ("pretrain", "finetune"):
         spec: TrainSpec | None = getattr(job, name)
-        if spec is None or name in inputs.wrong():
+        if spec is None or name in wrong:
             continue
         try:
             stages.append(_Stage(job, base_dir, fleet, progress, inputs).plan(name, spec))
-        except NotPlannedError as error:
+        except NOT_THERE as error:
             unplanned[name] = str(error)
+        except RaymodelError as error:
+            wrong[name] = str(error)
     return JobPlan(
         job=job,
         progress=progress,
         stages=tuple(stages),
         unplanned=unplanned,
-        wrong=inputs.wrong(),
+        wrong=wrong,
         fleet=fleet,
     )
 
 
 class NotPlannedError(RaymodelError):
     """Nothing can be computed for a stage, though nothing is wrong with it."""
+
+
+NOT_THERE = (
+    *(NotPlannedError, MissingSourceError, MissingArtifactError, StorageError),
+    StorageUnavailableError,
+)
+"""No error of a plan: what is meant may be made yet, or be seen by the cluster only."""
 
 
 @dataclass(frozen=True, kw_only=True)

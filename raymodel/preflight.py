@@ -22,6 +22,7 @@ from raymodel.errors import (
     MissingSourceError,
     RaymodelError,
     SpecError,
+    StorageError,
     StorageUnavailableError,
 )
 from raymodel.job import Job
@@ -44,7 +45,8 @@ class Finding:
     stage: str
     message: str
     is_missing: bool = False
-    """Nothing lies there: it may be made yet, or be seen only where the job will run."""
+    """Nothing lies there, or nothing can be read from here: it may be made yet, or be seen only
+    where the job will run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class Inputs:
     """What will be done that the user may not expect."""
     base: Answer | None
     """About the folder that `finetune.base` names, where that is there."""
+    unavailable: StorageUnavailableError | None = None
+    """A storage that failed at every try, which is no fault of the job."""
 
     def wrong(self) -> dict[str, str]:
         """Stage → what no waiting can mend."""
@@ -83,8 +87,11 @@ def check_inputs(job: Job, base_dir: Path, say: Callable[[str], None]) -> None:
 
     Raises:
         SpecError: something is missing or wrong; a line for each.
+        StorageUnavailableError: a storage cannot be asked at the moment.
     """
     inputs = look_at_inputs(job, base_dir)
+    if inputs.unavailable is not None:
+        raise inputs.unavailable
     if inputs.findings:
         lines = dict.fromkeys(f"{each.stage}: {each.message}" for each in inputs.findings)
         head = [f"{len(lines)} inputs of the job are wrong"] if len(lines) > 1 else []
@@ -107,6 +114,7 @@ class _Look:
     questions: list[tuple[str, Question]] = field(default_factory=list)
     """Stage or field → what is asked about a folder; all are asked at once."""
     base_answer: Answer | None = None
+    unavailable: StorageUnavailableError | None = None
 
     def run(self) -> Inputs:
         job = self.job
@@ -124,18 +132,24 @@ class _Look:
         for (stage, _), answer in zip(self.questions, answers, strict=True):
             with self._collecting(stage.partition(".")[0]):
                 self._judge(stage, answer)
-        return Inputs(findings=tuple(self.findings), notes=tuple(self.notes), base=self.base_answer)
+        return Inputs(
+            findings=tuple(self.findings),
+            notes=tuple(self.notes),
+            base=self.base_answer,
+            unavailable=self.unavailable,
+        )
 
     @contextmanager
     def _collecting(self, stage: str) -> Iterator[None]:
-        """An error becomes a finding. A storage that fails at the moment is none of the job's."""
+        """An error becomes a finding."""
         try:
             yield
-        except StorageUnavailableError:
-            raise
+        except StorageUnavailableError as error:
+            self.unavailable = error
+            self._add(stage, str(error), is_missing=True)
         except (RaymodelError, OSError) as error:
-            is_missing = isinstance(error, MissingArtifactError | MissingSourceError)
-            self._add(stage, str(error), is_missing=is_missing)
+            missing = MissingArtifactError | MissingSourceError | StorageError | OSError
+            self._add(stage, str(error), is_missing=isinstance(error, missing))
 
     def _add(self, stage: str, message: str, *, is_missing: bool = False) -> None:
         self.findings.append(Finding(stage=stage, message=message, is_missing=is_missing))

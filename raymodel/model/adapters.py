@@ -49,15 +49,16 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
         target_modules=target,
     )
     tied = model.all_tied_weights_keys
+    linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)})
     try:
         with torch.device("meta"):
             adapted = peft.get_peft_model(model, config)
     except ValueError as error:
-        raise _fits_nothing(model, target, target) from error
+        raise _fits_nothing(linear, target, target) from error
     layers = [plain_name(name) for name in _adapted_modules(adapted)]
     for name in [target] if isinstance(target, str) else target:  # peft asks only for one that fits
         if name != "all-linear" and not any(_ends_in(layer, name) for layer in layers):
-            raise _fits_nothing(model, target, name)
+            raise _fits_nothing(linear, target, name)
     both = sorted({*tied, *tied.values()} & adapted_layers(adapted).keys())
     if both:
         raise SpecError(
@@ -74,10 +75,8 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
     return adapted
 
 
-def _fits_nothing(
-    model: PreTrainedModel, target: str | list[str], name: str | list[str]
-) -> SpecError:
-    linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)})
+def _fits_nothing(linear: list[str], target: Any, name: Any) -> SpecError:
+    """Of the target, or of one of its names."""
     which = "which fits no module" if name == target else f"of which {name!r} fits no module"
     return SpecError(
         f"adapter.lora.target is {target!r}, {which}; "

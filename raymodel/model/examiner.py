@@ -106,8 +106,11 @@ def _placed(subject: str, message: str) -> tuple[str, str]:
     found = re.match(r"model\.config(?:\.(\w+))?(?::| is)? ?", message)
     if subject != "config" or found is None:
         return subject, message
-    name = found[1]
-    return (f"config.{name}" if name else subject), message[found.end() :]
+    name, rest = found[1], message[found.end() :]
+    if name is None:
+        named = re.match(r"Field '(\w+)'", rest)  # transformers' own validators
+        name = named[1] if named else None
+    return (f"config.{name}" if name else subject), rest
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from raymodel.storage.registry import STAGES
 from raymodel.storage.uri import Location
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_SCHEMES = ("hf://", "https://", "http://")
+_SCHEMES = ("hf://", "https://")
 
 
 def check_no_hub_id(what: str, reference: str, base_dir: Path | None = None) -> None:
@@ -24,16 +24,26 @@ def check_no_hub_id(what: str, reference: str, base_dir: Path | None = None) -> 
         reference: as the job file has it.
         base_dir: where relative paths start.
     """
-    is_url = reference.startswith(_SCHEMES)
-    if not is_url and (not _ID.fullmatch(reference) or _is_of_a_run(reference)):
+    check_no_url_of_hub(reference)
+    if not _ID.fullmatch(reference) or _is_of_a_run(reference):
         return
-    if not is_url and Location.parse(reference, base_dir).exists():
-        return
-    name = reference.rstrip("/").rpartition("/")[2]
-    raise ArtifactError(
-        f"{what} is {reference!r}, which is no folder here and reads like an id on the Hugging "
-        "Face Hub; nothing is downloaded while a job runs. Fetch it first (hf download "
-        f"{reference} --local-dir {name}) and give that folder"
+    if not Location.parse(reference, base_dir).exists():
+        raise _not_downloaded(f"{what} is {reference!r}, which is no folder here and", reference)
+
+
+def check_no_url_of_hub(reference: str) -> None:
+    """Raises ArtifactError for a URL of the Hub, whatever lies on the disk."""
+    if reference.startswith(_SCHEMES):
+        raise _not_downloaded(repr(reference), reference)
+
+
+def _not_downloaded(which: str, reference: str) -> ArtifactError:
+    # The last two parts of a URL are the id.
+    wanted = "/".join(reference.rpartition("://")[2].rstrip("/").split("/")[-2:])
+    name = wanted.rpartition("/")[2]
+    return ArtifactError(
+        f"{which} reads like an id on the Hugging Face Hub; nothing is downloaded while a job "
+        f"runs. Fetch it first (hf download {wanted} --local-dir {name}) and give that folder"
     )
 
 

@@ -53,10 +53,10 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
     if reference.startswith("python:"):
         location = locate_in_package(reference)
     else:
+        check_no_hub_id("a model", reference, base_dir)
         artifact = resolve_artifact(reference, storage, base_dir)
         if artifact is not None:
             return _checked(reference, base_of(artifact))
-        check_no_hub_id("a model", reference, base_dir)
         location = Location.parse(reference, base_dir)
     _check_is_finished(reference, location)
     if not (location / "config.json").exists():
