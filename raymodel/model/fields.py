@@ -61,6 +61,7 @@ def is_plain(architecture: str, fields: Mapping[str, Any]) -> bool:
         # Kinder than transformers is not needed: what fails here is asked about.
         and fields["hidden_size"] % (2 * fields["num_attention_heads"]) == 0
         and fields.get("head_dim", 2) % 2 == 0  # a rotary embedding turns pairs
+        and (architecture != "qwen2" or "head_dim" not in fields)
         and (architecture == "llama" or "num_key_value_heads" in fields)
     )
 
