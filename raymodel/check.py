@@ -12,28 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from raymodel.errors import SpecError, UserError
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.job import Job
 from raymodel.model.examine import Question, examine
 from raymodel.model.fields import find_wrong_fields
 from raymodel.model.presets import resolve_model
-from raymodel.spec.base import OPERATIONAL
-from raymodel.spec.document import Path, dotted
-from raymodel.spec.fields import find_field, nearest, walk_fields
+from raymodel.spec.document import Path
+from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
-from raymodel.spec.problems import Problem, find_problems, spec_error
+from raymodel.spec.problems import Problem, spec_error
 from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
-from raymodel.train.spec import FinetuneSpec, TrainSpec
-from raymodel.train.support import Trained, find_unsupported
-from raymodel.tune.space import adapters_of, apply_setting
-from raymodel.tune.spec import SearchSpec
-
-# Fields of `finetune:` that all trials share: the examples are prepared once, before the sweep.
-SETTLED = {"task", "sources", "clean", "holdout", "max_length", "base", "sweep"}
+from raymodel.train.spec import TrainSpec
+from raymodel.train.support import SEQUENCE, TENSOR, Trained, find_unsupported
+from raymodel.tune.check import check_sweep
+from raymodel.tune.space import adapters_of
 
 
 def check_job(loaded: LoadedJob) -> None:
@@ -161,9 +155,8 @@ def check_parallel(job: Job) -> Iterator[Problem]:
         architecture, config = resolve_model(job.pretrain.model)
     except SpecError:
         return  # told by check_model
-    if any(find_wrong_fields(config)) or not config.get("num_attention_heads"):
-        return  # told by check_model; or heads are the architecture's own, see check_built
-    yield from _layout_problems(job, architecture, config)
+    if not any(find_wrong_fields(config)):  # told by check_model
+        yield from _layout_problems(job, architecture, config)
 
 
 def check_built(job: Job) -> Iterator[Problem]:
@@ -193,6 +186,8 @@ def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> 
     from raymodel.tasks import get_task
 
     assert job.pretrain is not None, "the caller looked"
+    if architecture in (*TENSOR, *SEQUENCE) and not config.get("num_attention_heads"):
+        return  # its own default, which check_built knows
     length = job.prepare.sequence_length if job.prepare else None
     trained: list[tuple[str, TrainSpec, str]] = [("pretrain", job.pretrain, job.pretrain.objective)]
     if job.finetune is not None and job.finetune.base is None:
@@ -209,34 +204,25 @@ def check_measures(job: Job) -> Iterator[Problem]:
         return
     from raymodel.tasks import get_task
 
-    known = get_task(job.task).measures
+    task = get_task(job.task)
+    known, of_examples = task.measures, task.example_measures
     taken = job.evaluate.metrics
     for i, name in enumerate(taken):
         if name not in known:
             rule = f"{name!r} is not a measure of {job.task}, which has {', '.join(known)}"
             yield Problem(("evaluate", "metrics", i), rule)
-    gated = (*taken, *(TEXT_PREFIX + name for name in taken if job.pretrain is not None))
+        elif name in of_examples and job.finetune is None:
+            others = ", ".join(each for each in known if each not in of_examples)
+            rule = f"{name!r} compares answers with those of examples, which only `finetune` has"
+            yield Problem(("evaluate", "metrics", i), f"{rule}; of plain text take {others}")
+    of_text = [name for name in taken if name not in of_examples and job.pretrain is not None]
+    gated = (*taken, *(TEXT_PREFIX + name for name in of_text))
     for gate in job.evaluate.gates:
         if gate not in gated:
             close = nearest(gate, gated)
             rule = f"the gate is on {gate!r}, which is not measured; "
             fix = f"did you mean {close!r}?" if close else f"add {gate!r} to evaluate.metrics"
             yield Problem(("evaluate", "gates", gate), rule + fix)
-
-
-def check_sweep(job: Job) -> Iterator[Problem]:
-    """What a sweep searches are fields of `finetune:`, and every bound is a value of its field."""
-    if job.finetune is None or job.finetune.sweep is None:
-        return
-    sweep = job.finetune.sweep
-    here: Path = ("finetune", "sweep")
-    message = _wrong_workers(job.finetune, sweep.workers_per_trial)
-    if message:
-        yield Problem((*here, "workers_per_trial"), message)
-    for name, search in sweep.search.items():
-        message = _wrong_name(name) or _wrong_value(job.finetune, name, search)
-        if message:
-            yield Problem((*here, "search", name), message)
 
 
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
@@ -249,57 +235,3 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sweep,
     check_measures,
 )
-
-
-def _wrong_workers(finetune: FinetuneSpec, workers: int) -> str | None:
-    try:
-        replicas = finetune.parallel.data_workers(workers)
-    except SpecError as error:
-        return f"finetune.{error}"
-    if finetune.global_batch % replicas:
-        return (
-            f"finetune.global_batch of {finetune.global_batch} cannot be divided by {workers} "
-            "workers; change one of the two"
-        )
-    return None
-
-
-def _wrong_name(name: str) -> str | None:
-    known = _searchable()
-    if name in known:
-        return None
-    field = find_field(FinetuneSpec, tuple(name.split(".")))
-    inside = [path for path in known if path.startswith(f"{name}.")]
-    if field is not None and inside:
-        return f"{name!r} is a section; search one of its fields: {', '.join(inside)}"
-    if field is not None:
-        return f"{name!r} cannot make one trial better than another; fields: {', '.join(known)}"
-    leaves = {path.rpartition(".")[2]: path for path in known}
-    close = nearest(name, known) or leaves.get(nearest(name, leaves) or "")
-    suggestion = f"did you mean {close!r}?" if close else f"fields: {', '.join(known)}"
-    return f"{name!r} is not a field of finetune; {suggestion}"
-
-
-def _searchable() -> list[str]:
-    """Dotted paths of the fields of `finetune:` that can differ from trial to trial."""
-    fixed = {
-        name for name, info in FinetuneSpec.model_fields.items() if OPERATIONAL in info.metadata
-    }
-    paths = (path for path in walk_fields(FinetuneSpec) if path[0] not in fixed | SETTLED)
-    found = ((path, find_field(FinetuneSpec, path)) for path in paths)
-    return [dotted(path) for path, field in found if field and field.section is None]
-
-
-def _wrong_value(finetune: FinetuneSpec, name: str, search: SearchSpec) -> str | None:
-    if name.startswith("adapter.") and finetune.adapter is None:
-        return "no adapter is trained; add `finetune.adapter`, or do not search its fields"
-    values: tuple[Any, ...] = search.choice or search.uniform or search.loguniform or ()
-    for value in values:
-        try:
-            apply_setting(finetune, {name: value})
-        except ValidationError as error:
-            problem = find_problems(error, FinetuneSpec, finetune.to_dict())[0]
-            advice = "" if search.choice else "; a field of whole numbers takes `choice`"
-            whole = "whole number" in problem.message
-            return problem.message + (advice if whole else "")
-    return None

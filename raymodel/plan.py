@@ -25,6 +25,7 @@ from raymodel.errors import (
 from raymodel.job import Job
 from raymodel.model.count import COUNTED, can_count
 from raymodel.model.examine import Question, examine
+from raymodel.model.fields import NEEDED
 from raymodel.model.presets import resolve_model
 from raymodel.model.shape import ModelShape
 from raymodel.preflight import Inputs, look_at_inputs
@@ -306,6 +307,12 @@ def _shape(architecture: str, config: Mapping[str, Any], **more: Any) -> ModelSh
         raise NotPlannedError(
             f"there is no formula yet for the size and the memory of a {architecture} model; "
             f"there is one for {', '.join(COUNTED)}. It can be trained all the same"
+        )
+    unknown = [name for name in NEEDED if not config.get(name)]
+    if unknown:
+        raise NotPlannedError(
+            f"{', '.join(unknown)} of the model are what transformers makes them, which is not "
+            "installed here; write them below model.config, or plan where it is"
         )
     return ModelShape.of(architecture, config, **more)
 

@@ -143,6 +143,10 @@ def _here(here: Path, ask_here: list[Any]) -> None:
         (job(serve={"model": "s3://"}), "serve.model: 's3://' names no bucket"),
         (finetuning(holdout=0), "finetune.holdout: 0 leaves no documents"),
         (finetuning(holdout="100%"), "finetune.holdout: 100%"),
+        (
+            pretraining() | {"evaluate": {"metrics": ["perplexity", "bleu"]}},
+            "evaluate.metrics.1: 'bleu' compares answers with those of examples, which only",
+        ),
         (with_config("foo"), "there is no architecture 'foo'"),
         (with_config("lama"), "did you mean 'llama'?"),
         (with_config("vit"), "builds no vit model as AutoModelForCausalLM"),
@@ -399,6 +403,22 @@ def test_all_wrong_inputs_come_at_once(capsys):
     assert codes(content, capsys)["run"] == 2
     assert errors[-1].startswith("error: 2 inputs of the job are wrong\nfinetune: ")
     assert "\nserve: " in errors[-1]
+
+
+def test_a_machine_without_transformers_submits_and_says_what_it_does_not_know(
+    capsys, monkeypatch, ask_here
+):
+    from raymodel.model import examine
+
+    monkeypatch.setattr(examine, "_can_ask", lambda: False)
+    content = with_config("gpt2") | {"finetune": FINETUNE | {"base": "llama"}}
+    Path("job.yaml").write_text(yaml.safe_dump(content))
+    assert [cli.main([command, "job.yaml"]) for command in ("check", "plan")] == [0, 0]
+    sparse = pretraining({"architecture": "llama", "config": {"hidden_size": 64}})
+    Path("job.yaml").write_text(yaml.safe_dump(sparse))
+    assert cli.main(["plan", "job.yaml"]) == 0
+    assert "which is not installed here" in capsys.readouterr().out
+    assert ask_here == []
 
 
 def test_a_model_without_a_formula_is_one_line_of_the_plan(capsys):

@@ -92,4 +92,5 @@ class PrepareSpec(Spec):
     sequence_length: Count = Field(gt=1)
     """Tokens in a row. Documents are packed end to end, each closed by an end-of-text token."""
     holdout: Fraction = 0.01
-    """Share of the documents that training never sees, chosen by a hash of the document."""
+    """Share of the documents that training never sees, chosen by a hash of the document. Above 0
+    where this job trains on them, since it is validated on these."""

@@ -27,7 +27,8 @@ MAX_LAYERS = 1000
 """The deepest Transformer known (arXiv:2203.00555); more would be outlined for minutes."""
 
 _PLAIN_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-_NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+"""Without these the size of a model is not known."""
 _FLOATS = ("rms_norm_eps", "rope_theta", "initializer_range")
 
 
@@ -53,7 +54,7 @@ def is_plain(architecture: str, fields: Mapping[str, Any]) -> bool:
     """
     return (
         architecture in _PLAIN_FAMILIES
-        and set(_NEEDED) <= set(fields) <= {*SIZES, *_FLOATS, "tie_word_embeddings"}
+        and set(NEEDED) <= set(fields) <= {*SIZES, *_FLOATS, "tie_word_embeddings"}
         and not any(find_wrong_fields(fields))
         and all(fields[name] is not None for name in fields)
         and isinstance(fields.get("tie_word_embeddings", False), bool)

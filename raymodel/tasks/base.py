@@ -55,6 +55,9 @@ class Task(ABC):
     """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full."""
     measures: ClassVar[tuple[str, ...]]
     """Names that `evaluate.metrics` may ask of this task."""
+    example_measures: ClassVar[tuple[str, ...]] = ()
+    """Those of `measures` that compare answers with the ones of examples, which plain text has
+    not."""
     cuts_rows: ClassVar[bool] = False
     """Whether it has a `sequence_part`, so that several workers can share a row."""
 

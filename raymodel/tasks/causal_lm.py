@@ -28,6 +28,7 @@ class CausalLM(Task):
     auto_class = "AutoModelForCausalLM"
     peft_task = "CAUSAL_LM"
     measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
+    example_measures = ("bleu", "chrf")
     cuts_rows = True
 
     def check_model(self, config: PretrainedConfig) -> None:
@@ -181,7 +182,7 @@ class CausalLM(Task):
         if {"perplexity", "bits_per_byte"} & set(measures):
             metrics |= measure_likelihood(self, model, tokenizer, rows, limits.get("batch_rows", 8))
         samples: tuple[Sample, ...] = ()
-        if {"bleu", "chrf"} & set(measures) and "prompt_length" in rows:
+        if set(self.example_measures) & set(measures) and "prompt_length" in rows:
             scores, samples = measure_answers(model, tokenizer, rows, limits)
             metrics |= scores
         chosen = {name: metrics[name] for name in measures if name in metrics}

@@ -224,12 +224,13 @@ class FinetuneSpec(TrainSpec):
     clean: CleanSpec = CleanSpec()
     """What to keep."""
     holdout: Fraction = 0.05
-    """Share of the documents kept for evaluation, chosen by a hash of the document."""
+    """Share of the documents kept for evaluation, chosen by a hash of the document. Above 0, since
+    training is validated on them."""
     max_length: Count = Field(default=512, gt=1)
     """Longest example in tokens; longer ones are cut. By default 512, or what the base can take."""
     base: str | None = None
     """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
-    default this job's `pretrain`."""
+    default this job's `pretrain`. Nothing is downloaded: an id of the Hub is no folder."""
     adapter: AdapterSpec | None = None
     """Train an adapter and merge it at the end; by default all weights are trained."""
     sweep: Annotated[SweepSpec | None, "sweep"] = None
