@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from raymodel.data.spec import PrepareSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.job import Job
@@ -24,7 +25,7 @@ from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
 from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
-from raymodel.train.spec import TrainSpec
+from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.support import SEQUENCE, TENSOR, Trained, find_unsupported
 from raymodel.tune.check import check_sweep
 from raymodel.tune.space import adapters_of
@@ -66,7 +67,8 @@ def check_places(job: Job) -> Iterator[Problem]:
 def _places(job: Job) -> Iterator[tuple[Path, str]]:
     yield ("storage",), job.storage
     for stage in ("prepare", "finetune"):
-        for i, source in enumerate(spec.sources if (spec := getattr(job, stage)) else ()):
+        spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
+        for i, source in enumerate(spec.sources if spec else ()):
             yield (stage, "sources", i, "path"), source.path
     if job.prepare and job.prepare.tokenizer.load:
         yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load

@@ -244,6 +244,8 @@ class _Look:
     def _judge_base(self, answer: Answer) -> None:
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
+        if not answer.config:
+            return  # nobody here could tell
         length = spec.max_length_for(answer.config.get("max_position_embeddings"))
         architecture = str(answer.config.get("model_type"))
         model = Trained(architecture, answer.config, get_task(spec.task).cuts_rows, length)

@@ -79,7 +79,7 @@ class Question:
         if self.folder is not None:
             files = [[e.name, e.bytes, e.changed_ns] for e in self.folder.walk()]
         versions = [__version__, *(_version(name) for name in ("transformers", "peft"))]
-        data = json.dumps([_FORMAT, versions, files, self.to_dict()], sort_keys=True)
+        data = json.dumps([_FORMAT, versions, files, self.to_dict()], sort_keys=True, default=str)
         return hashlib.sha256(data.encode()).hexdigest()[:32]
 
 
@@ -133,14 +133,20 @@ def _examine(questions: Sequence[Question]) -> list[Answer]:
 def ask_apart(questions: Sequence[Question]) -> list[dict[str, Any]]:
     """Asks a process of its own, which takes seconds, and says so."""
     sys.stderr.write("asking transformers about the model, once for each change of it …\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "raymodel.model.examiner"],
-        input=json.dumps([question.to_dict() for question in questions]),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=_environment(),
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "raymodel.model.examiner"],
+            input=json.dumps([question.to_dict() for question in questions], default=str),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env=_environment(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RaymodelError(
+            f"the model cannot be outlined in {TIMEOUT_S:g} s, which takes seconds on a machine "
+            "that has two free cores; make it smaller, or try again when there are"
+        ) from error
     if done.returncode:
         told = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise RaymodelError(

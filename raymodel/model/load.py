@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
@@ -93,7 +93,8 @@ def fit_tokenizer(
     Raises:
         ArtifactError: the tokenizer is another model's, or lacks what the task needs.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
     ids = _usable_ids(tokenizer)
     if ids > rows:
         raise ArtifactError(
@@ -117,7 +118,7 @@ def _usable_ids(tokenizer: PreTrainedTokenizerBase) -> int:
     special = set(tokenizer.all_special_tokens) - in_text
     for token_id, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
         if token.special and str(token) not in in_text:
-            special.add(tokenizer.convert_ids_to_tokens(token_id))
+            special.add(str(tokenizer.convert_ids_to_tokens(token_id)))
     return max((i + 1 for t, i in tokenizer.get_vocab().items() if t not in special), default=0)
 
 
@@ -206,7 +207,7 @@ def _generation_config(folder: Path) -> transformers.GenerationConfig:
     )
 
 
-def _cannot_load(folder: Path | Location, task: Task, error: Exception) -> ArtifactError:
+def _cannot_load(folder: str | Path | Location, task: Task, error: Exception) -> ArtifactError:
     return ArtifactError(
         f"{folder} cannot be loaded as {task.auto_class}: {first_line(error)} "
         "(its config.json must name an architecture for this task, and its weights must be "

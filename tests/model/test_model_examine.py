@@ -84,6 +84,12 @@ def test_an_examiner_that_dies_is_an_error_in_its_words(monkeypatch):
         examine([GPT2])
 
 
+def test_an_examiner_that_does_not_end_is_an_error_too(monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.01)
+    with pytest.raises(RaymodelError, match=r"cannot be outlined in 0\.01 s"):
+        examine([GPT2])
+
+
 # ---- what needs no asking ------------------------------------------------------------------------
 
 

@@ -203,6 +203,28 @@ def test_what_pads_the_rows_is_what_the_trained_model_takes_for_padding(decoder)
     assert model.config.pad_token_id == 0
 
 
+def test_a_trained_classifier_keeps_what_its_rows_were_padded_with(decoder):
+    from types import SimpleNamespace
+
+    from raymodel.train.network import build_network
+    from raymodel.train.spec import FinetuneSpec
+
+    spec = FinetuneSpec.model_validate(
+        {
+            "task": "text_classification",
+            "sources": [{"path": "a", "label": "label"}],
+            "global_batch": 2,
+            "duration": "1 step",
+        }
+    )
+    place = Location.parse(str(decoder))
+    work = SimpleNamespace(spec=spec, base=place, seed=0)
+    task = get_task("text_classification")(("no", "yes"))
+    network = build_network(work, task, SimpleNamespace(tokenizer=place))
+    assert network.plain.config.pad_token_id == 0
+    assert network.module.config.pad_token_id == 0
+
+
 def test_a_classifier_that_nothing_can_pad_is_refused_by_all(decoder):
     tokenizer = open_tokenizer(Location.parse(str(decoder)))
     tokenizer.eos_token = None
