@@ -1,48 +1,43 @@
-"""Checks of a job that no single section can make: they ask the tasks and the presets.
+"""Checks of a job that no single section can make: they ask the tasks, the presets, transformers.
 
-Nothing here loads torch, ray, transformers or pyarrow, and nothing touches a disk or a cluster:
-what `raymodel check` accepts can still meet a missing file or too small a cluster when it runs.
+Nothing here loads torch, ray, transformers or pyarrow, and nothing touches the job's data or a
+cluster: what `raymodel check` accepts can still meet a missing file (`preflight.py` looks, when the
+job runs) or too small a cluster. What only transformers knows of a model a process of its own is
+asked, once for each change of the model, and only where all else is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from pydantic import ValidationError
-
-from raymodel.errors import SpecError
+from raymodel.data.spec import PrepareSpec
+from raymodel.errors import SpecError, UserError
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.job import Job
-from raymodel.spec.base import OPERATIONAL
-from raymodel.spec.document import Path, dotted
-from raymodel.spec.fields import find_field, nearest, walk_fields
+from raymodel.model.examine import Question, examine
+from raymodel.model.fields import find_wrong_fields
+from raymodel.model.presets import resolve_model
+from raymodel.spec.document import Path
+from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
-from raymodel.spec.problems import Problem, find_problems, spec_error
+from raymodel.spec.problems import Problem, spec_error
+from raymodel.storage.hub import check_no_url_of_hub
+from raymodel.storage.uri import Location
 from raymodel.tasks.template import check_template
 from raymodel.train.spec import FinetuneSpec, TrainSpec
-from raymodel.train.support import Trained, find_unsupported
-from raymodel.tune.space import apply_setting
-from raymodel.tune.spec import SearchSpec
-
-# Fields of `finetune:` that all trials share: the examples are prepared once, before the sweep.
-SETTLED = {
-    "task",
-    "sources",
-    "clean",
-    "holdout",
-    "max_left_out",
-    "max_length",
-    "base",
-    "sweep",
-}
+from raymodel.train.support import SEQUENCE, TENSOR, Trained, find_unsupported
+from raymodel.tune.check import check_sweep
+from raymodel.tune.space import adapters_of
 
 
 def check_job(loaded: LoadedJob) -> None:
     """Raises SpecError, one line a problem, when the stages of a job do not fit together."""
-    problems = [problem for check in CHECKS for problem in check(loaded.job)]
-    if problems:
-        raise spec_error(problems, loaded.positions)
+    for checks in (CHECKS, (check_built,)):
+        problems = [problem for check in checks for problem in check(loaded.job)]
+        if problems:
+            raise spec_error(problems, loaded.positions)
 
 
 def check_sources(job: Job) -> Iterator[Problem]:
@@ -64,16 +59,82 @@ def check_sources(job: Job) -> Iterator[Problem]:
             yield Problem(("finetune", "sources", i), str(error))
 
 
-def check_preset(job: Job) -> Iterator[Problem]:
-    """The preset of the model to pretrain exists."""
+def check_places(job: Job) -> Iterator[Problem]:
+    """Each place that the job names is written as one: a path, or a URI of a known scheme."""
+    for path, place in _places(job):
+        try:
+            check_no_url_of_hub(place)
+            if not place.startswith("python:"):
+                Location.parse(place)
+        except UserError as error:
+            yield Problem(path, str(error))
+
+
+def _places(job: Job) -> Iterator[tuple[Path, str]]:
+    yield ("storage",), job.storage
+    for stage in ("prepare", "finetune"):
+        spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
+        for i, source in enumerate(spec.sources if spec else ()):
+            yield (stage, "sources", i, "path"), source.path
+    if job.prepare and job.prepare.tokenizer.load:
+        yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load
+    if job.pretrain and isinstance(job.pretrain.data, str):
+        yield ("pretrain", "data"), job.pretrain.data
+    elif job.pretrain and job.pretrain.data:
+        for i, dataset in enumerate(job.pretrain.data):
+            yield ("pretrain", "data", i, "path"), dataset.path
+    if job.finetune and job.finetune.base:
+        yield ("finetune", "base"), job.finetune.base
+    if job.serve and job.serve.model:
+        yield ("serve", "model"), job.serve.model
+
+
+def check_model(job: Job) -> Iterator[Problem]:
+    """The preset of the model to pretrain exists, and its sizes are some that a model can have."""
     if job.pretrain is None:
         return
-    from raymodel.model.presets import resolve_model
-
     try:
-        resolve_model(job.pretrain.model)
+        _, fields = resolve_model(job.pretrain.model)
     except SpecError as error:
         yield Problem(("pretrain", "model", "preset"), str(error))
+        return
+    here: Path = ("pretrain", "model", "config")
+    wrong = list(find_wrong_fields(fields))
+    for name, why in wrong:
+        yield Problem((*here, name), why)
+    if wrong or job.prepare is None or job.pretrain.data is not None:
+        return
+    needed = {
+        "vocab_size": (job.prepare.tokenizer.vocab_size, "prepare.tokenizer.vocab_size"),
+        "max_position_embeddings": (job.prepare.sequence_length, "prepare.sequence_length"),
+    }
+    for name, (size, origin) in needed.items():
+        if size is not None and fields.get(name, size) < size:
+            yield Problem(
+                (*here, name),
+                f"{fields[name]} is less than {origin}, {size}; leave it out, or give at least "
+                "that",
+            )
+
+
+def check_holdouts(job: Job) -> Iterator[Problem]:
+    """What is trained has rows to train on, and some to validate it on."""
+    if job.prepare is not None:
+        trains = job.pretrain is not None and job.pretrain.data is None
+        yield from _wrong_holdout("prepare", job.prepare.holdout, trains=trains)
+    if job.finetune is not None:
+        yield from _wrong_holdout("finetune", job.finetune.holdout, trains=True)
+
+
+def _wrong_holdout(stage: str, holdout: float, *, trains: bool) -> Iterator[Problem]:
+    if holdout >= 1:
+        yield Problem((stage, "holdout"), "100% of the documents leave none to train on; lower it")
+    elif trains and holdout <= 0:
+        yield Problem(
+            (stage, "holdout"),
+            "0 leaves no documents to validate the training on, and none to evaluate; give a "
+            "share, such as 1%",
+        )
 
 
 def check_lengths(job: Job) -> Iterator[Problem]:
@@ -94,17 +155,47 @@ def check_lengths(job: Job) -> Iterator[Problem]:
 def check_parallel(job: Job) -> Iterator[Problem]:
     """The model to pretrain, and to fine-tune after that, can be spread as the job says.
 
-    What a base folder holds is seen by the workers.
+    What a base folder holds, `preflight.py` sees.
     """
     if job.pretrain is None:
         return
-    from raymodel.model.presets import resolve_model
-    from raymodel.tasks import get_task
-
     try:
         architecture, config = resolve_model(job.pretrain.model)
     except SpecError:
-        return  # told by check_preset
+        return  # told by check_model
+    if not any(find_wrong_fields(config)):  # told by check_model
+        yield from _layout_problems(job, architecture, config)
+
+
+def check_built(job: Job) -> Iterator[Problem]:
+    """The model to pretrain can be built, does its tasks, and takes the adapter of the job."""
+    if job.pretrain is None:
+        return
+    architecture, fields = resolve_model(job.pretrain.model)
+    model = Question(task=job.pretrain.objective, architecture=architecture, fields=fields)
+    questions = [model]
+    if job.finetune is not None and job.finetune.base is None:
+        adapters = adapters_of(job.finetune)
+        questions.append(replace(model, task=job.finetune.task, adapters=adapters))
+    answers = examine(questions)
+    places = {
+        "config": ("pretrain", "model", "config"),
+        "adapter": ("finetune", "adapter"),
+    }
+    seen = [problem for answer in answers for problem in answer.problems]
+    for subject, message in dict.fromkeys(seen):
+        kind, _, name = subject.partition(".")
+        yield Problem((*places[kind], *([name] if name else [])), message)
+    if not seen:
+        yield from _layout_problems(job, architecture, answers[0].config)
+
+
+def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    from raymodel.tasks import get_task
+
+    assert job.pretrain is not None, "the caller looked"
+    if architecture in (*TENSOR, *SEQUENCE) and not config.get("num_attention_heads"):
+        return  # its own default, which check_built knows
     length = job.prepare.sequence_length if job.prepare else None
     trained: list[tuple[str, TrainSpec, str]] = [("pretrain", job.pretrain, job.pretrain.objective)]
     if job.finetune is not None and job.finetune.base is None:
@@ -121,13 +212,19 @@ def check_measures(job: Job) -> Iterator[Problem]:
         return
     from raymodel.tasks import get_task
 
-    known = get_task(job.task).measures
+    task = get_task(job.task)
+    known, of_examples = task.measures, task.example_measures
     taken = job.evaluate.metrics
     for i, name in enumerate(taken):
         if name not in known:
             rule = f"{name!r} is not a measure of {job.task}, which has {', '.join(known)}"
             yield Problem(("evaluate", "metrics", i), rule)
-    gated = (*taken, *(TEXT_PREFIX + name for name in taken if _measures_text(job)))
+        elif name in of_examples and job.finetune is None:
+            others = ", ".join(each for each in known if each not in of_examples)
+            rule = f"{name!r} compares answers with those of examples, which only `finetune` has"
+            yield Problem(("evaluate", "metrics", i), f"{rule}; of plain text take {others}")
+    of_text = [name for name in taken if name not in of_examples and _measures_text(job)]
+    gated = (*taken, *(TEXT_PREFIX + name for name in of_text))
     for gate in job.evaluate.gates:
         if gate not in gated:
             close = nearest(gate, gated)
@@ -144,80 +241,13 @@ def _measures_text(job: Job) -> bool:
     return finetune.task == pretrain.objective
 
 
-def check_sweep(job: Job) -> Iterator[Problem]:
-    """What a sweep searches are fields of `finetune:`, and every bound is a value of its field."""
-    if job.finetune is None or job.finetune.sweep is None:
-        return
-    sweep = job.finetune.sweep
-    here: Path = ("finetune", "sweep")
-    message = _wrong_workers(job.finetune, sweep.workers_per_trial)
-    if message:
-        yield Problem((*here, "workers_per_trial"), message)
-    for name, search in sweep.search.items():
-        message = _wrong_name(name) or _wrong_value(job.finetune, name, search)
-        if message:
-            yield Problem((*here, "search", name), message)
-
-
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
-    check_preset,
+    check_places,
+    check_model,
+    check_holdouts,
     check_lengths,
     check_parallel,
     check_sweep,
     check_measures,
 )
-
-
-def _wrong_workers(finetune: FinetuneSpec, workers: int) -> str | None:
-    try:
-        replicas = finetune.parallel.data_workers(workers)
-    except SpecError as error:
-        return f"finetune.{error}"
-    if finetune.global_batch % replicas:
-        return (
-            f"finetune.global_batch of {finetune.global_batch} cannot be divided by {workers} "
-            "workers; change one of the two"
-        )
-    return None
-
-
-def _wrong_name(name: str) -> str | None:
-    known = _searchable()
-    if name in known:
-        return None
-    field = find_field(FinetuneSpec, tuple(name.split(".")))
-    inside = [path for path in known if path.startswith(f"{name}.")]
-    if field is not None and inside:
-        return f"{name!r} is a section; search one of its fields: {', '.join(inside)}"
-    if field is not None:
-        return f"{name!r} cannot make one trial better than another; fields: {', '.join(known)}"
-    leaves = {path.rpartition(".")[2]: path for path in known}
-    close = nearest(name, known) or leaves.get(nearest(name, leaves) or "")
-    suggestion = f"did you mean {close!r}?" if close else f"fields: {', '.join(known)}"
-    return f"{name!r} is not a field of finetune; {suggestion}"
-
-
-def _searchable() -> list[str]:
-    """Dotted paths of the fields of `finetune:` that can differ from trial to trial."""
-    fixed = {
-        name for name, info in FinetuneSpec.model_fields.items() if OPERATIONAL in info.metadata
-    }
-    paths = (path for path in walk_fields(FinetuneSpec) if path[0] not in fixed | SETTLED)
-    found = ((path, find_field(FinetuneSpec, path)) for path in paths)
-    return [dotted(path) for path, field in found if field and field.section is None]
-
-
-def _wrong_value(finetune: FinetuneSpec, name: str, search: SearchSpec) -> str | None:
-    if name.startswith("adapter.") and finetune.adapter is None:
-        return "no adapter is trained; add `finetune.adapter`, or do not search its fields"
-    values: tuple[Any, ...] = search.choice or search.uniform or search.loguniform or ()
-    for value in values:
-        try:
-            apply_setting(finetune, {name: value})
-        except ValidationError as error:
-            problem = find_problems(error, FinetuneSpec, finetune.to_dict())[0]
-            advice = "" if search.choice else "; a field of whole numbers takes `choice`"
-            whole = "whole number" in problem.message
-            return problem.message + (advice if whole else "")
-    return None

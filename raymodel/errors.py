@@ -32,6 +32,10 @@ class AccountError(RaymodelError):
     """Records that were read and are not accounted for: a fault of raymodel, not of the data."""
 
 
+class MissingSourceError(SourceError):
+    """Nothing lies where a source or a tokenizer should. Another machine may see it."""
+
+
 class StorageError(UserError):
     """A storage that cannot be reached or written."""
 
@@ -42,6 +46,10 @@ class StorageUnavailableError(RaymodelError, OSError):
 
 class ArtifactError(UserError):
     """An artifact that is missing, cut short, edited, or of an unknown format version."""
+
+
+class MissingArtifactError(ArtifactError):
+    """Nothing lies where a model or dataset should. It may be made yet, or be seen elsewhere."""
 
 
 class ShardError(ArtifactError):

@@ -20,9 +20,10 @@ from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
 from raymodel.observe.text import cell_text, count_text, duration_text, listed, wrapped
+from raymodel.preflight import check_inputs
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
-from raymodel.storage.execution import Execution
+from raymodel.storage.execution import ATTEMPTS_FILE, Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, artifact_text, lock_run, run_of
 from raymodel.storage.uri import Location, check_writable
@@ -162,8 +163,9 @@ def run(
     Raises:
         RaymodelError: with its exit code.
     """
-    quiet_logs(_log_file(job))
     story = story or Story()
+    check_inputs(job, Path.cwd(), story.say)
+    quiet_logs(_log_file(job))
     started = time.monotonic()
     storage = Location.parse(job.storage)
     check_writable(storage)
@@ -356,7 +358,7 @@ def _wait_until_interrupted(p: Pipeline, url: str) -> None:
 
 
 def _count_attempt(location: Location) -> int:
-    file = location / "attempts.json"
+    file = location / ATTEMPTS_FILE
     attempt = 1 + (int(file.read_json()["attempts"]) if file.exists() else 0)
     file.write_json({"attempts": attempt})
     return attempt

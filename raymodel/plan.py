@@ -5,7 +5,7 @@ Exact where a dataset is complete; else an estimate from the sources, which says
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,28 @@ from raymodel.cluster.devices import Fleet
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.sources import resolve_source
 from raymodel.data.spec import PrepareSpec
-from raymodel.errors import RaymodelError, SpecError
+from raymodel.errors import (
+    MissingArtifactError,
+    MissingSourceError,
+    RaymodelError,
+    SpecError,
+    StorageError,
+    StorageUnavailableError,
+)
 from raymodel.job import Job
+from raymodel.model.count import COUNTED, can_count
+from raymodel.model.examine import Question, examine
+from raymodel.model.fields import NEEDED
 from raymodel.model.presets import resolve_model
 from raymodel.model.shape import ModelShape
+from raymodel.preflight import Inputs, look_at_inputs
 from raymodel.progress import Progress, find_progress
 from raymodel.storage.registry import Run, artifact_text
 from raymodel.storage.uri import Location
 from raymodel.train.forecast import Forecast, find_problem, forecast
 from raymodel.train.plan import TrainPlan, plan_training
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
+from raymodel.tune.space import adapters_of
 
 BYTES_PER_TOKEN = 4.0
 """Of raw text, for an estimate before a tokenizer exists: about four characters of English
@@ -52,12 +64,18 @@ class JobPlan:
     progress: Progress
     stages: tuple[StagePlan, ...]
     unplanned: dict[str, str]
-    """Training stage → why nothing can be computed for it."""
+    """Training stage → why nothing can be computed for it, or not yet."""
+    wrong: dict[str, str]
+    """Stage → what is wrong with an input of it, which no waiting mends."""
     fleet: Fleet | None
 
     def check(self) -> None:
-        """Raises SpecError when a stage cannot run on the machines that were named."""
-        problems = [stage.problem for stage in self.stages if stage.problem]
+        """Raises SpecError when a stage has a wrong input, or cannot run on the machines named.
+
+        An input that is not there is no error: it may be made yet, or be seen by the cluster only.
+        """
+        problems = [f"{stage}: {why}" for stage, why in self.wrong.items()]
+        problems += [stage.problem for stage in self.stages if stage.problem]
         if problems:
             raise SpecError("\n".join(problems))
 
@@ -70,19 +88,38 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         base_dir: where relative paths start.
         fleet: the machines to plan for; None plans for what the job asks of any cluster.
     """
+    inputs = look_at_inputs(job, base_dir)
     progress = find_progress(job, base_dir)
-    stages, unplanned = [], {}
+    stages, unplanned, wrong = [], {}, inputs.wrong()
     for name in ("pretrain", "finetune"):
         spec: TrainSpec | None = getattr(job, name)
-        if spec is None:
+        if spec is None or name in wrong:
             continue
         try:
-            stages.append(_Stage(job, base_dir, fleet, progress).plan(name, spec))
-        except RaymodelError as error:
+            stages.append(_Stage(job, base_dir, fleet, progress, inputs).plan(name, spec))
+        except NOT_THERE as error:
             unplanned[name] = str(error)
+        except RaymodelError as error:
+            wrong[name] = str(error)
     return JobPlan(
-        job=job, progress=progress, stages=tuple(stages), unplanned=unplanned, fleet=fleet
+        job=job,
+        progress=progress,
+        stages=tuple(stages),
+        unplanned=unplanned,
+        wrong=wrong,
+        fleet=fleet,
     )
+
+
+class NotPlannedError(RaymodelError):
+    """Nothing can be computed for a stage, though nothing is wrong with it."""
+
+
+NOT_THERE = (
+    *(NotPlannedError, MissingSourceError, MissingArtifactError, StorageError),
+    StorageUnavailableError,
+)
+"""No error of a plan: what is meant may be made yet, or be seen by the cluster only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +149,7 @@ class _Stage:
     base_dir: Path
     fleet: Fleet | None
     progress: Progress
+    inputs: Inputs
 
     def plan(self, name: str, spec: TrainSpec) -> StagePlan:
         if isinstance(spec, PretrainSpec):
@@ -166,7 +204,7 @@ class _Stage:
         prepare = self.job.prepare
         if prepare is None:
             why = self.progress.unknown.get("prepare", "no such dataset")
-            raise SpecError(f"nothing is known of pretrain.data ({why})")
+            raise NotPlannedError(f"nothing is known of pretrain.data ({why})")
         tokens = _estimate_tokens(prepare, self.base_dir)
         length = prepare.sequence_length
         words = "not prepared, and its sources cannot be read from here"
@@ -207,9 +245,12 @@ class _Stage:
 
     def _pretrained(self, data: _Data) -> ModelShape:
         assert self.job.pretrain is not None, "the caller looked"
-        architecture, fields = resolve_model(self.job.pretrain.model)
+        spec = self.job.pretrain
+        architecture, fields = resolve_model(spec.model)
         sizes = {"vocab_size": data.vocab_size, "max_position_embeddings": data.row_tokens}
-        return ModelShape.of(architecture, sizes | fields)
+        question = Question(task=spec.objective, architecture=architecture, fields=fields)
+        [answer] = examine([question])  # whose defaults matter where the job says nothing
+        return _shape(architecture, {**answer.config, **sizes, **fields})
 
     def _tuned(self, spec: FinetuneSpec) -> ModelShape:
         architecture, config = self._base_config()
@@ -217,19 +258,20 @@ class _Stage:
         if spec.task == "text_classification":
             artifact = self.progress.complete.get("examples")
             labels = len(artifact.content["labels"]) if artifact else 2
-        return ModelShape.of(
-            architecture, config, num_labels=labels, adapter=_largest_adapter(spec)
-        )
+        adapter = next(iter(adapters_of(spec)), None)
+        return _shape(architecture, config, num_labels=labels, adapter=adapter)
 
     def _base_config(self) -> tuple[str, dict[str, Any]]:
         base = self.progress.base
         if base is not None:
             config = (base.location / "config.json").read_json()
+            if self.inputs.base is not None:  # with the defaults that the folder leaves out
+                config |= self.inputs.base.config
             return config["model_type"], config
         assert self.job.finetune is not None, "the caller looked"
         if self.job.pretrain is None or self.job.finetune.base is not None:
             why = self.progress.unknown.get("finetune", "it is not there")
-            raise SpecError(f"nothing is known of finetune.base ({why})")
+            raise NotPlannedError(f"nothing is known of finetune.base ({why})")
         shape = self._pretrained(self._packed(self.job.pretrain))
         return shape.architecture, dict(shape.config)
 
@@ -262,14 +304,19 @@ def _estimate_tokens(prepare: PrepareSpec, base_dir: Path) -> float | None:
     return sum(sizes) * (1 - prepare.holdout) / BYTES_PER_TOKEN
 
 
-def _largest_adapter(spec: FinetuneSpec) -> Any:
-    """The adapter; in a sweep over its rank the one with the highest."""
-    adapter = spec.adapter
-    search = spec.sweep.search.get("adapter.lora.rank") if spec.sweep else None
-    if adapter is None or search is None or not search.choice:
-        return adapter
-    rank = max(search.choice)
-    return adapter.model_copy(update={"lora": adapter.lora.model_copy(update={"rank": rank})})
+def _shape(architecture: str, config: Mapping[str, Any], **more: Any) -> ModelShape:
+    if not can_count(architecture):
+        raise NotPlannedError(
+            f"there is no formula yet for the size and the memory of a {architecture} model; "
+            f"there is one for {', '.join(COUNTED)}. It can be trained all the same"
+        )
+    unknown = [name for name in NEEDED if not config.get(name)]
+    if unknown:
+        raise NotPlannedError(
+            f"{', '.join(unknown)} of the model are what transformers makes them, which is not "
+            "installed here; write them below model.config, or plan where it is"
+        )
+    return ModelShape.of(architecture, config, **more)
 
 
 def stage_states(plan: JobPlan) -> Iterator[tuple[str, str]]:

@@ -48,6 +48,9 @@ def _lines(plan: JobPlan) -> Iterator[str]:
     for name, why in plan.unplanned.items():
         yield ""
         yield wrapped(f"{name}: cannot be planned: {why}", indent="  ")
+    for name in plan.wrong:
+        yield ""
+        yield f"{name}: has a wrong input, see below"
     yield ""
     yield "asked of the cluster"
     for name, words in _resources(plan):

@@ -10,6 +10,29 @@ import pytest
 sys.path.append(str(Path(__file__).parent / "train"))  # for tiny_runs
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What transformers answered is kept below the tests' own folder; processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def ask_here(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Transformers is asked in this process, which has imported it; gives what was asked."""
+    from raymodel.model import examine, examiner
+
+    asked: list[Any] = []
+
+    def ask(questions: Any) -> list[dict[str, Any]]:
+        asked.extend(questions)
+        return [examiner.answer(question.to_dict()) for question in questions]
+
+    monkeypatch.setattr(examine, "ask_apart", ask)
+    return asked
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
     """A bucket of an S3 server, and the faults that a test adds to it: (Location, Faults)."""

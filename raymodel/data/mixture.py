@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raymodel.data.spec import DatasetSpec
-from raymodel.errors import ArtifactError
+from raymodel.errors import ArtifactError, MissingArtifactError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import resolve_artifact
 from raymodel.storage.uri import Location
@@ -96,7 +96,7 @@ def check_is_dataset(location: Location, content: Mapping[str, Any]) -> None:
 def _resolve(reference: str, storage: Location, base_dir: Path | None) -> Artifact:
     artifact = resolve_artifact(reference, storage, base_dir)
     if artifact is None:
-        raise ArtifactError(
+        raise MissingArtifactError(
             f"pretrain.data names {reference!r}, and no complete dataset lies there; give "
             "RUN/prepare or the folder of a prepare artifact"
         )

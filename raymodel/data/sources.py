@@ -16,7 +16,7 @@ from typing import Any
 from raymodel.data.listing import list_folder, named
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec
-from raymodel.errors import SourceError
+from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.uri import Entry, Location
 
 _SUFFIXES = {
@@ -78,7 +78,7 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
     place, pattern = _split_glob(spec.path)
     root = Location.parse(place, base_dir)
     if not root.exists():
-        raise SourceError(
+        raise MissingSourceError(
             f"source {spec.path!r}: {root} does not exist; it must be a file, folder or glob. "
             "Check the path; a relative one starts at the job's working directory"
         )
@@ -241,7 +241,7 @@ def locate_in_package(path: str) -> Location:
     found = importlib.util.find_spec(package)
     folders = list(found.submodule_search_locations or []) if found else []
     if not folders:
-        raise SourceError(
+        raise MissingSourceError(
             f"{path!r}: the package {package!r} is not installed here; it must be, on every node "
             "that reads it. For the packages of the examples: pip install 'raymodel[examples]'"
         )

@@ -152,7 +152,8 @@ class PrepareSpec(Spec):
     """Tokens in a row. Documents are packed end to end, each closed by an end-of-text token."""
     holdout: Fraction = 0.01
     """Share of the documents that training never sees, chosen by a hash of the file where a file is
-    a document (`text`, `folder`, `python_functions`), else of the text."""
+    a document (`text`, `folder`, `python_functions`), else of the text. Above 0 where this job
+    trains on them, since it is validated on these."""
     max_left_out: Annotated[Fraction, OPERATIONAL] = MAX_LEFT_OUT
     """Stop when more than this share of what was read of a source is left out, other than by
     `clean`. By default half: bad records are a few in a hundred as a rule, while a wrong format,

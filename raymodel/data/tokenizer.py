@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymodel.data.sources import locate_in_package
-from raymodel.errors import SourceError
+from raymodel.errors import MissingSourceError, SourceError
+from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.uri import Location, sha256
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ def find_tokenizer(path: str, base_dir: Path | None = None) -> Location:
         SourceError: it does not exist, or holds no `tokenizer.json`.
     """
     is_package = path.startswith("python:")
+    check_no_hub_id("tokenizer.load", path, base_dir)
     place = locate_in_package(path) if is_package else Location.parse(path, base_dir)
+    if not place.exists():
+        raise MissingSourceError(
+            f"tokenizer {path!r}: {place} does not exist; it must be a Hugging Face folder with a "
+            "fast tokenizer. Check the path"
+        )
     if not (place / "tokenizer.json").exists():
         raise SourceError(
             f"tokenizer {path!r}: {place} holds no tokenizer.json; it must be a Hugging Face "
@@ -110,7 +117,7 @@ def describe_tokenizer(artifact: Location, folder: str) -> TokenizerContent:
     tokenizer = load_tokenizer(artifact / folder)
     return TokenizerContent(
         folder=folder,
-        vocab_size=len(tokenizer),
+        vocab_size=num_ids(tokenizer),
         end_of_text=tokenizer.eos_token_id,
         padding=padding_id(tokenizer),
         sha256=sha256(artifact / folder / "tokenizer.json"),
@@ -128,6 +135,11 @@ def load_encoder(place: Location) -> Tokenizer:
     # A text that spells out "<|endoftext|>" is text: only we may end a document.
     encoder.encode_special_tokens = True
     return encoder
+
+
+def num_ids(tokenizer: Any) -> int:
+    """Rows that an embedding needs for it: the ids of a tokenizer may have gaps."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
 def padding_id(tokenizer: Any) -> int:

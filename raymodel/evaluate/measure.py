@@ -42,14 +42,12 @@ def measure_model(
             ones (plain text beside a task's examples) add theirs with the prefix `text_`.
     """
     import torch
-    from transformers import AutoTokenizer
 
-    from raymodel.model.build import load_model
+    from raymodel.model.load import load_for_use
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(folder, task)
+    model, tokenizer = load_for_use(folder, task)
     model.to(torch.device(device))  # type: ignore[arg-type]  # a wrapped method, mistyped upstream
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     metrics: dict[str, float | None] = {}
     samples: list[dict[str, str]] = []
     rows = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -16,12 +15,13 @@ from raymodel.evaluate.gates import check_gates
 from raymodel.evaluate.measure import Measured, choose_held_out, measure_model
 from raymodel.evaluate.report import summary, write_report
 from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.model.purpose import find_task
 from raymodel.observe.text import listed
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
-from raymodel.tasks import TASKS, get_task
+from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 
 HOLDOUT = "holdout"
@@ -56,11 +56,11 @@ def run_evaluate(
     """
     inputs = execution.inputs
     model = inputs["model"]
-    task_name = _task_of(model)
+    task_name = find_task(model)
     models = {"model": model}
     base = inputs.get("base")
     # A base of another task has no head for this one: there is nothing to compare.
-    if base and base.fingerprint != model.fingerprint and _task_of(base) == task_name:
+    if base and base.fingerprint != model.fingerprint and find_task(base) == task_name:
         models["base"] = base
     sources: dict[str, Mixture] = {"data": data} if data else {}
     if "examples" in inputs:
@@ -82,21 +82,6 @@ def run_evaluate(
     }
     story.say(listed(summary(content), " " * 10))
     return content
-
-
-def _task_of(model: Artifact) -> str:
-    """The task in the artifact's manifest, else the one whose class its configuration names."""
-    if "task" in model.content:
-        return str(model.content["task"])
-    config = json.loads((model.location / "model/config.json").read_bytes())
-    names = config.get("architectures") or []
-    for task in TASKS.values():
-        if any(name.endswith(task.auto_class.removeprefix("AutoModel")) for name in names):
-            return task.name
-    raise ArtifactError(
-        f"{model.location} is a {', '.join(names) or 'model without architecture'}, which no task "
-        f"fits; there are {', '.join(TASKS)}"
-    )
 
 
 def _open_held_out(task: Task, sources: Mapping[str, Mixture]) -> dict[str, Dataset]:

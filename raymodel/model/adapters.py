@@ -34,7 +34,8 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
     A classification head is new and therefore trained in full.
 
     Raises:
-        SpecError: `target` names no module of the model, or one with tied weights.
+        SpecError: `target` names what is no module of the model, or one with tied weights; or the
+            rank is more than any of its matrices can have.
     """
     import peft  # seconds, which a run without an adapter need not wait for
 
@@ -48,22 +49,43 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
         target_modules=target,
     )
     tied = model.all_tied_weights_keys
+    linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)})
     try:
         with torch.device("meta"):
             adapted = peft.get_peft_model(model, config)
     except ValueError as error:
-        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)})
-        raise SpecError(
-            f"adapter.lora.target is {target!r}, which fits no module; "
-            f"the linear layers are {', '.join(linear)} (or write all-linear)"
-        ) from error
+        raise _fits_nothing(linear, target, target) from error
+    layers = [plain_name(name) for name in _adapted_modules(adapted)]
+    for name in [target] if isinstance(target, str) else target:  # peft asks only for one that fits
+        if name != "all-linear" and not any(_ends_in(layer, name) for layer in layers):
+            raise _fits_nothing(linear, target, name)
     both = sorted({*tied, *tied.values()} & adapted_layers(adapted).keys())
     if both:
         raise SpecError(
             f"adapter.lora.target is {target!r}, and {both[0]} is tied to another weight, which an "
             "update cannot change along with it; leave it out"
         )
+    largest = max(min(layer.weight.shape) for layer in _adapted_modules(adapted).values())
+    if lora.rank > largest:
+        raise SpecError(
+            f"adapter.lora.rank is {lora.rank}, and the matrices that it is beside have ranks of "
+            f"{largest} at most: an adapter of that size learns nothing more. Lower it, or train "
+            "all weights by leaving `adapter` out"
+        )
     return adapted
+
+
+def _fits_nothing(linear: list[str], target: Any, name: Any) -> SpecError:
+    """Of the target, or of one of its names."""
+    which = "which fits no module" if name == target else f"of which {name!r} fits no module"
+    return SpecError(
+        f"adapter.lora.target is {target!r}, {which}; "
+        f"the linear layers are {', '.join(linear)} (or write all-linear)"
+    )
+
+
+def _ends_in(layer: str, name: str) -> bool:
+    return layer == name or layer.endswith(f".{name}")
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -117,8 +139,12 @@ class AdaptedWeights:
 
 def adapted_layers(network: nn.Module) -> dict[str, str]:
     """Name of a weight in the plain model → name of the layer that adapts it."""
+    return {f"{plain_name(name)}.weight": name for name in _adapted_modules(network)}
+
+
+def _adapted_modules(network: nn.Module) -> dict[str, Any]:
     return {
-        f"{plain_name(name)}.weight": name
+        name: module
         for name, module in network.named_modules()
         if hasattr(module, "reset_lora_parameters")
     }

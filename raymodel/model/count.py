@@ -22,6 +22,9 @@ _LLAMA_LIKE: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 128, "qk_norm": True},
 }
 
+COUNTED = (*_LLAMA_LIKE, "bert")
+"""The `model_type`s that there are formulas for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCount:
@@ -66,7 +69,7 @@ def count_model(
 
 def can_count(architecture: str) -> bool:
     """Whether there are formulas for this `model_type`."""
-    return architecture == "bert" or architecture in _LLAMA_LIKE
+    return architecture in COUNTED
 
 
 def with_defaults(architecture: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def with_defaults(architecture: str, config: Mapping[str, Any]) -> dict[str, Any
     if architecture not in _LLAMA_LIKE:
         raise SpecError(
             f"parameters of {architecture!r} cannot be counted; there are formulas for "
-            f"{', '.join([*_LLAMA_LIKE, 'bert'])}"
+            f"{', '.join(COUNTED)}"
         )
     fields = _LLAMA_LIKE[architecture] | dict(config)
     heads = fields["num_attention_heads"]

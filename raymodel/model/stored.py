@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Of old folders: what models compute today, which transformers passes over for all of them too.
+_OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 
 
 class StoredWeights:
@@ -53,10 +55,18 @@ class StoredWeights:
         known = self._model.state_dict()
         self._recipes: dict[str, tuple[_Recipe, str]] = {}
         """Name in the model → how it is made, and the name under which it comes out of that."""
-        for recipe in _recipes(self._model, self._files, known):
+        self.misshapen: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        """Name in the model → its shape in the folder, and the other one that the model has."""
+        recipes, unplaced = _recipes(self._model, self._files, known)
+        for recipe in recipes:
             for name, tensor in recipe.make(self._model, self._outline).items():
                 if name in known and tensor.shape == known[name].shape:
                     self._recipes[name] = recipe, name
+                elif name in known:
+                    self.misshapen[name] = tuple(tensor.shape), tuple(known[name].shape)
+        self.extra = self._find_extra(unplaced)
+        """Keys in the files for whose layer the model has a place, and for them none: it is of
+        another configuration. Heads of other tasks are no such keys."""
         self._made: dict[str, torch.Tensor] = {}
         self._tie()
         self.missing = self._find_missing(known)
@@ -88,6 +98,19 @@ class StoredWeights:
                     f"{self._folder} holds two different weights for {source} and {target}, which "
                     "its config.json ties; set tie_word_embeddings to false there"
                 )
+
+    def _find_extra(self, unplaced: Mapping[str, str]) -> tuple[str, ...]:
+        may_hold = [re.compile(p) for p in self._model._keys_to_ignore_on_load_unexpected or ()]
+        may_hold += [re.compile(p) for p in _OLD_BUFFERS]
+        modules = {name for name, _ in self._model.named_modules()}
+        prefix = self._model.base_model_prefix
+        return tuple(
+            key
+            for key, name in unplaced.items()
+            if self._files[key].tensors[key].dtype.is_floating_point
+            and not any(pattern.search(key) or pattern.search(name) for pattern in may_hold)
+            and any(_has_place(each, modules) for each in (name, f"{prefix}.{name}"))
+        )
 
     def _find_missing(self, known: Iterable[str]) -> tuple[str, ...]:
         may_lack = [re.compile(p) for p in self._model._keys_to_ignore_on_load_missing or ()]
@@ -121,16 +144,25 @@ class _Recipe:
         return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 
 
+def _has_place(name: str, modules: set[str]) -> bool:
+    """Whether a model has the module of this tensor, or the list that its layer is in."""
+    *parents, _ = name.split(".")
+    lists = [".".join(parents[:at]) for at, part in enumerate(parents) if part.isdigit()]
+    return any(module in modules for module in (".".join(parents), *lists) if module)
+
+
 def _recipes(
     model: PreTrainedModel, keys: Iterable[str], known: dict[str, torch.Tensor]
-) -> Iterable[_Recipe]:
-    """What of the model the keys in the files give; keys that it has no place for are left out."""
+) -> tuple[Iterable[_Recipe], dict[str, str]]:
+    """What of the model the keys in the files give; and the keys that it has no place for, with
+    the names that they would have in it."""
     rules = get_model_conversion_mapping(model)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
     prefix = model.base_model_prefix
     recipes: dict[str, _Recipe] = {}
+    unplaced: dict[str, str] = {}
     for key in sorted(keys, key=dot_natural_key):  # experts in the order of their numbers
         name, pattern = rename_source_key(key, renamings, converters, prefix, known)
         if name not in known and key in known:  # has its new name already
@@ -138,7 +170,9 @@ def _recipes(
         if name in known:
             converter = by_pattern[pattern] if pattern is not None else None
             recipes.setdefault(name, _Recipe(name, converter)).keys.append((key, pattern))
-    return recipes.values()
+        else:
+            unplaced[key] = name
+    return recipes.values(), unplaced
 
 
 def _open_files(folder: Location) -> list[TensorFile]:
@@ -146,6 +180,12 @@ def _open_files(folder: Location) -> list[TensorFile]:
         names = [ONE_FILE]
     elif (folder / INDEX).exists():
         names = sorted(set((folder / INDEX).read_json()["weight_map"].values()))
+        absent = [name for name in names if not (folder / name).exists()]
+        if absent:
+            raise ArtifactError(
+                f"{folder} lacks {len(absent)} of the {len(names)} files of weights that {INDEX} "
+                f"names ({', '.join(absent[:3])}); copy it again"
+            )
     else:
         raise ArtifactError(
             f"{folder} holds no weights as safetensors ({ONE_FILE}, or {INDEX} and its files); "

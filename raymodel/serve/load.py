@@ -7,10 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from raymodel.errors import ArtifactError
 from raymodel.serve.spec import ServeSpec
-from raymodel.storage.artifact import Artifact
-from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
@@ -18,13 +15,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from raymodel.serve.service import Service
-
-# End of a Hugging Face architecture's name → task.
-_TASK_BY_ARCHITECTURE = {
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
-    "ForSequenceClassification": "text_classification",
-}
 
 
 def get_services() -> Mapping[str, type[Service]]:
@@ -37,42 +27,6 @@ def get_services() -> Mapping[str, type[Service]]:
     )
 
 
-def model_location(model: Artifact | Location) -> Location:
-    """The Hugging Face folder: `model/` of an artifact, or a plain folder itself."""
-    return model.location / "model" if isinstance(model, Artifact) else model
-
-
-def find_task(model: Artifact | Location) -> str:
-    """The task that a model was made for: from its manifest, else from its architecture.
-
-    Raises:
-        ArtifactError: not a model folder, or no service for its task.
-    """
-    config_file = model_location(model) / "config.json"
-    if not config_file.exists():
-        raise ArtifactError(
-            f"{config_file} does not exist; a model is a Hugging Face folder with config.json, "
-            "model.safetensors and a tokenizer. Set serve.model to such a folder or an artifact"
-        )
-    task = model.content.get("task") if isinstance(model, Artifact) else None
-    architectures = config_file.read_json().get("architectures") or []
-    if task is None:
-        task = _task_of_architecture(architectures)
-    if task not in get_services():
-        raise ArtifactError(
-            f"{config_file.parent} is a model for {task or architectures or 'no known task'}; "
-            f"what can be served is {', '.join(get_services())}. Set serve.model to another model"
-        )
-    return str(task)
-
-
-def _task_of_architecture(architectures: list[str]) -> str | None:
-    for ending, task in _TASK_BY_ARCHITECTURE.items():
-        if any(name.endswith(ending) for name in architectures):
-            return task
-    return None
-
-
 def load_service(folder: Path, task: str, *, name: str, spec: ServeSpec) -> Service:
     """Loads the model and tokenizer of a local folder; no code and no pickle from it is run.
 
@@ -80,23 +34,13 @@ def load_service(folder: Path, task: str, *, name: str, spec: ServeSpec) -> Serv
         ArtifactError: the folder does not hold what it should.
     """
     import torch
-    import transformers
-    from safetensors import SafetensorError
 
-    auto_class = getattr(transformers, get_task(task).auto_class)
+    from raymodel.model.load import load_for_use
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-        model = auto_class.from_pretrained(
-            folder, dtype=serving_dtype(config, device), use_safetensors=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ArtifactError(
-            f"the model in {folder} cannot be loaded ({error}); it must hold config.json, "
-            "safetensors weights and a tokenizer. Export it again"
-        ) from error
-    return get_services()[task](model.to(device), tokenizer, name=name, spec=spec)
+    model, tokenizer = load_for_use(folder, get_task(task)())
+    model.to(device, serving_dtype(model.config, device))  # type: ignore[arg-type]  # mistyped
+    return get_services()[task](model, tokenizer, name=name, spec=spec)
 
 
 def serving_dtype(config: PretrainedConfig, device: str) -> torch.dtype:

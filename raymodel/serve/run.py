@@ -19,12 +19,8 @@ from ray.serve.config import HTTPOptions
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
-from raymodel.serve.load import (
-    find_task,
-    get_services,
-    load_service,
-    model_location,
-)
+from raymodel.model.purpose import find_task, model_location
+from raymodel.serve.load import get_services, load_service
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.artifact import Artifact

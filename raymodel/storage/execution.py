@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from raymodel.storage.artifact import Artifact
     from raymodel.storage.uri import Location
 
+ATTEMPTS_FILE = "attempts.json"
+"""Is in the folder of an execution from its first start on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:

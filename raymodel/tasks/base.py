@@ -77,8 +77,14 @@ class Task(ABC):
     too long. The first is what the model is given: equal ones are on one side of the holdout."""
     has_labels: ClassVar[bool] = False
     """Whether a document has a label, the field that `label` of the source names."""
+    example_measures: ClassVar[tuple[str, ...]] = ()
+    """Those of `measures` that compare answers with the ones of examples, which plain text has
+    not."""
     cuts_rows: ClassVar[bool] = False
     """Whether it has a `sequence_part`, so that several workers can share a row."""
+
+    draws_head: ClassVar[bool] = False
+    """Whether fine-tuning gives the model a head of its own, so that a base may lack one."""
 
     def __init__(self, labels: Sequence[str] = ()) -> None:
         self.labels = tuple(labels)
@@ -135,6 +141,21 @@ class Task(ABC):
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 (most tasks take any)
         """Raises ValueError when a model of this configuration would learn the wrong thing."""
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027 (as above)
+        """Raises ValueError when a tokenizer lacks a token that the examples need."""
+
+    def settle_padding(
+        self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> str | None:
+        """Tells a model's configuration which id fills its rows up, where the model looks for it.
+
+        Returns: what was changed, in words; None when nothing was.
+
+        Raises:
+            ValueError: the tokenizer has no such id.
+        """
+        return None
 
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Whether rows with these columns are examples of this task."""

@@ -31,6 +31,7 @@ class CausalLM(Task):
     peft_task = "CAUSAL_LM"
     roles = MappingProxyType({"prompt": "end", "response": "start"})
     measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
+    example_measures = ("bleu", "chrf")
     cuts_rows = True
 
     def check_model(self, config: PretrainedConfig) -> None:
@@ -40,6 +41,11 @@ class CausalLM(Task):
                 f"a {config.model_type!r} model reads its text in both directions; causal_lm needs "
                 "a decoder, such as llama or qwen3 (or set `is_decoder: true` in its configuration)"
             )
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """An end-of-text token, which closes each answer."""
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
 
     def check_source(self, source: SourceSpec) -> None:
         """A prompt and a response, each a template that names at least one field."""
@@ -74,8 +80,7 @@ class CausalLM(Task):
         Raises:
             ValueError: the tokenizer has no end-of-text token.
         """
-        if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
+        self.check_tokenizer(tokenizer)
         if not texts["response"].strip():
             return LeftOut("empty response")
         prompt = tokenizer(texts["prompt"])["input_ids"]
@@ -179,7 +184,7 @@ class CausalLM(Task):
         if {"perplexity", "bits_per_byte"} & set(measures):
             metrics |= measure_likelihood(self, model, tokenizer, rows, limits.get("batch_rows", 8))
         samples: tuple[Sample, ...] = ()
-        if {"bleu", "chrf"} & set(measures) and "prompt_length" in rows:
+        if set(self.example_measures) & set(measures) and "prompt_length" in rows:
             scores, samples = measure_answers(model, tokenizer, rows, limits)
             metrics |= scores
         chosen = {name: metrics[name] for name in measures if name in metrics}

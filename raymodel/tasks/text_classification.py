@@ -12,7 +12,7 @@ from raymodel.tasks.template import check_template
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from raymodel.data.spec import SourceSpec
 
@@ -26,6 +26,7 @@ class TextClassification(Task):
     roles = MappingProxyType({"text": "start"})
     has_labels = True
     measures = ("accuracy", "f1")
+    draws_head = True
 
     def check_source(self, source: SourceSpec) -> None:
         """A label field, and a text template that names at least one field."""
@@ -96,6 +97,33 @@ class TextClassification(Task):
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: index for index, label in enumerate(self.labels)},
         }
+
+    def settle_padding(
+        self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> str | None:
+        """Padding is the tokenizer's, else its end of text.
+
+        A decoder's class is read off the last token that is not padding, so another id than that
+        which rows are filled with would read it off the padding.
+        """
+        padding = tokenizer.pad_token_id
+        if padding is None:
+            padding = tokenizer.eos_token_id
+        if padding is None:
+            raise ValueError(
+                "the tokenizer has neither a padding nor an end-of-text token, and texts of "
+                "different lengths need one to be filled up with; set tokenizer.pad_token and save "
+                "it again"
+            )
+        text_config = config.get_text_config()
+        if text_config.pad_token_id == padding:
+            return None
+        before, text_config.pad_token_id = text_config.pad_token_id, padding
+        word = "padding" if tokenizer.pad_token_id is not None else "end-of-text"
+        return (
+            f"pad_token_id of the model becomes {padding}, the tokenizer's {word} token, which its "
+            f"texts are filled up with (it was {before})"
+        )
 
     def evaluate(
         self,

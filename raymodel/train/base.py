@@ -8,8 +8,11 @@ from typing import Any
 
 from raymodel.data.sources import locate_in_package, resolve_source
 from raymodel.data.spec import ROWS_VERSION
-from raymodel.errors import ArtifactError
+from raymodel.errors import ArtifactError, MissingArtifactError
 from raymodel.storage.artifact import Artifact
+from raymodel.storage.execution import ATTEMPTS_FILE
+from raymodel.storage.hub import check_no_hub_id
+from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.registry import resolve_artifact
 from raymodel.storage.uri import Location
 from raymodel.train.spec import FinetuneSpec
@@ -51,16 +54,40 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
     if reference.startswith("python:"):
         location = locate_in_package(reference)
     else:
+        check_no_hub_id("a model", reference, base_dir)
         artifact = resolve_artifact(reference, storage, base_dir)
         if artifact is not None:
-            return base_of(artifact)
+            return _checked(reference, base_of(artifact))
         location = Location.parse(reference, base_dir)
+    _check_is_finished(reference, location)
     if not (location / "config.json").exists():
-        raise ArtifactError(
-            f"{reference!r} is no model: {location} has no config.json; give a Hugging Face "
+        kind = ArtifactError if location.exists() else MissingArtifactError
+        why = "has no config.json" if location.exists() else "does not exist"
+        raise kind(
+            f"{reference!r} is no model: {location} {why}; give a Hugging Face "
             "folder, python:PACKAGE/path, or RUN/STAGE of a finished run"
         )
     return BaseModel(location=location)
+
+
+def _checked(reference: str, base: BaseModel) -> BaseModel:
+    assert base.artifact is not None, "the caller found one"
+    if not (base.location / "config.json").exists():
+        raise ArtifactError(
+            f"{reference!r} is no model: it is the result of {base.artifact.stage}, which makes "
+            "none; give RUN/pretrain, RUN/finetune or RUN/best"
+        )
+    return base
+
+
+def _check_is_finished(reference: str, location: Location) -> None:
+    """An execution without a manifest, or the model in it, may be half written."""
+    for place in (location, location.parent):
+        if (place / ATTEMPTS_FILE).exists() and not (place / FILE_NAME).exists():
+            raise ArtifactError(
+                f"{reference!r} is not finished: {place} has no {FILE_NAME}, which is written "
+                "last. Run the job that makes it to its end"
+            )
 
 
 def examples_identity(spec: FinetuneSpec, base: BaseModel, base_dir: Path) -> dict[str, Any]:

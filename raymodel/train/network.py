@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from raymodel.data.shard import Dataset
-from raymodel.data.tokenizer import load_tokenizer
+from raymodel.data.tokenizer import load_tokenizer, num_ids
 from raymodel.model.adapters import AdaptedWeights, attach_adapter
-from raymodel.model.build import build_model, open_model
+from raymodel.model.build import build_model
 from raymodel.model.initial import InitialWeights, Weights
+from raymodel.model.load import fit_tokenizer, open_model
 from raymodel.tasks.base import Task
 from raymodel.tasks.batch import pad_id
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
@@ -49,6 +50,7 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
         plain, stored = _fresh_model(work, task, dataset), None
     else:
         plain, stored = open_model(work.base, task)
+        fit_tokenizer(work.base, plain, load_tokenizer(dataset.tokenizer), task)
     first = InitialWeights(plain, work.seed, stored)
     adapter = spec.adapter if isinstance(spec, FinetuneSpec) else None
     if adapter is None:
@@ -65,7 +67,7 @@ def _fresh_model(work: TrainWork, task: Task, dataset: Dataset) -> PreTrainedMod
     return build_model(
         work.spec.model,
         task,
-        vocab_size=len(tokenizer),
+        vocab_size=num_ids(tokenizer),
         max_positions=dataset.sequence_length,
         pad_token_id=pad_id(tokenizer),
         eos_token_id=tokenizer.eos_token_id,

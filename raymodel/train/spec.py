@@ -226,7 +226,8 @@ class FinetuneSpec(TrainSpec):
     holdout: Fraction = 0.05
     """Share of the documents kept for evaluation, chosen by a hash of the file where a file is a
     document (`text`, `folder`, `python_functions`), so that a module falls on one side; else of the
-    prompt or text, so that all answers to a prompt and all labels of a text do."""
+    prompt or text, so that all answers to a prompt and all labels of a text do. Above 0, since
+    training is validated on them."""
     max_left_out: Annotated[Fraction, OPERATIONAL] = MAX_LEFT_OUT
     """Stop when more than this share of what was read of a source is left out, other than by
     `clean`. By default half: bad records are a few in a hundred as a rule, while a wrong format,
@@ -235,7 +236,7 @@ class FinetuneSpec(TrainSpec):
     """Longest example in tokens; longer ones are cut. By default 512, or what the base can take."""
     base: str | None = None
     """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
-    default this job's `pretrain`."""
+    default this job's `pretrain`. Nothing is downloaded: an id of the Hub is no folder."""
     adapter: AdapterSpec | None = None
     """Train an adapter and merge it at the end; by default all weights are trained."""
     sweep: Annotated[SweepSpec | None, "sweep"] = None

@@ -1,7 +1,7 @@
 """Which models can be trained in which way: a table, and the rules around it.
 
-Asked by `raymodel check` where the job file says what the model is, and by each worker once it has
-read the base. Nothing here loads torch.
+Asked by `raymodel check` where the job file says what the model is, when the job starts of a base
+that it names, and by each worker once it has read that. Nothing here loads torch.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raymodel.model.spec import AdapterSpec
 from raymodel.train.spec import FinetuneSpec
 
 Setting = Mapping[str, Any]
@@ -26,6 +27,21 @@ def apply_setting(spec: FinetuneSpec, setting: Setting) -> FinetuneSpec:
             section = section[name]
         section[field] = value
     return FinetuneSpec(**data)
+
+
+def adapters_of(spec: FinetuneSpec) -> tuple[AdapterSpec, ...]:
+    """What is trained beside the weights: of a sweep over the rank with the highest, of one over
+    the target each. Empty where the weights themselves are trained."""
+    if spec.adapter is None:
+        return ()
+    lora, search = spec.adapter.lora, spec.sweep.search if spec.sweep else {}
+    rank, target = (search.get(f"adapter.lora.{name}") for name in ("rank", "target"))
+    largest = max(rank.choice) if rank and rank.choice else lora.rank
+    targets = target.choice if target and target.choice else (lora.target,)
+    return tuple(
+        AdapterSpec(lora=lora.model_copy(update={"rank": largest, "target": each}))
+        for each in targets
+    )
 
 
 def setting_text(setting: Setting) -> str:

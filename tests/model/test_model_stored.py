@@ -9,8 +9,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from raymodel.errors import ArtifactError
-from raymodel.model.build import open_model
 from raymodel.model.initial import InitialWeights
+from raymodel.model.load import open_model
 from raymodel.model.materialise import materialise
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task

@@ -9,8 +9,9 @@ import pytest
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError, PortError, SpecError
+from raymodel.model.purpose import find_task
 from raymodel.observe.story import Story
-from raymodel.serve.load import find_task, serving_dtype
+from raymodel.serve.load import serving_dtype
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location

@@ -1,0 +1,227 @@
+"""What a model will be, asked of transformers before anything starts.
+
+Transformers takes seconds to import, which neither `raymodel check` nor the process that drives a
+run should pay: questions are answered by a process of their own (`examiner.py`), all of a job in
+one. The answers are kept below the user's cache folder, since they depend on the question and on
+the version of transformers alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from raymodel import __version__
+from raymodel.errors import RaymodelError
+from raymodel.model.fields import is_plain, is_plain_adapter
+from raymodel.model.spec import AdapterSpec
+from raymodel.storage.uri import Location
+
+TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
+_FORMAT = 1  # of questions and answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """About a model, fresh or of a folder; or, without a task, about a tokenizer alone."""
+
+    task: str | None = None
+    """What it is to do."""
+    architecture: str | None = None
+    """Of a fresh model: its `model_type`."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of a fresh model: the fields of its configuration."""
+    folder: Location | None = None
+    """Of a Hugging Face folder."""
+    trains: bool = True
+    """Whether it is trained for the task, so that its head may be new; else it is used."""
+    adapters: tuple[AdapterSpec, ...] = ()
+    """Each is attached to the outline of the model."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data, as the examiner reads it."""
+        return {
+            "task": self.task,
+            "architecture": self.architecture,
+            "fields": dict(self.fields),
+            "folder": self.folder.uri if self.folder else None,
+            "trains": self.trains,
+            "adapters": [adapter.to_dict() for adapter in self.adapters],
+        }
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the answer is known without asking."""
+        return (
+            self.architecture is not None
+            and is_plain(self.architecture, self.fields)
+            and all(is_plain_adapter(adapter, self.fields) for adapter in self.adapters)
+        )
+
+    @property
+    def plain_answer(self) -> Answer:
+        """No problem; the defaults are left out of the configuration."""
+        return Answer(config={"model_type": self.architecture, **self.fields})
+
+    def key(self) -> str:
+        """Names the answer: the question, what decides it, and who gives it."""
+        files = None
+        if self.folder is not None:
+            files = [[e.name, e.bytes, e.changed_ns] for e in self.folder.walk()]
+        versions = [__version__, *(_version(name) for name in ("transformers", "peft"))]
+        data = json.dumps([_FORMAT, versions, files, self.to_dict()], sort_keys=True, default=str)
+        return hashlib.sha256(data.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What transformers says."""
+
+    problems: tuple[tuple[str, str], ...] = ()
+    """(subject, why it cannot work); the subject is `config`, `config.FIELD`, `adapter` or
+    `folder`."""
+    notes: tuple[str, ...] = ()
+    """What will be done that the user may not expect."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The whole configuration, defaults included; empty where there is none."""
+    vocab_size: int | None = None
+    """Ids of the folder's tokenizer."""
+    end_of_text: int | None = None
+    """Its id that closes a text."""
+
+
+def examine(questions: Sequence[Question]) -> list[Answer]:
+    """The answers, in the order of the questions.
+
+    Asks only what neither arithmetic answers nor an earlier time.
+
+    Raises:
+        RaymodelError: the examiner ended without an answer.
+    """
+    asked = iter(_examine([question for question in questions if not question.is_plain]))
+    return [question.plain_answer if question.is_plain else next(asked) for question in questions]
+
+
+def _examine(questions: Sequence[Question]) -> list[Answer]:
+    files = [cache_folder() / "models" / f"{question.key()}.json" for question in questions]
+    known = {file: _recall(file) for file in files}
+    missing = {
+        file: question
+        for file, question in zip(files, questions, strict=True)
+        if known[file] is None
+    }
+    if missing and not _can_ask():
+        known |= {file: _unknown(question) for file, question in missing.items()}
+    elif missing:
+        answers = ask_apart(list(missing.values()))
+        for file, answer in zip(missing, answers, strict=True):
+            known[file] = answer
+            _remember(file, answer)
+    return [_answer(known[file] or {}) for file in files]
+
+
+def ask_apart(questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Asks a process of its own, which takes seconds, and says so."""
+    sys.stderr.write("asking transformers about the model, once for each change of it …\n")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "raymodel.model.examiner"],
+            input=json.dumps([question.to_dict() for question in questions], default=str),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            env=_environment(),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RaymodelError(
+            f"the model cannot be outlined in {TIMEOUT_S:g} s, which takes seconds on a machine "
+            "that has two free cores; make it smaller, or try again when there are"
+        ) from error
+    if done.returncode:
+        told = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise RaymodelError(
+            f"the model cannot be examined: {told[0]} (exit code {done.returncode}). The process "
+            "that does it needs the packages of raymodel and 1 GiB of memory: python -m "
+            "raymodel.model.examiner"
+        )
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers
+
+
+def _can_ask() -> bool:
+    """A machine that only submits jobs needs no transformers."""
+    if importlib.util.find_spec("transformers") is not None:
+        return True
+    sys.stderr.write("transformers is not installed here: the model is looked at where it runs\n")
+    return False
+
+
+def _unknown(question: Question) -> dict[str, Any]:
+    return {"config": dict(question.plain_answer.config) if question.architecture else {}}
+
+
+def cache_folder() -> Path:
+    """Where this machine's user keeps what can be found out again (XDG Base Directory, 0.8)."""
+    place = os.environ.get("XDG_CACHE_HOME", "")
+    # "All paths must be absolute. If an implementation encounters a relative path it should
+    # consider the path invalid and ignore it."
+    return (Path(place) if os.path.isabs(place) else Path.home() / ".cache") / "raymodel"
+
+
+def _environment() -> dict[str, str]:
+    """Without the network, without GPUs, and with this package as it was found here."""
+    package = str(Path(__file__).parents[2])
+    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _recall(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # never asked, or another process was killed while it wrote: asked again
+    return found if isinstance(found, dict) else None
+
+
+def _remember(file: Path, answer: Mapping[str, Any]) -> None:
+    """In one step, since several jobs may ask at a time. A folder that cannot be written is no
+    reason to stop: the answer is here, and will be asked for again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:
+            json.dump(answer, part)
+        os.replace(part.name, file)
+    except OSError:
+        return
+
+
+def _answer(data: Mapping[str, Any]) -> Answer:
+    return Answer(
+        problems=tuple((subject, message) for subject, message in data.get("problems", ())),
+        notes=tuple(data.get("notes", ())),
+        config=data.get("config", {}),
+        vocab_size=data.get("vocab_size"),
+        end_of_text=data.get("end_of_text"),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,131 @@
+"""Answers `examine.py`: questions as JSON on stdin, answers as JSON on stdout. Loads transformers.
+
+A model is built on the meta device, where it takes no memory, and of a folder only the headers of
+its weights are read: so all that its workers would refuse is found without any of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from raymodel.data.tokenizer import num_ids
+from raymodel.errors import RaymodelError, SpecError
+from raymodel.model.adapters import attach_adapter
+from raymodel.model.build import build_config, outline_config
+from raymodel.model.load import check_folder, fit_tokenizer, open_model, open_tokenizer, read_config
+from raymodel.model.spec import AdapterSpec
+from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from raymodel.tasks.base import Task
+
+_LABELS = ("one", "other")
+"""Stand for the labels of a task that has some: how many there are changes only the head."""
+
+
+def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Answer` holds; a problem is an answer like any other."""
+    found: dict[str, Any] = {"problems": [], "notes": []}
+    subject = "config" if question["folder"] is None else "folder"
+    try:
+        _look(question, found)
+    except _AdapterError as error:
+        found["problems"].append(("adapter", str(error)))
+    except RaymodelError as error:
+        found["problems"].append(_placed(subject, str(error)))
+    return found
+
+
+class _AdapterError(SpecError):
+    """An adapter that the model cannot take."""
+
+
+def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
+    folder = Location(question["folder"]) if question["folder"] else None
+    if question["task"] is None:
+        assert folder is not None, "a tokenizer lies in a folder"
+        _describe_tokenizer(open_tokenizer(folder), found)
+        return
+    task = _task(question["task"], question["trains"])
+    if folder is None:
+        model = _fresh(question["architecture"], question["fields"], task)
+        found["config"] = _plain(model.config)
+    elif question["trains"]:
+        found["config"] = _plain(read_config(folder, task))
+        model, _ = open_model(folder, task)
+        tokenizer = open_tokenizer(folder)
+        _describe_tokenizer(tokenizer, found)
+        note = fit_tokenizer(folder, model, tokenizer, task)
+        found["notes"] += [note] if note else []
+        with _as_spec_error(f"the tokenizer of {folder}"):
+            task.check_tokenizer(tokenizer)
+    else:
+        found["config"] = _plain(read_config(folder, task))
+        outline = check_folder(folder, task)
+        tokenizer = open_tokenizer(folder)
+        if outline is not None:
+            fit_tokenizer(folder, outline, tokenizer, task)
+        return
+    for adapter in question["adapters"]:
+        try:
+            attach_adapter(copy.deepcopy(model), AdapterSpec.model_validate(adapter), task)
+        except RaymodelError as error:
+            raise _AdapterError(str(error)) from error
+
+
+def _task(name: str, trains: bool) -> Task:
+    kind = get_task(name)
+    return kind(_LABELS if trains and kind.draws_head else ())
+
+
+def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrainedModel:
+    config = build_config(architecture, {**fields, **task.model_arguments()})
+    return outline_config(config, task)
+
+
+def _describe_tokenizer(tokenizer: Any, found: dict[str, Any]) -> None:
+    found |= {"vocab_size": num_ids(tokenizer), "end_of_text": tokenizer.eos_token_id}
+
+
+def _plain(config: PretrainedConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return plain
+
+
+def _placed(subject: str, message: str) -> tuple[str, str]:
+    """A message about one field goes to that field, without its name."""
+    found = re.match(r"model\.config(?:\.(\w+))?(?::| is)? ?", message)
+    if subject != "config" or found is None:
+        return subject, message
+    name, rest = found[1], message[found.end() :]
+    if name is None:
+        named = re.match(r"Field '(\w+)'", rest)  # transformers' own validators
+        name = named[1] if named else None
+    return (f"config.{name}" if name else subject), rest
+
+
+@contextlib.contextmanager
+def _as_spec_error(what: str) -> Any:
+    try:
+        yield
+    except ValueError as error:
+        raise SpecError(f"{what}: {error}") from error
+
+
+def main() -> None:
+    questions = json.load(sys.stdin)
+    out, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    json.dump([answer(question) for question in questions], out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""The model of a Hugging Face folder: one loader for what trains, evaluates and serves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import transformers
+
+from raymodel.data.tokenizer import load_tokenizer
+from raymodel.errors import ArtifactError
+from raymodel.model.bfloat16 import speed_up_bf16
+from raymodel.model.build import BUILD_ERRORS, auto_class, first_line, outline_model
+from raymodel.model.stored import StoredWeights
+from raymodel.storage.local import local_folder
+from raymodel.storage.uri import Location
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from raymodel.tasks.base import Task
+
+_LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+
+
+def load_model(
+    folder: str | Path, task: Task, *, dtype: torch.dtype | Literal["auto"] = "auto"
+) -> PreTrainedModel:
+    """The model of a local Hugging Face folder, on the CPU, to be used as it is.
+
+    Nothing is downloaded, no code of the folder runs, and only safetensors are read.
+
+    Args:
+        folder: with the head that the task needs.
+        task: what it is to do.
+        dtype: of the weights; by default that of the folder.
+
+    Raises:
+        ArtifactError: no model folder, weights that are damaged or do not fit its configuration,
+            or not fit for the task.
+    """
+    check_folder(Location.parse(str(folder)), task)
+    speed_up_bf16()
+    try:
+        model: PreTrainedModel = auto_class(task).from_pretrained(
+            folder, dtype=dtype, **_LOCAL_ONLY
+        )
+    except BUILD_ERRORS as error:
+        raise _cannot_load(folder, task, error) from error
+    model.train(False)
+    return model
+
+
+def load_for_use(
+    folder: str | Path, task: Task, *, dtype: torch.dtype | Literal["auto"] = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_model`, and the tokenizer of the folder.
+
+    Raises:
+        ArtifactError: like `load_model`; or the tokenizer is missing, or is another model's.
+    """
+    model = load_model(folder, task, dtype=dtype)
+    tokenizer = open_tokenizer(Location.parse(str(folder)))
+    fit_tokenizer(folder, model, tokenizer, task)
+    return model, tokenizer
+
+
+def open_tokenizer(folder: Location) -> PreTrainedTokenizerBase:
+    """Raises ArtifactError where a folder holds no tokenizer that can be loaded."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
+    except Exception as error:  # transformers and its Rust half end in errors of every kind
+        raise ArtifactError(
+            f"{folder} holds no tokenizer that can be loaded: {first_line(error)}; copy "
+            "tokenizer.json and tokenizer_config.json to it from where the model comes from"
+        ) from error
+    return tokenizer
+
+
+def fit_tokenizer(
+    folder: str | Path | Location,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+) -> str | None:
+    """Checks that every id of a tokenizer has a row in the model's embedding, and tells the
+    model's configuration of the padding.
+
+    Returns: what the user may not expect of that; None when there is nothing.
+
+    Raises:
+        ArtifactError: the tokenizer is another model's, or lacks what the task needs.
+    """
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    ids = _usable_ids(tokenizer)
+    if ids > rows:
+        raise ArtifactError(
+            f"the tokenizer of {folder} has {ids:,} ids and its model {rows:,} rows of embeddings; "
+            "each id needs one. Take the tokenizer that the model was trained with, or add rows "
+            "with model.resize_token_embeddings(len(tokenizer)) and save both again"
+        )
+    try:
+        return task.settle_padding(model.config, tokenizer)
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: {error}") from error
+
+
+def _usable_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The highest id that a text can become, and one.
+
+    Published text models have ids without a row for what only their siblings read (Gemma 3 of a
+    billion parameters: a soft token of images). Those are special and play no part in text.
+    """
+    in_text = {str(token) for token in tokenizer.special_tokens_map.values()}
+    special = set(tokenizer.all_special_tokens) - in_text
+    for token_id, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
+        if token.special and str(token) not in in_text:
+            special.add(str(tokenizer.convert_ids_to_tokens(token_id)))
+    return max((i + 1 for t, i in tokenizer.get_vocab().items() if t not in special), default=0)
+
+
+def open_model(folder: Location, task: Task) -> tuple[PreTrainedModel, StoredWeights]:
+    """The model of a Hugging Face folder on the meta device, to be trained, and its weights.
+
+    Neither a disk's nor a bucket's folder is read beyond the headers of its weights. A head that
+    it lacks, or has for other labels, is missing from the weights.
+
+    Raises:
+        ArtifactError: no model folder, damaged weights, or not fit for the task.
+    """
+    model = _outline_of(folder, task)
+    if model is None:
+        raise ArtifactError(
+            f"{folder} holds quantised weights, and training needs those that they were made "
+            "from; start from that model"
+        )
+    stored = StoredWeights(folder, model)
+    _check_weights(folder, model, stored, may_be_new=_head_of(model, task))
+    return model, stored
+
+
+def check_folder(folder: Location, task: Task) -> PreTrainedModel | None:
+    """Checks, by the headers of its weights, that a folder holds a whole model for a task.
+
+    Returns: its outline on the meta device; None where its weights are quantised, which have
+        names and shapes of their own.
+
+    Raises:
+        ArtifactError: no model folder, weights that are damaged, missing, of other shapes, or too
+            many, or not fit for the task.
+    """
+    model = _outline_of(folder, task)
+    if model is not None:
+        _check_weights(folder, model, StoredWeights(folder, model), may_be_new=lambda key: False)
+    return model
+
+
+def read_config(folder: Location, task: Task) -> PretrainedConfig:
+    """The configuration of a folder, with the labels of the task where it has some.
+
+    Raises:
+        ArtifactError: no model folder, or one that the task cannot use.
+    """
+    with _config_of(folder, task) as (config, _):
+        return config
+
+
+def _outline_of(folder: Location, task: Task) -> PreTrainedModel | None:
+    with _config_of(folder, task) as (config, local):
+        if getattr(config, "quantization_config", None) is not None:
+            return None
+        model = outline_model(config, task)
+        if model.can_generate():
+            model.generation_config = _generation_config(local)
+    return model
+
+
+@contextmanager
+def _config_of(folder: Location, task: Task) -> Iterator[tuple[PretrainedConfig, Path]]:
+    """The configuration, and the folder on this machine, without its weights."""
+    if not (folder / "config.json").exists():
+        raise ArtifactError(
+            f"{folder} is not a model folder: it has no config.json; give a Hugging Face folder "
+            "with config.json, model.safetensors and a tokenizer"
+        )
+    arguments = task.model_arguments() if task.labels else {}
+    with local_folder(folder, without=".safetensors") as local:
+        try:
+            config = transformers.AutoConfig.from_pretrained(
+                local, local_files_only=True, trust_remote_code=False, **arguments
+            )
+            task.check_model(config)
+            yield config, local
+        except BUILD_ERRORS as error:
+            raise _cannot_load(folder, task, error) from error
+
+
+def _generation_config(folder: Path) -> transformers.GenerationConfig:
+    """As `from_pretrained` finds it: of its own file, or of old fields of the configuration."""
+    if (folder / "generation_config.json").is_file():
+        return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return transformers.GenerationConfig.from_pretrained(
+        folder, config_file_name="config.json", _from_model_config=True, local_files_only=True
+    )
+
+
+def _cannot_load(folder: str | Path | Location, task: Task, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"{folder} cannot be loaded as {task.auto_class}: {first_line(error)} "
+        "(its config.json must name an architecture for this task, and its weights must be "
+        "complete safetensors)"
+    )
+
+
+def _head_of(model: PreTrainedModel, task: Task) -> Callable[[str], bool]:
+    """Whether a weight belongs to the head that fine-tuning draws, or to the pooler before it."""
+    if not task.draws_head:
+        return lambda key: False
+    return lambda key: not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
+
+
+def _check_weights(
+    folder: Location,
+    model: PreTrainedModel,
+    stored: StoredWeights,
+    *,
+    may_be_new: Callable[[str], bool],
+) -> None:
+    """Raises ArtifactError unless the folder holds the model's weights, those alone and in their
+    shapes, but for what may be new."""
+    kind = type(model).__name__
+    wrong = {key: shapes for key, shapes in stored.misshapen.items() if not may_be_new(key)}
+    if wrong:
+        key, (seen, wanted) = next(iter(sorted(wrong.items())))
+        raise ArtifactError(
+            f"{folder} holds {len(wrong)} weights of other shapes than its config.json says: {key} "
+            f"is {_shape(seen)}, and a {kind} of that configuration has {_shape(wanted)}; the two "
+            "files belong to different models. Copy both from one"
+        )
+    missing = [key for key in stored.missing if not may_be_new(key)]
+    if missing:
+        raise ArtifactError(
+            f"{folder} lacks {len(missing)} weights of a {kind} ({_examples(missing)}); "
+            "the folder holds another kind of model: choose one that fits the task"
+        )
+    if stored.extra:
+        raise ArtifactError(
+            f"{folder} holds {len(stored.extra)} weights that a {kind} of its config.json has no "
+            f"place for ({_examples(stored.extra)}), so it would compute something else than what "
+            "was trained; copy config.json from where the weights come from"
+        )
+
+
+def _examples(keys: Iterable[str]) -> str:
+    return ", ".join(sorted(keys)[:3])
+
+
+def _shape(sizes: tuple[int, ...]) -> str:
+    return " × ".join(str(size) for size in sizes) or "a single number"
+
+
+def read_labels(folder: str | Path) -> tuple[str, ...]:
+    """The label names in a model folder's configuration, in the order of their numbers."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    names = config.get("id2label", {})
+    return tuple(names[key] for key in sorted(names, key=int))
