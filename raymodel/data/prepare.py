@@ -277,9 +277,11 @@ class _Preparation:
     ) -> dict[str, Any]:
         plans = list(plan_parts(partitions, summaries))
         if not any(part.split == "train" for part in plans):
+            left_out = _counts(self._ledger.left_out)
             raise SourceError(
-                f"no training rows are left with a holdout of {self._recipe.holdout:g}; "
-                "at least one is needed. Lower `holdout`, or give more data"
+                f"no training rows are left with a holdout of {self._recipe.holdout:g}"
+                f"{f' ({left_out} left out)' if left_out else ''}; at least one is needed. Lower "
+                f"`holdout`, or give more data{self._see()}"
             )
         if self._recipe.holdout and not any(part.split == "holdout" for part in plans):
             self._say(

@@ -35,6 +35,8 @@ class Story(Protocol):
 
     def show(self, line: str, *, is_last: bool) -> None: ...
 
+    def end_progress(self) -> None: ...
+
     def waiting(self, what: str) -> Any: ...
 
 
@@ -128,6 +130,7 @@ def execute_step(step: Step, story: Story, stage: str) -> None:
             progress.add(itertools.islice(left, bundle.num_rows()))
             if progress.elapsed_s > SHOW_AFTER_S:
                 story.show(f"{stage:<9} {progress.text()}", is_last=progress.is_complete)
+        story.end_progress()
 
 
 def quiet(items: ray.data.Dataset) -> ray.data.Dataset:

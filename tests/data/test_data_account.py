@@ -173,6 +173,15 @@ def test_too_much_left_out_stops_with_shares_samples_and_the_fix(
     assert documents(prepare_dataset(again, place, execute, lambda text: None)) == 5
 
 
+def test_a_dataset_that_lost_every_row_says_for_what(
+    place: Location, tmp_path: Path, execute: Execute, tokenizer: Location
+) -> None:
+    path = write_records(tmp_path / "d.jsonl", [{"q": "1", "a": ""}, {"q": "2", "a": " "}])
+    one = labelled(pairs(path), "causal_lm", tokenizer, max_left_out=1.0)
+    with pytest.raises(SourceError, match=r"no training rows.*2 × empty response left out"):
+        prepare_dataset(one, place, execute, lambda text: None)
+
+
 def test_a_source_that_is_lost_whole_is_not_hidden_by_a_larger_one(
     recipe: Recipe, place: Location, corpus: Path, tmp_path: Path, execute: Execute
 ) -> None:

@@ -62,6 +62,9 @@ class Silent:
     def show(self, line: str, *, is_last: bool) -> None:
         self.shown.append(line)
 
+    def end_progress(self) -> None:
+        pass
+
     def waiting(self, what: str) -> AbstractContextManager[None]:
         return nullcontext()
 
