@@ -22,7 +22,7 @@ class Job(Spec):
     """Folder name of the run under `storage`: lower-case letters, digits, dots, dashes."""
     storage: str = "runs"
     """Where artifacts are written: a folder, or `s3:// gs:// abfs:// hdfs://`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)  # what numpy's generators take
     """Decides initial weights, data order and the sampling of a sweep."""
     cluster: ClusterSpec = ClusterSpec()
     """Where it runs."""

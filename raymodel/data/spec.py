@@ -9,6 +9,15 @@ from pydantic import Field, model_validator
 from raymodel.spec.base import OPERATIONAL, Many, Spec
 from raymodel.spec.quantity import Count, Fraction
 
+MAX_WEIGHT = 10_000.0
+"""Visits of a row in one epoch; a source of more outweighs all others anyway."""
+MAX_CHARS = 10**9
+"""Of one document: it lies in the memory of one process."""
+MAX_VOCABULARY = 10_000_000
+"""Tokens; the largest vocabularies in use are a tenth of it."""
+MAX_ROW_TOKENS = 100_000_000
+"""Of one row; the longest contexts of models are a tenth of it."""
+
 
 class SourceSpec(Spec):
     """Where raw records come from and how they are read."""
@@ -31,7 +40,7 @@ class SourceSpec(Spec):
     """Causal fine-tuning: the template of what the model must answer; only this bears loss."""
     label: str | None = None
     """Classification: the field that holds the label."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
     """How often this source's documents appear relative to their natural share."""
 
 
@@ -42,7 +51,7 @@ class DatasetSpec(Spec):
     path: Annotated[str, OPERATIONAL]
     """A dataset artifact: `RUN/prepare` or its folder's URI. All of a mixture need the same
     tokenizer and sequence_length."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
     """Visits of each of its rows in one epoch of the mixture, times the weight of the row's source.
     An epoch is all datasets by their weights."""
 
@@ -50,22 +59,31 @@ class DatasetSpec(Spec):
 class CleanSpec(Spec):
     """What a document must be to be kept."""
 
-    min_chars: Count = 1
+    min_chars: Count = Field(default=1, le=MAX_CHARS)
     """Documents shorter than this are dropped."""
-    max_chars: Count = 10_000_000
+    max_chars: Count = Field(default=10_000_000, ge=1, le=MAX_CHARS)
     """Documents longer than this are cut here, so that one file cannot fill a worker's memory."""
     dedup: Literal["exact", "none"] = "exact"
     """`exact` keeps the first of all documents with the same text."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CleanSpec:
+        if self.min_chars > self.max_chars:
+            raise ValueError(
+                f"min_chars is {self.min_chars:,} and max_chars {self.max_chars:,}, so that no "
+                "document is kept; min_chars must not exceed max_chars"
+            )
+        return self
 
 
 class TokenizerSpec(Spec):
     """Train a byte-level BPE on the prepared text, or load a tokenizer. Exactly one of the two."""
 
-    vocab_size: Count | None = None
+    vocab_size: Annotated[Count, Field(le=MAX_VOCABULARY)] | None = None
     """Train a byte-level BPE with this many tokens, special tokens included."""
     load: str | None = None
     """A Hugging Face folder with a `tokenizer.json`, or `python:PACKAGE/path`."""
-    sample_chars: Count = 50_000_000
+    sample_chars: Count = Field(default=50_000_000, ge=1, le=10**12)
     """At most this many characters of text are used to train."""
 
     @model_validator(mode="after")
@@ -89,7 +107,7 @@ class PrepareSpec(Spec):
     """What to keep."""
     tokenizer: TokenizerSpec
     """The tokenizer."""
-    sequence_length: Count = Field(gt=1)
+    sequence_length: Count = Field(gt=1, le=MAX_ROW_TOKENS)
     """Tokens in a row. Documents are packed end to end, each closed by an end-of-text token."""
-    holdout: Fraction = 0.01
+    holdout: Fraction = Field(default=0.01, lt=1)
     """Share of the documents that training never sees, chosen by a hash of the document."""

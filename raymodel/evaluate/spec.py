@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from raymodel.data.spec import MAX_ROW_TOKENS
 from raymodel.spec.base import Many, Spec
 from raymodel.spec.quantity import Count
 
@@ -18,13 +19,13 @@ class EvaluateSpec(Spec):
         min_length=1
     )
     """What to measure."""
-    max_rows: Count = 512
+    max_rows: Count = Field(default=512, ge=1)
     """Held-out rows used for the loss-based measures."""
-    generate_rows: Count = 32
+    generate_rows: Count = Field(default=32, ge=1)
     """Held-out prompts answered for the measures on generated text."""
-    max_new_tokens: Count = 64
+    max_new_tokens: Count = Field(default=64, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer generated, in tokens."""
-    gates: dict[str, str] = Field(default_factory=dict)
+    gates: dict[str, str] = Field(default_factory=dict, max_length=100)
     """Measure → condition, such as `perplexity: "< 40"`. All must hold for `best` to move."""
 
     @field_validator("gates")

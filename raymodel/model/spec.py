@@ -29,9 +29,9 @@ class ModelSpec(Spec):
 class LoraSpec(Spec):
     """Low-rank adapters (arXiv:2106.09685), by `peft`."""
 
-    rank: int = Field(default=8, ge=1)
+    rank: int = Field(default=8, ge=1, le=100_000)
     """Rank of the update matrices."""
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0, le=1e6)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapter."""

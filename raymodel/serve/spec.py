@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from raymodel.data.spec import MAX_ROW_TOKENS
 from raymodel.spec.base import Spec
 from raymodel.spec.quantity import Count, Seconds
 
@@ -11,9 +12,9 @@ from raymodel.spec.quantity import Count, Seconds
 class ReplicasSpec(Spec):
     """How many copies of the model answer."""
 
-    min: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=1, le=10_000)
     """Replicas that always run."""
-    max: int = Field(default=1, ge=1)
+    max: int = Field(default=1, ge=1, le=10_000)
     """Replicas under load."""
 
     @model_validator(mode="after")
@@ -38,11 +39,11 @@ class ServeSpec(Spec):
     """Name of the environment variable that holds the bearer token clients must send."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
-    batch: int = Field(default=8, ge=1)
+    batch: int = Field(default=8, ge=1, le=100_000)
     """Requests that one replica answers at the same time."""
-    queue: int = Field(default=64, ge=1)
+    queue: int = Field(default=64, ge=1, le=1_000_000)
     """Requests that wait for a place; more are refused with 503 and Retry-After."""
-    max_tokens: Count = Field(default=256, ge=1)
+    max_tokens: Count = Field(default=256, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer of one request, in tokens."""
     timeout: Seconds = Field(default="120s", gt=0)  # type: ignore[assignment]
     """A request that takes longer is ended with 504."""
