@@ -7,6 +7,7 @@ what `raymodel check` accepts can still meet a missing file or too small a clust
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, find_problems, spec_error
+from raymodel.spec.show import show
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.support import Trained, find_unsupported
 from raymodel.tune.space import apply_setting
@@ -116,8 +118,8 @@ def check_measures(job: Job) -> Iterator[Problem]:
     for gate in job.evaluate.gates:
         if gate not in gated:
             close = nearest(gate, gated)
-            rule = f"the gate is on {gate!r}, which is not measured; "
-            fix = f"did you mean {close!r}?" if close else f"add {gate!r} to evaluate.metrics"
+            rule = f"the gate is on {show(gate)}, which is not measured; "
+            fix = f"did you mean {close!r}?" if close else f"add {show(gate)} to evaluate.metrics"
             yield Problem(("evaluate", "gates", gate), rule + fix)
 
 
@@ -166,15 +168,16 @@ def _wrong_name(name: str) -> str | None:
     field = find_field(FinetuneSpec, tuple(name.split(".")))
     inside = [path for path in known if path.startswith(f"{name}.")]
     if field is not None and inside:
-        return f"{name!r} is a section; search one of its fields: {', '.join(inside)}"
+        return f"{show(name)} is a section; search one of its fields: {', '.join(inside)}"
     if field is not None:
-        return f"{name!r} cannot make one trial better than another; fields: {', '.join(known)}"
+        return f"{show(name)} cannot make one trial better than another; fields: {', '.join(known)}"
     leaves = {path.rpartition(".")[2]: path for path in known}
     close = nearest(name, known) or leaves.get(nearest(name, leaves) or "")
     suggestion = f"did you mean {close!r}?" if close else f"fields: {', '.join(known)}"
-    return f"{name!r} is not a field of finetune; {suggestion}"
+    return f"{show(name)} is not a field of finetune; {suggestion}"
 
 
+@cache
 def _searchable() -> list[str]:
     """Dotted paths of the fields of `finetune:` that can differ from trial to trial."""
     fixed = {
@@ -189,9 +192,10 @@ def _wrong_value(finetune: FinetuneSpec, name: str, search: SearchSpec) -> str |
     if name.startswith("adapter.") and finetune.adapter is None:
         return "no adapter is trained; add `finetune.adapter`, or do not search its fields"
     values: tuple[Any, ...] = search.choice or search.uniform or search.loguniform or ()
+    lean = finetune.model_copy(update={"sources": finetune.sources[:1]})  # no setting is theirs
     for value in values:
         try:
-            apply_setting(finetune, {name: value})
+            apply_setting(lean, {name: value})
         except ValidationError as error:
             problem = find_problems(error, FinetuneSpec, finetune.to_dict())[0]
             advice = "" if search.choice else "; a field of whole numbers takes `choice`"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raymodel.spec.base import OPERATIONAL, Many, Spec
+from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Count, Fraction
 
 MAX_WEIGHT = 10_000.0
@@ -22,7 +22,7 @@ MAX_ROW_TOKENS = 100_000_000
 class SourceSpec(Spec):
     """Where raw records come from and how they are read."""
 
-    path: str
+    path: Text
     """A file, folder or glob; `s3:// gs:// abfs:// hdfs://`; `python:stdlib` for this machine's
     Python standard library; or `python:PACKAGE/path` for data inside an installed package, which
     is found without importing it."""
@@ -30,7 +30,7 @@ class SourceSpec(Spec):
     """`text`: each file is one document, field `text`. `jsonl`, `csv`, `parquet`: a record a row.
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
     function of a Python file, fields `code` (its source without the docstring) and `docstring`."""
-    encoding: str = "utf-8"
+    encoding: Text = "utf-8"
     """Text encoding. Files that do not decode are counted, reported and left out."""
     text: str = "{text}"
     """How a record becomes a document: a template over the record's fields."""
@@ -38,7 +38,7 @@ class SourceSpec(Spec):
     """Causal fine-tuning: the template of what the model is given, e.g. `"{code}"`."""
     response: str | None = None
     """Causal fine-tuning: the template of what the model must answer; only this bears loss."""
-    label: str | None = None
+    label: Text | None = None
     """Classification: the field that holds the label."""
     weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
     """How often this source's documents appear relative to their natural share."""
@@ -48,7 +48,7 @@ class DatasetSpec(Spec):
     """One dataset of a mixture."""
 
     # Which dataset it is, its fingerprint says, which does not change when the storage moves.
-    path: Annotated[str, OPERATIONAL]
+    path: Annotated[Text, OPERATIONAL]
     """A dataset artifact: `RUN/prepare` or its folder's URI. All of a mixture need the same
     tokenizer and sequence_length."""
     weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
@@ -81,7 +81,7 @@ class TokenizerSpec(Spec):
 
     vocab_size: Annotated[Count, Field(le=MAX_VOCABULARY)] | None = None
     """Train a byte-level BPE with this many tokens, special tokens included."""
-    load: str | None = None
+    load: Text | None = None
     """A Hugging Face folder with a `tokenizer.json`, or `python:PACKAGE/path`."""
     sample_chars: Count = Field(default=50_000_000, ge=1, le=10**12)
     """At most this many characters of text are used to train."""

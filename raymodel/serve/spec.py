@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
-from raymodel.spec.base import Spec
+from raymodel.spec.base import Spec, Text
 from raymodel.spec.quantity import Count, Seconds
+from raymodel.spec.show import show
 
 
 class ReplicasSpec(Spec):
@@ -27,15 +28,15 @@ class ReplicasSpec(Spec):
 class ServeSpec(Spec):
     """One HTTP application for the promoted model."""
 
-    model: str | None = None
+    model: Text | None = None
     """A model artifact or Hugging Face folder; by default this job's `best`."""
-    name: str | None = None
+    name: Text | None = None
     """The model's name in the API; by default the job's name."""
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Address to listen on. Anything but loopback needs a token."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
-    token_env: str | None = None
+    token_env: Text | None = None
     """Name of the environment variable that holds the bearer token clients must send."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
@@ -52,7 +53,7 @@ class ServeSpec(Spec):
     def _guarded(self) -> ServeSpec:
         if self.host not in ("127.0.0.1", "localhost", "::1") and self.token_env is None:
             raise ValueError(
-                f"host {self.host!r} can be reached from outside; set `token_env` to the name of "
-                "the environment variable with the bearer token, or listen on 127.0.0.1"
+                f"host {show(self.host)} can be reached from outside; set `token_env` to the name "
+                "of the environment variable with the bearer token, or listen on 127.0.0.1"
             )
         return self

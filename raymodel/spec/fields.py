@@ -58,6 +58,12 @@ class Field:
         return any(get_origin(kind) is tuple for kind in kinds(self.annotation))
 
     @property
+    def quantity(self) -> Quantity | None:
+        """How the number is written, where it has a unit or a short form."""
+        marks = self.info.metadata if self.info else []
+        return next((mark for mark in marks if isinstance(mark, Quantity)), None)
+
+    @property
     def in_words(self) -> str:
         """The type in words, with its bounds."""
         return in_words(self.info.rebuild_annotation() if self.info else self.annotation)
@@ -111,7 +117,7 @@ def in_words(annotation: Any) -> str:
         base, *marks = get_args(annotation)
         for mark in marks:
             if isinstance(mark, Quantity):
-                return mark.words + _bounds_in_words(marks)
+                return mark.words + _bounds_in_words(marks, mark.unit)
         return in_words(base) + _bounds_in_words(marks)
     members = kinds(annotation)
     if members != [annotation]:
@@ -147,9 +153,9 @@ def _union_members(annotation: Any) -> list[Any]:
     return [member for member in get_args(annotation) if member is not type(None)]
 
 
-def _bounds_in_words(marks: Iterable[Any]) -> str:
+def _bounds_in_words(marks: Iterable[Any], unit: str = "") -> str:
     bounds = {
-        attribute: number_text(getattr(mark, attribute))
+        attribute: number_text(getattr(mark, attribute)) + unit
         for mark in _unfolded(marks)
         for kind, attribute in _BOUNDS
         if isinstance(mark, kind)

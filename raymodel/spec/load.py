@@ -75,6 +75,8 @@ def _read(file: FilePath) -> str:
         ) from error
     except OSError as error:
         raise SpecError(f"{name}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL, which only Python can write into a path
+        raise SpecError(f"{name}: no path of a file: {error}") from error
     if text is None:
         raise SpecError(
             f"{name}: more than {MAX_BYTES // 1024} KiB, which no job file needs; name data by "

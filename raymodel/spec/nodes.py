@@ -15,10 +15,10 @@ from yaml.reader import ReaderError
 from raymodel.spec.show import shorten
 
 MAX_BYTES = 128 * 1024
-"""Of a job file, or of all `--set` together: fifty times the longest job of this repository, and a
-third of a second for PyYAML."""
-MAX_NODES = 10_000
-"""Keys and values, each as often as aliases repeat it: a list of two thousand sources."""
+"""Of a job file, or of all `--set` together: seventy times the longest job of this repository, and
+a third of a second for PyYAML."""
+MAX_NODES = 5_000
+"""Keys and values, each as often as aliases repeat it: a list of a thousand sources."""
 MAX_DEPTH = 24
 """Sections and lists in each other. The job language needs eight; Python allows a few hundred."""
 _MAX_DETAIL = 200  # characters of the parser's own words, which may quote the file

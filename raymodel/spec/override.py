@@ -26,10 +26,11 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
         SpecError: An override without `=` or value, or whose path leads through a plain value or
             past the end of a list; or more of them than a job file could hold.
     """
-    if len(overrides) > _MAX_OVERRIDES or sum(map(len, overrides)) > MAX_BYTES:
+    chars = sum(map(len, overrides))
+    if len(overrides) > _MAX_OVERRIDES or chars > MAX_BYTES:
         raise SpecError(
-            f"--set: {len(overrides):,} settings; give at most {_MAX_OVERRIDES}, of "
-            f"{MAX_BYTES // 1024} KiB together, and write the others into the job file"
+            f"--set: given {len(overrides):,} times with {chars:,} characters in all; it takes "
+            f"{_MAX_OVERRIDES} and {MAX_BYTES:,} at most, so write the values into the job file"
         )
     data = copy.deepcopy(document.data)
     positions = dict(document.positions)

@@ -108,6 +108,8 @@ class _Report:
     """Path of the field whose type is a union, when the error comes from one of its members."""
     at_member: bool
     """Whether the value is not of the member's type at all."""
+    written: Any
+    """The value as the file has it, where pydantic compares what a unit made of it."""
     detail: ErrorDetails
 
     @property
@@ -129,7 +131,7 @@ class _Report:
             elif union is None:  # not in the data: the name of a union's member
                 union = tuple(path)
         at_member = tuple(path) == union and detail["type"].endswith("_type")
-        return cls(detail["type"], tuple(path), union, at_member, detail)
+        return cls(detail["type"], tuple(path), union, at_member, here, detail)
 
 
 def _holds(data: Any, part: str | int) -> bool:
@@ -171,7 +173,8 @@ def _rule(report: _Report, model: type[Spec]) -> str:
         return _wrong_choice(value, field)
     if report.kind in _COMPARED:
         bound, words = _COMPARED[report.kind]
-        return f"{show(value)} must be {words} {number_text(context[bound])}"
+        unit = field.quantity.unit if field and field.quantity else ""
+        return f"{show(report.written)} must be {words} {number_text(context[bound])}{unit}"
     if report.kind in ("too_short", "too_long"):
         return _wrong_length(report.kind, len(value), context)
     if report.kind == "string_too_short":

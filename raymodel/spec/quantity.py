@@ -109,6 +109,8 @@ class Quantity:
     words: str
     examples: tuple[str | int | float, ...]
     json_types: tuple[str, ...] = ("string",)
+    unit: str = ""
+    """Of its bounds."""
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
@@ -121,13 +123,13 @@ Bytes = Annotated[
     int,
     BeforeValidator(parse_bytes),
     PlainSerializer(lambda v: f"{v}B"),
-    Quantity('a size, like "64MiB" or "2GB"', ("64MiB", "2GB")),
+    Quantity('a size, like "64MiB" or "2GB"', ("64MiB", "2GB"), unit="B"),
 ]
 Seconds = Annotated[
     float,
     BeforeValidator(parse_seconds),
     PlainSerializer(lambda v: f"{plain_number(v)}s"),
-    Quantity('a time, like "90s" or "2h"', ("90s", "10min", "2h")),
+    Quantity('a time, like "90s" or "2h"', ("90s", "10min", "2h"), unit="s"),
 ]
 Fraction = Annotated[
     float,

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from raymodel.data.spec import MAX_ROW_TOKENS, CleanSpec, DatasetSpec, SourceSpec
 from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
-from raymodel.spec.base import OPERATIONAL, Many, Spec
+from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
 from raymodel.tune.spec import SweepSpec
 
@@ -203,7 +203,7 @@ class PretrainSpec(TrainSpec):
     """What the model learns to predict."""
     model: ModelSpec
     """The model."""
-    data: str | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
+    data: Text | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
     """A dataset artifact (URI or `RUN/prepare`), or a list of them with weights, such as
     `[{path: code/prepare, weight: 2.0}, {path: prose/prepare}]`; by default this job's
     `prepare`."""
@@ -234,7 +234,7 @@ class FinetuneSpec(TrainSpec):
     """Share of the documents kept for evaluation, chosen by a hash of the document."""
     max_length: Count = Field(default=512, gt=1, le=MAX_ROW_TOKENS)
     """Longest example in tokens; longer ones are cut. By default 512, or what the base can take."""
-    base: str | None = None
+    base: Text | None = None
     """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
     default this job's `pretrain`."""
     adapter: AdapterSpec | None = None
