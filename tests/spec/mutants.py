@@ -76,7 +76,7 @@ def _changed_tree(tree: Any, chance: random.Random) -> Any:
         elif change == 2 and isinstance(holder, dict):
             holder[_misspelt(str(key), chance)] = holder.pop(key)
         elif change == 3:
-            for _ in range(chance.choice((1, 5, 30, 200))):
+            for _ in range(chance.choice((1, 5, 30))):  # PyYAML's writer calls itself
                 holder[key] = [holder[key]] if chance.random() < 0.5 else {str(key): holder[key]}
         else:
             holder[key] = copy.deepcopy(chance.choice(VALUES))
