@@ -23,6 +23,7 @@ from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
+from raymodel.spec.show import show
 from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
 from raymodel.tasks.template import check_template
@@ -228,8 +229,8 @@ def check_measures(job: Job) -> Iterator[Problem]:
     for gate in job.evaluate.gates:
         if gate not in gated:
             close = nearest(gate, gated)
-            rule = f"the gate is on {gate!r}, which is not measured; "
-            fix = f"did you mean {close!r}?" if close else f"add {gate!r} to evaluate.metrics"
+            rule = f"the gate is on {show(gate)}, which is not measured; "
+            fix = f"did you mean {close!r}?" if close else f"add {show(gate)} to evaluate.metrics"
             yield Problem(("evaluate", "gates", gate), rule + fix)
 
 

@@ -11,7 +11,7 @@ from raymodel.data.spec import PrepareSpec
 from raymodel.errors import SpecError
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.serve.spec import ServeSpec
-from raymodel.spec.base import Many, Spec
+from raymodel.spec.base import DISTINCT, Many, Spec, Text
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 
 
@@ -20,13 +20,15 @@ class Job(Spec):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     """Folder name of the run under `storage`: lower-case letters, digits, dots, dashes."""
-    storage: str = "runs"
+    storage: Text = "runs"
     """Where artifacts are written: a folder, or `s3:// gs:// abfs:// hdfs://`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)  # what numpy's generators take
     """Decides initial weights, data order and the sampling of a sweep."""
     cluster: ClusterSpec = ClusterSpec()
     """Where it runs."""
-    trackers: Many[Literal["tensorboard", "wandb", "mlflow"]] = ("tensorboard",)
+    trackers: Annotated[Many[Literal["tensorboard", "wandb", "mlflow"]], DISTINCT] = (
+        "tensorboard",
+    )
     """Where training records go beside `metrics.jsonl`. W&B and MLflow are the extra `tracking`."""
     prepare: PrepareSpec | None = None
     """Raw text to shards of tokens."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.spec import PrepareSpec
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.job import Job
 from raymodel.serve.spec import ServeSpec
+from raymodel.spec.show import shorten
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
+
+_MOST_LISTED = 5
 
 
 def outline(job: Job) -> Iterator[tuple[str, str]]:
@@ -26,27 +29,35 @@ def outline(job: Job) -> Iterator[tuple[str, str]]:
         yield "serve", _serve(job.serve)
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The first names; a line of a terminal holds no more."""
+    more = [f"{len(names) - _MOST_LISTED:,} more"] if len(names) > _MOST_LISTED else []
+    return ", ".join([*map(shorten, names[:_MOST_LISTED]), *more])
+
+
 def _prepare(spec: PrepareSpec) -> str:
     tokenizer = (
         f"vocabulary of {spec.tokenizer.vocab_size}"
         if spec.tokenizer.vocab_size
-        else f"tokenizer of {spec.tokenizer.load}"
+        else f"tokenizer of {shorten(spec.tokenizer.load or '')}"
     )
-    sources = ", ".join(source.path for source in spec.sources)
+    sources = _listed([source.path for source in spec.sources])
     return f"{sources}; {tokenizer}; rows of {spec.sequence_length} tokens"
 
 
 def _pretrain(spec: PretrainSpec, cluster: ClusterSpec) -> str:
-    return f"{spec.model.preset or spec.model.architecture}; {_training(spec, cluster)}"
+    return (
+        f"{shorten(spec.model.preset or spec.model.architecture or '')}; {_training(spec, cluster)}"
+    )
 
 
 def _finetune(spec: FinetuneSpec, cluster: ClusterSpec) -> str:
-    parts = [f"{spec.task} from {spec.base or 'pretrain'}"]
+    parts = [f"{spec.task} from {shorten(spec.base or 'pretrain')}"]
     if spec.adapter:
         parts.append(f"LoRA of rank {spec.adapter.lora.rank}")
     if spec.sweep:
         cluster = ClusterSpec(workers=spec.sweep.workers_per_trial)
-        parts.append(f"{spec.sweep.trials} trials over {', '.join(spec.sweep.search)}, each")
+        parts.append(f"{spec.sweep.trials} trials over {_listed([*spec.sweep.search])}, each")
     parts.append(_training(spec, cluster))
     return "; ".join(parts)
 
@@ -61,9 +72,9 @@ def _training(spec: TrainSpec, cluster: ClusterSpec) -> str:
 
 
 def _evaluate(spec: EvaluateSpec) -> str:
-    gates = ", ".join(f"{name} {condition.strip()}" for name, condition in spec.gates.items())
+    gates = _listed([f"{name} {condition.strip()}" for name, condition in spec.gates.items()])
     return ", ".join(spec.metrics) + (f"; `best` needs {gates}" if gates else "")
 
 
 def _serve(spec: ServeSpec) -> str:
-    return f"{spec.model or 'best'} at http://{spec.host}:{spec.port}"
+    return f"{shorten(spec.model or 'best')} at http://{shorten(spec.host)}:{spec.port}"

@@ -134,8 +134,8 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
         (
             "optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
             "adapter.lora.rank: {uniform: [4, 16]}",
-            "job.yaml:20: finetune.sweep.search.adapter.lora.rank: 4.0 is not a whole number, at "
-            "least 1; a field of whole numbers takes `choice`",
+            "job.yaml:20: finetune.sweep.search.adapter.lora.rank: 4.0 is not a whole number, "
+            "from 1 to 100,000; a field of whole numbers takes `choice`",
         ),
         (
             "trials: 2",

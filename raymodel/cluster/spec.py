@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from raymodel.spec.base import Spec
 from raymodel.spec.quantity import Count
+
+MAX_WORKERS = 100_000
+"""Of one job: above the largest clusters that are known."""
+MAX_CPUS = 4096
+"""Of one machine, with all its threads."""
 
 
 class ElasticSpec(Spec):
     """A number of workers that may change while a run goes on."""
 
-    min: int = Field(ge=1)
+    min: int = Field(ge=1, le=MAX_WORKERS)
     """The run waits while fewer than this many workers can be placed."""
-    max: int = Field(ge=1)
+    max: int = Field(ge=1, le=MAX_WORKERS)
     """The run grows up to this many workers when the cluster has room."""
 
     @model_validator(mode="after")
@@ -26,21 +33,14 @@ class ElasticSpec(Spec):
 class ClusterSpec(Spec):
     """How many workers train, and what each one holds."""
 
-    workers: int | ElasticSpec = Field(default=1)
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] | ElasticSpec = 1
     """Training processes: a number, or `{min, max}` for a run that shrinks and grows."""
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     """GPUs of each worker. One process drives one GPU; 0 trains on the CPU with gloo."""
-    cpus_per_worker: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1, le=MAX_CPUS)
     """Logical CPUs that Ray reserves for each training worker."""
-    threads_per_worker: Count | None = None
+    threads_per_worker: Annotated[Count, Field(ge=1, le=MAX_CPUS)] | None = None
     """Threads of torch in each worker; by default the machine's cores shared out evenly."""
-
-    @field_validator("workers")
-    @classmethod
-    def _positive(cls, value: int | ElasticSpec) -> int | ElasticSpec:
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"{value} workers; at least one worker trains")
-        return value
 
     @property
     def min_workers(self) -> int:

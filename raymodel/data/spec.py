@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raymodel.spec.base import OPERATIONAL, Many, Spec
+from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
 from raymodel.spec.quantity import Count, Fraction
 
@@ -20,12 +20,20 @@ other rows, or other files of an attempt that can be gone on with."""
 MAX_LEFT_OUT = 0.5
 """Of what is read of a source: half. Bad records are a few in a hundred as a rule; a wrong format,
 encoding or name of a field loses nearly all."""
+MAX_WEIGHT = 10_000.0
+"""Visits of a row in one epoch; a source of more outweighs all others anyway."""
+MAX_CHARS = 10**9
+"""Of one document: it lies in the memory of one process."""
+MAX_VOCABULARY = 10_000_000
+"""Tokens; the largest vocabularies in use are a tenth of it."""
+MAX_ROW_TOKENS = 100_000_000
+"""Of one row; the longest contexts of models are a tenth of it."""
 
 
 class SourceSpec(Spec):
     """Where raw records come from and how they are read."""
 
-    path: str
+    path: Text
     """A file, folder or glob; `s3:// gs:// abfs:// hdfs://`; `python:stdlib` for this machine's
     Python standard library; or `python:PACKAGE/path` for data inside an installed package, which
     is found without importing it."""
@@ -35,7 +43,7 @@ class SourceSpec(Spec):
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
     function of a Python file, fields `code` (its source without the docstring) and `docstring`.
     Files packed with gzip, bzip2, xz or Zstandard are read as what is in them."""
-    encoding: str = "utf-8"
+    encoding: Text = "utf-8"
     """Text encoding. What does not decode – a line, a row, or a file that is one document – is
     counted, reported and left out. A Python file's own coding line comes before it."""
     delimiter: str | None = None
@@ -48,11 +56,11 @@ class SourceSpec(Spec):
     """Causal fine-tuning: the template of what the model is given, e.g. `"{code}"`."""
     response: str | None = None
     """Causal fine-tuning: the template of what the model must answer; only this bears loss."""
-    label: str | None = None
+    label: Text | None = None
     """Classification: the field that holds the label: one text, number, true or false. White space
     around it is nothing, and 1, 1.0, "1" and "1.0" are one class; a record without a value (null,
     NaN, an empty text) is left out."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
     """How often this source's documents appear relative to their natural share."""
 
     @field_validator("encoding")
@@ -96,10 +104,10 @@ class DatasetSpec(Spec):
     """One dataset of a mixture."""
 
     # Which dataset it is, its fingerprint says, which does not change when the storage moves.
-    path: Annotated[str, OPERATIONAL]
+    path: Annotated[Text, OPERATIONAL]
     """A dataset artifact: `RUN/prepare` or its folder's URI. All of a mixture need the same
     tokenizer and sequence_length."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
     """Visits of each of its rows in one epoch of the mixture, times the weight of the row's source.
     An epoch is all datasets by their weights."""
 
@@ -107,24 +115,33 @@ class DatasetSpec(Spec):
 class CleanSpec(Spec):
     """What a document must be to be kept."""
 
-    min_chars: Count = 1
+    min_chars: Count = Field(default=1, le=MAX_CHARS)
     """Documents shorter than this, all their texts together, are dropped."""
-    max_chars: Count = 10_000_000
+    max_chars: Count = Field(default=10_000_000, ge=1, le=MAX_CHARS)
     """Texts longer than this are cut and counted, so that one file cannot fill a worker's memory. A
     prompt keeps its end, every other text its start."""
     dedup: Literal["exact", "none"] = "exact"
     """`exact` keeps the first of all documents with the same text (prompt and response, text and
     label), as it was before it was cut. One text with several labels is kept with each."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> CleanSpec:
+        if self.min_chars > self.max_chars:
+            raise ValueError(
+                f"min_chars is {self.min_chars:,} and max_chars {self.max_chars:,}, so that no "
+                "document is kept; min_chars must not exceed max_chars"
+            )
+        return self
+
 
 class TokenizerSpec(Spec):
     """Train a byte-level BPE on the prepared text, or load a tokenizer. Exactly one of the two."""
 
-    vocab_size: Count | None = None
+    vocab_size: Annotated[Count, Field(le=MAX_VOCABULARY)] | None = None
     """Train a byte-level BPE with this many tokens, special tokens included."""
-    load: str | None = None
+    load: Text | None = None
     """A Hugging Face folder with a `tokenizer.json`, or `python:PACKAGE/path`."""
-    sample_chars: Count = 50_000_000
+    sample_chars: Count = Field(default=50_000_000, ge=1, le=10**12)
     """At most this many characters of text are used to train."""
 
     @model_validator(mode="after")
@@ -148,9 +165,9 @@ class PrepareSpec(Spec):
     """What to keep."""
     tokenizer: TokenizerSpec
     """The tokenizer."""
-    sequence_length: Count = Field(gt=1)
+    sequence_length: Count = Field(gt=1, le=MAX_ROW_TOKENS)
     """Tokens in a row. Documents are packed end to end, each closed by an end-of-text token."""
-    holdout: Fraction = 0.01
+    holdout: Fraction = Field(default=0.01, lt=1)
     """Share of the documents that training never sees, chosen by a hash of the file where a file is
     a document (`text`, `folder`, `python_functions`), else of the text. Above 0 where this job
     trains on them, since it is validated on these."""

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from raymodel.spec.base import Many, Spec
+from raymodel.data.spec import MAX_ROW_TOKENS
+from raymodel.spec.base import DISTINCT, Many, Spec
 from raymodel.spec.quantity import Count
+from raymodel.spec.show import shorten, show
 
 
 class EvaluateSpec(Spec):
     """Measures the base model and the tuned model; gates decide which becomes `best`."""
 
-    metrics: Many[Literal["perplexity", "bits_per_byte", "bleu", "chrf", "accuracy", "f1"]] = Field(
-        min_length=1
-    )
+    metrics: Annotated[
+        Many[Literal["perplexity", "bits_per_byte", "bleu", "chrf", "accuracy", "f1"]], DISTINCT
+    ] = Field(min_length=1)
     """What to measure."""
-    max_rows: Count = 512
+    max_rows: Count = Field(default=512, ge=1)
     """Held-out rows used for the loss-based measures."""
-    generate_rows: Count = 32
+    generate_rows: Count = Field(default=32, ge=1)
     """Held-out prompts answered for the measures on generated text."""
-    max_new_tokens: Count = 64
+    max_new_tokens: Count = Field(default=64, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer generated, in tokens."""
-    gates: dict[str, str] = Field(default_factory=dict)
+    gates: dict[str, str] = Field(default_factory=dict, max_length=100)
     """Measure → condition, such as `perplexity: "< 40"`. All must hold for `best` to move."""
 
     @field_validator("gates")
     @classmethod
     def _conditions(cls, gates: dict[str, str]) -> dict[str, str]:
         for name, condition in gates.items():
-            if not re.fullmatch(r"\s*(<=|>=|<|>)\s*-?\d+(\.\d+)?(e-?\d+)?\s*", condition):
-                raise ValueError(f'{name}: {condition!r} is not a condition; write e.g. "< 40"')
+            match = re.fullmatch(
+                r"\s*(<=|>=|<|>)\s*(-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?)\s*", condition
+            )
+            if match is None or not math.isfinite(float(match[2])):
+                raise ValueError(
+                    f'{shorten(name)}: {show(condition)} is not a condition; write e.g. "< 40"'
+                )
         return gates

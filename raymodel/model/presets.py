@@ -12,6 +12,7 @@ import yaml
 
 from raymodel.errors import SpecError
 from raymodel.model.spec import ModelSpec
+from raymodel.spec.show import show
 
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 
@@ -41,7 +42,8 @@ def resolve_model(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
         nearest = difflib.get_close_matches(spec.preset, presets, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise SpecError(
-            f"there is no model preset {spec.preset!r}; the presets are {', '.join(presets)}{hint}"
+            f"there is no model preset {show(spec.preset)}; "
+            f"the presets are {', '.join(presets)}{hint}"
         )
     preset = presets[spec.preset]
     return preset["architecture"], preset["config"] | copy.deepcopy(spec.config)

@@ -6,15 +6,15 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raymodel.spec.base import Many, Spec
+from raymodel.spec.base import Many, Spec, Text
 
 
 class ModelSpec(Spec):
     """A fresh model: a named preset, or a Hugging Face `model_type` with its configuration."""
 
-    preset: str | None = None
+    preset: Text | None = None
     """A name from `model/presets.yaml`, such as `llama-tiny`."""
-    architecture: str | None = None
+    architecture: Text | None = None
     """A Hugging Face `model_type`, such as `llama`, when no preset is used."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Fields of the Hugging Face configuration; with a preset, these replace the preset's."""
@@ -29,13 +29,13 @@ class ModelSpec(Spec):
 class LoraSpec(Spec):
     """Low-rank adapters (arXiv:2106.09685), by `peft`."""
 
-    rank: int = Field(default=8, ge=1)
+    rank: int = Field(default=8, ge=1, le=100_000)
     """Rank of the update matrices."""
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0, le=1e6)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapter."""
-    target: str | Many[str] = "all-linear"
+    target: Text | Many[Text] = "all-linear"
     """Module names, or `all-linear`: every linear layer but the output head."""
 
 

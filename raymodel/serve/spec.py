@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from raymodel.spec.base import Spec
+from raymodel.data.spec import MAX_ROW_TOKENS
+from raymodel.spec.base import Spec, Text
 from raymodel.spec.quantity import Count, Seconds
+from raymodel.spec.show import show
 
 
 class ReplicasSpec(Spec):
     """How many copies of the model answer."""
 
-    min: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=1, le=10_000)
     """Replicas that always run."""
-    max: int = Field(default=1, ge=1)
+    max: int = Field(default=1, ge=1, le=10_000)
     """Replicas under load."""
 
     @model_validator(mode="after")
@@ -26,24 +28,24 @@ class ReplicasSpec(Spec):
 class ServeSpec(Spec):
     """One HTTP application for the promoted model."""
 
-    model: str | None = None
+    model: Text | None = None
     """A Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by default this job's newest
     model, once its gates are met."""
-    name: str | None = None
+    name: Text | None = None
     """The model's name in the API; by default the job's name."""
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Address to listen on. Anything but loopback needs a token."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
-    token_env: str | None = None
+    token_env: Text | None = None
     """Name of the environment variable that holds the bearer token clients must send."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
-    batch: int = Field(default=8, ge=1)
+    batch: int = Field(default=8, ge=1, le=100_000)
     """Requests that one replica answers at the same time."""
-    queue: int = Field(default=64, ge=1)
+    queue: int = Field(default=64, ge=1, le=1_000_000)
     """Requests that wait for a place; more are refused with 503 and Retry-After."""
-    max_tokens: Count = Field(default=256, ge=1)
+    max_tokens: Count = Field(default=256, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer of one request, in tokens."""
     timeout: Seconds = Field(default="120s", gt=0)  # type: ignore[assignment]
     """A request that takes longer is ended with 504."""
@@ -52,7 +54,7 @@ class ServeSpec(Spec):
     def _guarded(self) -> ServeSpec:
         if self.host not in ("127.0.0.1", "localhost", "::1") and self.token_env is None:
             raise ValueError(
-                f"host {self.host!r} can be reached from outside; set `token_env` to the name of "
-                "the environment variable with the bearer token, or listen on 127.0.0.1"
+                f"host {show(self.host)} can be reached from outside; set `token_env` to the name "
+                "of the environment variable with the bearer token, or listen on 127.0.0.1"
             )
         return self

@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from raymodel.spec.show import show
 
 T = TypeVar("T")
 
@@ -26,8 +28,19 @@ def _to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"{show(value)} is given twice; keep one")
+    return values
+
+
 # YAML knows only lists; specs hold tuples, because a spec never changes.
 Many = Annotated[tuple[T, ...], BeforeValidator(_to_tuple)]
+DISTINCT = AfterValidator(_check_distinct)
+"""Marks a list of choices that can each be made once."""
+Text = Annotated[str, Field(min_length=1)]
+"""A name or path: an empty one stands for the working folder, or for nothing, without a word."""
 
 
 class Spec(BaseModel):

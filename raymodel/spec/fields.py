@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from raymodel.spec.base import Spec
 from raymodel.spec.document import Path
 from raymodel.spec.quantity import Quantity
+from raymodel.spec.show import MOST_CHARS, number_text
 
 _PLAIN = {
     int: "a whole number",
@@ -22,12 +23,13 @@ _PLAIN = {
     bool: "true or false",
     Any: "any value",
 }
-_BOUNDS: tuple[tuple[type, str, str], ...] = (
-    (annotated_types.Ge, "ge", "at least"),
-    (annotated_types.Gt, "gt", "above"),
-    (annotated_types.Le, "le", "at most"),
-    (annotated_types.Lt, "lt", "below"),
+_BOUNDS: tuple[tuple[type, str], ...] = (
+    (annotated_types.Ge, "ge"),
+    (annotated_types.Gt, "gt"),
+    (annotated_types.Le, "le"),
+    (annotated_types.Lt, "lt"),
 )
+_BOUND_WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ class Field:
         return self.section or next(
             (inner for kind in kinds(self.annotation) if (inner := _inner(kind))), None
         )
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a list may stand at this place."""
+        return any(get_origin(kind) is tuple for kind in kinds(self.annotation))
+
+    @property
+    def quantity(self) -> Quantity | None:
+        """How the number is written, where it has a unit or a short form."""
+        marks = self.info.metadata if self.info else []
+        return next((mark for mark in marks if isinstance(mark, Quantity)), None)
 
     @property
     def in_words(self) -> str:
@@ -92,8 +105,10 @@ def walk_fields(model: type[Spec], prefix: Path = ()) -> Iterator[Path]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, if any is like it."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+    """The known name most like `name`, if any is like it. What is longer than a name has none."""
+    if len(name) > MOST_CHARS:
+        return None
+    return next(iter(difflib.get_close_matches(name, dict.fromkeys(known), n=1, cutoff=0.6)), None)
 
 
 def in_words(annotation: Any) -> str:
@@ -102,7 +117,7 @@ def in_words(annotation: Any) -> str:
         base, *marks = get_args(annotation)
         for mark in marks:
             if isinstance(mark, Quantity):
-                return mark.words
+                return mark.words + _bounds_in_words(marks, mark.unit)
         return in_words(base) + _bounds_in_words(marks)
     members = kinds(annotation)
     if members != [annotation]:
@@ -138,14 +153,23 @@ def _union_members(annotation: Any) -> list[Any]:
     return [member for member in get_args(annotation) if member is not type(None)]
 
 
-def _bounds_in_words(marks: Iterable[Any]) -> str:
-    said = [
-        f"{words} {getattr(mark, attribute):g}"
-        for mark in marks
-        for kind, attribute, words in _BOUNDS
+def _bounds_in_words(marks: Iterable[Any], unit: str = "") -> str:
+    bounds = {
+        attribute: number_text(getattr(mark, attribute)) + unit
+        for mark in _unfolded(marks)
+        for kind, attribute in _BOUNDS
         if isinstance(mark, kind)
-    ]
+    }
+    if set(bounds) == {"ge", "le"}:
+        return f", from {bounds['ge']} to {bounds['le']}"
+    said = [f"{_BOUND_WORDS[attribute]} {number}" for attribute, number in bounds.items()]
     return f", {' and '.join(said)}" if said else ""
+
+
+def _unfolded(marks: Iterable[Any]) -> Iterator[Any]:
+    """The marks, with what a `Field(ge=…)` inside a union or list holds in its place."""
+    for mark in marks:
+        yield from mark.metadata if isinstance(mark, FieldInfo) else (mark,)
 
 
 def _composite_in_words(annotation: Any) -> str:

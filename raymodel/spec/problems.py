@@ -6,8 +6,9 @@ a `Problem`: where it stands, the value seen, the rule, and the nearest name tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +18,12 @@ from raymodel.errors import SpecError
 from raymodel.spec.base import Spec
 from raymodel.spec.document import Path, Position, dotted
 from raymodel.spec.fields import Field, find_field, in_words, nearest, walk_fields
+from raymodel.spec.show import number_text, shorten, show
+
+MOST_SHOWN = 20
+"""Problems that one error lists: who must mend more begins with these."""
+# Characters of a problem's message; the longest rules list the fields of a section.
+_MAX_LINE = 1000
 
 _COMPARED = {
     "greater_than": ("gt", "above"),
@@ -31,14 +38,22 @@ class Problem:
     """One thing that is wrong at one place."""
 
     path: Path
-    message: str
+    rule: str | Callable[[], str]
+    """What is wrong, or who says it when asked: of ten thousand problems twenty are shown, and to
+    look for the nearest right name takes time."""
+
+    @property
+    def message(self) -> str:
+        """The value seen, the rule, and the fix where one is known."""
+        return self.rule if isinstance(self.rule, str) else self.rule()
 
     def text(self, positions: Mapping[Path, Position]) -> str:
         """`jobs/x.yaml:12: pretrain.duration: …`, or `--set pretrain.duration: …`."""
         position, field = str(self.position(positions) or ""), dotted(self.path)
         if position.endswith(f" {field}"):
             field = ""
-        return ": ".join(part for part in (position, field, self.message) if part)
+        message = shorten(self.message, _MAX_LINE)
+        return ": ".join(part for part in (position, field, message) if part)
 
     def position(self, positions: Mapping[Path, Position]) -> Position | None:
         """Where the path, or the nearest section around it, was written.
@@ -46,7 +61,8 @@ class Problem:
         A check across a section names the field that it is about as its first word; then that
         field's line is more help than the section's.
         """
-        subject = (*self.path, *self.message.split(maxsplit=1)[0].split("."))
+        first = self.rule.split(maxsplit=1)[:1] if isinstance(self.rule, str) else []
+        subject = (*self.path, *(name for word in first for name in word.split(".")))
         if subject in positions:
             return positions[subject]
         for end in range(len(self.path), -1, -1):
@@ -56,11 +72,14 @@ class Problem:
 
 
 def spec_error(problems: Sequence[Problem], positions: Mapping[Path, Position]) -> SpecError:
-    """One error for all problems, in the order of the file."""
-    ordered = sorted(problems, key=lambda problem: _line(problem, positions))
-    lines = list(dict.fromkeys(problem.text(positions) for problem in ordered))
-    head = [f"{len(lines)} problems"] if len(lines) > 1 else []
-    return SpecError("\n".join([*head, *lines]))
+    """One error for all problems, in the order of the file; it lists the first of very many."""
+    distinct = list(dict.fromkeys(problems))
+    distinct.sort(key=lambda problem: _line(problem, positions))
+    lines = dict.fromkeys(problem.text(positions) for problem in distinct[:MOST_SHOWN])
+    hidden = len(distinct[MOST_SHOWN:])
+    head = [f"{len(lines) + hidden:,} problems"] if len(lines) + hidden > 1 else []
+    tail = [f"and {hidden:,} more"] if hidden else []
+    return SpecError("\n".join([*head, *lines, *tail]))
 
 
 def find_problems(error: ValidationError, model: type[Spec], data: Any) -> list[Problem]:
@@ -69,25 +88,14 @@ def find_problems(error: ValidationError, model: type[Spec], data: Any) -> list[
     return [_problem(report, model) for report in _without_union_noise(reports)]
 
 
-def show(value: Any) -> str:
-    """A value as a job file writes it; sections and lists by their kind."""
-    if isinstance(value, dict):
-        return "a section" if value else "an empty section"
-    if isinstance(value, list | tuple):
-        return "a list" if value else "an empty list"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
-
-
-def unknown_key(path: Path, model: type[Spec]) -> Problem:
+def unknown_key(path: Path, model: type[Spec]) -> str:
     """The key at the end of `path` is not a field; names the one that was probably meant."""
     *parents, name = path
     holder = find_field(model, tuple(parents))
     section = holder.section if holder else None
     known = list(section.model_fields) if section else []
-    close = nearest(str(name), known) or _found_deeper(str(name), section)
-    return Problem(path, f"unknown key {name!r}{_suggest(close)} (known keys: {', '.join(known)})")
+    close = nearest(str(name), known) or (_deeper(section).get(str(name)) if section else None)
+    return f"unknown key {show(name)}{_suggest(close)} (known keys: {', '.join(known)})"
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,8 @@ class _Report:
     """Path of the field whose type is a union, when the error comes from one of its members."""
     at_member: bool
     """Whether the value is not of the member's type at all."""
+    written: Any
+    """The value as the file has it, where pydantic compares what a unit made of it."""
     detail: ErrorDetails
 
     @property
@@ -121,7 +131,7 @@ class _Report:
             elif union is None:  # not in the data: the name of a union's member
                 union = tuple(path)
         at_member = tuple(path) == union and detail["type"].endswith("_type")
-        return cls(detail["type"], tuple(path), union, at_member, detail)
+        return cls(detail["type"], tuple(path), union, at_member, here, detail)
 
 
 def _holds(data: Any, part: str | int) -> bool:
@@ -145,6 +155,13 @@ def _without_union_noise(reports: Iterable[_Report]) -> list[_Report]:
 
 
 def _problem(report: _Report, model: type[Spec]) -> Problem:
+    if report.kind == "value_error":  # its first word may be the field that it is about
+        return Problem(report.path, str(report.detail["ctx"]["error"]))
+    path = report.path[:-1] if report.kind == "missing" else report.path
+    return Problem(path, partial(_rule, report, model))
+
+
+def _rule(report: _Report, model: type[Spec]) -> str:
     path, value = report.path, report.detail["input"]
     field = find_field(model, path)
     context = report.detail.get("ctx", {})
@@ -153,27 +170,28 @@ def _problem(report: _Report, model: type[Spec]) -> Problem:
     if report.kind == "missing":
         return _missing(path, field)
     if report.kind == "literal_error" and field:
-        return Problem(path, _wrong_choice(value, field))
+        return _wrong_choice(value, field)
     if report.kind in _COMPARED:
         bound, words = _COMPARED[report.kind]
-        return Problem(path, f"{show(value)} must be {words} {context[bound]:g}")
-    if report.kind == "value_error":
-        return Problem(path, str(context["error"]))
+        unit = field.quantity.unit if field and field.quantity else ""
+        return f"{show(report.written)} must be {words} {number_text(context[bound])}{unit}"
     if report.kind in ("too_short", "too_long"):
-        return Problem(path, _wrong_length(report.kind, value, context))
+        return _wrong_length(report.kind, len(value), context)
+    if report.kind == "string_too_short":
+        return f"{show(value)} is empty; write {field.in_words if field else 'text'}"
     if report.kind == "string_pattern_mismatch" and field:
-        return Problem(path, f"{show(value)} does not fit; wanted: {field.description}")
+        return f"{show(value)} does not fit; wanted: {field.description}"
     if field and (report.kind.endswith("_type") or report.kind == "int_from_float"):
-        return Problem(path, f"{show(value)} is not {field.in_words}{_hint(value, field)}")
-    return Problem(path, f"{show(value)}: {report.detail['msg']}")
+        return f"{show(value)} is not {field.in_words}{_hint(value, field)}"
+    return f"{show(value)}: {report.detail['msg']}"
 
 
-def _missing(path: Path, field: Field | None) -> Problem:
+def _missing(path: Path, field: Field | None) -> str:
     message = f"`{path[-1]}` is missing"
     if field:
         meaning = field.description.split(". ")[0].rstrip(".")
         message += f" ({meaning}); write {field.in_words}"
-    return Problem(path[:-1], message)
+    return message
 
 
 def _wrong_choice(value: Any, field: Field) -> str:
@@ -186,10 +204,10 @@ def _suggest(close: str | None) -> str:
     return f"; did you mean {close!r}?" if close else ""
 
 
-def _wrong_length(kind: str, value: Any, context: Mapping[str, Any]) -> str:
+def _wrong_length(kind: str, num_items: int, context: Mapping[str, Any]) -> str:
     least, most = context.get("min_length"), context.get("max_length")
-    rule = f"at least {least}" if kind == "too_short" else f"at most {most}"
-    return f"{len(value)} given; give {rule}"
+    rule = f"at least {least:,}" if kind == "too_short" else f"at most {most:,}"
+    return f"{num_items:,} given; give {rule}"
 
 
 def _hint(value: Any, field: Field) -> str:
@@ -198,15 +216,20 @@ def _hint(value: Any, field: Field) -> str:
     if wanted.startswith("text") and isinstance(value, bool | int | float):
         return f'; quote it: "{show(value)}"'
     if wanted.startswith("a list") and not isinstance(value, dict | list | None):
-        return f"; write [{value}]"
+        return f"; write [{shorten(str(value))}]"
     if wanted.startswith("true or false") and str(value).lower() in ("yes", "no", "on", "off"):
         return f"; write {'true' if str(value).lower() in ('yes', 'on') else 'false'}"
     return ""
 
 
-def _found_deeper(name: str, section: type[Spec] | None) -> str | None:
-    paths = walk_fields(section) if section else ()
-    return next((dotted(path) for path in paths if path[-1] == name and len(path) > 1), None)
+@cache
+def _deeper(section: type[Spec]) -> dict[str, str]:
+    """Name of a field somewhere below `section` → its dotted path; of two, the first."""
+    found: dict[str, str] = {}
+    for path in walk_fields(section):
+        if len(path) > 1:
+            found.setdefault(str(path[-1]), dotted(path))
+    return found
 
 
 def _line(problem: Problem, positions: Mapping[Path, Position]) -> float:

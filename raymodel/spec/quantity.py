@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -19,7 +20,9 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
+from raymodel.spec.show import show
+
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 _SCALE = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40
@@ -27,46 +30,76 @@ _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS = {"step": "steps", "token": "tokens", "epoch": "epochs", "row": "rows"}
 
+MAX_COUNT = 10**15
+"""Of anything: a thousand times the tokens of the largest runs, and whole as a float too."""
+MAX_SECONDS = 365 * 86400
+"""The operating system's timers take no more than a few hundred years."""
+
 
 def parse_bytes(value: object) -> int:
     """`"64GiB"` → bytes. A bare number is refused: its unit would be a guess."""
-    if isinstance(value, str):
-        match = re.fullmatch(_NUMBER + r"\s*([KMGT]?i?B)", value.strip())
-        if match and match[2] in _BYTES:
-            return int(float(match[1]) * _BYTES[match[2]])
-    raise ValueError(f'{value!r} is not a size; write a number with a unit, like "64MiB" or "2GB"')
+    match = _match(r"([KMGT]?i?B)", value)
+    if match and match[2] in _BYTES:
+        size = Decimal(match[1]) * _BYTES[match[2]]
+        if size <= MAX_COUNT:
+            return int(size)
+        raise _too_large(value, f"{MAX_COUNT // 10**12:,}TB")
+    raise ValueError(
+        f'{show(value)} is not a size; write a number with a unit, like "64MiB" or "2GB"'
+    )
 
 
 def parse_seconds(value: object) -> float:
     """`"2h"`, `"90s"`, `"10min"` → seconds."""
-    if isinstance(value, str):
-        match = re.fullmatch(_NUMBER + r"\s*(ms|s|min|h|d)", value.strip())
-        if match:
-            return float(match[1]) * _SECONDS[match[2]]
-    raise ValueError(f'{value!r} is not a time; write a number with a unit, like "90s" or "2h"')
+    match = _match(r"(ms|s|min|h|d)", value)
+    if match:
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if seconds <= MAX_SECONDS:
+            return seconds
+        raise _too_large(value, f"{MAX_SECONDS // 86400}d")
+    raise ValueError(f'{show(value)} is not a time; write a number with a unit, like "90s" or "2h"')
 
 
 def parse_fraction(value: object) -> float:
     """`"5%"` or `0.05` → 0.05."""
     number = value
-    if isinstance(value, str):
-        match = re.fullmatch(_NUMBER + r"\s*%", value.strip())
-        if match:
-            number = float(match[1]) / 100
+    match = _match("%", value)
+    if match:
+        number = float(match[1]) / 100
     if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= 1:
         return float(number)
-    raise ValueError(f'{value!r} is not a fraction; write "5%" or a number from 0 to 1, like 0.05')
+    raise ValueError(
+        f'{show(value)} is not a fraction; write "5%" or a number from 0 to 1, like 0.05'
+    )
 
 
 def parse_count(value: object) -> int:
     """`10000`, `"10K"`, `"2M"` → int."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str):
-        match = re.fullmatch(_NUMBER + r"\s*([KMBT]?)", value.strip())
-        if match:
-            return int(float(match[1]) * _SCALE[match[2]])
-    raise ValueError(f'{value!r} is not a count; write a whole number, or one like "10K" or "2M"')
+    count: Decimal | int | None = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        count = value
+    elif match := _match("([KMBT]?)", value):
+        count = Decimal(match[1]) * _SCALE[match[2]]
+    if count is not None and count > MAX_COUNT:
+        raise _too_large(value, f"{MAX_COUNT:,}")
+    if count is not None and count >= 0 and count == int(count):
+        return int(count)
+    raise ValueError(
+        f'{show(value)} is not a count; write a whole number, or one like "10K" or "2M"'
+    )
+
+
+def plain_number(value: float) -> str:
+    """Digits without an exponent, which no quantity takes: 1e15 → `1000000000000000`."""
+    return format(Decimal(f"{value:.15g}"), "f")
+
+
+def _match(unit: str, value: object) -> re.Match[str] | None:
+    return re.fullmatch(rf"{_NUMBER}\s*{unit}", value.strip()) if isinstance(value, str) else None
+
+
+def _too_large(value: object, most: str) -> ValueError:
+    return ValueError(f"{show(value)} is too large; write at most {most}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +109,8 @@ class Quantity:
     words: str
     examples: tuple[str | int | float, ...]
     json_types: tuple[str, ...] = ("string",)
+    unit: str = ""
+    """Of its bounds."""
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
@@ -88,13 +123,13 @@ Bytes = Annotated[
     int,
     BeforeValidator(parse_bytes),
     PlainSerializer(lambda v: f"{v}B"),
-    Quantity('a size, like "64MiB" or "2GB"', ("64MiB", "2GB")),
+    Quantity('a size, like "64MiB" or "2GB"', ("64MiB", "2GB"), unit="B"),
 ]
 Seconds = Annotated[
     float,
     BeforeValidator(parse_seconds),
-    PlainSerializer(lambda v: f"{v:g}s"),
-    Quantity('a time, like "90s" or "2h"', ("90s", "10min", "2h")),
+    PlainSerializer(lambda v: f"{plain_number(v)}s"),
+    Quantity('a time, like "90s" or "2h"', ("90s", "10min", "2h"), unit="s"),
 ]
 Fraction = Annotated[
     float,
@@ -127,16 +162,18 @@ class Amount:
         """`"2M tokens"` → Amount(2e6, "tokens"). Raises ValueError with the rule."""
         if isinstance(text, cls):
             return text
-        if isinstance(text, str):
-            match = re.fullmatch(_NUMBER + r"\s*([KMBT]?)\s*(step|token|epoch|row)s?", text.strip())
-            if match and float(match[1]) > 0:
-                return cls(float(match[1]) * _SCALE[match[2]], _UNITS[match[3]])  # type: ignore[arg-type]
+        match = _match(r"([KMBT]?)\s*(step|token|epoch|row)s?", text)
+        if match and (value := Decimal(match[1]) * _SCALE[match[2]]) > 0:
+            if value > MAX_COUNT:
+                raise _too_large(text, f"{MAX_COUNT // 10**12:,}T {_UNITS[match[3]]}")
+            return cls(float(value), _UNITS[match[3]])  # type: ignore[arg-type]
         raise ValueError(
-            f'{text!r} is not an amount above zero; write "100 steps", "2M tokens" or "3 epochs"'
+            f"{show(text)} is not an amount above zero; "
+            'write "100 steps", "2M tokens" or "3 epochs"'
         )
 
     def __str__(self) -> str:
-        return f"{self.value:.12g} {self.unit}"
+        return f"{plain_number(self.value)} {self.unit}"
 
     def steps(self, *, tokens_per_step: float, rows_per_step: int, rows_per_epoch: int) -> int:
         """The whole number of steps that covers this amount (at least one)."""

@@ -14,7 +14,8 @@ from raymodel.errors import SpecError
 from raymodel.spec.base import Operational, Spec
 from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import Field, find_field
-from raymodel.spec.problems import show, unknown_key
+from raymodel.spec.problems import unknown_key
+from raymodel.spec.show import show
 
 _WIDTH = 96
 
@@ -24,26 +25,26 @@ def describe(model: type[Spec], name: str = "") -> str:
 
     Args:
         model: The root model.
-        name: Dotted path, such as `pretrain.optimizer`. Items of a list take no index:
-            `prepare.sources.path`.
+        name: Dotted path, such as `pretrain.optimizer`. Items of a list need no index:
+            `prepare.sources.path`, though that of a message, `prepare.sources.0.path`, does too.
 
     Raises:
         SpecError: No such field; the message holds the nearest one.
     """
     field, path = Field(model), tuple(name.split(".")) if name else ()
     for depth, part in enumerate(path):
-        field = _enter(field, path[:depth], part)
+        if not (field.is_list and part.isdecimal()):
+            field = _enter(field, path[:depth], part)
     return "\n".join(_lines(name, field))
 
 
 def _enter(field: Field, path: Path, part: str) -> Field:
     section = field.inner_section
     if section is None:
-        raise SpecError(f"{dotted(path)} is {field.in_words}; it has no field {part!r}")
+        raise SpecError(f"{dotted(path)} is {field.in_words}; it has no field {show(part)}")
     found = find_field(section, (part,))
     if found is None:
-        problem = unknown_key((part,), section)
-        raise SpecError(f"{dotted((*path, part))}: {problem.message}")
+        raise SpecError(f"{dotted((*path, part))}: {unknown_key((part,), section)}")
     return found
 
 

@@ -7,12 +7,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, DatasetSpec, SourceSpec
+from raymodel.data.spec import (
+    MAX_LEFT_OUT,
+    MAX_ROW_TOKENS,
+    CleanSpec,
+    DatasetSpec,
+    SourceSpec,
+)
 from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
-from raymodel.spec.base import OPERATIONAL, Many, Spec
+from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
 from raymodel.tune.spec import SweepSpec
+
+MAX_BATCH = 100_000_000
+"""Rows in one step; their positions lie in the memory of one process."""
+MAX_WORKERS_OF_A_NODE = 64
+"""Who shares matrices or rows sits in one node, and nodes hold far fewer devices."""
 
 
 class OptimizerSpec(Spec):
@@ -20,15 +31,17 @@ class OptimizerSpec(Spec):
 
     name: Literal["adamw"] = "adamw"
     """AdamW (arXiv:1711.05101), torch's fused implementation."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1000)
     """The peak of the schedule."""
-    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0, le=1000)
     """Applied to matrices and embeddings, not to biases and norms."""
-    betas: Many[float] = Field(default=(0.9, 0.95), min_length=2, max_length=2)
+    betas: Many[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.95), min_length=2, max_length=2
+    )
     """Decay rates of the two moments; 0.95 is usual for language models (arXiv:2005.14165)."""
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=1)
     """Added to the root of the second moment."""
-    gradient_clip: float = Field(default=1.0, ge=0)
+    gradient_clip: float = Field(default=1.0, ge=0, le=1e9)
     """Largest global norm of the gradient; 0 switches clipping off."""
 
 
@@ -49,10 +62,10 @@ class ParallelSpec(Spec):
     zero: int = Field(default=1, ge=0, le=3)
     """ZeRO stage (arXiv:1910.02054): 0 replicates, 1 shards optimizer state, 2 adds gradients,
     3 adds weights."""
-    tensor: int = Field(default=1, ge=1)
+    tensor: int = Field(default=1, ge=1, le=MAX_WORKERS_OF_A_NODE)
     """Workers that share each matrix (tensor parallelism, arXiv:1909.08053), inside one node.
     For llama, mistral, qwen, gemma and others like them; the heads must divide."""
-    sequence: int = Field(default=1, ge=1)
+    sequence: int = Field(default=1, ge=1, le=MAX_WORKERS_OF_A_NODE)
     """Workers that share each row, by positions (Ulysses, arXiv:2309.14509), inside one node.
     For causal_lm with llama, mistral, qwen, gemma and others like them; the heads must divide."""
     offload: Literal["none", "cpu"] = "none"
@@ -114,7 +127,7 @@ class CheckpointSpec(Spec):
 
     every: Amount | None = None
     """Steps or tokens between checkpoints; by default a tenth of the run."""
-    keep: int = Field(default=2, ge=1)
+    keep: int = Field(default=2, ge=1, le=1_000_000)
     """The newest checkpoints that stay."""
     wait: bool = False
     """Write while training waits. By default a thread writes beside it; only the copy out of the
@@ -124,16 +137,16 @@ class CheckpointSpec(Spec):
 class FaultSpec(Spec):
     """What is done when something breaks."""
 
-    retries: int = Field(default=3, ge=0)
+    retries: int = Field(default=3, ge=0, le=1_000_000)
     """Infrastructure failures (worker, node, storage) survived before the run gives up."""
-    preemption_retries: int = Field(default=100, ge=0)
+    preemption_retries: int = Field(default=100, ge=0, le=1_000_000)
     """Times that the run goes on after nodes were taken away with notice. Many more than `retries`:
     it is normal on spot machines, and costs little."""
     non_finite_loss: Literal["stop", "skip", "rewind"] = "stop"
     """When a loss or gradient is NaN or infinite: `stop`; `skip` leaves the step's update out, ten
     times in a row at most; `rewind` goes back to the newest checkpoint and leaves out the data from
     there to the bad step, five times in a run at most."""
-    hang_after: Seconds = "30min"  # type: ignore[assignment]
+    hang_after: Seconds = Field(default="30min", ge=1)  # type: ignore[assignment]
     """No step for this long, and for twenty times the median step, counts as a failure; stack
     traces are saved first."""
 
@@ -141,9 +154,9 @@ class FaultSpec(Spec):
 class TrainSpec(Spec):
     """What pretraining and fine-tuning share."""
 
-    global_batch: int = Field(ge=1)
+    global_batch: int = Field(ge=1, le=MAX_BATCH)
     """Rows in one optimizer step, over all workers."""
-    micro_batch: Annotated[int | None, OPERATIONAL] = Field(default=None, ge=1)
+    micro_batch: Annotated[int | None, OPERATIONAL] = Field(default=None, ge=1, le=MAX_BATCH)
     """Rows in one forward pass of one worker; by default all of its share of the batch."""
     duration: Amount
     """How long to train."""
@@ -174,7 +187,7 @@ class TrainSpec(Spec):
     """`skip` leaves out the rows of a corrupt shard, counts them, and changes the data digest."""
     validate_every: Annotated[Amount | None, OPERATIONAL] = None
     """Steps between measurements on held-out rows; by default five times in a run."""
-    validate_rows: Annotated[Count, OPERATIONAL] = 256
+    validate_rows: Annotated[Count, OPERATIONAL] = Field(default=256, ge=1)
     """Held-out rows used for each measurement."""
     log_every: Annotated[Amount | None, OPERATIONAL] = None
     """Steps between log records; by default about two hundred in a run."""
@@ -196,7 +209,7 @@ class PretrainSpec(TrainSpec):
     """What the model learns to predict."""
     model: ModelSpec
     """The model."""
-    data: str | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
+    data: Text | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
     """A dataset artifact (URI or `RUN/prepare`), or a list of them with weights, such as
     `[{path: code/prepare, weight: 2.0}, {path: prose/prepare}]`; by default this job's
     `prepare`."""
@@ -223,7 +236,7 @@ class FinetuneSpec(TrainSpec):
     """Labelled records."""
     clean: CleanSpec = CleanSpec()
     """What to keep."""
-    holdout: Fraction = 0.05
+    holdout: Fraction = Field(default=0.05, lt=1)
     """Share of the documents kept for evaluation, chosen by a hash of the file where a file is a
     document (`text`, `folder`, `python_functions`), so that a module falls on one side; else of the
     prompt or text, so that all answers to a prompt and all labels of a text do. Above 0, since
@@ -232,9 +245,9 @@ class FinetuneSpec(TrainSpec):
     """Stop when more than this share of what was read of a source is left out, other than by
     `clean`. By default half: bad records are a few in a hundred as a rule, while a wrong format,
     encoding or name of a field loses nearly all. A dataset that is complete is not judged again."""
-    max_length: Count = Field(default=512, gt=1)
+    max_length: Count = Field(default=512, gt=1, le=MAX_ROW_TOKENS)
     """Longest example in tokens; longer ones are cut. By default 512, or what the base can take."""
-    base: str | None = None
+    base: Text | None = None
     """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
     default this job's `pretrain`. Nothing is downloaded: an id of the Hub is no folder."""
     adapter: AdapterSpec | None = None

@@ -7,7 +7,7 @@ that it names, and by each worker once it has read that. Nothing here loads torc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from raymodel.errors import SpecError
 from raymodel.train.spec import FinetuneSpec, TrainSpec
@@ -70,7 +70,7 @@ def _tensor_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
             "Use zero: 3, which spreads the weights of any model"
         )
         return
-    heads, kv_heads = _heads(model.config)
+    heads, kv_heads = _heads(model.config) or (workers, workers)  # not known: taken to fit
 
     def fits(tensor: int) -> bool:
         return heads % tensor == 0 and kv_heads % tensor == 0
@@ -101,7 +101,9 @@ def _sequence_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
         return
     if not model.cuts_rows:
         yield "the task needs whole rows; sequence is for causal_lm. Use a smaller micro_batch"
-    heads, kv_heads = (number // spec.parallel.tensor for number in _heads(model.config))
+    tensor = spec.parallel.tensor
+    known = _heads(model.config) or (workers * tensor, workers * tensor)  # not: taken to fit
+    heads, kv_heads = (max(1, number // tensor) for number in known)
 
     def fits(sequence: int) -> bool:
         return heads % sequence == 0 and (kv_heads % sequence == 0 or sequence % kv_heads == 0)
@@ -130,18 +132,28 @@ def _has_adapter(spec: TrainSpec) -> bool:
     return isinstance(spec, FinetuneSpec) and spec.adapter is not None
 
 
-def _heads(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Heads of queries, and of keys and values."""
-    heads = config["num_attention_heads"]
-    return heads, config.get("num_key_value_heads") or heads
+def _heads(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Heads of queries, and of keys and values; None where the job leaves them to the library.
+
+    What is no number of heads is refused with the configuration itself.
+    """
+    heads = config.get("num_attention_heads")
+    kv_heads = config.get("num_key_value_heads") or heads
+    if not (_is_count(heads) and _is_count(kv_heads)):
+        return None
+    return heads, kv_heads
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _window(config: Mapping[str, Any]) -> int | None:
     """Tokens that a position looks back over at most, where a model has such a limit."""
     if config.get("use_sliding_window") is False:
         return None
-    window: int | None = config.get("sliding_window")
-    return window
+    window = config.get("sliding_window")
+    return window if _is_count(window) else None
 
 
 def _nearest(workers: int, fits: Callable[[int], bool]) -> int:

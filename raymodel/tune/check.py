@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from raymodel.spec.base import OPERATIONAL
 from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields
 from raymodel.spec.problems import Problem, find_problems
+from raymodel.spec.show import show
 from raymodel.train.spec import FinetuneSpec
 from raymodel.tune.space import apply_setting
 from raymodel.tune.spec import SearchSpec
@@ -65,15 +67,16 @@ def _wrong_name(name: str) -> str | None:
     field = find_field(FinetuneSpec, tuple(name.split(".")))
     inside = [path for path in known if path.startswith(f"{name}.")]
     if field is not None and inside:
-        return f"{name!r} is a section; search one of its fields: {', '.join(inside)}"
+        return f"{show(name)} is a section; search one of its fields: {', '.join(inside)}"
     if field is not None:
-        return f"{name!r} cannot make one trial better than another; fields: {', '.join(known)}"
+        return f"{show(name)} cannot make one trial better than another; fields: {', '.join(known)}"
     leaves = {path.rpartition(".")[2]: path for path in known}
     close = nearest(name, known) or leaves.get(nearest(name, leaves) or "")
     suggestion = f"did you mean {close!r}?" if close else f"fields: {', '.join(known)}"
-    return f"{name!r} is not a field of finetune; {suggestion}"
+    return f"{show(name)} is not a field of finetune; {suggestion}"
 
 
+@cache
 def _searchable() -> list[str]:
     """Dotted paths of the fields of `finetune:` that can differ from trial to trial."""
     fixed = {
@@ -88,9 +91,10 @@ def _wrong_value(finetune: FinetuneSpec, name: str, search: SearchSpec) -> str |
     if name.startswith("adapter.") and finetune.adapter is None:
         return "no adapter is trained; add `finetune.adapter`, or do not search its fields"
     values: tuple[Any, ...] = search.choice or search.uniform or search.loguniform or ()
+    lean = finetune.model_copy(update={"sources": finetune.sources[:1]})  # no setting is theirs
     for value in values:
         try:
-            apply_setting(finetune, {name: value})
+            apply_setting(lean, {name: value})
         except ValidationError as error:
             problem = find_problems(error, FinetuneSpec, finetune.to_dict())[0]
             advice = "" if search.choice else "; a field of whole numbers takes `choice`"

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from raymodel.cluster.spec import MAX_WORKERS
 from raymodel.spec.base import OPERATIONAL, Many, Spec
 
 
 class SearchSpec(Spec):
     """The range of one setting. Exactly one of the kinds."""
 
-    choice: Many[Any] | None = None
+    choice: Many[Any] | None = Field(default=None, min_length=1, max_length=1000)
     """One of these values."""
     uniform: Many[float] | None = Field(default=None, min_length=2, max_length=2)
     """Between two numbers."""
@@ -33,15 +34,15 @@ class SearchSpec(Spec):
 class SweepSpec(Spec):
     """Trials of fine-tuning with different settings."""
 
-    trials: int = Field(ge=1)
+    trials: int = Field(ge=1, le=100_000)
     """How many settings are tried."""
-    concurrent: Annotated[int, OPERATIONAL] = Field(default=2, ge=1)
+    concurrent: Annotated[int, OPERATIONAL] = Field(default=2, ge=1, le=10_000)
     """Trials that run at the same time."""
-    workers_per_trial: Annotated[int, OPERATIONAL] = Field(default=1, ge=1)
+    workers_per_trial: Annotated[int, OPERATIONAL] = Field(default=1, ge=1, le=MAX_WORKERS)
     """Training workers of one trial."""
     scheduler: Literal["asha", "none"] = "asha"
     """`asha` stops poor trials early (arXiv:1810.05934)."""
     metric: Literal["validation_loss"] = "validation_loss"
     """The measure that decides; lower is better."""
-    search: dict[str, SearchSpec] = Field(min_length=1)
+    search: dict[str, SearchSpec] = Field(min_length=1, max_length=100)
     """Field of `finetune:` by its path (`optimizer.learning_rate`) → its range."""

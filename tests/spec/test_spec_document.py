@@ -77,7 +77,7 @@ def test_a_value_used_twice_by_an_alias_is_written_out():
         ("a: 1\nserve:\n", "x.yaml:2: serve: nothing is written after `serve:`"),
         ("a: &x [*x]", "x.yaml:1: a.0 contains itself"),
         ("", "x.yaml: nothing is written here; `raymodel init`"),
-        ("a: \x07", "x.yaml: this is not YAML"),
+        ("a: 1\nb: \x07", "x.yaml:2: the character U+0007 has no place in YAML; remove it"),
     ],
 )
 def test_bad_yaml_is_one_message_with_its_line(text, message):

@@ -95,7 +95,7 @@ def test_nothing_in_a_value_is_expanded(write_job, monkeypatch):
         (
             "global_batch: 32",
             "global_batch: '32'",
-            "job.yaml:10: pretrain.global_batch: '32' is not a whole number, at least 1",
+            "job.yaml:10: pretrain.global_batch: '32' is not a whole number, from 1 to 100,000,000",
         ),
         (
             "global_batch: 32",
@@ -122,13 +122,13 @@ def test_nothing_in_a_value_is_expanded(write_job, monkeypatch):
         (
             "learning_rate: 1e-3",
             "betas: 0.9",
-            "job.yaml:13: pretrain.optimizer.betas: 0.9 is not a list, each item a number; write "
-            "[0.9]",
+            "job.yaml:13: pretrain.optimizer.betas: 0.9 is not a list, each item a number, at "
+            "least 0 and below 1; write [0.9]",
         ),
         (
             "learning_rate: 1e-3",
             "learning_rate: 1e999",
-            "job.yaml:13: pretrain.optimizer.learning_rate: inf",
+            "job.yaml:13: pretrain.optimizer.learning_rate: 1e999 is too large for a number",
         ),
         (
             "preset: llama-tiny",
@@ -165,10 +165,13 @@ def test_a_problem_names_line_field_value_rule_and_nearest_name(refusal, old, ne
 @pytest.mark.parametrize(
     ("workers", "message"),
     [
-        ("two", "cluster.workers: 'two' is not a whole number or a section (min, max)"),
-        ("[1]", "cluster.workers: a list is not a whole number or a section (min, max)"),
-        ("0", "cluster.workers: 0 workers; at least one worker trains"),
-        ("{min: x, max: 2}", "cluster.workers.min: 'x' is not a whole number, at least 1"),
+        (
+            "two",
+            "cluster.workers: 'two' is not a whole number, from 1 to 100,000 or a section",
+        ),
+        ("[1]", "cluster.workers: a list is not a whole number, from 1 to"),
+        ("0", "cluster.workers: 0 must be at least 1"),
+        ("{min: x, max: 2}", "cluster.workers.min: 'x' is not a whole number, from 1"),
         ("{min: 3, max: 2}", "cluster.workers: min is 3 and max is 2; min must not exceed max"),
         ("{min: 1, max: 2, mox: 3}", "cluster.workers.mox: unknown key 'mox'; did you mean 'max'?"),
     ],
@@ -205,7 +208,7 @@ def test_a_folder_and_binary_junk_are_refused(tmp_path: Path):
     with pytest.raises(SpecError, match="cannot be read: Is a directory"):
         load_job(tmp_path)
     (tmp_path / "junk.yaml").write_bytes(b"name: \xff\xfe")
-    with pytest.raises(SpecError, match="byte 6 is not UTF-8"):
+    with pytest.raises(SpecError, match=r"junk\.yaml:1: byte 6 of the file is not UTF-8"):
         load_job(tmp_path / "junk.yaml")
 
 

@@ -13,6 +13,7 @@ from raymodel.spec.quantity import (
     parse_fraction,
     parse_seconds,
 )
+from raymodel.spec.show import show
 
 
 class Quantities(Spec):
@@ -82,7 +83,7 @@ def test_units_scale(parse, value, result):
 def test_a_wrong_unit_is_refused_with_value_and_rule(parse, value):
     with pytest.raises(ValueError, match="write") as caught:
         parse(value)
-    assert repr(value) in str(caught.value)
+    assert show(value) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from raymodel.spec.schema import json_schema
 
 def test_a_section_lists_its_fields_with_type_default_and_meaning():
     text = describe(Job, "pretrain.optimizer")
-    assert "learning_rate: a number, above 0 [default: 0.001]" in text
+    assert "learning_rate: a number, above 0 and at most 1,000 [default: 0.001]" in text
     assert "The peak of the schedule." in text
 
 
 def test_a_field_that_may_be_two_things_explains_both():
     text = describe(Job, "cluster.workers")
-    assert "a whole number or a section (min, max) [default: 1]" in text
+    assert "a whole number, from 1 to 100,000 or a section (min, max)" in text
     assert "The run grows up to this many workers" in text
 
 
@@ -30,9 +30,8 @@ def test_items_of_a_list_and_free_keys_are_described_without_an_index():
 
 
 def test_operational_fields_say_that_they_may_change():
-    assert "micro_batch: a whole number, at least 1 [optional; may change when a run goes on]" in (
-        describe(Job, "pretrain")
-    )
+    text = describe(Job, "pretrain.micro_batch")
+    assert "[optional; may change when a run goes on]" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,10 @@ def test_operational_fields_say_that_they_may_change():
     [
         ("pretrian", "pretrian: unknown key 'pretrian'; did you mean 'pretrain'?"),
         ("pretrain.optimizer.learning_rat", "did you mean 'learning_rate'?"),
-        ("seed.x", "seed is a whole number, at least 0; it has no field 'x'"),
+        (
+            "seed.x",
+            "seed is a whole number, from 0 to 4,294,967,295; it has no field 'x'",
+        ),
     ],
 )
 def test_an_unknown_field_names_the_nearest(name, message):
