@@ -18,6 +18,7 @@ from raymodel.data.mixture import Mixture
 from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
+from raymodel.observe.slow_paths import slow_path_lines
 from raymodel.observe.story import Story
 from raymodel.observe.text import count_text, duration_text
 from raymodel.stages import Stage, Stages
@@ -45,6 +46,8 @@ class Pipeline:
     connection: Connection | None = None
     rows: list[dict[str, object]] = field(default_factory=list)
     """The closing table."""
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each stage says of itself, by its name."""
 
     @property
     def stages(self) -> Stages:
@@ -115,7 +118,7 @@ class Pipeline:
         return self.connection
 
     def _book(self, stage: str, artifact: Artifact, seconds: float) -> None:
-        content = artifact.content
+        content = self.told[stage] = artifact.content
         measured = content.get("metrics") or {}
         loss = content.get("loss")
         self.rows.append(
@@ -164,7 +167,7 @@ def run(
     story.say("")
     story.table(pipeline.rows)
     story.say(f"\n{job.name}: {duration_text(time.monotonic() - started)}, in {the_run.location}")
-    for line in _next_steps(job, job_path, the_run):
+    for line in [*slow_path_lines(pipeline.told), *_next_steps(job, job_path, the_run)]:
         story.say(line)
     return code
 
@@ -299,9 +302,14 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             p.story.say(
                 f"          asked:    {_shown(question)}\n          answered: {_shown(answer)}"
             )
+            p.told["serve"] = content = {
+                "question": question,
+                "answer": answer,
+                "slow_paths": served.health()["slow_paths"],
+            }
             if keep_serving and _ends_with_command(p):
                 _wait_until_interrupted(p, served.url)
-        return {"question": question, "answer": answer}
+        return content
 
     if stays:
         p.story.stage("serve", str(model.location))
