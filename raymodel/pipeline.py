@@ -96,6 +96,7 @@ class Pipeline:
             fingerprint=mark,
             parents={role: artifact.fingerprint for role, artifact in stage.inputs.items()},
             content=content,
+            packages=stage.packages,
         )
         artifact = find_artifact(location)
         assert artifact is not None, "the manifest was just written"

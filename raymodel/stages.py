@@ -17,6 +17,7 @@ from raymodel.job import Job
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import execution_fingerprint
 from raymodel.storage.uri import Location
+from raymodel.storage.versions import packages_of
 from raymodel.train.base import (
     BaseModel,
     base_of,
@@ -41,6 +42,11 @@ class Stage:
         return execution_fingerprint(
             self.name, seed=seed, identity=self.identity, inputs=self.inputs
         )
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those that decide its result, for the manifest."""
+        return packages_of(self.name, self.identity)
 
 
 @dataclass(frozen=True)
