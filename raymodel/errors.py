@@ -80,6 +80,10 @@ class OutOfMemoryError(UserError):
     """A worker ran out of memory; the message says which knob saves how much."""
 
 
+class SlowPathError(UserError):
+    """Something would be done in a slower way than was meant, and the environment refuses that."""
+
+
 class TrainingError(RaymodelError):
     """A training run failed after its budget of retries; the cause is chained or named."""
 

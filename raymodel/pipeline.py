@@ -18,6 +18,7 @@ from raymodel.data.mixture import Mixture
 from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
+from raymodel.observe.slow_paths import slow_path_lines
 from raymodel.observe.story import Story
 from raymodel.observe.text import cell_text, count_text, duration_text, listed, wrapped
 from raymodel.preflight import check_inputs
@@ -48,6 +49,8 @@ class Pipeline:
     """The closing table."""
     measures: dict[str, list[str]] = field(default_factory=dict)
     """Stage → each of its measures in words, below the table."""
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each stage says of itself, by its name."""
 
     @property
     def stages(self) -> Stages:
@@ -95,6 +98,7 @@ class Pipeline:
             fingerprint=mark,
             parents={role: artifact.fingerprint for role, artifact in stage.inputs.items()},
             content=content,
+            packages=stage.packages,
         )
         artifact = find_artifact(location)
         assert artifact is not None, "the manifest was just written"
@@ -117,7 +121,7 @@ class Pipeline:
         return self.connection
 
     def _book(self, stage: str, artifact: Artifact, seconds: float) -> None:
-        content = artifact.content
+        content = self.told[stage] = artifact.content
         is_trained = "loss" in content
         losses = [cell_text(content.get(name)) for name in ("first_loss", "loss")]
         self.rows.append(
@@ -176,7 +180,7 @@ def run(
         pipeline = Pipeline(job, the_run, story, stack, address, Path.cwd())
         code = _run_stages(pipeline, keep_serving)
     pipeline.close(time.monotonic() - started)
-    for line in _next_steps(job, job_path, the_run):
+    for line in [*slow_path_lines(pipeline.told), *_next_steps(job, job_path, the_run)]:
         story.say(line)
     return code
 
@@ -312,9 +316,14 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             p.story.say(
                 f"          asked:    {_shown(question)}\n          answered: {_shown(answer)}"
             )
+            p.told["serve"] = content = {
+                "question": question,
+                "answer": answer,
+                "slow_paths": served.health()["slow_paths"],
+            }
             if keep_serving and _ends_with_command(p):
                 _wait_until_interrupted(p, served.url)
-        return {"question": question, "answer": answer}
+        return content
 
     if stays:
         p.story.stage("serve", str(model.location))

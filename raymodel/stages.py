@@ -18,6 +18,7 @@ from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import execution_fingerprint
 from raymodel.storage.registry import Run, find_in_other_runs
 from raymodel.storage.uri import Location
+from raymodel.storage.versions import packages_of
 from raymodel.train.base import (
     BaseModel,
     base_of,
@@ -58,6 +59,11 @@ class Stage:
         if own is not None or self.name not in _SHARED:
             return own
         return find_in_other_runs(run, self.name, mark)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those that decide its result, for the manifest."""
+        return packages_of(self.name, self.identity)
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             fingerprint=execution.fingerprint,
             parents={role: artifact.fingerprint for role, artifact in plan.stage.inputs.items()},
             content={"task": plan.task, **summary(location, plan.spec)},
+            packages=[package for package in plan.stage.packages if package != "ray"],
         )
         run.set_latest(execution.stage, execution.fingerprint)
 

@@ -1,5 +1,6 @@
 """What tests of several parts share."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,24 @@ from typing import Any
 
 import pytest
 
+from raymodel.observe import slow_paths
+
 sys.path.append(str(Path(__file__).parent / "train"))  # for tiny_runs
+
+# In this process, and in those that tests start: what falls back because of a library fails.
+os.environ[slow_paths.VARIABLE] = slow_paths.REFUSE
+
+
+@pytest.fixture(autouse=True)
+def _no_slow_path() -> Iterator[None]:
+    yield
+    slow_paths.forget_slow_paths()
+
+
+@pytest.fixture
+def slow_paths_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what happens then."""
+    monkeypatch.delenv(slow_paths.VARIABLE)
 
 
 @pytest.fixture(scope="session", autouse=True)

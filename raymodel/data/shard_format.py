@@ -26,6 +26,14 @@ import pyarrow.parquet as pq
 from raymodel.errors import ArtifactError, ShardError
 from raymodel.storage.uri import Location, sha256
 
+_WRITTEN_AS = {
+    "compression": "zstd",
+    "compression_level": 1,
+    "version": "2.6",  # of Parquet
+    "data_page_version": "1.0",
+    "data_page_size": 2**20,
+    "write_batch_size": 1024,
+}
 _INDEX_GROUP = 1024  # rows of the index that are read to learn about one shard
 
 
@@ -85,13 +93,17 @@ def shard_location(part_folder: Location, shard_index: int) -> Location:
 
 
 def write_shard(place: Location, table: pa.Table, rows_per_block: int, tokens: int) -> ShardRecord:
-    """Writes one shard, atomically. The same rows always give the same bytes."""
+    """Writes one shard, atomically. The same rows always give the same bytes with one pyarrow.
+
+    What decides the bytes is written though it is pyarrow's default. Its version stands in the file
+    too, so bytes of different ones differ there; rows and the digests taken of them do not.
+    """
     buffer = io.BytesIO()
     pq.write_table(
         table.combine_chunks(),
         buffer,
         row_group_size=rows_per_block,
-        compression="zstd",
+        **_WRITTEN_AS,
         use_dictionary=False,
         write_statistics=False,  # of no use for token ids, and a page of them per row group
         write_page_checksum=True,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.observe.slow_paths import as_content, slow_paths
 
 if TYPE_CHECKING:
     from raymodel.data.shard import Dataset
@@ -26,6 +27,8 @@ class Measured:
     """`prompt`, `answer`, `reference` of a few held-out examples."""
     rows: dict[str, int] = field(default_factory=dict)
     """Held-out rows used, by the role of their dataset."""
+    slow_paths: list[dict[str, str]] = field(default_factory=list)
+    """See `observe/slow_paths.py`."""
 
     def to_dict(self) -> dict[str, Any]:
         """As a work file holds it; `Measured(**data)` reads it back."""
@@ -33,21 +36,30 @@ class Measured:
 
 
 def measure_model(
-    folder: Path, task: Task, held_out: Mapping[str, Dataset], spec: EvaluateSpec
+    folder: Path,
+    task: Task,
+    held_out: Mapping[str, Dataset],
+    spec: EvaluateSpec,
+    *,
+    wants_gpu: bool = False,
 ) -> Measured:
     """Loads the model of `folder` and takes the measures of `spec`.
 
     Args:
         held_out: Held-out rows by role. The first gives the measures their plain names; further
             ones (plain text beside a task's examples) add theirs with the prefix `text_`.
+        wants_gpu: A model that finds no GPU is measured all the same, as a slow path.
     """
     import torch
 
+    from raymodel.model.kernels import find_device, note_attention, note_tokenizer
     from raymodel.model.load import load_for_use
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(wants_gpu)
     model, tokenizer = load_for_use(folder, task)
+    note_attention(model)
     model.to(torch.device(device))  # type: ignore[arg-type]  # a wrapped method, mistyped upstream
+    note_tokenizer(tokenizer)
     metrics: dict[str, float | None] = {}
     samples: list[dict[str, str]] = []
     rows = {}
@@ -65,7 +77,9 @@ def measure_model(
         metrics |= {prefix + name: _finite(value) for name, value in result.metrics.items()}
         samples += [asdict(sample) for sample in result.samples]
         rows[role] = min(dataset.num_rows, spec.max_rows)
-    return Measured(metrics=metrics, samples=samples, rows=rows)
+    return Measured(
+        metrics=metrics, samples=samples, rows=rows, slow_paths=as_content(slow_paths())
+    )
 
 
 def choose_held_out(task: Task, datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:

@@ -16,6 +16,7 @@ from raymodel.evaluate.measure import Measured, choose_held_out, measure_model
 from raymodel.evaluate.report import summary, write_report
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.model.purpose import find_task
+from raymodel.observe.slow_paths import forget_slow_paths
 from raymodel.observe.text import listed
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
@@ -78,6 +79,7 @@ def run_evaluate(
         "gates": [gate.to_dict() for gate in gates],
         "passed": passed,
         "rows": tuned.rows,
+        "slow_paths": tuned.slow_paths,
         "promoted": f"{model.stage}/{model.fingerprint}" if passed else None,
     }
     story.say(listed(summary(content), " " * 10))
@@ -116,11 +118,12 @@ def _measure_all(
         for role in models
         if (work / f"{role}.json").exists()
     }
+    wants_gpu = execution.cluster.gpus_per_worker > 0
     started = {
         _measure.options(
             num_cpus=execution.cluster.cpus_per_worker,
             num_gpus=execution.cluster.gpus_per_worker,
-        ).remote(models[role].location / "model", task_name, dict(held_out), spec): role
+        ).remote(models[role].location / "model", task_name, dict(held_out), spec, wants_gpu): role
         for role in models
         if role not in done
     }
@@ -137,7 +140,13 @@ def _measure_all(
 
 @ray.remote(max_retries=2)
 def _measure(
-    model: Location, task_name: str, held_out: dict[str, Dataset], spec: EvaluateSpec
+    model: Location,
+    task_name: str,
+    held_out: dict[str, Dataset],
+    spec: EvaluateSpec,
+    wants_gpu: bool,
 ) -> Measured:
+    forget_slow_paths()  # a process of Ray's may have measured another model
+    task = get_task(task_name)()
     with local_folder(model) as folder:
-        return measure_model(folder, get_task(task_name)(), held_out, spec)
+        return measure_model(folder, task, held_out, spec, wants_gpu=wants_gpu)

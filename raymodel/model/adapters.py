@@ -47,6 +47,12 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works: it is only divided
         lora_dropout=lora.dropout,
         target_modules=target,
+        # Defaults of peft that decide the result.
+        bias="none",
+        init_lora_weights=True,
+        use_rslora=False,
+        use_dora=False,
+        lora_bias=False,
     )
     tied = model.all_tied_weights_keys
     linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,9 +9,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from raymodel.observe.slow_paths import take_slow_path
+from raymodel.serve.forward import CachedForward, find_cache_word, takes
 from raymodel.serve.slots import SlotDecoder
-
-log = logging.getLogger(__name__)
 
 # Rotary scalings whose frequencies follow the longest row of a batch: a row's answer would depend
 # on its neighbours. (transformers, modeling_rope_utils.dynamic_rope_update)
@@ -42,6 +40,7 @@ class SingleDecoder:
     """
 
     mode = "one request at a time"
+    what = f"answers {mode}"
     num_slots = 1
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -49,6 +48,7 @@ class SingleDecoder:
         self.lengths: list[int] = []
         self._tokens: list[int] = []
         self._cache: Any = None
+        self._forward = CachedForward(model)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Starts the one row; returns (1, V) logits."""
@@ -56,48 +56,58 @@ class SingleDecoder:
         assert not self.lengths, "the one slot is taken"
         self._tokens, self._cache = list(prompt), None
         self.lengths = [len(prompt)]
-        return self._forward(self._tokens)
+        return self._read(self._tokens)
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Feeds one token; returns (1, V) logits."""
         self._tokens += tokens
         self.lengths = [len(self._tokens)]
-        return self._forward(self._tokens if self._cache is None else list(tokens))
+        return self._read(self._tokens if self._cache is None else list(tokens))
 
     def release(self, row: int) -> None:
         """Forgets the row."""
         self.lengths, self._tokens, self._cache = [], [], None
 
-    def _forward(self, tokens: list[int]) -> torch.Tensor:
-        past = {} if self._cache is None else {"past_key_values": self._cache}
-        output = self.model(
-            input_ids=torch.tensor([tokens], device=self.model.device), use_cache=True, **past
-        )
-        self._cache = getattr(output, "past_key_values", None)
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
+    @property
+    def has_cache(self) -> bool:
+        """Whether the model has brought a cache of the row."""
+        return self._cache is not None
+
+    def _read(self, tokens: list[int]) -> torch.Tensor:
+        input_ids = torch.tensor([tokens], device=self.model.device)
+        logits, self._cache = self._forward(input_ids, self._cache)
+        return logits[:, -1]
 
 
 def build_decoder(model: PreTrainedModel, num_slots: int, context_tokens: int) -> Decoder:
-    """Slots where they give the model's own logits, else one request at a time, with a warning."""
+    """Slots where they give the model's own logits, else one request at a time: a slow path."""
     obstacle = find_obstacle(model)
     if obstacle is None:
         return SlotDecoder(model, num_slots, context_tokens)
-    log.warning(
-        "%s cannot be batched continuously (%s); it answers one request at a time, which is slow "
-        "when several clients ask",
-        type(model).__name__,
-        obstacle,
-    )
-    return SingleDecoder(model)
+    name = type(model).__name__
+    take_slow_path(SingleDecoder.what, f"{name} cannot be batched continuously: {obstacle}")
+    single = SingleDecoder(model)
+    if not _keeps_cache(single):
+        take_slow_path("reads the whole text again for each token", f"{name} gives no cache")
+    return single
+
+
+@torch.inference_mode()
+def _keeps_cache(decoder: SingleDecoder) -> bool:
+    """Tried, since an architecture may take a cache and not give one."""
+    decoder.prefill([[1, 2]])
+    keeps = decoder.has_cache
+    decoder.release(0)
+    return keeps
 
 
 def find_obstacle(model: PreTrainedModel) -> str | None:
     """Why a model cannot decode in slots; None when it can, which a probe has then shown."""
     config = model.config.get_text_config(decoder=True)
-    parameters = inspect.signature(model.forward).parameters
-    for name in ("position_ids", "past_key_values", "attention_mask", "logits_to_keep"):
-        if name not in parameters:
+    if find_cache_word(model) is None:
+        return "its forward takes no cache"
+    for name in ("position_ids", "attention_mask", "logits_to_keep"):
+        if not takes(model, name):
             return f"its forward takes no {name}"
     if config._attn_implementation not in ("sdpa", "eager"):
         return f"its attention is {config._attn_implementation}, which takes no mask for each row"

@@ -27,19 +27,25 @@ def get_services() -> Mapping[str, type[Service]]:
     )
 
 
-def load_service(folder: Path, task: str, *, name: str, spec: ServeSpec) -> Service:
+def load_service(
+    folder: Path, task: str, *, name: str, spec: ServeSpec, wants_gpu: bool = False
+) -> Service:
     """Loads the model and tokenizer of a local folder; no code and no pickle from it is run.
+
+    Args:
+        wants_gpu: a model that finds no GPU is served all the same, as a slow path.
 
     Raises:
         ArtifactError: the folder does not hold what it should.
     """
-    import torch
-
+    from raymodel.model.kernels import find_device, note_attention, note_tokenizer
     from raymodel.model.load import load_for_use
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(wants_gpu)
     model, tokenizer = load_for_use(folder, get_task(task)())
     model.to(device, serving_dtype(model.config, device))  # type: ignore[arg-type]  # mistyped
+    note_attention(model)
+    note_tokenizer(tokenizer)
     return get_services()[task](model, tokenizer, name=name, spec=spec)
 
 
@@ -47,20 +53,16 @@ def serving_dtype(config: PretrainedConfig, device: str) -> torch.dtype:
     """The dtype that the model was saved in, where `device` computes in it fast; else fp32."""
     import torch
 
+    from raymodel.model.kernels import has_fast_bf16
+    from raymodel.observe.slow_paths import take_slow_path
+
     saved = getattr(config, "dtype", None) or torch.float32
-    if saved == torch.bfloat16 and _has_fast_bf16(device):
+    if saved == torch.bfloat16 and has_fast_bf16(device):
         return torch.bfloat16
     if saved == torch.float16 and device == "cuda":
         return torch.float16
+    if saved in (torch.bfloat16, torch.float16):
+        name = str(saved).removeprefix("torch.")
+        why = f"the model is saved in {name}, in which this {device} computes no faster"
+        take_slow_path("computes in float32", why, of_machine=True)
     return torch.float32
-
-
-def _has_fast_bf16(device: str) -> bool:
-    """Whether bf16 is computed by the device itself; emulated it is slower than fp32."""
-    import torch
-
-    from raymodel.model.bfloat16 import has_fast_bf16
-
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return has_fast_bf16()

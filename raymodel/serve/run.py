@@ -283,7 +283,8 @@ def _build_replica(
     cores = os.cpu_count() or 1
     torch.set_num_threads(cluster.threads_per_worker or max(1, cores // spec.replicas.max))
     with local_folder(model) as folder:
-        service = load_service(folder, task, name=name, spec=spec)
+        wants_gpu = cluster.gpus_per_worker > 0
+        service = load_service(folder, task, name=name, spec=spec, wants_gpu=wants_gpu)
     return build_app(service, token=None if token is None else token.get_secret_value())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from raymodel.observe.slow_paths import as_content, slow_paths
 from raymodel.serve.refusal import Refusal
 from raymodel.serve.spec import ServeSpec
 
@@ -74,6 +75,7 @@ class Service(ABC):
             "kind": self.kind,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
+            "slow_paths": as_content(slow_paths()),
             **self.state(),
         }
 

@@ -17,6 +17,8 @@ import torch
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from raymodel.serve.forward import CachedForward
+
 _FIRST_CAPACITY = 256  # doubled when a row outgrows it, so short chats never pay for a long context
 
 
@@ -128,6 +130,7 @@ class SlotDecoder:
         self._layers = [SlotLayer(self._cursor) for _ in range(num_layers)]
         self._cache = Cache(layers=list(self._layers))
         self._row_numbers = torch.arange(self.num_slots, device=self.model.device)
+        self._forward = CachedForward(self.model)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Reads prompts into new rows behind the running ones.
@@ -144,8 +147,9 @@ class SlotDecoder:
         self._cursor.first_row, self._cursor.rows = len(self.lengths), None
         padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
         ends = sorted({length - 1 for length in lengths})
-        logits_PEV = self._forward(
+        logits_PEV, _ = self._forward(
             torch.tensor(padded, device=self.model.device),
+            self._cache,
             position_ids=torch.arange(longest, device=self.model.device).expand(len(prompts), -1),
             logits_to_keep=torch.tensor(ends, device=self.model.device),
         )
@@ -161,8 +165,9 @@ class SlotDecoder:
         self._reserve(at.length)
         at.rows = self._row_numbers[: len(tokens)]
         at.positions = torch.tensor(self.lengths, device=device)
-        logits_N1V = self._forward(
+        logits_N1V, _ = self._forward(
             torch.tensor(tokens, device=device)[:, None],
+            self._cache,
             position_ids=at.positions[:, None],
             attention_mask=self._mask(at.positions, at.length),
         )
@@ -188,13 +193,6 @@ class SlotDecoder:
         hidden = torch.arange(length, device=positions.device) > positions[:, None]
         mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
         return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
-
-    def _forward(self, input_ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        output = self.model(
-            input_ids=input_ids, past_key_values=self._cache, use_cache=True, **arguments
-        )
-        logits: torch.Tensor = output.logits
-        return logits
 
     def _reserve(self, length: int) -> None:
         capacity = self._cursor.capacity

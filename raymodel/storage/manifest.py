@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, TypedDict
 
 from raymodel.errors import ArtifactError
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location, sha256
+from raymodel.storage.versions import installed_versions
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 RESULT_FOLDERS = ("data", "model", "report")
 _SELF_CHECK = "manifest_sha256"
-_PACKAGES = ("raymodel", "torch", "ray", "deepspeed", "transformers")
 _HASH_THREADS = 8  # hides the latency of object stores; hashing itself frees the GIL
 
 
@@ -46,7 +44,7 @@ class Manifest:
     parents: dict[str, str]
     """Fingerprints of the input artifacts by role."""
     versions: dict[str, str]
-    """Python and the packages that decide the result; those not installed are left out."""
+    """Of Python and of the packages that decided the result, see `storage/versions.py`."""
     created: str
     """UTC, ISO 8601."""
     files: dict[str, FileRecord]
@@ -69,6 +67,7 @@ def commit_manifest(
     fingerprint: str,
     parents: Mapping[str, str],
     content: Mapping[str, Any],
+    packages: Iterable[str] = (),
     files: Iterable[str] | None = None,
     known_sha256: Mapping[str, str] | None = None,
 ) -> Manifest:
@@ -81,6 +80,7 @@ def commit_manifest(
         fingerprint: of the stage's resolved spec and inputs.
         parents: fingerprints of the inputs by role.
         content: JSON-able facts; NaN and infinity are refused.
+        packages: those that decided the result, besides Python and raymodel.
         files: paths relative to `location`; `result_files(location)` when None.
         known_sha256: digests that the writer took while it wrote, so that no file is read twice.
 
@@ -103,7 +103,7 @@ def commit_manifest(
         "stage": stage,
         "fingerprint": fingerprint,
         "parents": dict(parents),
-        "versions": installed_versions(),
+        "versions": installed_versions(packages),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "files": records,
         "content": dict(content),
@@ -137,17 +137,6 @@ def load_manifest(location: Location) -> Manifest:
             "Restore it, or delete the folder and run the stage again"
         )
     return Manifest(**body)
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions from the packages' metadata; nothing is imported."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # e.g. no DeepSpeed on a machine that only serves
-            continue
-    return versions
 
 
 def _check_version(file: Location, version: object) -> None:

@@ -50,13 +50,35 @@ def measure_answers(
     return score_answers(answers, references), tuple(samples[: limits.get("num_samples", 5)])
 
 
+# sacrebleu's signature, written though it is the default: another one is another measure. `force`
+# only silences a warning about text that looks tokenised, as code does.
+_BLEU: dict[str, Any] = {
+    "smooth_method": "exp",
+    "tokenize": "13a",
+    "lowercase": False,
+    "use_effective_order": False,
+    "force": True,
+}
+_CHRF: dict[str, Any] = {"char_order": 6, "word_order": 0, "beta": 2, "eps_smoothing": False}
+
+
 def score_answers(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Corpus BLEU and chrF (arXiv:1804.08771), each from 0 to 100."""
-    # `force` only silences a warning about text that looks tokenised, as code does.
+    texts = list(answers), [list(references)]
     return {
-        "bleu": float(sacrebleu.corpus_bleu(list(answers), [list(references)], force=True).score),
-        "chrf": float(sacrebleu.corpus_chrf(list(answers), [list(references)]).score),
+        "bleu": float(sacrebleu.corpus_bleu(*texts, **_BLEU).score),
+        "chrf": float(sacrebleu.corpus_chrf(*texts, **_CHRF).score),
     }
+
+
+# A model's own generation_config.json may ask for other things, which the server does not do.
+_GREEDY: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_new_tokens": None,
+}
 
 
 @torch.inference_mode()
@@ -85,7 +107,7 @@ def generate_answers(
         input_ids=input_ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        **_GREEDY,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad_id(tokenizer),
     )

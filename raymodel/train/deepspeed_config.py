@@ -1,5 +1,7 @@
 """The DeepSpeed configuration that follows from a spec. Pure; unknown keys cannot slip through,
-because every key is written here."""
+because every key is written here.
+
+What decides a result is written though it is DeepSpeed's default: defaults change with versions."""
 
 from __future__ import annotations
 
@@ -27,10 +29,24 @@ def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
     if spec.parallel.tensor > 1:
         config["tensor_parallel"] = _tensor(spec.parallel.tensor)
     if spec.precision == "bf16":
-        config["bf16"] = {"enabled": True}
+        config["bf16"] = {
+            "enabled": True,
+            "check_grad_overflow": True,  # an update with a gradient not finite is left out
+            "bf16_master_weights_and_grads": False,
+        }
     if spec.precision == "fp16":
         # 2^16 is the starting scale of mixed-precision training (arXiv:1710.03740).
-        config["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000}
+        config["fp16"] = {
+            "enabled": True,
+            "auto_cast": False,
+            "loss_scale": 0,  # a dynamic one
+            "initial_scale_power": 16,
+            "loss_scale_window": 1000,
+            "hysteresis": 2,
+            "consecutive_hysteresis": False,
+            "min_loss_scale": 1,
+            "fp16_master_weights_and_grads": False,
+        }
     return config
 
 
@@ -66,9 +82,12 @@ def _optimizer(spec: TrainSpec) -> dict[str, Any]:
         "betas": list(o.betas),
         "eps": o.eps,
         "weight_decay": o.weight_decay,
+        "adam_w_mode": True,
     }
     if spec.parallel.offload == "none":
         # Without `torch_adam`, "AdamW" compiles an extension at first use, on a CPU too; torch's
         # fused kernel is as fast there. Offload takes DeepSpeed's only, so it does compile one.
-        params |= {"torch_adam": True, "fused": True}
+        params |= {"torch_adam": True, "fused": True, "amsgrad": False}
+    else:
+        params |= {"fp32_optimizer_states": True, "amsgrad": False}
     return {"type": "AdamW", "params": params}

@@ -20,7 +20,9 @@ from raymodel.errors import SpecError
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.groups import parameter_groups
 from raymodel.model.initial import Weights
+from raymodel.model.kernels import has_fast_bf16, note_attention
 from raymodel.model.materialise import materialise, stand_in
+from raymodel.observe.slow_paths import take_slow_path
 from raymodel.tasks.base import Task
 from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
@@ -225,6 +227,7 @@ def build_engine(
             config=deepspeed_config(spec, batch),
         )
     zero.undo_construction(engine)
+    _note_optimizer(engine, spec)
     engine.train()
     if spec.compile:
         engine.compile()
@@ -236,7 +239,9 @@ def _prepare_model(model: Any, spec: TrainSpec, layout: Layout) -> None:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if layout.sequence > 1:
         share_rows(inner, layout)
-    elif spec.attention != "sdpa":  # which transformers takes by itself where a model can
+    elif spec.attention == "sdpa":  # which transformers takes by itself where a model can
+        note_attention(inner)
+    else:
         _check_attention(spec.attention)
         inner.set_attn_implementation(_ATTENTION[spec.attention])
     if spec.activation_checkpointing:
@@ -266,4 +271,22 @@ def _check_precision(precision: str) -> None:
         raise SpecError(
             f"precision is {precision}, in which this {device.device_name()} cannot compute; "
             f"set it to {'bf16 or ' if device.is_bf16_supported() else ''}fp32"
+        )
+    if precision == "bf16" and not has_fast_bf16(device.device_name().partition(":")[0]):
+        take_slow_path(
+            "computes products of bf16 in fp32",
+            f"this {device.device_name()} has no instructions for them; precision: fp32 is faster",
+            of_machine=True,
+        )
+
+
+def _note_optimizer(engine: Any, spec: TrainSpec) -> None:
+    """Says when the update is not one kernel over many parameters, as `deepspeed_config` asks."""
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    name = type(optimizer).__name__
+    is_fused = spec.parallel.offload == "cpu" and name == "DeepSpeedCPUAdam"
+    if not is_fused and not optimizer.defaults.get("fused"):
+        take_slow_path(
+            "updates parameter by parameter",
+            f"DeepSpeed has built a {name} that is not fused",
         )

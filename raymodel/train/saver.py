@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 
 from raymodel.errors import CheckpointError, StorageUnavailableError
-from raymodel.storage.manifest import installed_versions
 from raymodel.storage.retry import first_line, with_retries
 from raymodel.storage.uri import Location
+from raymodel.storage.versions import TRAINING, installed_versions
 from raymodel.train import zero
 from raymodel.train.checkpoint import (
     FOLDER,
@@ -217,7 +217,7 @@ class Saver:
             counters=job.counters,
             updates=job.updates,
             moments=sorted(moments),
-            versions=installed_versions(),
+            versions=installed_versions(TRAINING),
             files={rank_file(rank): entry["bytes"] for rank, entry in enumerate(entries)},
             parameters=parameters,
             rng={rank_file(rank): entry["rng"] for rank, entry in enumerate(entries)},

@@ -13,6 +13,7 @@ from raymodel.data.mixture import Mixture
 from raymodel.data.shard import Dataset
 from raymodel.observe.goodput import Ledger
 from raymodel.observe.records import read_records
+from raymodel.observe.slow_paths import as_content, from_events
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import find_exported
@@ -105,4 +106,5 @@ def summary(run: Location, spec: TrainSpec) -> dict[str, Any]:
         "exported_step": exported.step,
         "tokens_per_s": rates[len(rates) // 2],
         "data_digest": last["data_digest"],
+        "slow_paths": as_content(from_events(read_records(run / EVENTS_FILE))),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError, SpecError
 from raymodel.model.count import can_count, count_model
+from raymodel.model.kernels import note_compilation
 from raymodel.model.shape import ModelShape
+from raymodel.observe.slow_paths import SlowPath, slow_paths
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 from raymodel.tasks.batch import pad_id
@@ -66,8 +69,12 @@ def run_worker(work: TrainWork, session: Session) -> None:
     for error in torn:
         training.journal.passed_over(error)
     training.journal.begin(work.started_at, _about(work, engine, dataset))
+    told = _tell_slow_paths(training.journal)
     try:
         train(training)
+        if work.spec.compile:
+            note_compilation()
+            _tell_slow_paths(training.journal, told)
         with clock.during("validation"):
             loss = training.validation.last_loss()
         if work.export and session.world_rank == 0:
@@ -86,6 +93,17 @@ def _check_nodes(work: TrainWork, session: Session) -> None:
     nodes = [""] * session.world_size
     dist.all_gather_object(nodes, session.node)
     check_nodes(layout, nodes)
+
+
+def _tell_slow_paths(journal: Journal, told: Collection[SlowPath] = ()) -> Collection[SlowPath]:
+    """Tells of those that any worker took, one of which holds up the others. Returns them."""
+    by_rank: list[list[SlowPath]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(by_rank, slow_paths())
+    taken = dict.fromkeys(path for paths in by_rank for path in paths)
+    for path in taken:
+        if path not in told:
+            journal.tell("slow_path", f"slow: {path.what} ({path.why})", **path._asdict())
+    return taken
 
 
 def _about(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any]:

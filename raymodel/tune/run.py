@@ -33,6 +33,7 @@ from raymodel.train.room import await_room
 from raymodel.train.run import fit
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, plan_for, summary, work_for
+from raymodel.tune.sampler import build_sampler
 from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
 
@@ -102,7 +103,7 @@ def _tuner(work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainP
             mode="min",
             num_samples=sweep.trials,
             max_concurrent_trials=sweep.concurrent,
-            search_alg=OptunaSearch(seed=execution.seed),
+            search_alg=OptunaSearch(sampler=build_sampler(execution.seed)),
             scheduler=_scheduler(sweep, plan),
         ),
         run_config=RunConfig(
@@ -155,6 +156,7 @@ def _scheduler(sweep: SweepSpec, plan: TrainPlan) -> TrialScheduler:
         max_t=plan.total_steps,
         grace_period=min(plan.validate_every_steps, plan.total_steps),
         reduction_factor=2,
+        brackets=1,
     )
 
 

@@ -50,7 +50,22 @@ def test_health_tells_what_runs(generation):
     assert told["status"] == "ok"
     assert (told["model"], told["dtype"]) == ("tiny", "float32")
     assert told["engine"] == "continuous batching"
+    assert told["slow_paths"] == []
     assert told["chat_template"] == "plain"
+
+
+@pytest.mark.usefixtures("slow_paths_are_taken")
+def test_health_tells_what_is_slow_and_why(llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(llama.config, "_attn_implementation", "flex_attention")
+    slow = GenerationService(llama, tokenizer, name="tiny", spec=ServeSpec(batch=2, queue=2))
+    told = call(slow, "GET", "/health").json()
+    assert told["engine"] == "one request at a time"
+    [path] = told["slow_paths"]
+    assert path["what"] == "answers one request at a time"
+    assert "flex_attention" in path["why"]
+    stranger = call(slow, "GET", "/health", app={"token": "secret"}).json()
+    assert stranger == {"status": "ok"}
+    slow.close()
 
 
 def test_models_are_listed(generation):

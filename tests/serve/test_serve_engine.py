@@ -1,5 +1,6 @@
 """The engine against `model.generate`, with requests that come and go."""
 
+import inspect
 import logging
 import queue
 import random
@@ -9,8 +10,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from raymodel.serve.decoder import SingleDecoder, find_obstacle
+from raymodel.errors import SlowPathError
+from raymodel.observe.slow_paths import slow_paths
+from raymodel.serve.decoder import SingleDecoder, build_decoder, find_obstacle
 from raymodel.serve.engine import Engine, EngineClosedError, QueueFullError
+from raymodel.serve.forward import find_cache_word
 from raymodel.serve.sampling import Sampling
 
 WAIT_S = 30
@@ -219,24 +223,97 @@ def test_other_models_with_a_plain_cache_are_batched_too(tokenizer):
         assert answer.tokens[:-1] == generate(model, prompt, 12)[: len(answer.tokens) - 1]
 
 
-def test_a_model_with_sliding_windows_answers_one_by_one_and_says_so(tokenizer, caplog):
+@pytest.fixture
+def windowed():
     torch.manual_seed(0)
     config = MistralConfig(
         vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, sliding_window=8, initializer_range=0.4,
         eos_token_id=0, max_position_embeddings=256,
     )  # fmt: skip
-    model = MistralForCausalLM(config).eval()
+    return MistralForCausalLM(config).eval()
+
+
+@pytest.mark.usefixtures("slow_paths_are_taken")
+def test_a_model_with_sliding_windows_answers_one_by_one_and_says_so(windowed, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        engine = Engine(model, tokenizer, batch=3, queue=8)
+        engine = Engine(windowed, tokenizer, batch=3, queue=8)
     assert engine.mode == SingleDecoder.mode
     assert "one request at a time" in caplog.text
+    [told] = slow_paths()
+    assert told.what == "answers one request at a time"
+    assert "not all of its layers attend to the whole context" in told.why
     listener, prompts = Listener(), random_prompts(3, seed=9)
     answers = engine.submit([(prompt, greedy(12)) for prompt in prompts], listener)
     listener.wait(3)
     engine.close()
     for answer, prompt in zip(answers, prompts, strict=True):
-        assert answer.tokens == generate(model, prompt, 12)
+        assert answer.tokens == generate(windowed, prompt, 12)
+
+
+def test_a_model_that_cannot_be_batched_is_refused_where_slow_paths_are(windowed):
+    with pytest.raises(SlowPathError, match=r"answers one request at a time .* is slow"):
+        build_decoder(windowed, 3, 64)
+
+
+@pytest.mark.usefixtures("slow_paths_are_taken")
+def test_a_model_without_a_cache_says_that_it_reads_all_again(llama, tokenizer, monkeypatch):
+    forward = llama.forward
+
+    def without_cache(input_ids, attention_mask=None):
+        return forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+
+    monkeypatch.setattr(llama, "forward", without_cache)
+    engine, listener = Engine(llama, tokenizer, batch=2, queue=4), Listener()
+    [answer] = engine.submit([([5, 6], greedy(8))], listener)
+    listener.wait()
+    engine.close()
+    monkeypatch.undo()
+    assert answer.tokens == generate(llama, [5, 6], 8)
+    assert [path.what for path in slow_paths()] == [
+        "answers one request at a time",
+        "reads the whole text again for each token",
+    ]
+
+
+@pytest.mark.parametrize("word", ["cache", "past_key_values"])
+def test_a_cache_is_found_by_both_of_its_names(word, llama, tokenizer, monkeypatch):
+    """Whichever transformers is installed, so that the other half of the range is held too."""
+    forward, own = llama.forward, find_cache_word(llama)
+
+    def spelt(input_ids, position_ids=None, attention_mask=None, logits_to_keep=0,
+              use_cache=None, **caches):  # fmt: skip
+        assert set(caches) <= {word}
+        given = {own: caches[word]} if caches else {}
+        output = forward(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask,
+            logits_to_keep=logits_to_keep, use_cache=use_cache, **given,
+        )  # fmt: skip
+        return Output(output.logits, word, output.get(own))
+
+    parameters = [
+        *inspect.signature(spelt).parameters.values(),
+        inspect.Parameter(word, inspect.Parameter.KEYWORD_ONLY, default=None),
+    ]
+    kept = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    spelt.__signature__ = inspect.Signature(kept)
+    monkeypatch.setattr(llama, "forward", spelt)
+    assert find_cache_word(llama) == word
+    assert find_obstacle(llama) is None
+    single = SingleDecoder(llama)
+    logits = [single.prefill([[5, 6, 7]]), single.step([8])]
+    assert single.has_cache
+    monkeypatch.undo()
+    plain = llama(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[:, 2:]
+    torch.testing.assert_close(torch.stack(logits, 1), plain, rtol=1e-4, atol=1e-5)
+
+
+class Output(dict):
+    """As transformers' outputs: fields by name, and those that are None are not there."""
+
+    def __init__(self, logits, word, cache):
+        super().__init__({"logits": logits} | ({} if cache is None else {word: cache}))
+        self.logits = logits
 
 
 def test_the_probe_finds_a_model_that_ignores_positions(llama, monkeypatch):

@@ -71,11 +71,11 @@ def test_a_folder_that_is_no_servable_model_is_an_error(tmp_path):
 def test_a_model_is_served_in_the_dtype_it_was_saved_in_where_that_is_fast(llama, monkeypatch):
     import torch
 
-    from raymodel.serve import load
+    from raymodel.model import kernels
 
     config = type("Config", (), {"dtype": torch.bfloat16})
     for is_fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(load, "_has_fast_bf16", lambda device, fast=is_fast: fast)
+        monkeypatch.setattr(kernels, "has_fast_bf16", lambda device, fast=is_fast: fast)
         assert serving_dtype(config, "cpu") == expected
     config.dtype = torch.float16
     assert serving_dtype(config, "cpu") == torch.float32

@@ -1,0 +1,68 @@
+"""What this machine and these libraries compute fast, and what they do not: told as slow paths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raymodel.model import bfloat16
+from raymodel.observe.slow_paths import take_slow_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether bf16 is computed by the device itself; emulated it is slower than fp32.
+
+    Args:
+        device: its type, `cuda` or `cpu`.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bfloat16.has_fast_bf16()
+
+
+def find_device(wants_gpu: bool) -> str:
+    """`cuda` where there is one, else `cpu`, which is a slow path where a GPU was asked for."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if wants_gpu:
+        take_slow_path(
+            "computes on the CPU",
+            f"a GPU was asked for, and torch {torch.__version__} finds none; compare the driver's "
+            "CUDA with torch's, or set cluster.gpus_per_worker to 0",
+            of_machine=True,
+        )
+    return "cpu"
+
+
+def note_attention(model: PreTrainedModel) -> None:
+    """Says when a model that has attention computes it as plain matrices, unasked.
+
+    transformers takes torch's fused kernel where it knows that the model can, else this one.
+    """
+    config = model.config.get_text_config()
+    if getattr(config, "num_attention_heads", None) and config._attn_implementation == "eager":
+        take_slow_path(
+            "computes attention as plain matrices",
+            f"transformers has no fused attention for a {type(model).__name__}",
+        )
+
+
+def note_tokenizer(tokenizer: Any) -> None:
+    """Says when texts are cut into tokens by Python."""
+    if not tokenizer.is_fast:
+        take_slow_path(
+            "cuts texts into tokens in Python",
+            f"{type(tokenizer).__name__} has no tokenizer.json; save it again with a fast one",
+        )
+
+
+def note_compilation() -> None:
+    """Says, after the first steps of a model that was to be compiled, when no graph came of it."""
+    from torch._dynamo.utils import counters
+
+    if not counters["stats"]["unique_graphs"]:
+        take_slow_path("is not compiled", "torch.compile has made no graph of the model")

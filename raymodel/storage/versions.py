@@ -1,0 +1,49 @@
+"""The packages that decide a stage's result, and the versions of them that are installed.
+
+They stand in its manifest, so that a result can be made again, and two that differ be told apart.
+They are no part of the fingerprint: a patch release must not have a month of training made again.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+_ROWS = ("numpy", "pyarrow", "tokenizers", "transformers")
+TRAINING = (*_ROWS, "deepspeed", "safetensors", "torch")
+_BY_STAGE = {
+    "prepare": ("ray", *_ROWS),
+    "examples": ("ray", *_ROWS),
+    "pretrain": ("ray", *TRAINING),
+    "finetune": ("ray", *TRAINING),
+    "evaluate": ("ray", *_ROWS, "sacrebleu", "safetensors", "torch"),
+    "serve": ("ray", "safetensors", "tokenizers", "torch", "transformers"),
+}
+_BY_FIELD = {"adapter": "peft", "sweep": "optuna"}
+
+
+def packages_of(stage: str, identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages that decide what a stage makes.
+
+    Args:
+        stage: its name.
+        identity: its resolved spec; a section that it lacks needs no package.
+    """
+    optional = [package for field, package in _BY_FIELD.items() if identity.get(field)]
+    return (*_BY_STAGE[stage], *optional)
+
+
+def installed_versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Of Python, of raymodel and of these packages, from their metadata; nothing is imported.
+
+    A package that is not installed is left out, such as DeepSpeed on a machine that only serves.
+    """
+    versions = {"python": platform.python_version()}
+    for package in ("raymodel", *sorted(packages)):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,68 @@
+"""Which versions stand in a manifest."""
+
+import ast
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import raymodel
+from raymodel.storage.artifact import open_artifact
+from raymodel.storage.manifest import commit_manifest
+from raymodel.storage.registry import STAGES
+from raymodel.storage.uri import Location
+from raymodel.storage.versions import _BY_STAGE, installed_versions, packages_of
+
+# Spelt differently on the registry.
+DISTRIBUTIONS = {"yaml": "PyYAML"}
+# They decide how a job is read, run, told or answered, not what comes of it.
+NOT_RESULTS = {"PyYAML", "pydantic", "rich", "fastapi", "starlette", "tensorboard", "psutil"}
+
+
+def test_a_manifest_holds_the_versions_of_what_its_stage_used(storage: Location) -> None:
+    packages = packages_of("finetune", {"adapter": {"lora": {"rank": 8}}, "sweep": None})
+    commit_manifest(
+        storage, job_name="j", stage="finetune", fingerprint="f", parents={}, content={},
+        packages=packages,
+    )  # fmt: skip
+    versions = open_artifact(storage).manifest.versions
+    for package in ("ray", "torch", "deepspeed", "transformers", "tokenizers", "pyarrow", "peft"):
+        assert versions[package] == metadata.version(package)
+    assert "optuna" not in versions, "there was no sweep"
+    assert "sacrebleu" not in versions
+
+
+def test_what_is_not_installed_is_left_out() -> None:
+    assert set(installed_versions(["no-such-package"])) == {"python", "raymodel"}
+
+
+@pytest.mark.parametrize("stage", [*(set(STAGES) - {"compress"}), "examples"])
+def test_every_stage_names_its_packages(stage: str) -> None:
+    assert {"ray", "transformers"} <= set(packages_of(stage, {}))
+
+
+def test_every_library_that_is_imported_decides_a_result_or_is_known_not_to() -> None:
+    """A new dependency fails here until it is in one of the two lists."""
+    known = {package for packages in _BY_STAGE.values() for package in packages}
+    known |= {"peft", "optuna", "raymodel"} | NOT_RESULTS
+    declared = {
+        requirement.split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip()
+        for requirement in metadata.requires("raymodel") or ()
+        if "extra ==" not in requirement
+    }
+    imported = {
+        DISTRIBUTIONS.get(name, name)
+        for file in Path(raymodel.__file__).parent.rglob("*.py")
+        for name in imports_of(file)
+    }
+    assert (imported & declared) - known == set()
+
+
+def imports_of(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
