@@ -19,7 +19,7 @@ from raymodel.errors import GateError
 from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.story import Story
-from raymodel.observe.text import count_text, duration_text
+from raymodel.observe.text import cell_text, count_text, duration_text
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution
@@ -117,15 +117,18 @@ class Pipeline:
     def _book(self, stage: str, artifact: Artifact, seconds: float) -> None:
         content = artifact.content
         measured = content.get("metrics") or {}
-        loss = content.get("loss")
+        is_trained = "loss" in content
+        losses = [cell_text(content.get(name)) for name in ("first_loss", "loss")]
         self.rows.append(
             {
                 "stage": stage,
                 "time": duration_text(seconds),
                 "tokens": count_text(content["tokens"]) if "tokens" in content else "",
-                "tokens/s": count_text(content["tokens_per_s"]) if loss else "",
-                "loss": f"{content['first_loss']:.3f} → {loss:.3f}" if loss else "",
-                "measures": "  ".join(f"{name} {value:.4g}" for name, value in measured.items()),
+                "tokens/s": count_text(content["tokens_per_s"]) if is_trained else "",
+                "loss": " → ".join(losses) if is_trained else "",
+                "measures": "  ".join(
+                    f"{name} {cell_text(value)}" for name, value in measured.items()
+                ),
                 "artifact": str(artifact.location),
             }
         )
@@ -266,11 +269,15 @@ def _evaluate(p: Pipeline, stage: Stage, data: Mixture) -> str:
         p.run.set_best(stage.inputs["model"])
         return ""
     missed = [
-        f"{gate['name']} is {gate['value']}, the gate asks for {gate['condition']}"
+        f"{gate['name']} is {_value_text(gate['value'])}, the gate asks for {gate['condition']}"
         for gate in content["gates"]
         if not gate["passed"]
     ]
     return f"{'; '.join(missed)}. `best` stays as it was; train longer, or change evaluate.gates"
+
+
+def _value_text(value: float | None) -> str:
+    return "not measured, or not finite" if value is None else f"{value}"
 
 
 def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:

@@ -92,14 +92,14 @@ def read_ledger(run: Location) -> Ledger:
 
 def summary(run: Location, spec: TrainSpec) -> dict[str, Any]:
     """What the manifest says about a finished run, from its records and checkpoints."""
-    losses = [r for r in read_records(run / METRICS_FILE) if "loss" in r]
-    last, exported = losses[-1], find_exported(run, spec)
+    logged = [r for r in read_records(run / METRICS_FILE) if "loss" in r]
+    last, exported = logged[-1], find_exported(run, spec)
     assert exported is not None, "a finished run has written its model from a checkpoint"
-    rates = sorted(r["tokens_per_s"] for r in losses)
+    rates = sorted(r["tokens_per_s"] for r in logged)
     return {
         "steps": last["step"],
         "tokens": last["tokens"],
-        "first_loss": losses[0]["loss"],
+        "first_loss": logged[0]["loss"],
         "loss": last["loss"],
         "validation_loss": exported.state["validation_loss"],
         "exported_step": exported.step,

@@ -72,7 +72,8 @@ def run_worker(work: TrainWork, session: Session) -> None:
             loss = training.validation.last_loss()
         if work.export and session.world_rank == 0:
             with clock.during("other"):
-                loss = export_model(work, task, dataset).state["validation_loss"] or loss
+                exported = export_model(work, task, dataset).state["validation_loss"]
+                loss = loss if exported is None else exported
         session.report({"step": state.step, "validation_loss": loss})  # rank 0's is heard
     finally:
         training.feed.close()

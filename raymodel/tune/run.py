@@ -23,7 +23,8 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
 from raymodel.data.shard import open_dataset
 from raymodel.data.stream import start_helpers
-from raymodel.errors import TrainingError, UserError
+from raymodel.errors import NonFiniteLossError, TrainingError, UserError
+from raymodel.observe.measures import find_best, measured
 from raymodel.observe.story import Story
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
@@ -168,10 +169,21 @@ def _domain(search: SearchSpec) -> Any:
 
 
 def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
-    """The trial with the lowest measure among those that came to their end."""
+    """The trial with the best measure among those that came to their end.
+
+    Raises:
+        UserError: a trial failed for a reason that the user must mend, or diverged as all did.
+        TrainingError: no trial came to its end.
+    """
     whole = [trial for trial in trials if (trial.metrics or {}).get(_STEP) == plan.total_steps]
+    best = find_best(whole, sweep.metric, lambda trial: trial.metrics[sweep.metric])
+    if best is not None:
+        return best
     if whole:
-        return min(whole, key=lambda trial: trial.metrics[sweep.metric])
+        raise NonFiniteLossError(
+            f"{sweep.metric} is not finite in any of the {len(whole)} trials that came to their "
+            "end, so none is the best; search lower values of `optimizer.learning_rate`"
+        )
     errors = [unwrap(error) for error in trials.errors]
     failure = classify(errors) if errors else None
     if failure is not None and isinstance(failure.error, UserError):
@@ -188,7 +200,7 @@ def _trial_row(trial: Any) -> dict[str, Any]:
     return {
         "setting": trial.config,
         "steps": metrics.get(_STEP, 0),
-        "validation_loss": metrics.get("validation_loss"),
+        "validation_loss": measured(metrics.get("validation_loss")),
         "failed": trial.error is not None,
     }
 

@@ -20,6 +20,7 @@ from raymodel.train.checkpoint import (
     checkpoint_location,
     committed_steps,
     discard_after,
+    find_best_checkpoint,
     find_checkpoint,
 )
 from raymodel.train.fragments import FragmentReader
@@ -150,18 +151,26 @@ def test_the_newest_are_kept_and_the_others_deleted(run):
     assert folders == ["step-00000003", "step-00000004"]
 
 
-def save_with_losses(rank, world_size, run):
+def save_with_losses(rank, world_size, run, losses):
     join_tiny_group()
     with engine_of(Case(1)) as engine:
         saver = saver_of(run, engine, keep=2, keep_best=True)
-        for step, loss in enumerate([3.0, 1.0, 2.0, 2.5, None], start=1):
+        for step, loss in enumerate(losses, start=1):
             saver.save(TrainState(step=step, validation_loss=loss))
         saver.close()
 
 
 def test_the_best_stays_beside_the_newest(run):
-    run_distributed(save_with_losses, 1, run, init=False)
+    run_distributed(save_with_losses, 1, run, [3.0, 1.0, 2.0, 2.5, None], init=False)
     assert committed_steps(run) == [2, 4, 5]
+
+
+def test_a_loss_that_is_not_finite_is_not_the_best_and_spoils_no_checkpoint(run):
+    losses = [float("nan"), 3.0, float("-inf"), float("nan"), None]
+    run_distributed(save_with_losses, 1, run, losses, init=False)
+    assert committed_steps(run) == [2, 4, 5]
+    assert find_best_checkpoint(run).step == 2
+    assert find_checkpoint(run).step == 5
 
 
 def test_with_wait_a_checkpoint_is_there_when_save_returns(run):
