@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from raymodel.data.account import Account
 from raymodel.data.spec import CleanSpec
 
 
-def clean_text(text: str, spec: CleanSpec, left_out: Counter[str]) -> str | None:
-    """The document as it is kept; None, counted, when it is too short.
+def clean_text(text: str, spec: CleanSpec, account: Account) -> str | None:
+    """The document as it is kept; None, left out, when it is too short.
 
     Line ends become `\\n`; lone surrogates (legal in JSON, not in UTF-8) become `?`.
     """
@@ -22,7 +22,9 @@ def clean_text(text: str, spec: CleanSpec, left_out: Counter[str]) -> str | None
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()
     if len(text) < spec.min_chars or not text.strip():
-        left_out["shorter than clean.min_chars" if text.strip() else "empty document"] += 1
+        account.leave_out(
+            "shorter than clean.min_chars" if text.strip() else "empty document", text
+        )
         return None
     return text[: spec.max_chars]
 

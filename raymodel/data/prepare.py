@@ -7,6 +7,7 @@ with all intermediate files is deleted.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from raymodel.data.account import first_rejects
 from raymodel.data.plan import (
     ShardPlan,
     plan_buckets,
@@ -100,6 +102,9 @@ class _Preparation:
         self._say(f"reading {num_files:,} files, {total_bytes / 1e6:,.1f} MB")
         read = self._read_step(found, partitions, total_bytes)
         documents = self._do(read)
+        rejects = first_rejects(reject for each in documents for reject in each["rejects"])
+        lines = (json.dumps(reject, ensure_ascii=False) for reject in rejects)
+        (self._place / "data/rejects.jsonl").write_text("".join(line + "\n" for line in lines))
         left_out, labels = self._check_documents(documents)
         duplicates = self._drop_duplicates(read)
         tokenizer = self._make_tokenizer(len(partitions))
@@ -121,6 +126,7 @@ class _Preparation:
             "sequence_length": self._recipe.sequence_length,
             "tokenizer": asdict(tokenizer),
             "splits": splits,
+            "read": sum(summary["read"] for summary in documents),
             "duplicates": duplicates,
             "left_out": dict(sorted(left_out.items())),
         }

@@ -6,11 +6,11 @@ import csv
 import hashlib
 import io
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from raymodel.data.account import Account
 from raymodel.data.functions import read_functions
 from raymodel.data.sources import SourceFiles
 from raymodel.data.spec import SourceSpec
@@ -60,10 +60,10 @@ def slice_files(
 
 
 def read_slice(
-    root: Location, piece: FileSlice, spec: SourceSpec, left_out: Counter[str]
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
-    """The records of one slice. What cannot be read is counted in `left_out`, by reason."""
-    yield from _READERS[spec.format](root, piece, spec, left_out)
+    """The records of one slice. Each is entered in `account`, readable or not."""
+    yield from _READERS[spec.format](root, piece, spec, account)
 
 
 def digest_of(data: bytes) -> bytes:
@@ -71,70 +71,77 @@ def digest_of(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def decode(data: bytes, encoding: str, left_out: Counter[str]) -> str | None:
-    """Text of a file; None, counted, for binary junk and for what is not in `encoding`."""
+def decode_file(data: bytes, name: str, encoding: str, account: Account) -> str | None:
+    """Text of a file; None, left out whole, for binary junk and for what is not in `encoding`."""
+    reason = f"not {encoding}"
     if b"\0" in data and not encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
-        left_out["binary file"] += 1
-        return None
-    try:
-        return data.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        left_out[f"not {encoding}"] += 1
-        return None
+        reason = "binary file"
+    else:
+        try:
+            return data.decode(encoding).removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            pass
+    account.begin(name)
+    account.leave_out(reason, data)
+    return None
 
 
 def _read_text(
-    root: Location, piece: FileSlice, spec: SourceSpec, left_out: Counter[str]
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     data = (root / piece.name).read_bytes()
-    text = decode(data, spec.encoding, left_out)
+    text = decode_file(data, piece.name, spec.encoding, account)
     if text is None:
         return
+    account.begin(piece.name)
     fields = {"text": text, "path": piece.name}
     if spec.format == "folder":
         folder, _, _ = piece.name.rpartition("/")
         if not folder:
-            left_out["file not in a folder"] += 1
+            account.leave_out("file not in a folder", piece.name)
             return
         fields["label"] = folder.rpartition("/")[2]
     yield RawRecord(fields, digest_of(data))
 
 
 def _read_python(
-    root: Location, piece: FileSlice, spec: SourceSpec, left_out: Counter[str]
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     data = (root / piece.name).read_bytes()
-    text = decode(data, spec.encoding, left_out)
+    text = decode_file(data, piece.name, spec.encoding, account)
     if text is None:
         return
     try:
         functions = read_functions(text)
     except (SyntaxError, ValueError, RecursionError):
-        left_out["not Python"] += 1
+        account.begin(piece.name)
+        account.leave_out("not Python", text)
         return
     document = digest_of(data)
     for function in functions:
+        account.begin(piece.name)
         yield RawRecord({**function, "path": piece.name}, document)
 
 
 def _read_jsonl(
-    root: Location, piece: FileSlice, spec: SourceSpec, left_out: Counter[str]
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     for line in _lines(root / piece.name, piece):
         if not line.strip():
             continue
+        account.begin(piece.name)
         try:
             fields = json.loads(line.decode(spec.encoding))
         except UnicodeDecodeError:
-            left_out[f"line not {spec.encoding}"] += 1
+            account.leave_out(f"line not {spec.encoding}", line)
             continue
         except ValueError:
-            left_out["line not JSON"] += 1
+            account.leave_out("line not JSON", line)
             continue
         if isinstance(fields, dict):
             yield RawRecord(fields, digest_of(line.strip()))
         else:
-            left_out["line not a JSON object"] += 1
+            account.leave_out("line not a JSON object", line)
 
 
 def _lines(location: Location, piece: FileSlice) -> Iterator[bytes]:
@@ -152,22 +159,24 @@ def _lines(location: Location, piece: FileSlice) -> Iterator[bytes]:
 
 
 def _read_csv(
-    root: Location, piece: FileSlice, spec: SourceSpec, left_out: Counter[str]
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
-    text = decode((root / piece.name).read_bytes(), spec.encoding, left_out)
+    data = (root / piece.name).read_bytes()
+    text = decode_file(data, piece.name, spec.encoding, account)
     if text is None:
         return
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long document
     reader = csv.DictReader(io.StringIO(text, newline=""))
     for fields in reader:
+        account.begin(piece.name, reader.line_num)
         if None in fields or None in fields.values():
-            left_out["row with another number of columns than the header"] += 1
+            account.leave_out("row with another number of columns than the header", fields)
             continue
         yield _whole_record(dict(fields))
 
 
 def _read_parquet(
-    root: Location, piece: FileSlice, spec: SourceSpec, left_out: Counter[str]
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -176,7 +185,8 @@ def _read_parquet(
         try:
             file = pq.ParquetFile(stream)
         except pa.ArrowInvalid:
-            left_out["not a Parquet file"] += 1
+            account.begin(piece.name)
+            account.leave_out("not a Parquet file")
             return
         for index in range(file.num_row_groups):
             chunk = file.metadata.row_group(index).column(0)
@@ -187,6 +197,7 @@ def _read_parquet(
             )
             if piece.start <= first < piece.end:
                 for fields in file.read_row_group(index).to_pylist():
+                    account.begin(piece.name)
                     yield _whole_record(fields)
 
 
@@ -195,7 +206,7 @@ def _whole_record(fields: dict[str, Any]) -> RawRecord:
     return RawRecord(fields, digest_of(canonical))
 
 
-_Reader = Callable[[Location, FileSlice, SourceSpec, "Counter[str]"], Iterator[RawRecord]]
+_Reader = Callable[[Location, FileSlice, SourceSpec, Account], Iterator[RawRecord]]
 
 _READERS: dict[str, _Reader] = {
     "text": _read_text,

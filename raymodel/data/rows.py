@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymodel.data.account import Account
 from raymodel.data.clean import clean_text
 from raymodel.data.pack import pack_rows
 from raymodel.data.spec import CleanSpec, SourceSpec
@@ -50,9 +50,9 @@ class RowKind(Protocol):
     """How records become rows. Picklable."""
 
     def document(
-        self, fields: dict[str, Any], source: SourceSpec, left_out: Counter[str]
+        self, fields: dict[str, Any], source: SourceSpec, account: Account
     ) -> Document | None:
-        """A raw record as a document; None, counted, when it is not kept."""
+        """A raw record as a document; None, left out, when it is not kept."""
         ...
 
     def rows(
@@ -70,11 +70,11 @@ class PackedRows:
     clean: CleanSpec
 
     def document(
-        self, fields: dict[str, Any], source: SourceSpec, left_out: Counter[str]
+        self, fields: dict[str, Any], source: SourceSpec, account: Account
     ) -> Document | None:
-        if not _has_fields(fields, (source.text,), left_out):
+        if not _has_fields(fields, (source.text,), account):
             return None
-        text = clean_text(render(source.text, fields), self.clean, left_out)
+        text = clean_text(render(source.text, fields), self.clean, account)
         return None if text is None else Document(text, text)
 
     def rows(
@@ -103,19 +103,19 @@ class ExampleRows:
     clean: CleanSpec
 
     def document(
-        self, fields: dict[str, Any], source: SourceSpec, left_out: Counter[str]
+        self, fields: dict[str, Any], source: SourceSpec, account: Account
     ) -> Document | None:
         templates = [text for text in (source.prompt, source.response) if text] or [source.text]
-        if not _has_fields(fields, templates, left_out):
+        if not _has_fields(fields, templates, account):
             return None
         label = None
         if source.label is not None:
             label = fields.get(source.label)
             if label is None or label == "":
-                left_out[f"record without a value in {source.label!r}"] += 1
+                account.leave_out(f"record without a value in {source.label!r}", fields)
                 return None
         text = "\0".join(render(template, fields) for template in templates)
-        cleaned = clean_text(text, self.clean, left_out)
+        cleaned = clean_text(text, self.clean, account)
         if cleaned is None:
             return None
         return Document(cleaned, json.dumps(fields, default=str), label)
@@ -145,11 +145,11 @@ def row_tokens(table: pa.Table) -> Any:
     return np.zeros(table.num_rows, dtype=np.int64)
 
 
-def _has_fields(fields: dict[str, Any], templates: Sequence[str], left_out: Counter[str]) -> bool:
+def _has_fields(fields: dict[str, Any], templates: Sequence[str], account: Account) -> bool:
     for template in templates:
         for name in template_fields(template):
             if name not in fields:
-                left_out[f"record without the field {name!r}"] += 1
+                account.leave_out(f"record without the field {name!r}", fields)
                 return False
     return True
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymodel.data.account import Account
 from raymodel.data.clean import bucket_of, find_duplicates, is_held_out, key_table
 from raymodel.data.read import FileSlice, digest_of, read_slice
 from raymodel.data.rows import RowKind, SavedTokenizer, row_tokens
@@ -93,13 +93,13 @@ class ReadStep:
     def run(self, item: int) -> dict[str, Any]:
         partition = self.partitions[item]
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
-        left_out: Counter[str] = Counter()
+        account = Account()
         stored, texts, held_out, keys, sample = [], [], [], [], []
         labels, seen_fields = set(), list[str]()
         for piece in partition.pieces:
-            for record in read_slice(root, piece, source, left_out):
+            for record in read_slice(root, piece, source, account):
                 seen_fields = seen_fields or sorted(record.fields)
-                document = self.kind.document(record.fields, source, left_out)
+                document = self.kind.document(record.fields, source, account)
                 if document is None:
                     continue
                 is_out = is_held_out(record.document, self.seed, self.holdout)
@@ -127,7 +127,9 @@ class ReadStep:
             self._write_keys(key_table(keys, item), item)
         return {
             "documents": len(stored),
-            "left_out": dict(left_out),
+            "read": account.read,
+            "left_out": dict(account.left_out),
+            "rejects": [asdict(reject) for reject in account.rejects],
             "labels": sorted(labels, key=str),
             "fields": seen_fields,
         }

@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from raymodel.errors import ArtifactError, SpecError
+from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.presets import resolve_model
 from raymodel.model.spec import ModelSpec
 from raymodel.model.stored import StoredWeights
@@ -110,6 +111,7 @@ def load_model(folder: str | Path, task: Task) -> PreTrainedModel:
     """
     folder = Path(folder)
     config = _read_config(folder, task)
+    speed_up_bf16()
     try:
         model: PreTrainedModel
         model, found = _auto_class(task).from_pretrained(

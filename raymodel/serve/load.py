@@ -115,7 +115,8 @@ def _has_fast_bf16(device: str) -> bool:
     """Whether bf16 is computed by the device itself; emulated it is slower than fp32."""
     import torch
 
+    from raymodel.model.bfloat16 import has_fast_bf16
+
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # oneDNN's own answer: AVX-512 or AMX on x86, BF16 instructions on Arm.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return has_fast_bf16()

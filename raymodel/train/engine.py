@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from raymodel.errors import SpecError
+from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.groups import parameter_groups
 from raymodel.model.initial import Weights
 from raymodel.model.materialise import materialise, stand_in
@@ -208,6 +209,8 @@ def build_engine(
     import deepspeed
 
     _check_precision(spec.precision)
+    if spec.precision == "bf16":
+        speed_up_bf16()
     layout = Layout.of(spec.parallel, dist.get_rank(), dist.get_world_size())
     filling: AbstractContextManager[None] = nullcontext()
     if weights is not None:

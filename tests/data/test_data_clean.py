@@ -1,11 +1,10 @@
 """Cleaning, the holdout, duplicates and packing."""
 
-from collections import Counter
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from raymodel.data.account import Account
 from raymodel.data.clean import bucket_of, clean_text, find_duplicates, is_held_out, key_table
 from raymodel.data.pack import pack_rows
 from raymodel.data.plan import BLOCK_BYTES, SHARD_BYTES, plan_shards
@@ -16,14 +15,14 @@ DOCUMENTS = [digest_of(str(index).encode()) for index in range(4000)]
 
 
 def test_short_documents_are_dropped_and_long_ones_cut() -> None:
-    left_out, spec = Counter(), CleanSpec(min_chars=3, max_chars=5)
+    account, spec = Account(), CleanSpec(min_chars=3, max_chars=5)
     texts = ["ab", "abcdefg", "   \n ", "a\r\nb"]
-    assert [clean_text(text, spec, left_out) for text in texts] == [None, "abcde", None, "a\nb"]
-    assert left_out == {"shorter than clean.min_chars": 1, "empty document": 1}
+    assert [clean_text(text, spec, account) for text in texts] == [None, "abcde", None, "a\nb"]
+    assert account.left_out == {"shorter than clean.min_chars": 1, "empty document": 1}
 
 
 def test_a_lone_surrogate_does_not_stop_the_corpus() -> None:
-    assert clean_text("a\ud800b", CleanSpec(), Counter()) == "a?b"
+    assert clean_text("a\ud800b", CleanSpec(), Account()) == "a?b"
 
 
 def test_the_holdout_has_the_asked_share_and_grows_with_it() -> None:

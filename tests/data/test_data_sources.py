@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raymodel.data.account import Account
 from raymodel.data.functions import read_functions
 from raymodel.data.read import FileSlice, RawRecord, read_slice, slice_files
 from raymodel.data.sources import resolve_source
@@ -24,14 +25,15 @@ def write(folder: Path, **files: str | bytes) -> Path:
 
 
 def read_all(spec: SourceSpec, partition_bytes: int = 2**20) -> tuple[list[RawRecord], Counter]:
-    files, left_out = resolve_source(spec), Counter()
+    files, account = resolve_source(spec), Account()
     records = [
         record
         for partition in slice_files(files, spec, partition_bytes)
         for piece in partition
-        for record in read_slice(files.root, piece, spec, left_out)
+        for record in read_slice(files.root, piece, spec, account)
     ]
-    return records, left_out
+    assert account.kept == len(records)
+    return records, account.left_out
 
 
 def test_a_folder_gives_its_files_in_order_without_hidden_and_empty_ones(tmp_path: Path) -> None:
