@@ -77,12 +77,12 @@ def generate_answers(
             f"{model.config.max_position_embeddings} positions; ask for fewer tokens"
         )
     first, ends = first_token(tokenizer), end_tokens(model, tokenizer)
-    if first is None and not all(map(len, prompts)):
+    tokens = [list(prompt[-room:]) or ([] if first is None else [first]) for prompt in prompts]
+    if not all(tokens):
         raise ValueError(
             "a prompt is empty, and the tokenizer has neither a `bos_token` nor an `eos_token` to "
             "begin from; set one, or leave such examples out"
         )
-    tokens = [list(prompt[-room:]) or [first] for prompt in prompts]
     input_ids, mask = pad_left(tokens, pad_id(tokenizer))  # (B, T)
     output = model.generate(  # type: ignore[operator]  # torch types it as a tensor
         input_ids=input_ids.to(model.device),
