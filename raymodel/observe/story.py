@@ -88,14 +88,22 @@ class Story:
         self, stage: str, record: Mapping[str, Any], total_steps: int | None = None
     ) -> None:
         """Shows the newest record of `metrics.jsonl`."""
-        line = progress_text(stage, record, total_steps)
+        is_last = total_steps is not None and record["step"] >= total_steps
+        self.progress_line(progress_text(stage, record, total_steps), is_last=is_last)
+
+    def progress_line(self, line: str, *, is_last: bool = False) -> None:
+        """Shows one line of progress: live on a terminal, else every ten seconds at most.
+
+        Args:
+            line: takes the place of the one before.
+            is_last: show it in any case.
+        """
         with self._lock:
             if self._console.is_terminal:
                 self._show_live(line)
                 return
-            last = total_steps is not None and record["step"] >= total_steps
-            due = time.monotonic() - self._last_plain_s >= PLAIN_PROGRESS_EVERY_S
-            if (last or due) and line != self._last_line:
+            is_due = time.monotonic() - self._last_plain_s >= PLAIN_PROGRESS_EVERY_S
+            if (is_last or is_due) and line != self._last_line:
                 self._last_plain_s = time.monotonic()
                 self._last_line = line
                 self._write(line)

@@ -26,6 +26,7 @@ from raymodel.data.stream import start_helpers
 from raymodel.errors import NonFiniteLossError, TrainingError, UserError
 from raymodel.observe.measures import find_best, measured
 from raymodel.observe.story import Story
+from raymodel.observe.watch import watch_trials
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.fault import classify
@@ -41,8 +42,10 @@ TRIALS = "trials"
 _TUNE, _NAME = "tune", "sweep"
 _STEP = "step"
 # Tune pickles its callbacks and brings them back in a restored sweep; a story, which holds the
-# terminal, must not go with them.
+# terminal, must not go with them, nor which trials run.
 _story: ContextVar[Story] = ContextVar("story")
+_running: ContextVar[dict[str, int]] = ContextVar("running")
+"""Id → number for people, of the trials that run now."""
 
 
 def run_sweep(
@@ -71,7 +74,11 @@ def run_sweep(
     _story.set(story)
     start_helpers()
     await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
-    trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream
+    running: dict[str, int] = {}
+    _running.set(running)
+    with watch_trials(work.run / TRIALS, story, plan.total_steps, lambda: running):
+        # A ResultGrid, untyped upstream.
+        trials: Any = _tuner(work, execution, sweep, plan).fit()
     best = _best(trials, sweep, plan)
     chosen = work.run / TRIALS / best.metrics["trial_id"]
     story.say(f"          best: {setting_text(best.config)}")
@@ -188,10 +195,13 @@ def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
     failure = classify(errors) if errors else None
     if failure is not None and isinstance(failure.error, UserError):
         raise failure.error
+    way_on = "run the same command again to go on with them"
+    if failure is not None and failure.kind == "program":
+        way_on = "the same input gives the same error: mend the data, the model or the code first"
     raise TrainingError(
         f"none of {len(trials)} trials came to its end"
         + (f": {failure.cause}" if failure else "")
-        + "; run the same command again to go on with them"
+        + f"; {way_on}"
     )
 
 
@@ -222,11 +232,13 @@ class _Teller(Callback):
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         number = self._number.setdefault(trial.trial_id, len(self._number) + 1)
+        _running.get()[trial.trial_id] = number
         _story.get().say(
             f"          trial {number}/{self._sweep.trials}: {setting_text(trial.config)}"
         )
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _running.get().pop(trial.trial_id, None)
         last = trial.last_result or {}
         loss = last.get(self._sweep.metric)
         _story.get().say(
@@ -237,4 +249,5 @@ class _Teller(Callback):
         )
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _running.get().pop(trial.trial_id, None)
         _story.get().warn(f"          trial {self._number.get(trial.trial_id, 0)} failed")
