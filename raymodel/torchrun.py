@@ -20,7 +20,6 @@ from pathlib import Path
 import yaml
 
 from raymodel.data.mixture import Mixture, mixture_of
-from raymodel.data.shard import open_dataset
 from raymodel.errors import ArtifactError, RaymodelError, SpecError
 from raymodel.job import Job
 from raymodel.observe.goodput import activity_rows, loss_rows
@@ -36,7 +35,7 @@ from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import TrainSpec
-from raymodel.train.work import TrainWork, plan_for, read_ledger, summary, work_for
+from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, work_for
 from raymodel.train.worker import run_worker
 
 
@@ -144,8 +143,7 @@ def _train(work: TrainWork, execution: Execution) -> None:
     """The first worker's share, and the story of all."""
     story = Story()
     story.stage(execution.stage, str(execution.location))
-    trainset = open_dataset(work.dataset, "train")
-    total_steps = plan_for(work.spec, trainset).total_steps
+    total_steps = open_plan(work, story.warn).total_steps
     run_name = f"{work.job_name}/{work.stage}"
     trackers = [build_tracker(name, work.run, run_name) for name in execution.trackers]
     with watch_training(execution.location, story, total_steps, trackers):

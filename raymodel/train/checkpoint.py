@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -96,6 +96,25 @@ def discard_after(run: Location, step: int) -> None:
     for found, folder in _folders(run):
         if found > step:
             discard(folder)
+
+
+def discard_unfinished(run: Location, before: int) -> None:
+    """Deletes what was begun at steps before this one and never was committed, as on a full disk.
+
+    Safe once a checkpoint of step `before` is committed: then no rank writes an earlier one.
+    """
+    for found, folder in _folders(run):
+        if found < before and not (folder / INDEX).exists():
+            folder.delete_tree()
+
+
+def withdraw_part(folder: Location, files: Iterable[str]) -> None:
+    """Deletes one rank's files of a checkpoint that comes to nothing, and the folder with them when
+    no other rank's are in it."""
+    for name in files:
+        (folder / name).delete_file()
+    if folder.is_local and folder.local_path.is_dir() and not any(folder.local_path.iterdir()):
+        folder.local_path.rmdir()
 
 
 def discard(folder: Location) -> None:

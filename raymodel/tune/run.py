@@ -21,7 +21,6 @@ from ray.tune.search.optuna import OptunaSearch
 from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
-from raymodel.data.shard import open_dataset
 from raymodel.data.stream import start_helpers
 from raymodel.errors import NonFiniteLossError, TrainingError, UserError
 from raymodel.observe.measures import find_best, measured
@@ -34,7 +33,7 @@ from raymodel.train.plan import TrainPlan
 from raymodel.train.room import await_room
 from raymodel.train.run import fit
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.work import TrainWork, plan_for, summary, work_for
+from raymodel.train.work import TrainWork, open_plan, summary, work_for
 from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
 
@@ -69,8 +68,7 @@ def run_sweep(
         dataset=mixture_of(execution.inputs["examples"]),
         base=base,
     )
-    dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(spec, dataset)
+    plan = open_plan(work, story.warn)
     _story.set(story)
     start_helpers()
     await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")

@@ -162,7 +162,7 @@ def test_an_error_of_the_code_ends_the_run_at_once_and_leaves_its_traceback(
 ) -> None:
     run = Location.parse(str(tmp_path))
     work = SimpleNamespace(stage="finetune", run=run, spec=SimpleNamespace(fault=BUDGET))
-    trace = 'Traceback (most recent call last):\n  File "collate.py", line 3\nKeyError: \'label\''
+    trace = "Traceback (most recent call last):\n  File \"collate.py\", line 3\nKeyError: 'label'"
     wrapped = UserExceptionWithTraceback(KeyError("label"), trace)
     with pytest.raises(TrainingError, match="KeyError: 'label'; the same input gives the same"):
         FailureKeeper(work).failed({0: BROKEN, 1: wrapped})

@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.distributed as dist
 from tiny_engines import Case, engine_of, join_tiny_group, save_now, saver_of, train_steps
 
 from raymodel.errors import StorageUnavailableError
@@ -236,6 +238,45 @@ def test_a_storage_that_refuses_for_ever_is_an_error_and_the_last_good_one_stays
     assert [e["step"] for e in events if e["event"] == "checkpoint_failed"] == [2]
     assert later_error is None, "a later one that was written makes up for it"
     assert find_checkpoint(run).step == 3
+
+
+def save_on_a_full_disk(rank, world_size, run, full_ranks, steps):
+    """Checkpoints of these steps, of which these ranks can write none but the first and the last.
+
+    Returns the folders after each.
+    """
+    join_tiny_group()
+    retry.TRIES = saver_module.COMMIT_TIMEOUT_S = 1
+    save_file, folders = saver_module.save_file, []
+
+    def fill_the_disk(tensors, path):
+        path.write_bytes(b"as much as fits")
+        raise OSError(28, "No space left on device")
+
+    with engine_of(Case(2)) as engine:
+        saver = saver_of(run, engine, keep=9)
+        for step in steps:
+            is_full = rank in full_ranks and step not in (steps[0], steps[-1])
+            saver_module.save_file = fill_the_disk if is_full else save_file
+            saver.save(TrainState(step=step))
+            with suppress(StorageUnavailableError):
+                saver.close()
+            dist.barrier()
+            folders.append([entry.name for entry in (run / "checkpoints").list()])
+            dist.barrier()
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("full_ranks", "between"),
+    [((0, 1), []), ((1,), []), ((0,), ["step-00000002"])],
+    ids=["both", "not the one that commits", "the one that commits"],
+)
+def test_a_full_disk_leaves_no_folder_of_what_could_not_be_written(run, full_ranks, between):
+    folders = run_distributed(save_on_a_full_disk, 2, run, full_ranks, [1, 2, 3], init=False)[0]
+    assert folders[0] == ["step-00000001"]
+    assert folders[1] == ["step-00000001", *between]
+    assert folders[2] == ["step-00000001", "step-00000003"]
 
 
 def save_without_rank_1(rank, world_size, run):
