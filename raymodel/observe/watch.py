@@ -108,6 +108,7 @@ class _Watch:
         self._stage = location.parent.name
         self._total_steps = total_steps
         self._trackers = list(trackers)
+        self._newest: Record = {}
         self._metrics = Follower(location / "metrics.jsonl")
         self._events = [Follower(location / name) for name in _TOLD_FILES]
         for follower in self._events:
@@ -127,7 +128,8 @@ class _Watch:
                 self._tell(event)
         if records:
             self._each_tracker("flush")
-            self._story.progress(self._stage, _newest(records), self._total_steps)
+            self._newest = _newest(records, self._newest)
+            self._story.progress(self._stage, self._newest, self._total_steps)
 
     def close(self) -> None:
         self._each_tracker("close")
@@ -209,7 +211,7 @@ class _TrialsWatch:
                     self._story.warn(f"trial {number}: {event['message'].strip()}")
         records = self._reader.poll(self._metrics[trial_id])
         if records:
-            self._newest[trial_id] = _newest(records)
+            self._newest[trial_id] = _newest(records, self._newest.get(trial_id, {}))
         return bool(records)
 
 
@@ -219,10 +221,16 @@ def _trial_text(number: int, record: Record, total_steps: int) -> str:
     return progress_text(f"trial {number}", shown, total_steps)
 
 
-def _newest(records: Sequence[Record]) -> Record:
-    """The last record, with the last validation loss among them if it has none itself."""
-    newest: Record = {}
+def _newest(records: Sequence[Record], before: Record) -> Record:
+    """All that is known of the last step, with the last validation loss among these records.
+
+    Args:
+        records: at least one.
+        before: what this gave for the records before them.
+    """
+    newest = before if before.get("step") == records[0]["step"] else {}
     for record in records:
+        known = newest if newest.get("step") == record["step"] else {}
         validation = record.get("validation_loss", newest.get("validation_loss"))
-        newest = {**record, "validation_loss": validation}
+        newest = {**known, **record, "validation_loss": validation}
     return newest

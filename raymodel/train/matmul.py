@@ -21,6 +21,10 @@ SIZES = (128, 256, 512, 1024)
 emulated, the largest would take seconds."""
 
 
+TRIES = 2
+"""Products of a size in a row: the first wakes the library, and one may meet a busy moment."""
+
+
 def peak_of_workers(precision: torch.dtype, device: torch.device) -> Peak | None:
     """The peak of all workers together; None when a device of theirs is not known.
 
@@ -44,15 +48,14 @@ def measure_matmul(precision: torch.dtype, budget_s: float = BUDGET_S) -> float:
 
     Draws no random numbers: training's own must not depend on it.
     """
-    until, best = time.perf_counter() + budget_s, 0.0
-    for size in SIZES:
-        took_s = _product_s(size, precision)  # the first of a size also wakes the library
+    until, best, size, took_s = time.perf_counter() + budget_s, 0.0, SIZES[0], 0.0
+    while time.perf_counter() + TRIES * took_s < until:
+        took_s = min(_product_s(size, precision) for _ in range(TRIES))
         best = max(best, _flops(size) / took_s)
-        if time.perf_counter() + 8 * took_s > until:  # the next size does eight times the work
-            break
-    while time.perf_counter() + took_s < until:
-        took_s = _product_s(size, precision)
-        best = max(best, _flops(size) / took_s)
+        larger = [each for each in SIZES if each > size]
+        # Twice as long as by this rate: what does not fit the caches may be slower.
+        if larger and time.perf_counter() + 2 * TRIES * _flops(larger[0]) / best < until:
+            size, took_s = larger[0], _flops(larger[0]) / best
     return best
 
 

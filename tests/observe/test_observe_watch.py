@@ -135,6 +135,17 @@ def test_a_restart_shows_where_training_is_and_not_where_it_was(execution: Locat
     )
 
 
+def test_a_step_that_was_validated_shows_both_losses(execution: Location) -> None:
+    stream = io.StringIO()
+    with watch_training(execution, Story(stream), 3):
+        write_steps(execution, 3)
+        while "step 3/3" not in stream.getvalue():
+            time.sleep(0.01)
+        with RecordWriter(execution / "metrics.jsonl") as writer:
+            writer.write({"step": 3, "validation_loss": 4.5})
+    assert stream.getvalue().endswith("pretrain  step 3/3 · loss 3.3333 · validation loss 4.5000\n")
+
+
 def test_a_sweep_shows_how_far_its_running_trials_are(execution: Location) -> None:
     stream, running = io.StringIO(), {"a1": 1, "b2": 2}
     folder = execution / "trials"
