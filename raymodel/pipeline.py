@@ -283,11 +283,15 @@ def _evaluate(p: Pipeline, stage: Stage, data: Mixture) -> str:
         p.run.set_best(stage.inputs["model"])
         return ""
     missed = [
-        f"{gate['name']} is {gate['value']}, the gate asks for {gate['condition']}"
+        f"{gate['name']} is {_value_text(gate['value'])}, the gate asks for {gate['condition']}"
         for gate in content["gates"]
         if not gate["passed"]
     ]
     return f"{'; '.join(missed)}. `best` stays as it was; train longer, or change evaluate.gates"
+
+
+def _value_text(value: float | None) -> str:
+    return "not measured, or not finite" if value is None else f"{value}"
 
 
 def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:

@@ -5,7 +5,7 @@ python -m torch.distributed.run --nproc-per-node 2 -m raymodel.torchrun JOB STAG
 ```
 
 The inputs of the stage must be complete. It writes where `raymodel run` does, so that each goes on
-from the other's checkpoints and skips what the other completed.
+from the other's checkpoints and skips what the other completed. The first worker tells the story.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,10 @@ import yaml
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.errors import ArtifactError, RaymodelError, SpecError
 from raymodel.job import Job
+from raymodel.observe.goodput import activity_rows, loss_rows
+from raymodel.observe.story import Story
+from raymodel.observe.trackers import build_tracker
+from raymodel.observe.watch import watch_training
 from raymodel.spec.load import load_job
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
@@ -32,7 +35,7 @@ from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import TrainSpec
-from raymodel.train.work import summary, work_for
+from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, work_for
 from raymodel.train.worker import run_worker
 
 
@@ -68,9 +71,12 @@ def train_stage(job: Job, name: str) -> None:
         seed=job.seed,
         cluster=job.cluster,
         inputs=plan.stage.inputs,
+        trackers=job.trackers,
     )
     if find_artifact(execution.location) is None:
         _make(run, execution, plan)
+    elif _is_first():
+        Story().stage(name, f"complete, skipped ({mark})")
 
 
 @dataclass(frozen=True)
@@ -114,12 +120,13 @@ def _complete(artifact: Artifact | None, what: str) -> Artifact:
 
 
 def _make(run: Run, execution: Execution, plan: _Plan) -> None:
-    location, is_first = execution.location, os.environ.get("RANK", "0") == "0"
+    location = execution.location
     work = work_for(plan.spec, execution, task=plan.task, dataset=plan.dataset, base=plan.base)
-    with lock_run(run) if is_first else nullcontext():
+    if not _is_first():
         run_worker(work, TorchrunSession())
-        if not is_first:
-            return
+        return
+    with lock_run(run):
+        _train(work, execution)
         (location / "spec.yaml").write_text(yaml.safe_dump(plan.stage.identity, sort_keys=False))
         commit_manifest(
             location,
@@ -131,6 +138,24 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             packages=[package for package in plan.stage.packages if package != "ray"],
         )
         run.set_latest(execution.stage, execution.fingerprint)
+
+
+def _train(work: TrainWork, execution: Execution) -> None:
+    """The first worker's share, and the story of all."""
+    story = Story()
+    story.stage(execution.stage, str(execution.location))
+    total_steps = open_plan(work, story.warn).total_steps
+    run_name = f"{work.job_name}/{work.stage}"
+    trackers = [build_tracker(name, work.run, run_name) for name in execution.trackers]
+    with watch_training(execution.location, story, total_steps, trackers):
+        run_worker(work, TorchrunSession())
+    books = read_ledger(execution.location).books()
+    story.table(activity_rows(books))
+    story.table(loss_rows(books))
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 if __name__ == "__main__":

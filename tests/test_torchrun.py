@@ -47,9 +47,16 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
-def test_torchrun_trains_a_stage_to_a_complete_artifact_and_skips_it_then(job: Path) -> None:
+def test_torchrun_trains_a_stage_to_a_complete_artifact_and_skips_it_then(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     done = torchrun(str(job), "pretrain")
     assert done.returncode == 0, done.stderr[-3000:]
+    story = [line for line in done.stdout.splitlines() if line.startswith(("pretrain", " "))]
+    assert "/runs/tiny/pretrain/" in story[0], "told once, by the first worker"
+    assert story[1] == "          2 workers from step 0"
+    assert any(line.startswith("pretrain  step 6/6 · loss ") for line in story), done.stdout
+    assert (Path(story[0].split()[1]) / "tensorboard").is_dir()
     run = Run(Location.parse("runs") / "tiny")
     artifact = run.latest("pretrain")
     artifact.verify()
@@ -59,6 +66,7 @@ def test_torchrun_trains_a_stage_to_a_complete_artifact_and_skips_it_then(job: P
     assert set(artifact.manifest.parents) == {"data", "data-2"}
     before = artifact.manifest.created
     assert main([str(job), "pretrain"]) == 0, "nothing is left to do"
+    assert "complete, skipped" in capsys.readouterr().out
     assert run.latest("pretrain").manifest.created == before
 
 

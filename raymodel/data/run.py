@@ -129,7 +129,7 @@ def execute_step(step: Step, story: Story, stage: str) -> None:
         for bundle in bundles:  # in the order of the items, each when its task has ended
             progress.add(itertools.islice(left, bundle.num_rows()))
             if progress.elapsed_s > SHOW_AFTER_S:
-                story.show(f"{stage:<9} {progress.text()}", is_last=progress.is_complete)
+                story.progress_line(f"{stage:<9} {progress.text()}", is_last=progress.is_complete)
         story.end_progress()
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raymodel.observe.measures import holds
+
 TEXT_PREFIX = "text_"
 """Marks measures on plain held-out text, taken beside those on the task's own examples."""
-
-_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class GateResult:
 def check_gates(
     metrics: Mapping[str, float | None], gates: Mapping[str, str]
 ) -> tuple[GateResult, ...]:
-    """Holds each gate against its measure. A measure that is missing, or NaN, fails its gate."""
+    """Holds each gate against its measure. One that is missing or not finite fails its gate."""
     return tuple(
         _check_gate(name, metrics.get(name), condition) for name, condition in gates.items()
     )
@@ -41,5 +40,5 @@ def check_gates(
 def _check_gate(name: str, value: float | None, condition: str) -> GateResult:
     match = re.fullmatch(r"\s*(<=|>=|<|>)\s*(\S+)\s*", condition)
     assert match, f"EvaluateSpec lets no condition like {condition!r} through"
-    passed = value is not None and _COMPARE[match[1]](value, float(match[2]))
+    passed = holds(value, match[1], float(match[2]))
     return GateResult(name=name, value=value, condition=condition.strip(), passed=passed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.observe.measures import measured
 from raymodel.observe.slow_paths import as_content, slow_paths
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def measure_model(
             max_new_tokens=spec.max_new_tokens,
         )
         prefix = TEXT_PREFIX if index else ""
-        metrics |= {prefix + name: _finite(value) for name, value in result.metrics.items()}
+        metrics |= {prefix + name: measured(value) for name, value in result.metrics.items()}
         samples += [asdict(sample) for sample in result.samples]
         rows[role] = min(dataset.num_rows, spec.max_rows)
     return Measured(
@@ -99,7 +99,3 @@ def read_spread(dataset: Dataset, max_rows: int) -> dict[str, Sequence[Any]]:
     from raymodel.data.columns import columns_of
 
     return columns_of(dataset.read(dataset.spread(max_rows)))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

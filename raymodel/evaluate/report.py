@@ -8,12 +8,11 @@ from typing import Any
 
 from raymodel.evaluate.gates import GateResult
 from raymodel.evaluate.measure import Measured
+from raymodel.observe.measures import is_better, is_measured
 from raymodel.storage.uri import Location
 
 # Of a prompt that is longer, the end is shown: it is what the answer goes on from.
 _SHOWN_CHARS = 800
-
-_HIGHER_IS_BETTER = {"accuracy", "f1", "bleu", "chrf"}
 
 
 def write_report(
@@ -57,10 +56,11 @@ def _metrics_table(tuned: Measured, base: Measured | None) -> str:
 
 def _better(name: str, base: Measured, value: float | None) -> str:
     before = base.metrics.get(name)
-    if before is None or value is None or before == value:
+    if not (is_measured(before) and is_measured(value)):
         return "–"
-    higher_is_better = name in _HIGHER_IS_BETTER
-    return "model" if (value > before) == higher_is_better else "base"
+    if is_better(name, value, before):
+        return "model"
+    return "base" if is_better(name, before, value) else "–"
 
 
 def _gates_table(gates: Iterable[GateResult]) -> str:

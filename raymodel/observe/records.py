@@ -97,28 +97,38 @@ class Follower:
     """Reads a file that another process writes, a piece at a time.
 
     When the writer drops records (`truncate_after`), the next `poll` gives those written in their
-    place; the reader sees their `step` go back.
+    place, and `was_cut` says so: a step does not tell, since it may have several records.
     """
 
     def __init__(self, location: Location) -> None:
         self._location = location
         self._offset = 0  # bytes read, always the end of a whole line
-        self._line_hashes: list[int] = []
+        self._lines: list[tuple[int, Record | None]] = []  # hash, and what it says
         self._last_line = b""
+        self.was_cut = False
+        """Whether the last `poll` found that records given before were dropped."""
+
+    @property
+    def records(self) -> list[Record]:
+        """All that were given and stand still."""
+        return [record for _, record in self._lines if record is not None]
 
     def poll(self) -> list[Record]:
         """The records that are new since the last call; empty when there are none."""
+        self.was_cut = False
         if not self._location.exists():
             return []
         if self._was_rewritten():
+            before = len(self._lines)
             lines = self._skip_known(self._whole_lines(0))
+            self.was_cut = len(self._lines) < before
         else:
             lines = self._whole_lines(self._offset)
-        for line in lines:
-            self._offset += len(line)
-            self._line_hashes.append(hash(line))
-            self._last_line = line
-        return [record for line in lines if (record := _decode(line)) is not None]
+        new = [(hash(line), _decode(line)) for line in lines]
+        self._lines += new
+        self._offset += sum(map(len, lines))
+        self._last_line = lines[-1] if lines else self._last_line
+        return [record for _, record in new if record is not None]
 
     def _whole_lines(self, start: int) -> list[bytes]:
         data = self._location.read_range(start, max(0, self._location.size() - start))
@@ -130,11 +140,11 @@ class Follower:
 
     def _skip_known(self, lines: list[bytes]) -> list[bytes]:
         known = 0
-        for line, line_hash in zip(lines, self._line_hashes, strict=False):
+        for line, (line_hash, _) in zip(lines, self._lines, strict=False):
             if hash(line) != line_hash:
                 break
             known += 1
-        del self._line_hashes[known:]
+        del self._lines[known:]
         self._offset = sum(len(line) for line in lines[:known])
         self._last_line = lines[known - 1] if known else b""
         return lines[known:]

@@ -90,16 +90,21 @@ class Story:
     ) -> None:
         """Shows the newest record of `metrics.jsonl`."""
         is_last = total_steps is not None and record["step"] >= total_steps
-        self.show(progress_text(stage, record, total_steps), is_last=is_last)
+        self.progress_line(progress_text(stage, record, total_steps), is_last=is_last)
 
-    def show(self, line: str, *, is_last: bool) -> None:
-        """Shows how far something is, in one line that takes the place of the one before it."""
+    def progress_line(self, line: str, *, is_last: bool = False) -> None:
+        """Shows one line of progress: live on a terminal, else every ten seconds at most.
+
+        Args:
+            line: takes the place of the one before.
+            is_last: show it in any case.
+        """
         with self._lock:
             if self._console.is_terminal:
                 self._show_live(line)
                 return
-            due = time.monotonic() - self._last_plain_s >= PLAIN_PROGRESS_EVERY_S
-            if (is_last or due) and line != self._last_line:
+            is_due = time.monotonic() - self._last_plain_s >= PLAIN_PROGRESS_EVERY_S
+            if (is_last or is_due) and line != self._last_line:
                 self._last_plain_s = time.monotonic()
                 self._last_line = line
                 self._write(line)

@@ -1,46 +1,52 @@
-"""Tokens per second and model FLOPs utilisation (MFU): pure arithmetic.
+"""Model FLOPs utilisation (MFU): pure arithmetic.
 
-MFU = FLOPs per token × tokens per second ÷ (peak FLOPs per second of a device × devices), with
-the FLOPs that the model needs, not those that recomputation adds (PaLM, arXiv:2204.02311, app. B).
+MFU = FLOPs per token × tokens per second ÷ peak FLOPs per second of all workers, with the FLOPs
+that the model needs, not those that recomputation adds (PaLM, arXiv:2204.02311, app. B).
+
+The peak of an accelerator is that of its data sheet. On a CPU it is measured when training starts
+(`train/matmul.py`): the sum, over the workers, of the rate of a matrix product in the precision
+that is trained in, on each worker's own threads, all at the same moment. Workers that share cores
+so share their peak, and what else ran at that moment lowers it.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from raymodel.cluster.devices import find_device
 
+MEASURED, DATA_SHEET = "measured", "data sheet"
 
-def find_peak_flops(device_name: str | None) -> float | None:
-    """Peak bf16 FLOP/s of one device.
 
-    Args:
-        device_name: as the driver reports it; None for a CPU.
+class Peak(NamedTuple):
+    """The most FLOP/s that there are to use."""
 
-    Returns:
-        None on a CPU and for devices that are not in the table: no figure is better than a guess.
+    flops_per_s: float
+    source: str
+    """`MEASURED` or `DATA_SHEET`."""
+
+
+def data_sheet_peak(device_name: str) -> Peak | None:
+    """Of one accelerator in dense bf16, by the name that its driver reports.
+
+    None for devices that are not in the table: no figure is better than a guess.
     """
-    device = find_device(device_name) if device_name else None
-    return device.bf16_flops_per_s if device else None
+    device = find_device(device_name)
+    return Peak(device.bf16_flops_per_s, DATA_SHEET) if device else None
 
 
-def tokens_per_s(tokens: int, seconds: float) -> float:
-    """Tokens of all workers over wall time; 0 when no time has passed."""
-    return tokens / seconds if seconds > 0 else 0.0
-
-
-def mfu(
-    flops_per_token: float, tokens_per_s: float, peak_flops: float | None, workers: int
-) -> float | None:
+def mfu(flops_per_token: float | None, tokens_per_s: float, peak: Peak | None) -> float | None:
     """Model FLOPs utilisation, 0 to 1.
 
     Args:
-        flops_per_token: forward and backward, without recomputation.
+        flops_per_token: forward and backward, without recomputation; None where no formula is
+            known.
         tokens_per_s: of all workers together.
-        peak_flops: of one worker's device, from `find_peak_flops`; None when it is not known.
-        workers: devices that train.
+        peak: of all workers together.
 
     Returns:
-        None when the peak is not known, as on a CPU.
+        None when the FLOPs or the peak are not known.
     """
-    if peak_flops is None:
+    if flops_per_token is None or peak is None or peak.flops_per_s <= 0:
         return None
-    return flops_per_token * tokens_per_s / (peak_flops * workers)
+    return flops_per_token * tokens_per_s / peak.flops_per_s

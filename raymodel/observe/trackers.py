@@ -1,8 +1,8 @@
 """Trackers: the same records in TensorBoard, Weights & Biases or MLflow.
 
 They run on the driver and read what training has stored, so a slow or broken tracker never holds
-up a step. On every start of a job all records are given again from the first one; each tracker
-makes sure that no step is doubled.
+up a step. Each holds exactly the numbers of `metrics.jsonl`: on every start of a job, and whenever
+training went back, it begins anew and all records are given again from the first one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ class Tracker(Protocol):
 
     name: str
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """One record of `metrics.jsonl`."""
+    def begin(self) -> None:
+        """All records come, from the first one: what is held of them goes.
 
-    def rewind(self, step: int) -> None:
-        """The records from `step` on are being made again; forget the first ones."""
+        Called at each start, and again when training went back and dropped records: what comes in
+        their place differs in its times and rates, and W&B and MLflow can take nothing back.
+        """
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One record of `metrics.jsonl`. Of several of a step, the later ones hold what is new."""
 
     def flush(self) -> None:
         """All that is here for now; a good moment to store it."""
@@ -72,26 +76,35 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TensorBoardTracker:
-    """Event files in `<execution>/tensorboard`, made anew on each start."""
+    """An event file in `<execution>/tensorboard`, made anew each time."""
 
     name = "tensorboard"
     _STORE_EVERY_S = 30.0
 
     def __init__(self, location: Location, run_name: str = "") -> None:
-        """Deletes what an earlier start wrote; its records will come again."""
+        """Imports TensorBoard; `begin` deletes what an earlier start wrote."""
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        folder = location / "tensorboard"
-        folder.delete_tree()
+        self._new_writer = RecordWriter
+        self._folder = location / "tensorboard"
+        self._beginnings = 0
+
+    def begin(self) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        self._folder.delete_tree()
         # TensorBoard finds files by the `tfevents` in their name.
         stem = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._file = folder / stem
+        self._file = self._folder / f"{stem}.{self._beginnings}"
+        self._beginnings += 1
         # In memory, then stored whole: the same for disks and buckets. 200 bytes a number and a
         # few hundred records make this small.
         self._buffer = io.BytesIO()
-        self._writer = RecordWriter(self._buffer)
+        self._writer = self._new_writer(self._buffer)
         self._stored_s = time.monotonic()
         self._write_event(file_version="brain.Event:2")
+        # A TensorBoard that runs already drops what it read of the file before this one.
+        self._write_event(step=0, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, record: Mapping[str, Any]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -102,12 +115,6 @@ class TensorBoardTracker:
             wall_time=record.get("time_s"),
             summary=Summary(value=values),
         )
-
-    def rewind(self, step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        # TensorBoard drops everything from this step on when it reads a session start.
-        self._write_event(step=step, session_log=SessionLog(status=SessionLog.START))
 
     def flush(self) -> None:
         if time.monotonic() - self._stored_s > self._STORE_EVERY_S:
@@ -128,66 +135,76 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """Weights & Biases; the execution's fingerprint is the run's id, so a restart goes on in it."""
+    """Weights & Biases; the execution's fingerprint is the run's id, whose history is overwritten
+    by each beginning."""
 
     name = "wandb"
 
     def __init__(self, location: Location, run_name: str) -> None:
-        """Opens or resumes the run."""
         import wandb
 
-        self._run = wandb.init(id=location.name, name=run_name, resume="allow")
+        self._init: Callable[..., Any] = wandb.init
+        self._id, self._run_name = location.name, run_name
+        self._run: Any = None
+
+    def begin(self) -> None:
+        self.close()
+        # Without `resume` a run of this id starts anew in place of the one before.
+        self._run = self._init(id=self._id, name=self._run_name)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        # W&B cannot go back: it takes a step only once. What is left out is the same as what it
-        # has, since training repeats itself exactly.
-        if record["step"] >= self._run.step:
-            self._run.log(_numbers(record), step=record["step"])
-
-    def rewind(self, step: int) -> None:
-        pass
+        # What is logged of one step in several parts becomes one row of its history.
+        self._run.log(_numbers(record), step=record["step"])
 
     def flush(self) -> None:
         pass
 
     def close(self) -> None:
-        self._run.finish()
+        if self._run is not None:
+            self._run.finish()
 
 
 class MlflowTracker:
-    """MLflow; a tag with the execution's fingerprint finds the run again after a restart."""
+    """MLflow; a tag with the execution's fingerprint finds the run that a beginning takes the place
+    of. That one goes to MLflow's trash, its tags (a note among them) to the new one."""
 
     name = "mlflow"
     _TAG = "raymodel.fingerprint"
+    _BATCH = 1000  # metrics that MLflow takes in one request
 
     def __init__(self, location: Location, run_name: str) -> None:
-        """Opens or resumes the run in the experiment that the environment names."""
+        """Connects to the tracking server that the environment names."""
         from mlflow import MlflowClient
+        from mlflow.entities import Metric
 
-        self._client = MlflowClient()
-        experiment = os.environ.get("MLFLOW_EXPERIMENT_ID", "0")  # 0 is MLflow's default one
-        found = self._client.search_runs([experiment], f"tags.`{self._TAG}` = '{location.name}'")
-        run = found[0] if found else self._client.create_run(
-            experiment, run_name=run_name, tags={self._TAG: location.name}
-        )  # fmt: skip
-        self._run_id = run.info.run_id
-        self._next_step = 0
-        if "tokens" in run.data.metrics:  # any metric that every record has
-            history = self._client.get_metric_history(self._run_id, "tokens")
-            self._next_step = 1 + max(point.step for point in history)
+        self._client, self._new_metric = MlflowClient(), Metric
+        self._fingerprint, self._run_name = location.name, run_name
+        self._experiment = os.environ.get("MLFLOW_EXPERIMENT_ID", "0")  # 0 is MLflow's default one
+        self._run_id = ""
+        self._pending: list[Any] = []
+
+    def begin(self) -> None:
+        tags: dict[str, str] = {"mlflow.runName": self._run_name}
+        query = f"tags.`{self._TAG}` = '{self._fingerprint}'"
+        for before in self._client.search_runs([self._experiment], query):
+            tags |= before.data.tags
+            self._client.delete_run(before.info.run_id)
+        tags[self._TAG] = self._fingerprint
+        self._run_id = self._client.create_run(self._experiment, tags=tags).info.run_id
+        self._pending = []
 
     def log(self, record: Mapping[str, Any]) -> None:
-        if record["step"] < self._next_step:
-            return  # MLflow would keep both
-        self._next_step = record["step"] + 1
-        for name, value in _numbers(record).items():
-            self._client.log_metric(self._run_id, name, value, step=record["step"])
-
-    def rewind(self, step: int) -> None:
-        pass
+        at_ms = int(1000 * record.get("time_s", time.time()))
+        self._pending += [
+            self._new_metric(name, value, at_ms, record["step"])
+            for name, value in _numbers(record).items()
+        ]
 
     def flush(self) -> None:
-        pass
+        while self._pending:
+            self._client.log_batch(self._run_id, metrics=self._pending[: self._BATCH])
+            del self._pending[: self._BATCH]
 
     def close(self) -> None:
+        self.flush()
         self._client.set_terminated(self._run_id)

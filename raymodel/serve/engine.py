@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from raymodel.serve.answer import Answer, Chunk
 from raymodel.serve.decoder import build_decoder
 from raymodel.serve.sampling import Sampling, choose_tokens
+from raymodel.tasks.boundaries import end_tokens
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Engine:
         self.context_tokens = find_context_tokens(model, tokenizer)
         self.num_generated = 0
         self._decode_ids = lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
-        self._end_tokens = _end_tokens(model, tokenizer)
+        self._end_tokens = end_tokens(model, tokenizer)
         self._queue = queue
         self._decoder = build_decoder(model, batch, self.context_tokens)
         self._waiting: deque[Answer] = deque()
@@ -235,14 +236,6 @@ def find_context_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     if limit is None and tokenizer.model_max_length < 10**7:  # above it means "not known"
         limit = tokenizer.model_max_length
     return int(limit or _UNLIMITED_CONTEXT_TOKENS)
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Those at which `model.generate` ends, else the tokenizer's own."""
-    config = getattr(model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    ends = tokenizer.eos_token_id if ends is None else ends
-    return frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
 
 
 def _bind(deliver: Callable[[int, Chunk], None], index: int) -> Callable[[Chunk], None]:

@@ -16,6 +16,7 @@ from raymodel.serve.sampling import Sampling
 from raymodel.serve.service import Service
 from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape, event
 from raymodel.serve.streams import AnswerStream, EventStream, while_connected
+from raymodel.tasks.boundaries import first_token
 
 
 class GenerationService(Service):
@@ -100,9 +101,9 @@ class GenerationService(Service):
         return ids
 
     def _empty_prompt(self) -> list[int]:
-        for first in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if first is not None:
-                return [first]
+        first = first_token(self.tokenizer)
+        if first is not None:
+            return [first]
         raise Refusal(400, "the prompt is empty; give at least one character", param="prompt")
 
     def _sampling(

@@ -11,6 +11,7 @@ import torch
 
 from raymodel.tasks.base import Sample
 from raymodel.tasks.batch import batches, decode, pad_id, pad_left
+from raymodel.tasks.boundaries import end_tokens, first_token, up_to_end
 from raymodel.tasks.prompt import end_of_prompt
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def generate_answers(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedy answers to a batch of prompts, stripped, each up to its end-of-text token.
+    """Greedy answers to a batch of prompts, stripped, each up to its end token.
 
     A prompt that leaves no room for the answer in the model's positions loses the start of its
     text.
@@ -99,20 +100,25 @@ def generate_answers(
             f"max_new_tokens is {max_new_tokens}, but the model has only "
             f"{model.config.max_position_embeddings} positions; ask for fewer tokens"
         )
-    # An empty prompt starts as a document does in training: after an end-of-text token.
+    first, ends = first_token(tokenizer), end_tokens(model, tokenizer)
     cut = [end_of_prompt(prompt, room, tokenizer) for prompt in prompts]
-    tokens = [prompt or [tokenizer.eos_token_id] for prompt in cut]
+    tokens = [prompt or ([] if first is None else [first]) for prompt in cut]
+    if not all(tokens):
+        raise ValueError(
+            "a prompt is empty, and the tokenizer has neither a `bos_token` nor an `eos_token` to "
+            "begin from; set one, or leave such examples out"
+        )
     input_ids, mask = pad_left(tokens, pad_id(tokenizer))  # (B, T)
     output = model.generate(  # type: ignore[operator]  # torch types it as a tensor
         input_ids=input_ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
         **_GREEDY,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(ends) or None,
         pad_token_id=pad_id(tokenizer),
     )
     new_tokens = output[:, input_ids.shape[1] :]
-    return [decode(tokenizer, ids).strip() for ids in new_tokens.tolist()]
+    return [decode(tokenizer, up_to_end(ids, ends)).strip() for ids in new_tokens.tolist()]
 
 
 def spread(num_rows: int, num_chosen: int) -> list[int]:

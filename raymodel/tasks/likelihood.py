@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raymodel.tasks.base import Task
-from raymodel.tasks.batch import batches, decode, pad_id
-from raymodel.tasks.loss import IGNORED
+from raymodel.tasks.batch import batches, pad_id
+from raymodel.tasks.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,9 +30,10 @@ def measure_likelihood(
     loss in bits over the UTF-8 bytes of the targets' text, does not (arXiv:2101.00027, part 3.1).
     """
     nats, num_targets, num_bytes = 0.0, 0, 0
+    sizes = TokenBytes(tokenizer)
     for part in batches(rows, batch_rows):
         batch = task.collate(part, pad_id(tokenizer))
-        num_bytes += _target_bytes(batch["labels"], tokenizer)
+        num_bytes += target_bytes(batch["labels"], sizes)
         num_targets += task.num_targets(batch)
         batch = {name: value.to(model.device) for name, value in batch.items()}
         nats += float(task.loss(model, batch))
@@ -44,10 +45,10 @@ def measure_likelihood(
     }
 
 
-def _target_bytes(labels_BT: torch.Tensor, tokenizer: PreTrainedTokenizerBase) -> int:
+def target_bytes(labels_BT: torch.Tensor, sizes: TokenBytes) -> int:
     """UTF-8 bytes of the predicted text. End-of-text tokens have none, though they bear loss."""
-    targets = [labels[1:][labels[1:] != IGNORED].tolist() for labels in labels_BT]
-    return sum(len(decode(tokenizer, ids).encode("utf-8")) for ids in targets)
+    # The first token of a row is not predicted; `IGNORED` is no token.
+    return sum(int(sizes.count(labels_T)[1:].sum()) for labels_T in labels_BT.numpy())
 
 
 def _exp(mean_nats: float) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raymodel.errors import CheckpointError, DamagedCheckpointError
+from raymodel.observe.measures import find_best, measured
 from raymodel.storage.uri import Location
 from raymodel.train.index import INDEX, Index, load_index
 from raymodel.train.spec import TrainSpec
@@ -26,7 +28,7 @@ class TrainState:
     non_finite_steps: int = 0
     data_digest: str = "0" * 16
     validation_loss: float | None = None
-    """Measured after this very step."""
+    """Measured after this very step; None when it was not, or is not finite."""
     left_out: list[list[int]] = field(default_factory=list)
     """Runs of data steps, `[first, stop]`, that a rewind passed over."""
 
@@ -36,7 +38,8 @@ class TrainState:
         return self.step + sum(stop - first for first, stop in self.left_out)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON takes it, which knows no NaN."""
+        return asdict(self) | {"validation_loss": measured(self.validation_loss)}
 
 
 def checkpoint_location(run: Location, step: int) -> Location:
@@ -72,23 +75,20 @@ def find_checkpoint(
 
 
 def find_best_checkpoint(run: Location) -> Index | None:
-    """The whole checkpoint with the lowest validation loss; the earliest of equals."""
-    best: Index | None = None
+    """The whole checkpoint with the lowest validation loss, the earliest of equals; None when no
+    loss of any is finite."""
+    return find_best(_whole(run), "validation_loss", lambda index: index.state["validation_loss"])
+
+
+def _whole(run: Location) -> Iterator[Index]:
     for step in committed_steps(run):
-        try:
-            index = load_index(checkpoint_location(run, step))
-        except DamagedCheckpointError:
-            continue
-        loss = index.state["validation_loss"]
-        if loss is not None and (best is None or loss < best.state["validation_loss"]):
-            best = index
-    return best
+        with suppress(DamagedCheckpointError):
+            yield load_index(checkpoint_location(run, step))
 
 
 def find_exported(run: Location, spec: TrainSpec) -> Index | None:
-    """The checkpoint whose weights become the model of a finished run."""
-    best = find_best_checkpoint(run) if spec.export == "best" else None
-    return best or find_checkpoint(run)
+    """The checkpoint whose weights become the model of a finished run; None when there is none."""
+    return find_best_checkpoint(run) if spec.export == "best" else find_checkpoint(run)
 
 
 def discard_after(run: Location, step: int) -> None:
@@ -96,6 +96,25 @@ def discard_after(run: Location, step: int) -> None:
     for found, folder in _folders(run):
         if found > step:
             discard(folder)
+
+
+def discard_unfinished(run: Location, before: int) -> None:
+    """Deletes what was begun at steps before this one and never was committed, as on a full disk.
+
+    Safe once a checkpoint of step `before` is committed: then no rank writes an earlier one.
+    """
+    for found, folder in _folders(run):
+        if found < before and not (folder / INDEX).exists():
+            folder.delete_tree()
+
+
+def withdraw_part(folder: Location, files: Iterable[str]) -> None:
+    """Deletes one rank's files of a checkpoint that comes to nothing, and the folder with them when
+    no other rank's are in it."""
+    for name in files:
+        (folder / name).delete_file()
+    if folder.is_local and folder.local_path.is_dir() and not any(folder.local_path.iterdir()):
+        folder.local_path.rmdir()
 
 
 def discard(folder: Location) -> None:

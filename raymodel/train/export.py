@@ -18,13 +18,13 @@ import torch
 
 from raymodel.data.shard import Dataset
 from raymodel.data.tokenizer import load_tokenizer
-from raymodel.errors import CheckpointError
+from raymodel.errors import CheckpointError, NonFiniteLossError
 from raymodel.model.adapters import adapted_layers, is_update, plain_name, weight_update
 from raymodel.model.export import save_model
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
-from raymodel.train.checkpoint import checkpoint_location, find_exported
+from raymodel.train.checkpoint import checkpoint_location, find_checkpoint, find_exported
 from raymodel.train.engine import DTYPES
 from raymodel.train.fragments import FragmentReader
 from raymodel.train.index import Index
@@ -44,8 +44,14 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
 
     Raises:
         CheckpointError: there is no whole checkpoint, or it was written for another model.
+        NonFiniteLossError: the best one is asked for, and no validation loss is finite.
     """
     index = find_exported(work.run, work.spec)
+    if index is None and find_checkpoint(work.run) is not None:
+        raise NonFiniteLossError(
+            f"`export` is best, and no checkpoint of {work.run} has a validation loss that is "
+            "finite, so none is the best; lower `optimizer.learning_rate`, or set `export: last`"
+        )
     if index is None:
         raise CheckpointError(f"{work.run} holds no whole checkpoint to export; run the job again")
     network = build_network(work, task, dataset)

@@ -21,7 +21,10 @@ from raymodel.train.fit import Room, changes_text, list_savings
 from raymodel.train.memory import Setup, plan_memory
 from raymodel.train.spec import FaultSpec
 
-Kind = Literal["user", "infrastructure", "preemption"]
+Kind = Literal["user", "program", "infrastructure", "preemption"]
+"""`user`: the job, the data or the model must change. `program`: an error of the code, ours or a
+library's, which the same input gives again. Neither is tried again. `infrastructure`: a process, a
+node, a connection or a storage failed. `preemption`: a node was taken away with notice."""
 
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 60.0
@@ -67,13 +70,43 @@ def classify(
     for error in errors:
         if getattr(error, "preempted", False):  # of Ray's actor errors: its node was drained
             return Failure("preemption", "a node was taken away", error)
+    for error in errors:  # the others were cut off when that one ended
+        if is_deterministic(error):
+            return Failure("program", _cause_text(error), error)
     broken = [error for error in errors if _is_dead(error) or _BROKEN_WORDS.search(str(error))]
     if broken:
         which = f"worker {', '.join(map(str, lost))}" if lost else "a worker"
         cause = f"{which} died or was cut off from the others"
         return Failure("infrastructure", cause, broken[0])
-    cause = f"{type(errors[0]).__name__}: {_first_line(errors[0])}"
-    return Failure("infrastructure", cause, errors[0])
+    return Failure("infrastructure", _cause_text(errors[0]), errors[0])
+
+
+_DETERMINISTIC = (
+    ValueError,  # with UnicodeError and json's
+    TypeError,
+    LookupError,  # KeyError, IndexError
+    AttributeError,
+    NameError,
+    ImportError,
+    AssertionError,
+    ArithmeticError,  # ZeroDivisionError, OverflowError
+    SyntaxError,
+    NotImplementedError,  # this and the next are RuntimeErrors
+    RecursionError,
+)
+
+
+def is_deterministic(error: BaseException) -> bool:
+    """Whether the same input gives this error again.
+
+    So do the types that Python and libraries raise for a wrong value. What a device, a connection,
+    a collective or a storage raises is OSError, with ConnectionError and TimeoutError, or a plain
+    RuntimeError, which torch raises for either kind, so that it counts as theirs. Ray's own errors
+    speak of processes and nodes.
+    """
+    if isinstance(error, RaymodelError | OSError) or type(error).__module__.startswith("ray."):
+        return False
+    return isinstance(error, _DETERMINISTIC)
 
 
 def lost_ranks(errors: Mapping[int, BaseException], workers: int) -> list[int]:
@@ -111,7 +144,7 @@ def decide(
         in_a_row: failures since the run last got on, this one included. Only these make the wait
             longer: waiting helps against a cause that persists.
     """
-    if failure.kind == "user":
+    if failure.kind in ("user", "program"):
         return Decision(False, 0.0, "trying again cannot help")
     allowed = budget.retries if failure.kind == "infrastructure" else budget.preemption_retries
     count = seen[failure.kind]
@@ -205,6 +238,10 @@ _BROKEN_WORDS = re.compile(
 def _is_dead(error: BaseException) -> bool:
     """Whether this is Ray's word that an actor or its node is no more."""
     return bool(re.search(r"Died|Crashed|Unavailable", type(error).__name__))
+
+
+def _cause_text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from raymodel.observe.goodput import Ledger
 from raymodel.observe.metrics import check_record
 from raymodel.observe.records import RecordWriter
 from raymodel.observe.text import many
-from raymodel.observe.throughput import find_peak_flops, mfu
+from raymodel.observe.throughput import Peak, mfu
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
@@ -49,10 +49,11 @@ class Journal:
         session: Session,
         clock: Clock,
         flops_per_token: float | None,
+        peak: Peak | None,
     ) -> None:
         self._spec, self._plan, self._state = spec, plan, state
         self._engine, self._session, self._clock = engine, session, clock
-        self._flops_per_token = flops_per_token
+        self._flops_per_token, self._peak = flops_per_token, peak
         self._metrics = self._events = None
         self._ledger = Ledger()
         if session.world_rank == 0:
@@ -83,6 +84,8 @@ class Journal:
                 "asked_at": round(asked_at or self._clock.began_at, 3),
                 "began_at": round(self._clock.began_at, 3),
                 "booked_s": self._booked(),
+                "peak_flops_per_s": self._peak.flops_per_s if self._peak else None,
+                "mfu_peak": self._peak.source if self._peak else None,
                 "message": f"          {words}",
                 **about,
             }
@@ -104,7 +107,8 @@ class Journal:
             "grad_norm": self._engine.grad_norm(),
             "learning_rate": self._learning_rate(),
             "tokens_per_s": rate,
-            "mfu": self._mfu(rate),
+            "mfu": mfu(self._flops_per_token, rate, self._peak),
+            "mfu_peak": self._peak.source if self._peak else None,
             "step_time_s": elapsed_s / steps,
             "data_wait_s": data_wait_s,
             "checkpoint_stall_s": stall_s * steps,
@@ -208,12 +212,6 @@ class Journal:
     def _learning_rate(self) -> float:
         peak = self._spec.optimizer.learning_rate
         return learning_rate_at(self._state.step, self._plan.total_steps, peak, self._spec.schedule)
-
-    def _mfu(self, tokens_per_s: float) -> float | None:
-        if self._flops_per_token is None or self._engine.device.type != "cuda":
-            return None
-        peak = find_peak_flops(torch.cuda.get_device_name(self._engine.device))
-        return mfu(tokens_per_s, self._flops_per_token, peak, self._session.world_size)
 
     def _mark(self) -> dict[str, float]:
         booked = self._clock.read()

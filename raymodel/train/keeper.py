@@ -64,7 +64,7 @@ class FailureKeeper:
         decision = decide(failure, self._seen, self._work.spec.fault, in_a_row=self._in_a_row)
         if _unless_unreadable(lambda: is_asked_to_leave(run)):
             decision = Decision(False, 0.0, "run the same command again to go on")
-        self._write(failure, decision)
+        self._write(failure, decision, _trace_of(failure, errors_by_rank))
         if not decision.is_retried:
             raise _final_error(failure, decision, self._work)
         time.sleep(decision.wait_s)
@@ -81,7 +81,7 @@ class FailureKeeper:
         before, self._last = self._last, [str(error) for error in errors]
         return before == self._last
 
-    def _write(self, failure: Failure, decision: Decision) -> None:
+    def _write(self, failure: Failure, decision: Decision, trace: str | None) -> None:
         told = {}
         if decision.is_retried:  # else the command ends with the same words
             told = {"level": "warning", "message": f"{failure.cause}; {decision.words}"}
@@ -96,12 +96,21 @@ class FailureKeeper:
                     "cause": failure.cause,
                     "is_retried": decision.is_retried,
                     "wait_s": decision.wait_s,
+                    "traceback": trace,
                     **told,
                 }
             )
             self._records.store()
         except OSError as error:
             logger.warning("a failure (%s) is not written down: %s", failure.cause, error)
+
+
+def _trace_of(failure: Failure, errors_by_rank: Mapping[int, Exception]) -> str | None:
+    """Of an error of the code, whose first line says little to who must mend it."""
+    if failure.kind != "program":
+        return None
+    # Ray's wrapper says nothing else.
+    return next(str(each) for each in errors_by_rank.values() if unwrap(each) is failure.error)
 
 
 def _unless_unreadable(ask: Callable[[], T]) -> T | None:
@@ -126,6 +135,12 @@ def _final_error(failure: Failure, decision: Decision, work: TrainWork) -> Raymo
     """What the user reads when a run ends by this failure."""
     if is_out_of_memory(failure):
         return out_of_memory_error(failure.error, _last_attempt(work.run))
+    if failure.kind == "program":
+        return TrainingError(
+            f"{work.stage} failed: {failure.cause}; the same input gives the same error, so it was "
+            f"not tried again. The traceback is in {work.run / FAILURES_FILE}; mend the data, the "
+            "model or the code that it names, and run again: it goes on from the newest checkpoint"
+        )
     if failure.kind != "infrastructure" and isinstance(failure.error, RaymodelError):
         return failure.error
     return TrainingError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from raymodel.errors import SpecError
+from raymodel.observe.text import many
 from raymodel.spec.quantity import Amount
 from raymodel.train.spec import TrainSpec
 
@@ -30,6 +32,35 @@ class TrainPlan:
     @property
     def total_tokens(self) -> int:
         return round(self.total_steps * self.global_batch * self.tokens_per_row)
+
+    @property
+    def repeats(self) -> str | None:
+        """What to say where the data does not fill a single step; None where it does."""
+        if self.rows_per_epoch >= self.global_batch:
+            return None
+        in_a_step = self.global_batch / self.rows_per_epoch
+        return (
+            f"the data has {many(self.rows_per_epoch, 'row')} and `global_batch` is "
+            f"{self.global_batch}: each row is in every step {in_a_step:.3g} times, and is visited "
+            f"{in_a_step * self.total_steps:.4g} times in {self.total_steps} steps; lower "
+            "`global_batch`, or give more data"
+        )
+
+
+def check_rows(spec: TrainSpec, rows_per_epoch: int) -> None:
+    """Refuses epochs that have no whole step: who counts in passes does not mean to see the same
+    row many times in one step. Who does, gives the duration in steps.
+
+    Raises:
+        SpecError: the duration is in epochs, and the rows do not fill one step.
+    """
+    if spec.duration.unit == "epochs" and rows_per_epoch < spec.global_batch:
+        raise SpecError(
+            f"`duration` is {spec.duration}, but an epoch has {many(rows_per_epoch, 'row')} and a "
+            f"step takes `global_batch` = {spec.global_batch}, so that no epoch has a whole step; "
+            f"lower `global_batch` to {rows_per_epoch} or less, give more data, or give `duration` "
+            "in steps, which then see the same rows many times"
+        )
 
 
 def plan_training(spec: TrainSpec, *, rows_per_epoch: int, tokens_per_row: float) -> TrainPlan:

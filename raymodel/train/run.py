@@ -19,7 +19,7 @@ from raymodel.cluster.trainer import ReplicaTrainer, variables_of_workers
 from raymodel.data.feed import Feed
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
-from raymodel.data.shard import Dataset, open_dataset
+from raymodel.data.shard import Dataset
 from raymodel.data.stream import RayFeed, start_helpers, start_readers
 from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.story import Story
@@ -33,7 +33,7 @@ from raymodel.train.layout import Layout
 from raymodel.train.notice import ask_to_leave, forget_to_leave, watch_sigterm
 from raymodel.train.room import await_room, watch_room
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
-from raymodel.train.work import TrainWork, plan_for, read_ledger, summary, work_for
+from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, work_for
 
 
 class RaySession:
@@ -103,8 +103,7 @@ def train_on_ray(
         TrainingError: the budget of retries is spent.
         KeyboardInterrupt: a signal came; the workers saved a checkpoint first.
     """
-    dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(work.spec, dataset)
+    plan = open_plan(work, story.warn)
     run_name = f"{work.job_name}/{work.stage}"
     built = [build_tracker(name, work.run, run_name) for name in trackers]
 

@@ -33,11 +33,13 @@ from raymodel.train.checkpoint import (
     checkpoint_location,
     committed_steps,
     discard,
+    discard_unfinished,
     find_best_checkpoint,
+    withdraw_part,
 )
 from raymodel.train.engine import Engine
 from raymodel.train.fragments import Fragment, checksums, tensor_offsets
-from raymodel.train.index import Index, rank_file, rank_index, save_index
+from raymodel.train.index import INDEX, Index, rank_file, rank_index, save_index
 from raymodel.train.resume import rng_states
 
 COMMIT_TIMEOUT_S = 600.0
@@ -148,6 +150,17 @@ class Saver:
         except BaseException as error:  # noqa: BLE001  (a thread's error must reach the loop)
             self._error = error
             self._on_event({"event": "checkpoint_failed", "step": job.step, "cause": str(error)})
+            self._withdraw(job.step)
+
+    def _withdraw(self, step: int) -> None:
+        """Leaves nothing of a checkpoint that failed: on a full disk every byte counts.
+
+        What other ranks wrote of it goes with the next checkpoint, or at the next start.
+        """
+        folder = checkpoint_location(self._run, step)
+        with suppress(OSError):  # the storage may be gone altogether
+            if not (folder / INDEX).exists():
+                withdraw_part(folder, (rank_index(self._rank), rank_file(self._rank)))
 
     def _copy_out(self, job: _Job) -> dict[str, torch.Tensor]:
         """Copies into buffers that are kept, so that no memory is mapped anew each time."""
@@ -241,6 +254,7 @@ class Saver:
     def _prune(self, step: int) -> None:
         """Failing here loses nothing: the checkpoint is committed, and the next one prunes too."""
         try:
+            discard_unfinished(self._run, step)
             best = find_best_checkpoint(self._run) if self._keep_best else None
             for old in committed_steps(self._run)[: -self._keep]:
                 if best is None or old != best.step:

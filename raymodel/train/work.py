@@ -6,18 +6,19 @@ importing torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from raymodel.data.mixture import Mixture
-from raymodel.data.shard import Dataset
+from raymodel.data.shard import Dataset, open_dataset
 from raymodel.observe.goodput import Ledger
 from raymodel.observe.records import read_records
 from raymodel.observe.slow_paths import as_content, from_events
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.checkpoint import find_exported
-from raymodel.train.plan import TrainPlan, plan_training
+from raymodel.train.plan import TrainPlan, check_rows, plan_training
 from raymodel.train.spec import TrainSpec
 
 METRICS_FILE = "metrics.jsonl"
@@ -78,12 +79,29 @@ def work_for(
 
 
 def plan_for(spec: TrainSpec, dataset: Dataset) -> TrainPlan:
-    """The plan for a dataset, from the counts in its manifest."""
-    return plan_training(
-        spec,
-        rows_per_epoch=dataset.order(0, spec.global_batch).rows_per_epoch,
-        tokens_per_row=dataset.tokens_per_row,
-    )
+    """The plan for a dataset, from the counts in its manifest.
+
+    Raises:
+        SpecError: the duration is in epochs, of which none has a whole step.
+    """
+    rows_per_epoch = dataset.order(0, spec.global_batch).rows_per_epoch
+    check_rows(spec, rows_per_epoch)
+    return plan_training(spec, rows_per_epoch=rows_per_epoch, tokens_per_row=dataset.tokens_per_row)
+
+
+def open_plan(work: TrainWork, warn: Callable[[str], None]) -> TrainPlan:
+    """The plan of a run before it starts.
+
+    Args:
+        warn: told when the data does not fill a step.
+
+    Raises:
+        SpecError: as of `plan_for`.
+    """
+    plan = plan_for(work.spec, open_dataset(work.dataset, "train"))
+    if plan.repeats is not None:
+        warn(plan.repeats)
+    return plan
 
 
 def read_ledger(run: Location) -> Ledger:
@@ -93,14 +111,14 @@ def read_ledger(run: Location) -> Ledger:
 
 def summary(run: Location, spec: TrainSpec) -> dict[str, Any]:
     """What the manifest says about a finished run, from its records and checkpoints."""
-    losses = [r for r in read_records(run / METRICS_FILE) if "loss" in r]
-    last, exported = losses[-1], find_exported(run, spec)
+    logged = [r for r in read_records(run / METRICS_FILE) if "loss" in r]
+    last, exported = logged[-1], find_exported(run, spec)
     assert exported is not None, "a finished run has written its model from a checkpoint"
-    rates = sorted(r["tokens_per_s"] for r in losses)
+    rates = sorted(r["tokens_per_s"] for r in logged)
     return {
         "steps": last["step"],
         "tokens": last["tokens"],
-        "first_loss": losses[0]["loss"],
+        "first_loss": logged[0]["loss"],
         "loss": last["loss"],
         "validation_loss": exported.state["validation_loss"],
         "exported_step": exported.step,

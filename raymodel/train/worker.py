@@ -28,13 +28,14 @@ from raymodel.train import zero
 from raymodel.train.batches import Collator
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
-from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.engine import DTYPES, Engine, build_engine, join_group
 from raymodel.train.export import export_model
 from raymodel.train.fault import memory_record
 from raymodel.train.hang import Watchdog
 from raymodel.train.journal import Journal
 from raymodel.train.layout import Layout, check_nodes
 from raymodel.train.loop import Training, train
+from raymodel.train.matmul import peak_of_workers
 from raymodel.train.memory import Setup
 from raymodel.train.network import build_network
 from raymodel.train.nonfinite import BadSteps
@@ -79,7 +80,8 @@ def run_worker(work: TrainWork, session: Session) -> None:
             loss = training.validation.last_loss()
         if work.export and session.world_rank == 0:
             with clock.during("other"):
-                loss = export_model(work, task, dataset).state["validation_loss"] or loss
+                exported = export_model(work, task, dataset).state["validation_loss"]
+                loss = loss if exported is None else exported
         session.report({"step": state.step, "validation_loss": loss})  # rank 0's is heard
     finally:
         training.feed.close()
@@ -178,6 +180,10 @@ def _assemble(
 ) -> Training:
     spec, rank, world_size = work.spec, session.world_rank, session.world_size
     collator = Collator(task, pad_id(load_tokenizer(dataset.tokenizer)), engine.batch.accumulation)
+    flops_per_token = _flops_per_token(engine.deepspeed.module.config, task, plan)
+    peak = None
+    if flops_per_token is not None:
+        peak = peak_of_workers(DTYPES[spec.precision], engine.device)
     journal = Journal(
         work.run,
         spec=spec,
@@ -186,7 +192,8 @@ def _assemble(
         engine=engine,
         session=session,
         clock=clock,
-        flops_per_token=_flops_per_token(engine.deepspeed.module.config, task, plan),
+        flops_per_token=flops_per_token,
+        peak=peak,
     )
     token = torch.tensor(secrets.randbits(62), device=engine.device)
     dist.broadcast(token, src=0)

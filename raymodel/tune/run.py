@@ -21,10 +21,11 @@ from ray.tune.search.optuna import OptunaSearch
 from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
-from raymodel.data.shard import open_dataset
 from raymodel.data.stream import start_helpers
-from raymodel.errors import TrainingError, UserError
+from raymodel.errors import NonFiniteLossError, TrainingError, UserError
+from raymodel.observe.measures import find_best, measured
 from raymodel.observe.story import Story
+from raymodel.observe.watch import watch_trials
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.train.fault import classify
@@ -32,7 +33,7 @@ from raymodel.train.plan import TrainPlan
 from raymodel.train.room import await_room
 from raymodel.train.run import fit
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.work import TrainWork, plan_for, summary, work_for
+from raymodel.train.work import TrainWork, open_plan, summary, work_for
 from raymodel.tune.sampler import build_sampler
 from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
@@ -41,8 +42,10 @@ TRIALS = "trials"
 _TUNE, _NAME = "tune", "sweep"
 _STEP = "step"
 # Tune pickles its callbacks and brings them back in a restored sweep; a story, which holds the
-# terminal, must not go with them.
+# terminal, must not go with them, nor which trials run.
 _story: ContextVar[Story] = ContextVar("story")
+_running: ContextVar[dict[str, int]] = ContextVar("running")
+"""Id → number for people, of the trials that run now."""
 
 
 def run_sweep(
@@ -66,12 +69,15 @@ def run_sweep(
         dataset=mixture_of(execution.inputs["examples"]),
         base=base,
     )
-    dataset = open_dataset(work.dataset, "train")
-    plan = plan_for(spec, dataset)
+    plan = open_plan(work, story.warn)
     _story.set(story)
     start_helpers()
     await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
-    trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream
+    running: dict[str, int] = {}
+    _running.set(running)
+    with watch_trials(work.run / TRIALS, story, plan.total_steps, lambda: running):
+        # A ResultGrid, untyped upstream.
+        trials: Any = _tuner(work, execution, sweep, plan).fit()
     best = _best(trials, sweep, plan)
     chosen = work.run / TRIALS / best.metrics["trial_id"]
     story.say(f"          best: {setting_text(best.config)}")
@@ -170,18 +176,32 @@ def _domain(search: SearchSpec) -> Any:
 
 
 def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
-    """The trial with the lowest measure among those that came to their end."""
+    """The trial with the best measure among those that came to their end.
+
+    Raises:
+        UserError: a trial failed for a reason that the user must mend, or diverged as all did.
+        TrainingError: no trial came to its end.
+    """
     whole = [trial for trial in trials if (trial.metrics or {}).get(_STEP) == plan.total_steps]
+    best = find_best(whole, sweep.metric, lambda trial: trial.metrics[sweep.metric])
+    if best is not None:
+        return best
     if whole:
-        return min(whole, key=lambda trial: trial.metrics[sweep.metric])
+        raise NonFiniteLossError(
+            f"{sweep.metric} is not finite in any of the {len(whole)} trials that came to their "
+            "end, so none is the best; search lower values of `optimizer.learning_rate`"
+        )
     errors = [unwrap(error) for error in trials.errors]
     failure = classify(errors) if errors else None
     if failure is not None and isinstance(failure.error, UserError):
         raise failure.error
+    way_on = "run the same command again to go on with them"
+    if failure is not None and failure.kind == "program":
+        way_on = "the same input gives the same error: mend the data, the model or the code first"
     raise TrainingError(
         f"none of {len(trials)} trials came to its end"
         + (f": {failure.cause}" if failure else "")
-        + "; run the same command again to go on with them"
+        + f"; {way_on}"
     )
 
 
@@ -190,7 +210,7 @@ def _trial_row(trial: Any) -> dict[str, Any]:
     return {
         "setting": trial.config,
         "steps": metrics.get(_STEP, 0),
-        "validation_loss": metrics.get("validation_loss"),
+        "validation_loss": measured(metrics.get("validation_loss")),
         "failed": trial.error is not None,
     }
 
@@ -212,11 +232,13 @@ class _Teller(Callback):
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         number = self._number.setdefault(trial.trial_id, len(self._number) + 1)
+        _running.get()[trial.trial_id] = number
         _story.get().say(
             f"          trial {number}/{self._sweep.trials}: {setting_text(trial.config)}"
         )
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _running.get().pop(trial.trial_id, None)
         last = trial.last_result or {}
         loss = last.get(self._sweep.metric)
         _story.get().say(
@@ -227,4 +249,5 @@ class _Teller(Callback):
         )
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _running.get().pop(trial.trial_id, None)
         _story.get().warn(f"          trial {self._number.get(trial.trial_id, 0)} failed")

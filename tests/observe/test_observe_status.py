@@ -7,7 +7,7 @@ import pytest
 
 from raymodel.observe.records import RecordWriter
 from raymodel.observe.status import print_status, run_rows
-from raymodel.observe.throughput import find_peak_flops, mfu, tokens_per_s
+from raymodel.observe.throughput import Peak, data_sheet_peak, mfu
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, lock_run
@@ -84,10 +84,10 @@ def test_status_fits_a_terminal_of_80_columns(tmp_path, capsys: pytest.CaptureFi
 
 def test_mfu_is_flops_used_over_peak_flops() -> None:
     # 6 GFLOPs a token, 100 k tokens/s on two H100: 600 of 1,978 TFLOP/s.
-    assert mfu(6e9, 1e5, 989e12, workers=2) == pytest.approx(0.3033, abs=1e-4)
-    assert mfu(6e9, 1e5, None, workers=2) is None
-    assert tokens_per_s(1000, 4.0) == 250.0
-    assert tokens_per_s(0, 0.0) == 0.0
+    peak = Peak(2 * 989e12, "data sheet")
+    assert mfu(6e9, 1e5, peak) == pytest.approx(0.3033, abs=1e-4)
+    assert mfu(6e9, 1e5, None) is None
+    assert mfu(None, 1e5, peak) is None
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,12 @@ def test_mfu_is_flops_used_over_peak_flops() -> None:
         ("NVIDIA L40S", 362e12),
         ("NVIDIA A10G", None),  # not an A10
         ("Some future device", None),
-        (None, None),
     ],
 )
 def test_the_peak_of_a_device_is_looked_up_by_its_whole_name(
-    name: str | None, flops: float | None
+    name: str, flops: float | None
 ) -> None:
-    assert find_peak_flops(name) == flops
+    assert data_sheet_peak(name) == (None if flops is None else (flops, "data sheet"))
 
 
 def test_quiet_logs_leave_the_screen_to_the_story(tmp_path) -> None:

@@ -3,7 +3,6 @@
 import io
 import sys
 import time
-import types
 
 import pytest
 
@@ -12,7 +11,7 @@ from raymodel.observe import watch as watch_module
 from raymodel.observe.records import RecordWriter
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import TensorBoardTracker, build_tracker
-from raymodel.observe.watch import watch_training
+from raymodel.observe.watch import watch_training, watch_trials
 from raymodel.storage.uri import Location
 
 
@@ -28,11 +27,11 @@ class ListTracker:
     def __init__(self) -> None:
         self.calls: list[tuple] = []
 
+    def begin(self) -> None:
+        self.calls.append(("begin",))
+
     def log(self, record) -> None:
         self.calls.append(("log", record["step"]))
-
-    def rewind(self, step: int) -> None:
-        self.calls.append(("rewind", step))
 
     def flush(self) -> None:
         pass
@@ -66,11 +65,11 @@ def test_records_reach_the_line_and_the_tracker_before_the_block_ends(execution:
     stream, tracker = io.StringIO(), ListTracker()
     with watch_training(execution, Story(stream), 3, [tracker]):
         write_steps(execution, 1, 2, 3)
-    assert tracker.calls == [("log", 1), ("log", 2), ("log", 3), ("close",)]
+    assert tracker.calls == [("begin",), ("log", 1), ("log", 2), ("log", 3), ("close",)]
     assert "pretrain  step 3/3 · loss 3.3333" in stream.getvalue()
 
 
-def test_a_run_that_goes_back_rewinds_the_trackers(execution: Location) -> None:
+def test_trackers_begin_anew_when_a_run_goes_back(execution: Location) -> None:
     tracker = ListTracker()
     with watch_training(execution, Story(io.StringIO()), 3, [tracker]):
         write_steps(execution, 1, 2)
@@ -79,14 +78,15 @@ def test_a_run_that_goes_back_rewinds_the_trackers(execution: Location) -> None:
         with RecordWriter(execution / "metrics.jsonl") as writer:
             writer.truncate_after(1)
             writer.write({"step": 2, "attempt": 2})
-    assert tracker.calls == [("log", 1), ("log", 2), ("rewind", 2), ("log", 2), ("close",)]
+    first = [("begin",), ("log", 1), ("log", 2)]
+    assert tracker.calls == [*first, ("begin",), ("log", 1), ("log", 2), ("close",)]
 
 
 def test_a_broken_tracker_is_reported_and_the_others_go_on(execution: Location) -> None:
     stream, tracker = io.StringIO(), ListTracker()
     with watch_training(execution, Story(stream), 2, [BrokenTracker(), tracker]):
         write_steps(execution, 1, 2)
-    assert tracker.calls == [("log", 1), ("log", 2), ("close",)]
+    assert tracker.calls == [("begin",), ("log", 1), ("log", 2), ("close",)]
     assert stream.getvalue().count("the tracker broken failed and is left out") == 1
 
 
@@ -111,16 +111,6 @@ def test_tensorboard_shows_all_records_of_all_starts_once(execution: Location) -
     assert len((execution / "tensorboard").list()) == 1
 
 
-def test_tensorboard_forgets_steps_that_are_made_again(execution: Location) -> None:
-    tracker = TensorBoardTracker(execution)
-    for step in (1, 2, 3):
-        tracker.log({"step": step, "loss": 1.0})
-    tracker.rewind(2)
-    tracker.log({"step": 2, "loss": 2.0, "data_digest": "ab", "mfu": None})
-    tracker.close()
-    assert scalars(execution, "loss") == [(1, 1.0), (2, 2.0)]
-
-
 def test_a_tracker_that_is_not_installed_is_named_with_the_fix(
     execution: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,18 +121,41 @@ def test_a_tracker_that_is_not_installed_is_named_with_the_fix(
         build_tracker("tensorbord", execution, "job/pretrain")
 
 
-def test_wandb_resumes_by_fingerprint_and_takes_no_step_twice(
-    execution: Location, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logged: list[tuple] = []
-    fake_run = types.SimpleNamespace(
-        step=2, log=lambda values, step: logged.append((step, values)), finish=lambda: None
+def test_a_restart_shows_where_training_is_and_not_where_it_was(execution: Location) -> None:
+    stream = io.StringIO()
+    write_steps(execution, 1, 2, 9)
+    with watch_training(execution, Story(stream), 12):
+        with RecordWriter(execution / "events.jsonl") as events:
+            events.write({"event": "attempt", "message": "attempt 2: 1 worker from step 2"})
+        with RecordWriter(execution / "metrics.jsonl") as writer:
+            writer.truncate_after(2)
+            writer.write({"step": 3, "loss": 3.0})
+    assert stream.getvalue() == (
+        "attempt 2: 1 worker from step 2\npretrain  step 3/12 · loss 3.0000\n"
     )
-    opened: dict = {}
-    fake = types.SimpleNamespace(init=lambda **options: opened.update(options) or fake_run)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    tracker = build_tracker("wandb", execution, "job/pretrain")
-    for step in (1, 2):
-        tracker.log({"step": step, "loss": 1.0})
-    assert opened == {"id": execution.name, "name": "job/pretrain", "resume": "allow"}
-    assert logged == [(2, {"loss": 1.0})]
+
+
+def test_a_step_that_was_validated_shows_both_losses(execution: Location) -> None:
+    stream = io.StringIO()
+    with watch_training(execution, Story(stream), 3):
+        write_steps(execution, 3)
+        while "step 3/3" not in stream.getvalue():
+            time.sleep(0.01)
+        with RecordWriter(execution / "metrics.jsonl") as writer:
+            writer.write({"step": 3, "validation_loss": 4.5})
+    assert stream.getvalue().endswith("pretrain  step 3/3 · loss 3.3333 · validation loss 4.5000\n")
+
+
+def test_a_sweep_shows_how_far_its_running_trials_are(execution: Location) -> None:
+    stream, running = io.StringIO(), {"a1": 1, "b2": 2}
+    folder = execution / "trials"
+    with watch_trials(folder, Story(stream), 4, lambda: running):
+        time.sleep(0.1)  # the trials have begun
+        with RecordWriter(folder / "b2" / "failures.jsonl") as failures:
+            failures.write({"level": "warning", "message": "worker 0 died"})
+        for trial_id, step in (("a1", 2), ("b2", 1)):
+            with RecordWriter(folder / trial_id / "metrics.jsonl") as writer:
+                writer.write({"step": step, "loss": 1.5, "validation_loss": None})
+    told = stream.getvalue()
+    assert "warning: trial 2: worker 0 died\n" in told
+    assert "pretrain  trial 1   step 2/4 · loss 1.5000" in told

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import transformers
 from tiny_networks import large_outline, network_of
 from written_checkpoints import write_checkpoint_of
 
+from raymodel.errors import NonFiniteLossError
 from raymodel.model.export import ModelWeights, save_model
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
@@ -19,7 +21,7 @@ from raymodel.testing.memory import measure_memory
 from raymodel.testing.s3 import s3_bucket
 from raymodel.testing.tiny import outline_tiny_bert, outline_tiny_llama, train_tiny_tokenizer
 from raymodel.train.checkpoint import checkpoint_location
-from raymodel.train.export import TrainedWeights, _folder_for
+from raymodel.train.export import TrainedWeights, _folder_for, export_model
 from raymodel.train.fragments import FragmentReader
 from raymodel.train.index import load_index
 
@@ -42,6 +44,14 @@ def exported_from(network, module, run):
     shapes = {n: p.shape for n, p in module.named_parameters() if p.requires_grad}
     index = write_checkpoint_of(run, shapes, ModelWeights(module))
     return TrainedWeights(network, FragmentReader(checkpoint_location(run, 1), index))
+
+
+def test_without_a_finite_validation_loss_none_is_the_best(tmp_path: Path) -> None:
+    run = Location.parse(str(tmp_path))
+    write_checkpoint_of(run, {}, None)  # whose validation loss is None
+    work = SimpleNamespace(run=run, spec=SimpleNamespace(export="best"))
+    with pytest.raises(NonFiniteLossError, match=r"no checkpoint of .* set `export: last`"):
+        export_model(work, None, None)
 
 
 CASES = {

@@ -4,18 +4,26 @@ import json
 import pickle
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from raymodel.errors import (
+    CheckpointError,
     HangError,
     NonFiniteLossError,
     OutOfMemoryError,
     PreemptedError,
+    SpecError,
     StorageUnavailableError,
+    TrainingError,
 )
 from raymodel.model.shape import ModelShape
+from raymodel.observe.records import read_records
 from raymodel.observe.text import gib_text
+from raymodel.storage.uri import Location
 from raymodel.train.fault import (
     Failure,
     backoff_s,
@@ -26,8 +34,10 @@ from raymodel.train.fault import (
     memory_record,
     out_of_memory_error,
 )
+from raymodel.train.keeper import FailureKeeper, cause_of
 from raymodel.train.memory import Setup, plan_memory
 from raymodel.train.spec import FaultSpec
+from raymodel.train.work import FAILURES_FILE
 
 BUDGET = FaultSpec(retries=2, preemption_retries=1)
 
@@ -80,6 +90,85 @@ def test_a_death_is_told_by_the_silence_when_the_others_are_faster() -> None:
 def test_an_error_of_the_code_keeps_its_own_words() -> None:
     failure = classify([KeyError("labels")], lost=[1])
     assert failure.cause == "KeyError: 'labels'"
+
+
+BROKEN = RuntimeError("[pair.cc:537] Read error [127.0.0.1]: Connection reset by peer")
+
+
+class DistBackendError(RuntimeError):
+    """As torch's."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("user", SpecError("the base has 512 positions")),
+        ("user", CheckpointError("written for another model")),
+        ("user", NonFiniteLossError("the loss is nan")),
+        ("program", ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")),
+        ("program", TypeError("forward() got an unexpected keyword argument")),
+        ("program", KeyError("labels")),
+        ("program", IndexError("index out of range in self")),
+        ("program", AttributeError("'Config' object has no attribute 'num_labels'")),
+        ("program", NotImplementedError("whole rows")),
+        ("program", AssertionError("the feed gave step 3, not 2")),
+        ("program", ImportError("flash_attn")),
+        ("program", ZeroDivisionError("division by zero")),
+        ("program", RecursionError("maximum recursion depth exceeded")),
+        ("program", UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")),
+        ("program", json.JSONDecodeError("Expecting value", "", 0)),
+        ("infrastructure", OSError(28, "No space left on device")),
+        ("infrastructure", FileNotFoundError(2, "No such file")),
+        ("infrastructure", ConnectionResetError("reset")),
+        ("infrastructure", TimeoutError("timed out")),
+        ("infrastructure", DistBackendError("NCCL error: remote process exited")),
+        ("infrastructure", RuntimeError("Connection closed by peer")),
+        ("infrastructure", RuntimeError("CUDA error: unspecified launch failure")),
+        ("infrastructure", StorageUnavailableError("failed 6 times")),
+        ("infrastructure", HangError("no step for 1800 s")),
+        ("infrastructure", ActorDiedError(KILLED)),
+        ("preemption", PreemptedError("a node goes")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_the_cause_decides_whether_it_is_tried_again(kind: str, error: Exception) -> None:
+    for errors in ([error], [BROKEN, error], [error, BROKEN]):
+        failure = classify(errors)
+        assert failure.kind == kind
+    assert decide(failure, Counter({kind: 1}), BUDGET).is_retried == (
+        kind in ("infrastructure", "preemption")
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "ending", "code"),
+    [
+        (ValueError("no padding token"), "not tried again. The traceback is in", 1),
+        (SpecError("the base has 512 positions"), "the base has 512 positions", 2),
+        (RuntimeError("Connection closed by peer"), "run the same command again to go on", 1),
+    ],
+)
+def test_the_exit_code_says_whose_fault_it_was(
+    error: Exception, ending: str, code: int, tmp_path: Path
+) -> None:
+    work = SimpleNamespace(stage="finetune", run=Location.parse(str(tmp_path)))
+    final = cause_of(error, work)
+    assert ending in str(final)
+    assert final.exit_code == code
+
+
+def test_an_error_of_the_code_ends_the_run_at_once_and_leaves_its_traceback(
+    tmp_path: Path,
+) -> None:
+    run = Location.parse(str(tmp_path))
+    work = SimpleNamespace(stage="finetune", run=run, spec=SimpleNamespace(fault=BUDGET))
+    trace = "Traceback (most recent call last):\n  File \"collate.py\", line 3\nKeyError: 'label'"
+    wrapped = UserExceptionWithTraceback(KeyError("label"), trace)
+    with pytest.raises(TrainingError, match="KeyError: 'label'; the same input gives the same"):
+        FailureKeeper(work).failed({0: BROKEN, 1: wrapped})
+    [record] = read_records(run / FAILURES_FILE)
+    assert record["traceback"] == trace
+    assert not record["is_retried"]
 
 
 @pytest.mark.parametrize(

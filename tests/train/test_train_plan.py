@@ -8,7 +8,7 @@ import pytest
 from raymodel.errors import SpecError
 from raymodel.spec.base import Spec
 from raymodel.train.deepspeed_config import deepspeed_config
-from raymodel.train.plan import BatchPlan, cut, plan_batch, plan_training
+from raymodel.train.plan import BatchPlan, check_rows, cut, plan_batch, plan_training
 from raymodel.train.schedule import learning_rate_at
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, ScheduleSpec
 
@@ -84,6 +84,24 @@ def test_intervals_given_in_tokens_become_steps():
     spec = spec_with(log_every="160 tokens", checkpoint={"every": "2 epochs"})
     plan = plan_training(spec, rows_per_epoch=100, tokens_per_row=10.0)
     assert (plan.log_every_steps, plan.checkpoint_every_steps) == (2, 25)
+
+
+def test_epochs_without_a_whole_step_are_refused_with_the_ways_out():
+    check_rows(spec_with(duration="3 epochs"), 8)
+    with pytest.raises(SpecError, match=r"no epoch has a whole step; lower `global_batch` to 7"):
+        check_rows(spec_with(duration="3 epochs"), 7)
+    check_rows(spec_with(duration="3 steps"), 1)
+
+
+def test_rows_that_do_not_fill_a_step_are_said_with_their_visits():
+    def repeats(rows):
+        spec = spec_with(duration="50 steps")
+        return plan_training(spec, rows_per_epoch=rows, tokens_per_row=10.0).repeats
+
+    assert repeats(8) is None
+    assert "2 rows and `global_batch` is 8: each row is in every step 4 times" in repeats(2)
+    assert "visited 200 times in 50 steps" in repeats(2)
+    assert "the data has 1 row and" in repeats(1)
 
 
 # ---- the learning rate ---------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.distributed as dist
 from tiny_engines import Case, engine_of, join_tiny_group, save_now, saver_of, train_steps
 
 from raymodel.errors import StorageUnavailableError
@@ -20,6 +22,7 @@ from raymodel.train.checkpoint import (
     checkpoint_location,
     committed_steps,
     discard_after,
+    find_best_checkpoint,
     find_checkpoint,
 )
 from raymodel.train.fragments import FragmentReader
@@ -150,18 +153,26 @@ def test_the_newest_are_kept_and_the_others_deleted(run):
     assert folders == ["step-00000003", "step-00000004"]
 
 
-def save_with_losses(rank, world_size, run):
+def save_with_losses(rank, world_size, run, losses):
     join_tiny_group()
     with engine_of(Case(1)) as engine:
         saver = saver_of(run, engine, keep=2, keep_best=True)
-        for step, loss in enumerate([3.0, 1.0, 2.0, 2.5, None], start=1):
+        for step, loss in enumerate(losses, start=1):
             saver.save(TrainState(step=step, validation_loss=loss))
         saver.close()
 
 
 def test_the_best_stays_beside_the_newest(run):
-    run_distributed(save_with_losses, 1, run, init=False)
+    run_distributed(save_with_losses, 1, run, [3.0, 1.0, 2.0, 2.5, None], init=False)
     assert committed_steps(run) == [2, 4, 5]
+
+
+def test_a_loss_that_is_not_finite_is_not_the_best_and_spoils_no_checkpoint(run):
+    losses = [float("nan"), 3.0, float("-inf"), float("nan"), None]
+    run_distributed(save_with_losses, 1, run, losses, init=False)
+    assert committed_steps(run) == [2, 4, 5]
+    assert find_best_checkpoint(run).step == 2
+    assert find_checkpoint(run).step == 5
 
 
 def test_with_wait_a_checkpoint_is_there_when_save_returns(run):
@@ -227,6 +238,45 @@ def test_a_storage_that_refuses_for_ever_is_an_error_and_the_last_good_one_stays
     assert [e["step"] for e in events if e["event"] == "checkpoint_failed"] == [2]
     assert later_error is None, "a later one that was written makes up for it"
     assert find_checkpoint(run).step == 3
+
+
+def save_on_a_full_disk(rank, world_size, run, full_ranks, steps):
+    """Checkpoints of these steps, of which these ranks can write none but the first and the last.
+
+    Returns the folders after each.
+    """
+    join_tiny_group()
+    retry.TRIES = saver_module.COMMIT_TIMEOUT_S = 1
+    save_file, folders = saver_module.save_file, []
+
+    def fill_the_disk(tensors, path):
+        path.write_bytes(b"as much as fits")
+        raise OSError(28, "No space left on device")
+
+    with engine_of(Case(2)) as engine:
+        saver = saver_of(run, engine, keep=9)
+        for step in steps:
+            is_full = rank in full_ranks and step not in (steps[0], steps[-1])
+            saver_module.save_file = fill_the_disk if is_full else save_file
+            saver.save(TrainState(step=step))
+            with suppress(StorageUnavailableError):
+                saver.close()
+            dist.barrier()
+            folders.append([entry.name for entry in (run / "checkpoints").list()])
+            dist.barrier()
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("full_ranks", "between"),
+    [((0, 1), []), ((1,), []), ((0,), ["step-00000002"])],
+    ids=["both", "not the one that commits", "the one that commits"],
+)
+def test_a_full_disk_leaves_no_folder_of_what_could_not_be_written(run, full_ranks, between):
+    folders = run_distributed(save_on_a_full_disk, 2, run, full_ranks, [1, 2, 3], init=False)[0]
+    assert folders[0] == ["step-00000001"]
+    assert folders[1] == ["step-00000001", *between]
+    assert folders[2] == ["step-00000001", "step-00000003"]
 
 
 def save_without_rank_1(rank, world_size, run):
