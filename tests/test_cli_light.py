@@ -72,8 +72,7 @@ def test_a_wrong_job_file_is_one_error_on_stderr_and_exit_code_2(job, capsys):
 @pytest.mark.parametrize("command", ["check", "plan", "run", "submit"])
 def test_every_command_that_takes_a_job_checks_it_before_anything_else(command, tmp_path, capsys):
     arguments = [command, str(tmp_path / "none.yaml")]
-    address = ["--address", "http://127.0.0.1:1"] if command == "submit" else []
-    assert cli.main(arguments + address) == 2
+    assert cli.main(arguments) == 2
     assert "no such file" in capsys.readouterr().err
 
 
@@ -100,7 +99,7 @@ def test_init_writes_a_job_that_passes_and_never_overwrites(tmp_path, capsys):
     assert cli.main(["init", str(tmp_path / "no" / "folder.yaml")]) == 2
 
 
-@pytest.mark.parametrize("arguments", [[], ["bogus"], ["check"], ["submit", "job.yaml"]])
+@pytest.mark.parametrize("arguments", [[], ["bogus"], ["check"], ["submit"]])
 def test_wrong_usage_exits_with_2(arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -113,7 +112,7 @@ def test_wrong_usage_exits_with_2(arguments):
         (TrainingError("worker 1 was lost"), 1, "error: worker 1 was lost"),
         (GateError("perplexity is 50"), 3, "error: perplexity is 50"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on"),
-        (ZeroDivisionError("a bug"), 1, "Traceback"),
+        (ZeroDivisionError("a bug"), 1, "error: ZeroDivisionError: a bug"),
     ],
 )
 def test_how_a_command_ends_is_its_exit_code(error, code, words, monkeypatch, capsys):

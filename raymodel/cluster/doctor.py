@@ -24,7 +24,7 @@ def examine(address: str | None, job: Job | None = None) -> list[Finding]:
 
     Raises:
         ClusterError: no such cluster.
-        StorageError: the job's storage has no valid name.
+        LocationError: the job's storage has no valid name.
     """
     storage = Location.parse(job.storage) if job else None
     with connect(address, job.cluster if job else ClusterSpec()):

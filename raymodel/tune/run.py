@@ -23,7 +23,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
 from raymodel.data.shard import open_dataset
 from raymodel.data.stream import start_helpers
-from raymodel.errors import TrainingError, UserError
+from raymodel.errors import LastingError, TrainingError, UserError
 from raymodel.observe.story import Story
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
@@ -174,7 +174,7 @@ def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
         return min(whole, key=lambda trial: trial.metrics[sweep.metric])
     errors = [unwrap(error) for error in trials.errors]
     failure = classify(errors) if errors else None
-    if failure is not None and isinstance(failure.error, UserError):
+    if failure is not None and isinstance(failure.error, (UserError, LastingError)):
         raise failure.error
     raise TrainingError(
         f"none of {len(trials)} trials came to its end"
