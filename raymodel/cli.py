@@ -92,6 +92,9 @@ def _add_submission_commands(commands: argparse._SubParsersAction[argparse.Argum
     logs.add_argument("--follow", action="store_true", help="until the job ends; its exit code")
     logs.set_defaults(call=print_logs)
     stop = commands.add_parser("stop", help="stop a submitted job; it saves a checkpoint first")
+    stop.add_argument(
+        "--serving", action="store_true", help="take down the app that the job serves instead"
+    )
     stop.set_defaults(call=stop_job)
     for command in (logs, stop):
         _add_job(command, "JOB|ID", "the job file, its name, or the id that `submit` printed")
@@ -108,8 +111,14 @@ def _add_submission_commands(commands: argparse._SubParsersAction[argparse.Argum
 
 
 def _add_reference_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    status = commands.add_parser("status", help="list the runs of a storage")
-    status.add_argument("storage", nargs="?", default="runs", help="default: runs")
+    status = commands.add_parser("status", help="list the runs of a storage, and what is served")
+    status.add_argument(
+        "storage", nargs="?", default="runs", help="or the folder of one run; default: runs"
+    )
+    status.add_argument(
+        "--address",
+        help="the dashboard of a cluster, to list what it serves; default: $RAY_API_SERVER_ADDRESS",
+    )
     status.set_defaults(call=print_status)
 
     describe = commands.add_parser("describe", help="explain a section or field of a job file")
@@ -230,9 +239,12 @@ def stop_job(arguments: argparse.Namespace) -> int:
     from raymodel.cluster.address import dashboard_url
 
     url = dashboard_url(arguments.address)
-    from raymodel.cluster.follow import stop
+    if arguments.serving:
+        from raymodel.cluster.serving import stop_serving as end
+    else:
+        from raymodel.cluster.follow import stop as end
 
-    return stop(arguments.job, url=url, overrides=arguments.overrides)
+    return end(arguments.job, url=url, overrides=arguments.overrides)
 
 
 def examine_cluster(arguments: argparse.Namespace) -> int:
@@ -260,9 +272,18 @@ def examine_cluster(arguments: argparse.Namespace) -> int:
 
 
 def print_status(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.address import dashboard_url, find_dashboard
     from raymodel.observe.status import print_status
 
     print_status(arguments.storage)
+    if not arguments.address and find_dashboard() is None:
+        return 0
+    url = dashboard_url(arguments.address)
+    from raymodel.cluster.served import served_rows
+    from raymodel.observe.text import table_text
+
+    rows = served_rows(url)
+    print("\n" + (table_text(rows) if rows else f"nothing is served on {url}"))
     return 0
 
 

@@ -83,8 +83,9 @@ class Pipeline:
         )
         from raymodel.train.room import await_room  # imports ray, so not before its token is set
 
+        self._make_room()
         # A cluster that scales from zero may have no node at all yet.
-        await_room(ClusterSpec(), self.story, "a free CPU")
+        await_room(ClusterSpec(), self.story, "a free CPU", location)
         content = work(execution)
         commit_manifest(
             location,
@@ -97,6 +98,20 @@ class Pipeline:
         artifact = find_artifact(location)
         assert artifact is not None, "the manifest was just written"
         return artifact
+
+    def _make_room(self) -> None:
+        """Takes this job's own app down where it holds the places that the job needs again."""
+        from raymodel.cluster.room import find_lack, holds_the_room
+
+        sweep = self.job.finetune.sweep if self.job.finetune else None
+        workers = max(self.job.cluster.min_workers, sweep.workers_per_trial if sweep else 1)
+        needed = ClusterSpec(**self.job.cluster.to_dict() | {"workers": workers})
+        if not holds_the_room(self.job.name, needed):
+            return
+        from raymodel.serve.run import replace_app
+
+        self.story.say(f"          the app of {self.job.name} makes room: {find_lack(needed)}")
+        replace_app(self.job.name)
 
     def connect(self) -> Connection:
         """Connects to Ray when the first stage needs it: a finished job needs none."""

@@ -10,6 +10,7 @@ from aiohttp import ClientError  # what Ray's own client raises while it streams
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from raymodel.cluster.head import asking, open_client
+from raymodel.cluster.served import is_served
 from raymodel.cluster.submissions import find_submission
 from raymodel.errors import ClusterError
 
@@ -27,7 +28,7 @@ def follow(client: JobSubmissionClient, submission_id: str, url: str) -> int:
     """
     try:
         asyncio.run(_print_log(client, submission_id))
-        return _exit_code(_wait(client, submission_id))
+        return _exit_code(wait_for_end(client, submission_id))
     except KeyboardInterrupt:
         print(
             f"\nthe job goes on on the cluster; to stop it: raymodel stop {submission_id} "
@@ -75,14 +76,20 @@ def stop(reference: str, *, url: str, overrides: Sequence[str] = ()) -> int:
         assert submission_id is not None, "a submission was looked for"
         if details.status.is_terminal():
             print(f"{submission_id} has ended before: {details.status}")
+            _tell_of_app(url, str((details.metadata or {}).get("job", "")))
             return 0
         client.stop_job(submission_id)
         print(f"{submission_id} was asked to stop; waiting until it has", flush=True)
-    ended = _wait(client, submission_id)
+    ended = wait_for_end(client, submission_id)
     with asking(url):
         last = client.get_job_logs(submission_id).rstrip().splitlines()[-_LAST_LINES:]
     print("\n".join([*(f"  {line}" for line in last), f"{submission_id} ended: {ended.status}"]))
     return 0
+
+
+def _tell_of_app(url: str, job_name: str) -> None:
+    if is_served(url, job_name):
+        print(f"its app answers on; to take it down: raymodel stop --serving {job_name}")
 
 
 async def _print_log(client: JobSubmissionClient, submission_id: str) -> None:
@@ -104,7 +111,12 @@ async def _print_log(client: JobSubmissionClient, submission_id: str) -> None:
         print(f"\nlost the log ({error}); waiting for the job itself", flush=True)
 
 
-def _wait(client: JobSubmissionClient, submission_id: str) -> JobDetails:
+def wait_for_end(client: JobSubmissionClient, submission_id: str) -> JobDetails:
+    """Returns what became of a submission, once it has ended.
+
+    Raises:
+        ClusterError: the head is gone, so nobody knows.
+    """
     silent_since: float | None = None
     while True:
         try:

@@ -96,7 +96,7 @@ def submit_doctor(url: str, loaded: LoadedJob | None, overrides: Sequence[str]) 
     check_folder(folder, excludes)
     submission_id = f"doctor-{secrets.token_hex(6)}"
     with asking(url, "to take the job"):
-        _submit_when_ready(
+        submit_when_ready(
             client,
             {
                 "submission_id": submission_id,
@@ -116,7 +116,7 @@ def _submit_or_attach(client: JobSubmissionClient, loaded: LoadedJob, **request:
     check_no_rival(client, loaded.job)
     submission_id = f"{family}-{number + 1}"
     request |= {"submission_id": submission_id, "metadata": metadata_of(loaded.job)}
-    if not _submit_when_ready(client, request):
+    if not submit_when_ready(client, request):
         return _attach(loaded, submission_id)  # someone submitted it in this very moment
     again = f", start {number + 1}: what is complete is skipped" if number else ""
     print(f"submitted {loaded.job.name} as {submission_id}{again}", flush=True)
@@ -128,7 +128,7 @@ def _attach(loaded: LoadedJob, submission_id: str) -> str:
     return submission_id
 
 
-def _submit_when_ready(client: JobSubmissionClient, request: dict[str, Any]) -> bool:
+def submit_when_ready(client: JobSubmissionClient, request: dict[str, Any]) -> bool:
     """Submits; False when the id was taken meanwhile. A head answers before its job agent does.
 
     Raises:

@@ -17,6 +17,8 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
+from raymodel.cluster.holders import app_name_of
+from raymodel.cluster.room import find_lack
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
 from raymodel.serve.load import (
@@ -146,9 +148,10 @@ def run_serve(
     name = spec.name or job_name
     app = build_application(spec, model, job_name=job_name, cluster=cluster)
     started_serve = _start_serve(spec)
-    app_name = f"raymodel-{job_name}"
+    app_name = app_name_of(job_name)
+    replicas = ClusterSpec(**cluster.to_dict() | {"workers": spec.replicas.min})
     try:
-        with story.waiting("the model's replicas"):
+        with story.waiting("the model's replicas", lambda: str(find_lack(replicas) or "")):
             serve.run(app, name=app_name, route_prefix="/", logging_config=_LOGGING)
     except (RuntimeError, TimeoutError, ValueError) as error:
         cause = _cause(app_name) or str(error)
@@ -169,6 +172,13 @@ def run_serve(
     )
     served.health()
     return served
+
+
+def replace_app(job_name: str) -> None:
+    """Takes down the app of a job, and Ray Serve with its last one, so that it may move."""
+    app_name = app_name_of(job_name)
+    others = set(serve.status().applications) - {app_name}
+    _take_down(app_name, started_serve=not others)
 
 
 def build_application(

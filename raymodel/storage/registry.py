@@ -17,7 +17,7 @@ from raymodel.storage.artifact import Artifact, find_artifact, open_artifact
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 
-STAGES = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve")
+STAGES = ("prepare", "pretrain", "examples", "finetune", "evaluate", "compress", "serve")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
 _LOCK_FILE = ".lock"
 
@@ -47,7 +47,7 @@ class Run:
         ]
 
     def stages(self) -> list[str]:
-        """The stages that were started at least once, in the order of the data."""
+        """The stages that were started at least once, in the order in which they run."""
         names = [e.name for e in self.location.list() if e.is_dir and self.executions(e.name)]
         return sorted(names, key=lambda n: (STAGES.index(n) if n in STAGES else len(STAGES), n))
 

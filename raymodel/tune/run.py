@@ -69,7 +69,8 @@ def run_sweep(
     plan = plan_for(spec, dataset)
     _story.set(story)
     start_helpers()
-    await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
+    what = "places for the workers of a trial"
+    await_room(_trial_cluster(execution, sweep), story, what, work.run)
     trials: Any = _tuner(work, execution, sweep, plan).fit()  # a ResultGrid, untyped upstream
     best = _best(trials, sweep, plan)
     chosen = work.run / TRIALS / best.metrics["trial_id"]
