@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -165,11 +166,11 @@ def run(
     Raises:
         RaymodelError: with its exit code.
     """
+    storage = Location.parse(job.storage)
+    check_writable(storage)
     quiet_logs(_log_file(job))
     story = story or Story()
     started = time.monotonic()
-    storage = Location.parse(job.storage)
-    check_writable(storage)
     the_run = Run(storage / job.name)
     with ExitStack() as stack:
         stack.enter_context(lock_run(the_run))
@@ -368,7 +369,12 @@ def _count_attempt(location: Location) -> int:
 
 def _log_file(job: Job) -> Path:
     storage = Location.parse(job.storage)
-    folder = storage.local_path if storage.is_local else Path.cwd() / "runs"
+    if storage.is_local:
+        folder = storage.local_path
+    elif os.access(Path.cwd(), os.W_OK):
+        folder = Path.cwd() / "runs"
+    else:  # a container that writes to its bucket alone
+        folder = Path(tempfile.gettempdir()) / "runs"
     return folder / job.name / "log.txt"
 
 

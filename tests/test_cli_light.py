@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -133,6 +134,42 @@ def test_run_hands_the_job_and_its_options_to_the_pipeline(job, monkeypatch):
     ((given, options),) = calls
     assert given.seed == 5
     assert options == {"address": "auto", "keep_serving": True, "job_path": Path(job)}
+
+
+@pytest.mark.parametrize("storage", ["file/runs", "/proc/none", "~nobody-of-this-name/runs"])
+def test_a_storage_that_cannot_be_written_is_one_message_of_run(
+    storage, job, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code = cli.main(["run", job, "--set", f"storage={storage}"])
+    assert code == (2 if storage.startswith("~") else 1)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert storage.split("/")[0] in error
+
+
+@pytest.mark.parametrize("command", ["check", "status", "plan", "submit"])
+def test_a_user_without_a_home_is_no_error(command, job, tmp_path):
+    """As in a container that runs under a number that no user has."""
+    code = (
+        "import sys, pathlib\n"
+        "def nobody(self):\n    raise RuntimeError('Could not determine home directory.')\n"
+        "import os; os.path.expanduser = lambda path: path\n"
+        "pathlib.Path.home = classmethod(nobody)\n"
+        "from raymodel.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = {"status": ["."], "submit": [job, "--address", "http://127.0.0.1:1"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, *arguments.get(command, [job])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == (1 if command == "submit" else 0), done.stderr
+    assert "home" not in done.stderr
 
 
 def test_status_of_an_empty_storage_says_so(tmp_path, capsys):

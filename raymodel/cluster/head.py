@@ -7,7 +7,6 @@ import http.client
 import json
 import logging
 import os
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 from ray.job_submission import JobSubmissionClient
 
 from raymodel.cluster.address import no_variables
+from raymodel.cluster.patience import aloud
 from raymodel.errors import ClusterError, RaymodelError, RequestError
 
 # They tell of each package, and how each socket was closed.
@@ -28,7 +28,6 @@ _TALKATIVE = (
 )
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
 _ANSWER_S = 60.0  # it looks for the job's agent for ten; no request of ours takes longer
-_QUIET_S = 3.0
 _MAX_ANSWER_BYTES = 2**24
 
 
@@ -97,12 +96,9 @@ def asking(url: str, what: str = "to answer") -> Iterator[None]:
     Raises:
         ClusterError: in place of the client's errors.
     """
-    words = f"waiting for the Ray head at {url} {what} …"
-    timer = threading.Timer(_QUIET_S, lambda: print(words, flush=True))
-    timer.daemon = True
-    timer.start()
     try:
-        yield
+        with aloud(f"the Ray head at {url} {what}"):
+            yield
     except RaymodelError:
         raise
     except (RuntimeError, OSError, ValueError, KeyError) as error:  # requests' errors are OSErrors
@@ -113,8 +109,6 @@ def asking(url: str, what: str = "to answer") -> Iterator[None]:
             f"the Ray head at {url} could not answer ({lines[-1].strip()}); look at its "
             "dashboard, or try again"
         ) from error
-    finally:
-        timer.cancel()
 
 
 def _headers() -> dict[str, str]:

@@ -1,23 +1,21 @@
 """How a command ends: one message and an exit code. A traceback goes to a file.
 
 Also what a command writes to: a reader that leaves (`raymodel schema | head`), a stream that was
-closed before it began, and a terminal that lacks a character end none with a traceback.
+closed before it began, and a terminal that lacks a character end none with a traceback. What only a
+failure needs is imported there, since `raymodel check` answers at once.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 import select
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 from raymodel.errors import RaymodelError
-from raymodel.observe.quiet import find_log_file
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 READER_LEFT = 141  # 128 + SIGPIPE, as of every command whose reader ends first
@@ -58,6 +56,8 @@ def _call(call: Callable[[], int]) -> int:
 
 def _unexpected(error: Exception) -> str:
     """What the user reads of an error that nobody foresaw: a fault of ours, or of the machine."""
+    import traceback
+
     whole = traceback.format_exc()
     if os.environ.get(SHOW_TRACEBACK):
         return whole
@@ -79,6 +79,10 @@ _SHOWN = 500  # characters of a message; some libraries put a whole log into the
 
 def _log_traceback() -> str | None:
     """Writes the error at hand to the log of the run; None when the command has none."""
+    import traceback
+
+    from raymodel.observe.quiet import find_log_file
+
     file = find_log_file()
     if file is None:
         return None
@@ -92,6 +96,8 @@ def _log_traceback() -> str | None:
 
 def _keep(text: str) -> str | None:
     """A new file that only this user reads, beside other temporary ones; None without a place."""
+    import tempfile
+
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="raymodel-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
@@ -116,10 +122,8 @@ def _prepare_streams() -> None:
 
 
 def _tell(text: str) -> None:
-    try:
+    with suppress(OSError):  # nobody is there to read it, and the exit code says it too
         sys.stderr.write(text.rstrip("\n") + "\n")
-    except OSError:  # nobody is there to read it, and the exit code says it too
-        logging.getLogger(__name__).debug("standard error is closed")
 
 
 def _flush(stream: TextIO) -> None:

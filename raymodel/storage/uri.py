@@ -78,7 +78,7 @@ class Location:
         """
         scheme, separator, rest = uri.partition("://")
         if not separator or scheme == "file":
-            path = Path(rest if separator else uri).expanduser()
+            path = _at_home(Path(rest if separator else uri))
             return cls(os.path.abspath(path if base is None else base / path))
         if scheme not in SCHEMES:
             raise LocationError(
@@ -371,6 +371,14 @@ def check_writable(location: Location) -> None:
             f"the storage {location} gave back other bytes than were written; it must be "
             "consistent after a write. Set `storage:` to another place"
         )
+
+
+def _at_home(path: Path) -> Path:
+    """`~` as the user's folder; in a container a user may have none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise LocationError(f"{str(path)!r}: {error}; write the whole path, or set HOME") from error
 
 
 def _missing(location: Location) -> StorageError:

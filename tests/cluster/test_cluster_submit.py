@@ -15,6 +15,7 @@ from ray.job_submission import JobStatus
 from raymodel import cli
 from raymodel.cluster import follow as follow_module
 from raymodel.cluster import head as module
+from raymodel.cluster import patience
 from raymodel.cluster import submit as submit_module
 from raymodel.cluster.package import check_folder, find_excludes
 from raymodel.errors import ClusterError, RequestError
@@ -400,7 +401,7 @@ def test_a_head_without_its_agent_is_waited_for_aloud_and_not_for_ever(
         raise RuntimeError("Request failed: No available agent to submit job, please try again")
 
     monkeypatch.setattr(client, "submit_job", submit_job)
-    monkeypatch.setattr(module, "_QUIET_S", 0.1)
+    monkeypatch.setattr(patience, "QUIET_S", 0.1)
     monkeypatch.setattr(submit_module, "_AGENT_S", 0.5)
     monkeypatch.setattr(submit_module, "_POLL_S", 0.1)
     assert submit(head) == 1

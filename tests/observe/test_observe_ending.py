@@ -4,12 +4,13 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from raymodel import cli, torchrun
-from raymodel.observe import ending
+from raymodel.observe import ending, quiet
 from raymodel.observe.story import Story
 
 BUG = "a bug\nof two lines"
@@ -32,8 +33,8 @@ def commands() -> dict[str, list[str]]:
 @pytest.fixture
 def no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A process whose logs were not made quiet; returns the folder of temporary files."""
-    monkeypatch.setattr(ending, "find_log_file", lambda: None)
-    monkeypatch.setattr(ending.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(quiet, "find_log_file", lambda: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv(ending.SHOW_TRACEBACK, raising=False)
     return tmp_path
 
@@ -81,7 +82,7 @@ def test_it_is_shown_whole_to_who_asks(
 def test_it_is_shown_where_no_file_can_take_it(
     no_log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ending.tempfile, "tempdir", "/proc/none")
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
     assert ending.run_command(fail) == 1
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
@@ -98,6 +99,7 @@ def test_the_log_of_the_run_has_the_whole_of_it(tmp_path: Path) -> None:
     log = tmp_path / "runs/job/log.txt"
     code = f"""
 import sys
+import tempfile
 from pathlib import Path
 from raymodel.errors import SpecError
 from raymodel.observe.ending import run_command
