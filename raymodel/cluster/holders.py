@@ -67,10 +67,7 @@ def find_holders(worker: Resources) -> list[Holder]:
     accessor = state._connect_and_get_accessor()
     return sum_up(
         [ActorTableData.FromString(row) for row in accessor.get_actor_table(None, "ALIVE")],
-        [
-            PlacementGroupTableData.FromString(row)
-            for row in accessor.get_all_placement_group_info()
-        ],
+        [PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()],
         [
             JobTableData.FromString(row)
             for row in accessor.get_job_table(

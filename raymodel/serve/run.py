@@ -147,8 +147,8 @@ def run_serve(
     task = find_task(model)
     name = spec.name or job_name
     app = build_application(spec, model, job_name=job_name, cluster=cluster)
-    started_serve = _start_serve(spec)
     app_name = app_name_of(job_name)
+    started_serve = _start_serve(spec, app_name)
     replicas = ClusterSpec(**cluster.to_dict() | {"workers": spec.replicas.min})
     try:
         with story.waiting("the model's replicas", lambda: str(find_lack(replicas) or "")):
@@ -204,18 +204,25 @@ def _read_token(spec: ServeSpec) -> SecretStr | None:
     return SecretStr(token)
 
 
-def _start_serve(spec: ServeSpec) -> bool:
-    """Starts Ray Serve on the port; False when this cluster's Serve already listens there."""
+def _start_serve(spec: ServeSpec, app_name: str) -> bool:
+    """Starts Ray Serve on the port; False when this cluster's Serve already listens there.
+
+    One that serves this application alone moves to another port with it.
+    """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     running = _running_http()
     if running is not None:
         if (running.host, running.port) == (spec.host, spec.port):
             return False
-        raise PortError(
-            f"Ray Serve already runs on this cluster at {running.host}:{running.port} and has one "
-            f"address for all applications; {spec.host}:{spec.port} cannot be added. Set "
-            "serve.host and serve.port to that address, or shut it down: serve shutdown"
-        )
+        others = sorted(set(serve.status().applications) - {app_name})
+        if others:
+            raise PortError(
+                f"Ray Serve already runs on this cluster at {running.host}:{running.port} for "
+                f"{', '.join(others)} and has one address for all applications; "
+                f"{spec.host}:{spec.port} cannot be added. Set serve.host and serve.port to that "
+                "address, or take the others down: raymodel stop --serving"
+            )
+        _take_down(app_name, started_serve=True)
     check_port(spec.host, spec.port)
     serve.start(http_options=_http_options(spec), logging_config=_LOGGING)
     return True
