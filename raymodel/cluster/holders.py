@@ -94,7 +94,7 @@ def sum_up(
     def add(key: tuple[str, bool], resources: Mapping[str, float]) -> None:
         own = {name: resources[name] for name in names if resources.get(name)}
         if own:
-            held[key].update(own)  # type: ignore[arg-type]  # amounts are floats
+            held[key].update(own)
 
     for actor in actors:
         is_replica = actor.class_name.startswith(_REPLICA)

@@ -56,7 +56,7 @@ def stop_serving(reference: str, *, url: str, overrides: Sequence[str] = ()) -> 
         submit_when_ready(client, {"submission_id": submission_id, "entrypoint": entrypoint})
         ended = wait_for_end(client, submission_id)
         if ended.status != JobStatus.SUCCEEDED or is_served(url, name):
-            told = client.get_job_logs(submission_id).rstrip().splitlines() or [ended.message]
+            told = client.get_job_logs(submission_id).rstrip().splitlines() or [str(ended.message)]
             raise ClusterError(
                 f"the app of {name} is not taken down ({told[-1]}); see raymodel logs "
                 f"{submission_id}, or end Ray Serve on the head: serve shutdown"

@@ -21,6 +21,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 READER_LEFT = 141  # 128 + SIGPIPE, as of every command whose reader ends first
 # Set, it shows on the screen what else goes to the file.
 SHOW_TRACEBACK = "RAYMODEL_TRACEBACK"
+_SHOWN = 500  # characters of a message; some libraries put a whole log into theirs
 
 
 def run_command(call: Callable[[], int]) -> int:
@@ -61,20 +62,25 @@ def _unexpected(error: Exception) -> str:
     whole = traceback.format_exc()
     if os.environ.get(SHOW_TRACEBACK):
         return whole
-    seen = " ".join(str(error).split())
-    shown = seen if len(seen) <= _SHOWN else seen[:_SHOWN] + " …"
+    words = _words(error)
     file = _log_traceback() or _keep(whole)
     if file is None:
         return whole  # there is no place for it but the screen
     return (
-        f"error: {type(error).__name__}{': ' + shown if shown else ''}\n"
+        f"error: {type(error).__name__}{': ' + words if words else ''}\n"
         f"  the whole traceback: {file} (or set {SHOW_TRACEBACK}=1)\n"
         "  run the same command again: what is complete is skipped. If this comes again, the "
         "file says where"
     )
 
 
-_SHOWN = 500  # characters of a message; some libraries put a whole log into theirs
+def _words(error: Exception) -> str:
+    """The message of an error on one line; of a traceback in it, as Ray makes one, its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith(("Traceback (", 'File "')) for line in lines):
+        lines = lines[-1:]
+    seen = " ".join(lines)
+    return seen if len(seen) <= _SHOWN else seen[:_SHOWN] + " …"
 
 
 def _log_traceback() -> str | None:

@@ -87,6 +87,18 @@ def test_it_is_shown_where_no_file_can_take_it(
     assert "ZeroDivisionError: a bug" in capsys.readouterr().err
 
 
+def test_of_a_traceback_in_a_message_the_end_is_shown(
+    no_log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Ray puts that of a worker into its own errors."""
+
+    def fail() -> int:
+        raise RuntimeError("ray::read() (pid=7)\n  File \"read.py\", line 3\nKeyError: 'text'\n")
+
+    ending.run_command(fail)
+    assert capsys.readouterr().err.startswith("error: RuntimeError: KeyError: 'text'\n")
+
+
 def test_a_message_without_end_is_cut(no_log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
         raise RuntimeError("x" * 10_000)
