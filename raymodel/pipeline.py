@@ -84,7 +84,7 @@ class Pipeline:
         )
         from raymodel.train.room import await_room  # imports ray, so not before its token is set
 
-        self._make_room()
+        self._make_room(stage.name)
         # A cluster that scales from zero may have no node at all yet.
         await_room(ClusterSpec(), self.story, "a free CPU", location)
         content = work(execution)
@@ -100,13 +100,11 @@ class Pipeline:
         assert artifact is not None, "the manifest was just written"
         return artifact
 
-    def _make_room(self) -> None:
-        """Takes this job's own app down where it holds the places that the job needs again."""
+    def _make_room(self, stage: str) -> None:
+        """Takes this job's own app down where it holds the places that a stage needs."""
         from raymodel.cluster.room import find_lack, holds_the_room
 
-        sweep = self.job.finetune.sweep if self.job.finetune else None
-        workers = max(self.job.cluster.min_workers, sweep.workers_per_trial if sweep else 1)
-        needed = ClusterSpec(**self.job.cluster.to_dict() | {"workers": workers})
+        needed = _places(self.job, stage)
         if not holds_the_room(self.job.name, needed):
             return
         from raymodel.serve.run import replace_app
@@ -358,6 +356,17 @@ def _wait_until_interrupted(p: Pipeline, url: str) -> None:
 
 
 # ---- around them ---------------------------------------------------------------------------------
+
+
+def _places(job: Job, stage: str) -> ClusterSpec:
+    """What a stage cannot begin without."""
+    if stage in ("prepare", "examples"):
+        return ClusterSpec()  # a free CPU
+    workers = job.cluster.min_workers if stage in ("pretrain", "finetune") else 1
+    sweep = job.finetune.sweep if job.finetune and stage == "finetune" else None
+    if sweep:
+        workers = sweep.workers_per_trial
+    return ClusterSpec(**job.cluster.to_dict() | {"workers": workers})
 
 
 def _count_attempt(location: Location) -> int:

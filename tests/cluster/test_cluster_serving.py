@@ -15,8 +15,9 @@ import pytest
 import yaml
 from ray.job_submission import JobStatus
 
-from raymodel import cli
+from raymodel import cli, pipeline
 from raymodel.cluster import head as head_module
+from raymodel.spec.load import load_job
 from raymodel.testing.distributed import free_port
 from raymodel.testing.nodes import Nodes
 from raymodel.testing.tiny import tiny_job, write_tiny_corpus
@@ -144,6 +145,30 @@ def test_stop_says_when_the_app_of_a_job_that_ended_answers_on(
     assert "to take it down: raymodel stop --serving a" in capsys.readouterr().out
     assert cli.main(["stop", "b", "--address", url]) == 0
     assert "--serving" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stage", "places"),
+    [("prepare", 1), ("pretrain", 4), ("examples", 1), ("finetune", 2), ("evaluate", 1)],
+)
+def test_an_app_makes_room_for_what_a_stage_needs_and_not_before(
+    stage: str, places: int, tmp_path: Path
+) -> None:
+    finetune = {
+        "task": "causal_lm",
+        "sources": [{"path": "x", "prompt": "{a}", "response": "{b}"}],
+        "global_batch": 4,
+        "duration": "1 epoch",
+        "sweep": {
+            "trials": 2,
+            "workers_per_trial": 2,
+            "search": {"optimizer.learning_rate": {"choice": [1e-3, 1e-4]}},
+        },
+    }
+    job = tiny_job(tmp_path, duration="2 steps") | {"cluster": {"workers": 4}, "finetune": finetune}
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(job))
+    assert pipeline._places(load_job(file).job, stage).min_workers == places
 
 
 # ---- a real one ----------------------------------------------------------------------------------
