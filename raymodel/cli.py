@@ -7,18 +7,15 @@ torch nor ray and answers at once.
 from __future__ import annotations
 
 import argparse
-import sys
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raymodel import __version__
-from raymodel.errors import RaymodelError, SpecError
+from raymodel.errors import SpecError
+from raymodel.observe.ending import run_command
 
 if TYPE_CHECKING:
     from raymodel.spec.load import LoadedJob
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,21 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 done, 1 the run failed, 2 the job file or an input is wrong, 3 an evaluation gate was not
-        met, 130 interrupted.
+        met, 130 interrupted, 141 nobody reads what it prints.
     """
-    arguments = build_parser().parse_args(argv)
-    try:
+
+    def call() -> int:
+        arguments = build_parser().parse_args(argv)
         code: int = arguments.call(arguments)
-    except RaymodelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
-    except Exception:  # noqa: BLE001 - a bug is shown whole, and has an exit code too
-        traceback.print_exc()
-        return 1
-    return code
+        return code
+
+    return run_command(call)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,22 +92,33 @@ def _add_submission_commands(commands: argparse._SubParsersAction[argparse.Argum
     logs.add_argument("--follow", action="store_true", help="until the job ends; its exit code")
     logs.set_defaults(call=print_logs)
     stop = commands.add_parser("stop", help="stop a submitted job; it saves a checkpoint first")
+    stop.add_argument(
+        "--serving", action="store_true", help="take down the app that the job serves instead"
+    )
     stop.set_defaults(call=stop_job)
     for command in (logs, stop):
-        _add_job(command, "JOB|ID", "the job file, or the id that `submit` printed")
+        _add_job(command, "JOB|ID", "the job file, its name, or the id that `submit` printed")
         _add_dashboard(command)
 
     doctor = commands.add_parser("doctor", help="examine a cluster before an expensive start")
     _add_job(doctor, help="the job file: its storage and workers are tried", nargs="?")
     doctor.add_argument(
-        "--address", help="a running Ray cluster, or its dashboard http://HEAD:8265; default: here"
+        "--address",
+        help="a running Ray cluster, or its dashboard http://HEAD:8265; default: "
+        "$RAY_API_SERVER_ADDRESS, $RAY_ADDRESS, else this machine",
     )
     doctor.set_defaults(call=examine_cluster)
 
 
 def _add_reference_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    status = commands.add_parser("status", help="list the runs of a storage")
-    status.add_argument("storage", nargs="?", default="runs", help="default: runs")
+    status = commands.add_parser("status", help="list the runs of a storage, and what is served")
+    status.add_argument(
+        "storage", nargs="?", default="runs", help="or the folder of one run; default: runs"
+    )
+    status.add_argument(
+        "--address",
+        help="the dashboard of a cluster, to list what it serves; default: $RAY_API_SERVER_ADDRESS",
+    )
     status.set_defaults(call=print_status)
 
     describe = commands.add_parser("describe", help="explain a section or field of a job file")
@@ -132,7 +134,9 @@ def _add_reference_commands(commands: argparse._SubParsersAction[argparse.Argume
 
 
 def _add_dashboard(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--address", required=True, help="the dashboard, http://HEAD:8265")
+    command.add_argument(
+        "--address", help="the dashboard, http://HEAD:8265; default: $RAY_API_SERVER_ADDRESS"
+    )
 
 
 def _add_job(
@@ -203,12 +207,14 @@ def plan_job(arguments: argparse.Namespace) -> int:
 
 
 def submit_job(arguments: argparse.Namespace) -> int:
-    loaded = load_checked(arguments)
+    from raymodel.cluster.address import dashboard_url
+
+    loaded, url = load_checked(arguments), dashboard_url(arguments.address)
     from raymodel.cluster.submit import submit
 
     return submit(
         loaded,
-        address=arguments.address,
+        url=url,
         overrides=arguments.overrides,
         environment=arguments.environment,
         follow=not arguments.detach,
@@ -216,28 +222,40 @@ def submit_job(arguments: argparse.Namespace) -> int:
 
 
 def print_logs(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.address import dashboard_url
+
+    url = dashboard_url(arguments.address)
     from raymodel.cluster.follow import print_logs
 
     return print_logs(
         arguments.job,
-        address=arguments.address,
+        url=url,
         overrides=arguments.overrides,
         follow_on=arguments.follow,
     )
 
 
 def stop_job(arguments: argparse.Namespace) -> int:
-    from raymodel.cluster.follow import stop
+    from raymodel.cluster.address import dashboard_url
 
-    return stop(arguments.job, address=arguments.address, overrides=arguments.overrides)
+    url = dashboard_url(arguments.address)
+    if arguments.serving:
+        from raymodel.cluster.serving import stop_serving as end
+    else:
+        from raymodel.cluster.follow import stop as end
+
+    return end(arguments.job, url=url, overrides=arguments.overrides)
 
 
 def examine_cluster(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.address import dashboard_url, means_dashboard
+
     loaded = load_checked(arguments) if arguments.job else None
-    if (arguments.address or "").startswith(("http://", "https://")):
+    if means_dashboard(arguments.address):
+        url = dashboard_url(arguments.address)
         from raymodel.cluster.submit import submit_doctor
 
-        return submit_doctor(arguments.address, loaded, arguments.overrides)
+        return submit_doctor(url, loaded, arguments.overrides)
     from raymodel.cluster.doctor import examine
     from raymodel.cluster.findings import exit_code
     from raymodel.cluster.variables import load_variables
@@ -254,9 +272,18 @@ def examine_cluster(arguments: argparse.Namespace) -> int:
 
 
 def print_status(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.address import dashboard_url, find_dashboard
     from raymodel.observe.status import print_status
 
     print_status(arguments.storage)
+    if not arguments.address and find_dashboard() is None:
+        return 0
+    url = dashboard_url(arguments.address)
+    from raymodel.cluster.served import served_rows
+    from raymodel.observe.text import table_text
+
+    rows = served_rows(url)
+    print("\n" + (table_text(rows) if rows else f"nothing is served on {url}"))
     return 0
 
 
@@ -274,7 +301,7 @@ def print_schema(arguments: argparse.Namespace) -> int:
     from raymodel.job import Job
     from raymodel.spec.schema import json_schema
 
-    print(json.dumps(json_schema(Job), indent=2, ensure_ascii=False))
+    print(json.dumps(json_schema(Job), indent=2))  # ASCII: any terminal can show it whole
     return 0
 
 

@@ -1,5 +1,14 @@
 """The error tree. Every error carries its exit code, and pickles with its payload.
 
+The class follows from the cause, and the exit code from the class:
+
+- `UserError`, 2: the job file or an input of the command is wrong. The same command would fail on
+  every cluster and at any time, so whoever runs it by a program should not try again.
+- everything else, 1: the state of a cluster, a storage, a machine or the training decided. A
+  `LastingError` would meet the same workers again, so the run does not retry it by itself; another
+  attempt later, or elsewhere, may pass.
+- `GateError`, 3: the run is whole and the model is not good enough.
+
 The message of a `UserError` always holds three things: the value seen, the rule, and the fix.
 Errors cross process borders (Ray pickles them), so each class keeps its constructor arguments in
 `args` and adds nothing that is built only in `__init__`.
@@ -14,6 +23,9 @@ class RaymodelError(Exception):
     exit_code = 1
 
 
+# ---- the job file and the inputs -----------------------------------------------------------------
+
+
 class UserError(RaymodelError, ValueError):
     """The job file, the data or a request is wrong; trying again without a change cannot help."""
 
@@ -24,24 +36,21 @@ class SpecError(UserError):
     """A job file that cannot be accepted: unknown key, wrong type, impossible combination."""
 
 
+class LocationError(UserError):
+    """A name of a storage that cannot be accepted: unknown scheme, no bucket, a secret in it."""
+
+
+class RequestError(UserError):
+    """What a command was told is wrong: no address of a dashboard, a token that the head refuses, a
+    submission or a folder that is not there, a directory that cannot travel."""
+
+
 class SourceError(UserError):
     """A data source that is missing, empty or unreadable."""
 
 
-class AccountError(RaymodelError):
-    """Records that were read and are not accounted for: a fault of raymodel, not of the data."""
-
-
 class MissingSourceError(SourceError):
     """Nothing lies where a source or a tokenizer should. Another machine may see it."""
-
-
-class StorageError(UserError):
-    """A storage that cannot be reached or written."""
-
-
-class StorageUnavailableError(RaymodelError, OSError):
-    """A storage that failed at every try; an infrastructure failure, worth another attempt."""
 
 
 class ArtifactError(UserError):
@@ -56,7 +65,26 @@ class ShardError(ArtifactError):
     """A data shard that is missing or corrupt; the message names it."""
 
 
-class CheckpointError(ArtifactError):
+# ---- the cluster, the storage, the training ------------------------------------------------------
+
+
+class LastingError(RaymodelError):
+    """Not the file's fault, but the same workers would meet it again: not retried within a run."""
+
+
+class StorageError(LastingError):
+    """A storage that cannot be reached or written, lacks a file, or is in use by another."""
+
+
+class ClusterError(LastingError):
+    """The cluster cannot be reached, or cannot give what the job asks for as it is now."""
+
+
+class PortError(LastingError):
+    """The port to serve on is taken, or may not be opened on this machine."""
+
+
+class CheckpointError(LastingError):
     """A training checkpoint that cannot be loaded."""
 
 
@@ -64,24 +92,24 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint that was cut short or changed; the one before it is used instead."""
 
 
-class ClusterError(UserError):
-    """The cluster can never give what the job asks for, or cannot be reached."""
-
-
-class PortError(UserError):
-    """The port to serve on is taken."""
-
-
-class NonFiniteLossError(UserError):
+class NonFiniteLossError(LastingError):
     """The loss became NaN or infinite, and the job says to stop."""
 
 
-class OutOfMemoryError(UserError):
+class OutOfMemoryError(LastingError):
     """A worker ran out of memory; the message says which knob saves how much."""
 
 
-class SlowPathError(UserError):
+class SlowPathError(LastingError):
     """Something would be done in a slower way than was meant, and the environment refuses that."""
+
+
+class StorageUnavailableError(RaymodelError, OSError):
+    """A storage that failed at every try; an infrastructure failure, worth another attempt."""
+
+
+class AccountError(RaymodelError):
+    """Records that were read and are not accounted for: a fault of raymodel, not of the data."""
 
 
 class TrainingError(RaymodelError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -88,8 +89,9 @@ class Pipeline:
         )
         from raymodel.train.room import await_room  # imports ray, so not before its token is set
 
+        self._make_room(stage.name)
         # A cluster that scales from zero may have no node at all yet.
-        await_room(ClusterSpec(), self.story, "a free CPU")
+        await_room(ClusterSpec(), self.story, "a free CPU", location)
         content = work(execution)
         commit_manifest(
             location,
@@ -103,6 +105,18 @@ class Pipeline:
         artifact = find_artifact(location)
         assert artifact is not None, "the manifest was just written"
         return artifact
+
+    def _make_room(self, stage: str) -> None:
+        """Takes this job's own app down where it holds the places that a stage needs."""
+        from raymodel.cluster.room import find_lack, holds_the_room
+
+        needed = _places(self.job, stage)
+        if not holds_the_room(self.job.name, needed):
+            return
+        from raymodel.serve.run import replace_app
+
+        self.story.say(f"          the app of {self.job.name} makes room: {find_lack(needed)}")
+        replace_app(self.job.name)
 
     def connect(self) -> Connection:
         """Connects to Ray when the first stage needs it: a finished job needs none."""
@@ -169,10 +183,10 @@ def run(
     """
     story = story or Story()
     check_inputs(job, Path.cwd(), story.say)
-    quiet_logs(_log_file(job))
-    started = time.monotonic()
     storage = Location.parse(job.storage)
     check_writable(storage)
+    quiet_logs(_log_file(job))
+    started = time.monotonic()
     the_run = Run(storage / job.name)
     with ExitStack() as stack:
         stack.enter_context(lock_run(the_run))
@@ -370,6 +384,17 @@ def _wait_until_interrupted(p: Pipeline, url: str) -> None:
 # ---- around them ---------------------------------------------------------------------------------
 
 
+def _places(job: Job, stage: str) -> ClusterSpec:
+    """What a stage cannot begin without."""
+    if stage in ("prepare", "examples"):
+        return ClusterSpec()  # a free CPU
+    workers = job.cluster.min_workers if stage in ("pretrain", "finetune") else 1
+    sweep = job.finetune.sweep if job.finetune and stage == "finetune" else None
+    if sweep:
+        workers = sweep.workers_per_trial
+    return ClusterSpec(**job.cluster.to_dict() | {"workers": workers})
+
+
 def _count_attempt(location: Location) -> int:
     file = location / ATTEMPTS_FILE
     attempt = 1 + (int(file.read_json()["attempts"]) if file.exists() else 0)
@@ -379,7 +404,12 @@ def _count_attempt(location: Location) -> int:
 
 def _log_file(job: Job) -> Path:
     storage = Location.parse(job.storage)
-    folder = storage.local_path if storage.is_local else Path.cwd() / "runs"
+    if storage.is_local:
+        folder = storage.local_path
+    elif os.access(Path.cwd(), os.W_OK):
+        folder = Path.cwd() / "runs"
+    else:  # a container that writes to its bucket alone
+        folder = Path(tempfile.gettempdir()) / "runs"
     return folder / job.name / "log.txt"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raymodel.data.mixture import Mixture
-from raymodel.errors import ArtifactError, SourceError, StorageError
+from raymodel.errors import ArtifactError, LocationError, SourceError, StorageError
 from raymodel.job import Job
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact
@@ -62,7 +62,7 @@ class _Search:
         """A storage or source that cannot be read from here is no reason to plan nothing."""
         try:
             look()
-        except (SourceError, StorageError, ArtifactError, OSError) as error:
+        except (SourceError, LocationError, StorageError, ArtifactError, OSError) as error:
             self._found.unknown[stage] = str(error)
 
     def _look(self, stage: Stage) -> Artifact | None:

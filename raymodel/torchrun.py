@@ -20,8 +20,9 @@ from pathlib import Path
 import yaml
 
 from raymodel.data.mixture import Mixture, mixture_of
-from raymodel.errors import ArtifactError, RaymodelError, SpecError
+from raymodel.errors import ArtifactError, SpecError
 from raymodel.job import Job
+from raymodel.observe.ending import run_command
 from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import build_tracker
@@ -46,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", metavar="STAGE", choices=("pretrain", "finetune"))
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     arguments = parser.parse_args(argv)
-    try:
+
+    def call() -> int:
         train_stage(load_job(arguments.job, arguments.overrides).job, arguments.stage)
-    except RaymodelError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return 0
+        return 0
+
+    return run_command(call)
 
 
 def train_stage(job: Job, name: str) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -74,8 +75,7 @@ def test_a_wrong_job_file_is_one_error_on_stderr_and_exit_code_2(job, capsys):
 @pytest.mark.parametrize("command", ["check", "plan", "run", "submit"])
 def test_every_command_that_takes_a_job_checks_it_before_anything_else(command, tmp_path, capsys):
     arguments = [command, str(tmp_path / "none.yaml")]
-    address = ["--address", "http://127.0.0.1:1"] if command == "submit" else []
-    assert cli.main(arguments + address) == 2
+    assert cli.main(arguments) == 2
     assert "no such file" in capsys.readouterr().err
 
 
@@ -102,7 +102,7 @@ def test_init_writes_a_job_that_passes_and_never_overwrites(tmp_path, capsys):
     assert cli.main(["init", str(tmp_path / "no" / "folder.yaml")]) == 2
 
 
-@pytest.mark.parametrize("arguments", [[], ["bogus"], ["check"], ["submit", "job.yaml"]])
+@pytest.mark.parametrize("arguments", [[], ["bogus"], ["check"], ["submit"]])
 def test_wrong_usage_exits_with_2(arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -115,7 +115,7 @@ def test_wrong_usage_exits_with_2(arguments):
         (TrainingError("worker 1 was lost"), 1, "error: worker 1 was lost"),
         (GateError("perplexity is 50"), 3, "error: perplexity is 50"),
         (KeyboardInterrupt(), 130, "interrupted; run the same command again to go on"),
-        (ZeroDivisionError("a bug"), 1, "Traceback"),
+        (ZeroDivisionError("a bug"), 1, "error: ZeroDivisionError: a bug"),
     ],
 )
 def test_how_a_command_ends_is_its_exit_code(error, code, words, monkeypatch, capsys):
@@ -136,6 +136,42 @@ def test_run_hands_the_job_and_its_options_to_the_pipeline(job, monkeypatch):
     ((given, options),) = calls
     assert given.seed == 5
     assert options == {"address": "auto", "keep_serving": True, "job_path": Path(job)}
+
+
+@pytest.mark.parametrize("storage", ["file/runs", "/proc/none", "~nobody-of-this-name/runs"])
+def test_a_storage_that_cannot_be_written_is_one_message_of_run(
+    storage, job, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code = cli.main(["run", job, "--set", f"storage={storage}"])
+    assert code == (2 if storage.startswith("~") else 1)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert storage.split("/")[0] in error
+
+
+@pytest.mark.parametrize("command", ["check", "status", "plan", "submit"])
+def test_a_user_without_a_home_is_no_error(command, job, tmp_path):
+    """As in a container that runs under a number that no user has."""
+    code = (
+        "import sys, pathlib\n"
+        "def nobody(self):\n    raise RuntimeError('Could not determine home directory.')\n"
+        "import os; os.path.expanduser = lambda path: path\n"
+        "pathlib.Path.home = classmethod(nobody)\n"
+        "from raymodel.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = {"status": ["."], "submit": [job, "--address", "http://127.0.0.1:1"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, *arguments.get(command, [job])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == (1 if command == "submit" else 0), done.stderr
+    assert "home" not in done.stderr
 
 
 def test_status_of_an_empty_storage_says_so(tmp_path, capsys):

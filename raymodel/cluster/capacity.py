@@ -66,14 +66,14 @@ def check_fits(cluster: ClusterSpec, nodes: Sequence[Resources]) -> None:
 
 
 def find_shortage(
-    cluster: ClusterSpec, free: Sequence[Resources], launching: Sequence[str] = ()
+    cluster: ClusterSpec, free: Sequence[Resources], more: Sequence[str] = ()
 ) -> Shortage | None:
     """What the workers of a job wait for now; None when all of its smallest size fit.
 
     Args:
         cluster: what the job asks for.
         free: what is free on each node now.
-        launching: what the autoscaler does, in words.
+        more: what the autoscaler does and who holds the places, in words.
     """
     worker = worker_resources(cluster)
     places = count_places(worker, free)
@@ -81,7 +81,7 @@ def find_shortage(
         return None
     return Shortage(
         f"{_count(cluster.min_workers, 'worker')} of {resources_text(worker)}",
-        "; ".join([f"free places: {places} on {_count(len(free), 'node')}", *launching]),
+        "; ".join([f"free places: {places} on {_count(len(free), 'node')}", *more]),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.cluster.variables import SETUP_HOOK, has_variables
-from raymodel.errors import ClusterError
+from raymodel.errors import ClusterError, RaymodelError, RequestError
 
 # Beside the training workers: for the trials of a sweep, and for the processes of tasks that read
 # data. These claim no CPU (`data/stream.py`), but Ray keeps no more idle processes than a node has
@@ -59,7 +59,8 @@ def connect(
         concurrent_trials: workers of a sweep that run at the same time.
 
     Raises:
-        ClusterError: nothing answers at the address, or what does is not to be talked to.
+        ClusterError: nothing answers at the address, or what does is of another version.
+        RequestError: what answers asks for a token, and this process has none or a wrong one.
     """
     address = address or os.environ.get("RAY_ADDRESS")
     if cluster.min_workers < cluster.max_workers:
@@ -107,7 +108,7 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
         _check_answers(address)
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise ClusterError(_why_not_connected(address, error)) from error
+        raise _not_connected(address, error) from error
 
 
 def _check_answers(address: str) -> None:
@@ -129,22 +130,22 @@ def _check_answers(address: str) -> None:
         GcsClient(address=address)
 
 
-def _why_not_connected(address: str, error: Exception) -> str:
+def _not_connected(address: str, error: Exception) -> RaymodelError:
     from ray.exceptions import AuthenticationError
 
     if isinstance(error, AuthenticationError):
-        return (
+        return RequestError(
             f"the Ray at {address!r} asks for a token, and this process sent none or a wrong one; "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"
         )
     if "Version mismatch" in str(error):
         versions = " ".join(str(error).split())
-        return (
+        return ClusterError(
             f"the Ray at {address!r} was started with other versions than this process "
             f"({versions}); use the cluster's Python and Ray here, or submit the job to it with "
             "`raymodel submit`"
         )
-    return (
+    return ClusterError(
         f"no Ray answers at {address!r} ({str(error).splitlines()[0]}); start one with "
         "`ray start --head`, or check the address"
     )

@@ -6,9 +6,12 @@ actors of `probe.py`; `findings.py` judges what they saw.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from raymodel.cluster.capacity import Shortage
 from raymodel.cluster.connect import connect
 from raymodel.cluster.findings import Finding, no_places
+from raymodel.cluster.patience import aloud
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError
 from raymodel.job import Job
@@ -24,10 +27,12 @@ def examine(address: str | None, job: Job | None = None) -> list[Finding]:
 
     Raises:
         ClusterError: no such cluster.
-        StorageError: the job's storage has no valid name.
+        LocationError: the job's storage has no valid name.
     """
     storage = Location.parse(job.storage) if job else None
-    with connect(address, job.cluster if job else ClusterSpec()):
+    with ExitStack() as stack:
+        with aloud(f"the Ray at {address}" if address else "Ray"):
+            stack.enter_context(connect(address, job.cluster if job else ClusterSpec()))
         # These import ray, which must not happen before its token is set.
         from raymodel.cluster.links import examine_links, places_on_nodes
         from raymodel.cluster.nodes import examine_nodes

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 
 # The walk that Ray packs with, so that the size is that of what will be sent; private, so a new
 # version of Ray must pass the test of this module.
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 
-from raymodel.errors import ClusterError
+from raymodel.errors import RequestError
 
 # Ray keeps packages in the head's memory and refuses much more than this.
 MAX_BYTES = 100 * 10**6
 _NEVER_SENT = (".git", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".venv")
+_WAY_ON = "Name what is not needed in .rayignore"
+
+# Ray's walk logs the path of whatever its visitor raises; ours is in the message.
+_SILENT = logging.getLogger(f"{__name__}.silent")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
 
 
 def find_excludes(folder: Path, storage: str) -> list[str]:
@@ -29,23 +37,58 @@ def find_excludes(folder: Path, storage: str) -> list[str]:
     return excludes
 
 
-def check_size(folder: Path, excludes: list[str], max_bytes: int = MAX_BYTES) -> None:
-    """Raises ClusterError when the files to send have more than `max_bytes`; names the largest."""
+def check_folder(folder: Path, excludes: list[str], max_bytes: int = MAX_BYTES) -> None:
+    """Looks at all that Ray would pack, since packing ends at the first thing that it cannot read.
+
+    Raises:
+        RequestError: more than `max_bytes`, naming the largest files; or what cannot be packed.
+    """
     sizes: dict[Path, int] = {}
 
-    def measure(path: Path) -> None:
+    def look(path: Path) -> None:
+        if reason := why_not_packed(path):
+            raise RequestError(
+                f"{path.relative_to(folder)} {reason}, so {folder} cannot travel to the cluster. "
+                f"{_WAY_ON}, or submit from another directory"
+            )
         if path.is_file():
             sizes[path] = path.stat().st_size
 
-    _dir_travel(folder, [_get_excludes(folder, excludes)], measure, include_gitignore=True)
+    try:
+        patterns = [_get_excludes(folder, excludes)]
+        _dir_travel(folder, patterns, look, include_gitignore=True, logger=_SILENT)
+    except (OSError, UnicodeError) as error:  # such as an ignore file that is no text
+        raise RequestError(
+            f"{folder} cannot travel to the cluster ({error}); every file below it must be "
+            f"readable. {_WAY_ON}, or submit from another directory"
+        ) from error
+    _check_size(folder, sizes, max_bytes)
+
+
+def why_not_packed(path: Path) -> str | None:
+    """What keeps Ray from packing this; None when nothing does."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return "has a name that is no UTF-8"
+    if path.is_dir():
+        if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+            return "is a link to a folder that holds it"
+        return None if os.access(path, os.R_OK | os.X_OK) else "may not be read by this user"
+    if path.is_file():
+        return None if os.access(path, os.R_OK) else "may not be read by this user"
+    return "is a link to nothing" if path.is_symlink() else "is a socket, a pipe or a device"
+
+
+def _check_size(folder: Path, sizes: dict[Path, int], max_bytes: int) -> None:
     total = sum(sizes.values())
     if total <= max_bytes:
         return
     largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
     listed = ", ".join(f"{path.relative_to(folder)} ({_mb(sizes[path])})" for path in largest)
-    raise ClusterError(
+    raise RequestError(
         f"{folder} holds {_mb(total)}; at most {_mb(max_bytes)} travel to the cluster. The "
-        f"largest: {listed}. Name what is not needed in .rayignore, or put data into a bucket"
+        f"largest: {listed}. {_WAY_ON}, or put data into a bucket"
     )
 
 

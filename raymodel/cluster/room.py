@@ -31,6 +31,7 @@ from raymodel.cluster.capacity import (
     resources_text,
     worker_resources,
 )
+from raymodel.cluster.holders import app_name_of, find_holders, holders_text
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError
 
@@ -116,9 +117,34 @@ def _wait(group: PlacementGroup, cluster: ClusterSpec, tell: Callable[[Shortage]
                 f"of {resources_text(worker)}; lower cluster.workers or what each holds, add a "
                 "node type, or raise its max_workers"
             )
-        shortage = find_shortage(cluster, free_resources(status), launches(status))
+        shortage = _shortage(cluster, status)
         # Places that are there may still be about to be reserved.
         tell(shortage or Shortage(f"{cluster.min_workers} places that are being reserved"))
+
+
+def find_lack(cluster: ClusterSpec) -> Shortage | None:
+    """What keeps the workers from having places now, and who holds these; None when they fit."""
+    try:
+        return _shortage(cluster, ask_status())
+    except ClusterError as error:  # who needs the head will find out whether it is gone
+        return Shortage(str(error))
+
+
+def holds_the_room(job_name: str, cluster: ClusterSpec) -> bool:
+    """Whether workers lack places that the app of this job holds, and no node may come for them."""
+    status, worker = ask_status(), worker_resources(cluster)
+    if has_autoscaler(status) or find_shortage(cluster, free_resources(status)) is None:
+        return False
+    app = app_name_of(job_name)
+    return any(holder.is_app and holder.name == app for holder in find_holders(worker))
+
+
+def _shortage(cluster: ClusterSpec, status: Any) -> Shortage | None:
+    free = free_resources(status)
+    if find_shortage(cluster, free) is None:
+        return None
+    held = holders_text(find_holders(worker_resources(cluster)))
+    return find_shortage(cluster, free, [*launches(status), *([held] if held else [])])
 
 
 def ask_status() -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from raymodel.errors import ClusterError
+from raymodel.errors import ClusterError, RequestError
 from raymodel.job import Job
 from raymodel.spec.base import fingerprint
 from raymodel.spec.load import load_job
@@ -64,25 +64,58 @@ def find_submission(
 ) -> JobDetails:
     """The submission that a person means.
 
+    A job file stands for its job's name and storage, whatever `--set` it was submitted with: one
+    version of a job runs at a time. With overrides it stands for that version alone.
+
     Args:
-        reference: a job file, for its newest submission, or a submission id.
-        overrides: the `--set` texts that the job file was submitted with.
+        reference: a submission id, the name of a job, or a job file.
+        overrides: `--set` texts for the job file.
 
     Raises:
-        ClusterError: the head knows no such submission; names those that it knows.
+        RequestError: the head knows no such submission, or several that may be meant; names them.
         SpecError: the job file is wrong.
     """
-    if Path(reference).suffix in (".yaml", ".yml") or Path(reference).is_file():
-        family = family_of(load_job(reference, overrides).job)
-        found = find_newest(client, family)[1]
-        what = f"{reference}, as it is now with these overrides, was not submitted"
-    else:
-        known = _submissions(client)
-        found = next((job for job in known if job.submission_id == reference), None)
-        what = f"no submission {reference!r}"
-    if found is None:
-        raise ClusterError(f"{what}; {_known(client)}")
-    return found
+    known = _submissions(client)
+    if not is_job_file(reference):
+        same = [job for job in known if job.submission_id == reference]
+        return same[0] if same else _find_of_job(known, reference, None, f"{reference!r}")
+    job = load_job(reference, overrides).job
+    if overrides:
+        found = find_newest(client, family_of(job))[1]
+        if found is None:
+            raise RequestError(
+                f"{reference} was not submitted with these overrides; {_list(known)}"
+            )
+        return found
+    return _find_of_job(known, job.name, job.storage, reference)
+
+
+def is_job_file(reference: str) -> bool:
+    """Whether this names a job file, and not a submission or a job."""
+    return Path(reference).suffix in (".yaml", ".yml") or Path(reference).is_file()
+
+
+def _find_of_job(
+    known: list[JobDetails], name: str, storage: str | None, reference: str
+) -> JobDetails:
+    """The submission of a job that runs, else its newest.
+
+    Args:
+        storage: of two jobs of one name in different storages, that of this one.
+        reference: what the person wrote.
+    """
+    found = [job for job in known if (job.metadata or {}).get("job") == name]
+    here = [job for job in found if (job.metadata or {}).get("storage") == storage]
+    found = here or found
+    if not found:
+        raise RequestError(f"{reference} was not submitted; {_list(known)}")
+    storages = {(job.metadata or {}).get("storage") for job in found}
+    if len(storages) > 1:
+        raise RequestError(
+            f"{reference} may be any of {_ids(found)}, which write to {len(storages)} storages; "
+            "give the id of one"
+        )
+    return max(found, key=lambda job: (not job.status.is_terminal(), job.start_time or 0))
 
 
 def _submissions(client: JobSubmissionClient) -> list[JobDetails]:
@@ -90,10 +123,10 @@ def _submissions(client: JobSubmissionClient) -> list[JobDetails]:
     return [job for job in client.list_jobs() if job.submission_id is not None]
 
 
-def _known(client: JobSubmissionClient) -> str:
-    newest = sorted(_submissions(client), key=lambda job: job.start_time or 0, reverse=True)[:5]
-    if not newest:
-        return "the head knows none"
-    return "the head's newest are " + ", ".join(
-        f"{job.submission_id} ({job.status})" for job in newest
-    )
+def _list(known: list[JobDetails]) -> str:
+    return f"the head's newest are {_ids(known)}" if known else "the head knows none"
+
+
+def _ids(known: list[JobDetails], limit: int = 5) -> str:
+    newest = sorted(known, key=lambda job: job.start_time or 0, reverse=True)[:limit]
+    return ", ".join(f"{job.submission_id} ({job.status})" for job in newest)

@@ -18,11 +18,11 @@ from typing import Any
 from ray.job_submission import JobSubmissionClient
 
 from raymodel.cluster.follow import follow as follow_job
-from raymodel.cluster.head import open_client, plain_errors
-from raymodel.cluster.package import check_size, find_excludes
+from raymodel.cluster.head import asking, open_client
+from raymodel.cluster.package import check_folder, find_excludes
 from raymodel.cluster.submissions import check_no_rival, family_of, find_newest, metadata_of
 from raymodel.cluster.variables import take_variables, write_package
-from raymodel.errors import ClusterError
+from raymodel.errors import ClusterError, RequestError
 from raymodel.spec.load import LoadedJob
 
 _POLL_S = 1.0
@@ -35,7 +35,7 @@ _STOP_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "600"}
 def submit(
     loaded: LoadedJob,
     *,
-    address: str,
+    url: str,
     overrides: Sequence[str] = (),
     environment: Iterable[str] = (),
     follow: bool = True,
@@ -44,7 +44,7 @@ def submit(
 
     Args:
         loaded: The checked job file; it must lie below the current directory.
-        address: The dashboard of the cluster's head, `http://HEAD:8265`.
+        url: The dashboard of the cluster's head, `http://HEAD:8265`.
         overrides: `--set` texts to pass on.
         environment: Names of variables whose values here the job gets too, such as secrets.
         follow: Wait for the end. Without, return 0 once the job is accepted.
@@ -53,48 +53,50 @@ def submit(
         The exit code of the job's own command.
 
     Raises:
-        ClusterError: No head at the address, a missing or wrong token, a working directory that
-            is too large, a job file outside it, or another version of the job that runs.
-        UserError: A variable that is not set here.
+        RequestError: What answers is no head, a missing or wrong token, a working directory that
+            cannot travel, a job file outside it, or a variable that is not set here.
+        ClusterError: No head answers, it takes no job, or another version of the job runs.
     """
     folder = Path.cwd()
     entrypoint = build_entrypoint(loaded.path, folder, overrides)
     variables = take_variables(environment)
-    client = open_client(address)
+    client = open_client(url)
     excludes = find_excludes(folder, loaded.job.storage)
-    check_size(folder, excludes)
+    check_folder(folder, excludes)
     _warn_of_storage(loaded.job.storage)
     runtime_env: dict[str, Any] = {
         "working_dir": str(folder),
         "excludes": excludes,
         "env_vars": _STOP_ENVIRONMENT,
     }
-    with plain_errors(address), tempfile.TemporaryDirectory() as own:
+    with tempfile.TemporaryDirectory() as own:
         if variables:
             runtime_env["py_modules"] = [str(write_package(variables, Path(own)))]
-        submission_id = _submit_or_attach(
-            client, loaded, entrypoint=entrypoint, runtime_env=runtime_env
-        )
+        with asking(url, "to take the job"):
+            submission_id = _submit_or_attach(
+                client, loaded, entrypoint=entrypoint, runtime_env=runtime_env
+            )
     if follow:
-        return follow_job(client, submission_id, address)
+        return follow_job(client, submission_id, url)
     for verb in ("logs --follow", "stop"):
-        print(f"  raymodel {verb} {submission_id} --address {address}")
+        print(f"  raymodel {verb} {submission_id} --address {url}")
     return 0
 
 
-def submit_doctor(address: str, loaded: LoadedJob | None, overrides: Sequence[str]) -> int:
+def submit_doctor(url: str, loaded: LoadedJob | None, overrides: Sequence[str]) -> int:
     """Runs `raymodel doctor` on the cluster, as a job of its own. Returns its exit code.
 
     Raises: as `submit`.
     """
     folder = Path.cwd()
-    words = ["doctor", *([inside(loaded.path, folder)] if loaded else [])]
-    client = open_client(address)
+    # Its own cluster, whatever address the cluster's environment names.
+    words = ["doctor", *([inside(loaded.path, folder)] if loaded else []), "--address", "auto"]
+    client = open_client(url)
     excludes = find_excludes(folder, loaded.job.storage if loaded else "s3://")
-    check_size(folder, excludes)
+    check_folder(folder, excludes)
     submission_id = f"doctor-{secrets.token_hex(6)}"
-    with plain_errors(address):
-        _submit_when_ready(
+    with asking(url, "to take the job"):
+        submit_when_ready(
             client,
             {
                 "submission_id": submission_id,
@@ -102,7 +104,7 @@ def submit_doctor(address: str, loaded: LoadedJob | None, overrides: Sequence[st
                 "runtime_env": {"working_dir": str(folder), "excludes": excludes},
             },
         )
-    return follow_job(client, submission_id, address)
+    return follow_job(client, submission_id, url)
 
 
 def _submit_or_attach(client: JobSubmissionClient, loaded: LoadedJob, **request: Any) -> str:
@@ -114,7 +116,7 @@ def _submit_or_attach(client: JobSubmissionClient, loaded: LoadedJob, **request:
     check_no_rival(client, loaded.job)
     submission_id = f"{family}-{number + 1}"
     request |= {"submission_id": submission_id, "metadata": metadata_of(loaded.job)}
-    if not _submit_when_ready(client, request):
+    if not submit_when_ready(client, request):
         return _attach(loaded, submission_id)  # someone submitted it in this very moment
     again = f", start {number + 1}: what is complete is skipped" if number else ""
     print(f"submitted {loaded.job.name} as {submission_id}{again}", flush=True)
@@ -126,7 +128,7 @@ def _attach(loaded: LoadedJob, submission_id: str) -> str:
     return submission_id
 
 
-def _submit_when_ready(client: JobSubmissionClient, request: dict[str, Any]) -> bool:
+def submit_when_ready(client: JobSubmissionClient, request: dict[str, Any]) -> bool:
     """Submits; False when the id was taken meanwhile. A head answers before its job agent does.
 
     Raises:
@@ -166,12 +168,12 @@ def inside(job_path: Path, folder: Path) -> str:
     """The path of the job file in the working directory.
 
     Raises:
-        ClusterError: it lies outside, so it would not travel.
+        RequestError: it lies outside, so it would not travel.
     """
     try:
         return job_path.resolve().relative_to(folder.resolve()).as_posix()
     except ValueError:
-        raise ClusterError(
+        raise RequestError(
             f"{job_path} lies outside {folder}, which is what travels to the cluster; "
             "change to a directory that holds the job file"
         ) from None

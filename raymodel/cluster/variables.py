@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from raymodel.errors import UserError
+from raymodel.errors import RequestError
 
 PACKAGE = "raymodel_job_variables"
 # What Ray calls in each worker process before anything else of the job runs there.
@@ -25,17 +25,17 @@ def take_variables(names: Iterable[str]) -> dict[str, str]:
     """The values of these variables here. No message shows a value.
 
     Raises:
-        UserError: a name is not set, or came with a value.
+        RequestError: a name is not set, or came with a value.
     """
     variables = {}
     for name in names:
         if "=" in name:
-            raise UserError(
+            raise RequestError(
                 f"--env {name.partition('=')[0]}=…: a value on a command line is seen by everyone "
                 "on this machine; export the variable and give only its name"
             )
         if name not in os.environ:
-            raise UserError(
+            raise RequestError(
                 f"--env {name}: not set in this environment; export it, or leave the option out"
             )
         variables[name] = os.environ[name]

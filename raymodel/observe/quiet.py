@@ -51,6 +51,14 @@ def quiet_logs(log_file: Path) -> None:
             child.handlers, child.propagate = [], True
 
 
+def find_log_file() -> Path | None:
+    """The file that `quiet_logs` was given; None before it."""
+    for handler in logging.getLogger("raymodel").handlers:
+        if isinstance(handler, logging.FileHandler):
+            return Path(handler.baseFilename)
+    return None
+
+
 @contextmanager
 def quiet_streams(log_file: Path) -> Iterator[None]:
     """Sends what libraries print to `log_file` while the block runs; a `Story` made before it

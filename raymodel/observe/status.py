@@ -6,9 +6,10 @@ import sys
 import time
 from typing import Any
 
-from raymodel.errors import ArtifactError
+from raymodel.errors import ArtifactError, RequestError
 from raymodel.observe.records import read_records
-from raymodel.observe.text import count_text, table_text
+from raymodel.observe.text import count_text, duration_text, table_text
+from raymodel.observe.waiting import find_waiting
 from raymodel.storage.artifact import find_artifact
 from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.registry import Run, find_lock_holder, list_runs, run_of
@@ -18,18 +19,63 @@ from raymodel.storage.uri import Location
 _SIGN_OF_LIFE_S = 120.0
 
 
-def print_status(storage_uri: str) -> None:
-    """Prints each run with a line for each stage: state, last metrics, whether it is `best`."""
-    storage = Location.parse(storage_uri)
-    runs = [_run_text(run) for run in list_runs(storage)]
-    sys.stdout.write("\n\n".join(runs or [f"no runs below {storage}"]) + "\n")
+def print_status(uri: str) -> None:
+    """Prints each run with a line for each stage: state, last metrics, whether it is `best`.
+
+    Args:
+        uri: a storage, or the folder of one run.
+
+    Raises:
+        RequestError: there is no such folder, or it is neither.
+    """
+    folder = Location.parse(uri)
+    runs = find_runs(folder)
+    texts = [_run_text(run) for run in runs] or [f"no runs below {folder}"]
+    sys.stdout.write("\n\n".join(texts) + "\n")
 
 
 def _run_text(run: Run) -> str:
     rows = run_rows(run)
     told = {name for row in rows for name, value in row.items() if value not in (None, "")}
     shown = [{name: row[name] for name in row if name in told - {"run"}} for row in rows]
-    return f"{run.name}\n{table_text(shown, indent='  ')}"
+    return "\n".join([run.name, table_text(shown, indent="  "), *waiting_lines(run)])
+
+
+def find_runs(folder: Location) -> list[Run]:
+    """The runs of a storage, or the one whose folder this is. Raises as `print_status`."""
+    # A bucket has no folders: there is one where something lies.
+    if not (folder.local_path.is_dir() if folder.is_local else folder.list()):
+        raise RequestError(
+            f"there is no folder {folder}; give the storage of a job (`storage:` in its file), or "
+            "the folder of one run in it. A storage is there once a job ran: raymodel run JOB"
+        )
+    if Run(folder).stages():
+        return [Run(folder)]
+    if runs := list_runs(folder):
+        return runs
+    if run := _find_run_around(folder):
+        raise RequestError(f"{folder} is a part of a run; give all of it: raymodel status {run}")
+    return []
+
+
+def _find_run_around(folder: Location) -> Location | None:
+    """The run that holds this folder of a stage or of an execution; None when none does."""
+    for parent in (folder.parent, folder.parent.parent):
+        if Run(parent).stages():
+            return parent
+    return None
+
+
+def waiting_lines(run: Run) -> list[str]:
+    """What each stage that waits waits for, and how long."""
+    is_held = find_lock_holder(run) is not None
+    lines = []
+    for stage in run.stages():
+        note = find_waiting(_newest_execution(run, stage))
+        if note is not None and _is_alive(run.location, note, is_held):
+            waited = duration_text(max(0.0, time.time() - note["since_s"]))
+            lines.append(f"  {stage} waits for {note['for']} ({waited})")
+    return lines
 
 
 def run_rows(run: Run) -> list[dict[str, Any]]:
@@ -80,9 +126,17 @@ def _state(execution: Location, last: dict[str, Any], is_held: bool) -> str:
             return "complete"
     except ArtifactError:
         return "damaged"
-    if not execution.is_local:
-        is_held = time.time() - (last.get("time_s") or 0.0) < _SIGN_OF_LIFE_S
-    return "running" if is_held else "interrupted"
+    note = find_waiting(execution)
+    if note is not None and _is_alive(execution, note, is_held):
+        return "waiting"
+    return "running" if _is_alive(execution, last, is_held) else "interrupted"
+
+
+def _is_alive(location: Location, newest: dict[str, Any], is_held: bool) -> bool:
+    """Whether somebody is at work: holds the lock, or wrote lately where there are no locks."""
+    if location.is_local:
+        return is_held
+    return time.time() - (newest.get("time_s") or 0.0) < _SIGN_OF_LIFE_S
 
 
 def _there(execution: Location) -> str:

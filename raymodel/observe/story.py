@@ -7,6 +7,7 @@ that of preparing data files, MB, rate and the time left.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -34,13 +35,20 @@ _SHOWN: dict[str, Callable[[float], str]] = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """`raymodel run JOB | head`: the job goes on, unseen. Rich itself would end the process."""
+        self.quiet = True
+        self.file = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+
+
 class Story:
     """Writes to one stream; safe to call from several threads."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         """Begins a story on `stream`, standard output when None."""
         # No markup: a path in brackets is text. No wrapping: lines must stay whole for grep.
-        self._console = Console(file=stream or sys.stdout, markup=False, highlight=False)
+        self._console = _Console(file=stream or sys.stdout, markup=False, highlight=False)
         self._lock = threading.RLock()
         self._live: Live | None = None
         self._last_plain_s = float("-inf")

@@ -17,6 +17,8 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
+from raymodel.cluster.holders import app_name_of
+from raymodel.cluster.room import find_lack
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
 from raymodel.model.purpose import find_task, model_location
@@ -141,10 +143,11 @@ def run_serve(
     task = find_task(model)
     name = spec.name or job_name
     app = build_application(spec, model, job_name=job_name, cluster=cluster)
-    started_serve = _start_serve(spec)
-    app_name = f"raymodel-{job_name}"
+    app_name = app_name_of(job_name)
+    started_serve = _start_serve(spec, app_name)
+    replicas = ClusterSpec(**cluster.to_dict() | {"workers": spec.replicas.min})
     try:
-        with story.waiting("the model's replicas"):
+        with story.waiting("the model's replicas", lambda: str(find_lack(replicas) or "")):
             serve.run(app, name=app_name, route_prefix="/", logging_config=_LOGGING)
     except (RuntimeError, TimeoutError, ValueError) as error:
         cause = _cause(app_name) or str(error)
@@ -165,6 +168,13 @@ def run_serve(
     )
     served.health()
     return served
+
+
+def replace_app(job_name: str) -> None:
+    """Takes down the app of a job, and Ray Serve with its last one, so that it may move."""
+    app_name = app_name_of(job_name)
+    others = set(serve.status().applications) - {app_name}
+    _take_down(app_name, started_serve=not others)
 
 
 def build_application(
@@ -190,18 +200,25 @@ def _read_token(spec: ServeSpec) -> SecretStr | None:
     return SecretStr(token)
 
 
-def _start_serve(spec: ServeSpec) -> bool:
-    """Starts Ray Serve on the port; False when this cluster's Serve already listens there."""
+def _start_serve(spec: ServeSpec, app_name: str) -> bool:
+    """Starts Ray Serve on the port; False when this cluster's Serve already listens there.
+
+    One that serves this application alone moves to another port with it.
+    """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     running = _running_http()
     if running is not None:
         if (running.host, running.port) == (spec.host, spec.port):
             return False
-        raise PortError(
-            f"Ray Serve already runs on this cluster at {running.host}:{running.port} and has one "
-            f"address for all applications; {spec.host}:{spec.port} cannot be added. Set "
-            "serve.host and serve.port to that address, or shut it down: serve shutdown"
-        )
+        others = sorted(set(serve.status().applications) - {app_name})
+        if others:
+            raise PortError(
+                f"Ray Serve already runs on this cluster at {running.host}:{running.port} for "
+                f"{', '.join(others)} and has one address for all applications; "
+                f"{spec.host}:{spec.port} cannot be added. Set serve.host and serve.port to that "
+                "address, or take the others down: raymodel stop --serving"
+            )
+        _take_down(app_name, started_serve=True)
     check_port(spec.host, spec.port)
     serve.start(http_options=_http_options(spec), logging_config=_LOGGING)
     return True

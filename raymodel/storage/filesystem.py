@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from raymodel.errors import StorageError
+from raymodel.errors import LocationError, StorageError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -58,12 +58,12 @@ def check_no_secret(scheme: str, authority: str, options: str) -> None:
     """Refuses credentials inside a URI, without repeating them.
 
     Raises:
-        StorageError: when there are any.
+        LocationError: when there are any.
     """
     user = authority.rpartition("@")[0]
     in_options = any(word in options.lower() for word in ("secret", "access_key", "token"))
     if (user and (scheme in ("s3", "gs") or ":" in user)) or in_options:
-        raise StorageError(
+        raise LocationError(
             f"a {scheme}:// URI with credentials in it would end up in logs and manifests; "
             "leave them out and set them in the environment, like AWS_SECRET_ACCESS_KEY"
         )

@@ -19,7 +19,7 @@ from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 
-STAGES = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve")
+STAGES = ("prepare", "pretrain", "examples", "finetune", "evaluate", "compress", "serve")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
 _OTHER_RUN = re.compile(r"\.\./\.\./([^/]+)/")  # of a stage that was taken over: relative, so that
 # the storage can move

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from raymodel.errors import ArtifactError, StorageError
+from raymodel.errors import ArtifactError, LocationError, StorageError
 from raymodel.storage.filesystem import (
     PART_SUFFIX,
     SCHEMES,
@@ -74,14 +74,14 @@ class Location:
             base: where relative paths start; the current directory when None.
 
         Raises:
-            StorageError: for an unknown scheme, no bucket, or credentials inside the URI.
+            LocationError: for an unknown scheme, no bucket, or credentials inside the URI.
         """
         scheme, separator, rest = uri.partition("://")
         if not separator or scheme == "file":
-            path = Path(rest if separator else uri).expanduser()
+            path = _at_home(Path(rest if separator else uri))
             return cls(os.path.abspath(path if base is None else base / path))
         if scheme not in SCHEMES:
-            raise StorageError(
+            raise LocationError(
                 f"{uri!r}: the scheme {scheme!r} is unknown; use a local path, "
                 + ", ".join(f"{name}://" for name in SCHEMES)
             )
@@ -89,7 +89,7 @@ class Location:
         authority, _, path_in_store = place.partition("/")
         check_no_secret(scheme, authority, options)
         if not authority and scheme != "hdfs":
-            raise StorageError(f"{uri!r} names no bucket; write {scheme}://BUCKET/FOLDER")
+            raise LocationError(f"{uri!r} names no bucket; write {scheme}://BUCKET/FOLDER")
         tail = "/".join(part for part in path_in_store.split("/") if part)
         return cls(f"{scheme}://{authority}/{tail}{question}{options}")
 
@@ -124,10 +124,10 @@ class Location:
         """The path on this machine's disk.
 
         Raises:
-            StorageError: when the location is in a bucket.
+            LocationError: when the location is in a bucket.
         """
         if not self.is_local:
-            raise StorageError(f"{self} is not on a local disk; a local folder is needed here")
+            raise LocationError(f"{self} is not on a local disk; a local folder is needed here")
         return Path(self.uri)
 
     @property
@@ -371,6 +371,14 @@ def check_writable(location: Location) -> None:
             f"the storage {location} gave back other bytes than were written; it must be "
             "consistent after a write. Set `storage:` to another place"
         )
+
+
+def _at_home(path: Path) -> Path:
+    """`~` as the user's folder; in a container a user may have none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise LocationError(f"{str(path)!r}: {error}; write the whole path, or set HOME") from error
 
 
 def _missing(location: Location) -> StorageError:

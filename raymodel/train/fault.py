@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from raymodel.errors import (
     HangError,
+    LastingError,
     OutOfMemoryError,
     PreemptedError,
     RaymodelError,
@@ -54,7 +55,7 @@ def classify(
     """
     assert errors, "a failure has at least one error"
     for error in errors:
-        if isinstance(error, UserError):
+        if isinstance(error, (UserError, LastingError)):
             return Failure("user", str(error), error)
     for error in errors:
         if _is_out_of_memory(error):

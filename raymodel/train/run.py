@@ -114,11 +114,11 @@ def train_on_ray(
         ask_to_leave(work.run)
 
     start_helpers()
-    await_room(cluster, story, "places for the workers")
+    await_room(cluster, story, "places for the workers", work.run)
     start_readers(nodes_with_room(cluster), variables_of_workers())
     with (
         watch_training(work.run, story, plan.total_steps, built),
-        watch_room(cluster, story),
+        watch_room(cluster, story, work.run),
     ):
         run_interruptibly(lambda: fit(work, cluster), ask_to_end)
     books = read_ledger(work.run).books()

@@ -22,7 +22,7 @@ from raymodel.cluster.ray_errors import unwrap
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
 from raymodel.data.stream import start_helpers
-from raymodel.errors import NonFiniteLossError, TrainingError, UserError
+from raymodel.errors import LastingError, NonFiniteLossError, TrainingError, UserError
 from raymodel.observe.measures import find_best, measured
 from raymodel.observe.story import Story
 from raymodel.observe.watch import watch_trials
@@ -72,7 +72,8 @@ def run_sweep(
     plan = open_plan(work, story.warn)
     _story.set(story)
     start_helpers()
-    await_room(_trial_cluster(execution, sweep), story, "places for the workers of a trial")
+    what = "places for the workers of a trial"
+    await_room(_trial_cluster(execution, sweep), story, what, work.run)
     running: dict[str, int] = {}
     _running.set(running)
     with watch_trials(work.run / TRIALS, story, plan.total_steps, lambda: running):
@@ -193,7 +194,7 @@ def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
         )
     errors = [unwrap(error) for error in trials.errors]
     failure = classify(errors) if errors else None
-    if failure is not None and isinstance(failure.error, UserError):
+    if failure is not None and isinstance(failure.error, (UserError, LastingError)):
         raise failure.error
     way_on = "run the same command again to go on with them"
     if failure is not None and failure.kind == "program":

@@ -114,6 +114,7 @@ def infeasible(*nodes: tuple[int, float, float]) -> Any:
 
 def test_a_node_type_that_can_never_come_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "ask_status", lambda: infeasible((IDLE, 1, 1)))
+    monkeypatch.setattr(room, "find_holders", lambda worker: [])
     told: list[Shortage] = []
     with pytest.raises(ClusterError, match=r"no node type .* 2 workers of 8 CPU; lower"):
         room._wait(Group(), ClusterSpec(workers=2, cpus_per_worker=8), told.append)  # type: ignore[arg-type]
@@ -124,6 +125,7 @@ def test_while_others_work_the_autoscaler_means_not_now(monkeypatch: pytest.Monk
     busy = infeasible((RUNNING, 1, 0))
     assert not is_idle(busy, ["CPU"])
     monkeypatch.setattr(room, "ask_status", lambda: busy)
+    monkeypatch.setattr(room, "find_holders", lambda worker: [])
     told: list[Shortage] = []
 
     def tell(shortage: Shortage) -> None:

@@ -1,5 +1,9 @@
+import asyncio
 import json
+import os
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +15,10 @@ from ray.job_submission import JobStatus
 from raymodel import cli
 from raymodel.cluster import follow as follow_module
 from raymodel.cluster import head as module
-from raymodel.cluster.package import check_size, find_excludes
-from raymodel.errors import ClusterError
+from raymodel.cluster import patience
+from raymodel.cluster import submit as submit_module
+from raymodel.cluster.package import check_folder, find_excludes
+from raymodel.errors import ClusterError, RequestError
 
 
 class Head(BaseHTTPRequestHandler):
@@ -20,12 +26,14 @@ class Head(BaseHTTPRequestHandler):
 
     token: str | None = None
     status = 200
+    body = b'{"version": "4", "ray_version": "2.60.0"}'
 
     def do_GET(self):
         wanted = f"Bearer {self.token}" if self.token else None
         refused = wanted is not None and self.headers.get("Authorization") != wanted
         self.send_response(401 if refused else self.status)
         self.end_headers()
+        self.wfile.write(self.body)
 
     def log_message(self, *_):
         pass
@@ -56,6 +64,9 @@ class FakeClient:
     def __init__(self, address, headers=None):
         FakeClient.headers = headers
 
+    def _do_request(self, method, endpoint, **options):
+        raise AssertionError("this head is asked nothing by HTTP")
+
     def submit_job(self, **request):
         if request["submission_id"] in self.jobs:
             taken = f"Job with submission_id {request['submission_id']} already exists."
@@ -64,14 +75,15 @@ class FakeClient:
         self.add(request["submission_id"], request["metadata"])
         return request["submission_id"]
 
-    def add(self, submission_id, metadata=None, status=JobStatus.RUNNING):
-        self.jobs[submission_id] = SimpleNamespace(
+    @classmethod
+    def add(cls, submission_id, metadata=None, status=JobStatus.RUNNING):
+        cls.jobs[submission_id] = SimpleNamespace(
             submission_id=submission_id,
             status=status,
             driver_exit_code=None,
             message="it failed",
             metadata=metadata,
-            start_time=len(self.jobs),
+            start_time=len(cls.jobs),
         )
 
     def list_jobs(self):
@@ -190,17 +202,59 @@ def test_an_interruption_leaves_the_job_running_and_says_so(
     assert f"to stop it: raymodel stop {submission_id}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["submit", "logs", "stop", "doctor"])
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "code", "words"),
     [
-        ("http://127.0.0.1:1", "no Ray head answers at http://127.0.0.1:1"),
-        ("127.0.0.1:1", "no Ray head answers at http://127.0.0.1:1"),
-        ("ray://127.0.0.1:10001", "is not the address of a dashboard; write http://HEAD:8265"),
+        ("http://127.0.0.1:1", 1, "no Ray head answers at http://127.0.0.1:1"),
+        ("127.0.0.1:1", 1, "no Ray "),  # a driver's address for the doctor
+        ("http://127.0.0.1:x", 2, "no Ray head (InvalidURL)"),
+        ("http://[::1", 2, "no Ray head (ValueError)"),
     ],
 )
-def test_no_head_at_the_address_is_one_message(folder, address, words, capsys):
-    assert submit(address) == 2
-    assert words in capsys.readouterr().err
+def test_no_head_at_the_address_is_one_message(folder, command, address, code, words, capsys):
+    assert cli.main([command, "jobs/a.yaml", "--address", address]) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_address_of_another_kind_is_refused(folder, capsys):
+    assert submit("ray://127.0.0.1:10001") == 2
+    assert "is not the address of a dashboard; write http://HEAD:8265" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00\x00\x12\x04\x00\x00", b""])
+def test_a_port_of_another_protocol_is_told_apart(folder, answer, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        code = submit(f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "no Ray head" in error
+    assert code in (1, 2)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>hello</html>", b"[]", b'{"version": "1"}'])
+def test_a_server_that_answers_everything_is_no_head(folder, head, monkeypatch, body, capsys):
+    monkeypatch.setattr(Head, "body", body)
+    assert submit(head) == 2
+    assert f"what answers at {head} is no Ray head" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, 2), (502, 1), (503, 1)])
+def test_a_gateway_without_its_head_may_have_one_later(folder, head, monkeypatch, status, code):
+    monkeypatch.setattr(Head, "status", status)
+    assert submit(head) == code
 
 
 def test_a_server_that_is_no_head_is_told_apart(folder, head, monkeypatch, capsys):
@@ -229,12 +283,40 @@ def test_the_token_is_read_where_ray_keeps_it_and_sent(folder, head, client, mon
     assert client.headers == {"Authorization": "Bearer right"}
 
 
-def test_an_address_in_the_environment_that_would_win_is_refused(
-    folder, head, client, monkeypatch, capsys
+@pytest.mark.parametrize("variable", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_the_address_of_the_command_wins_over_the_environment(
+    folder, head, client, monkeypatch, variable
 ):
-    monkeypatch.setenv("RAY_ADDRESS", "http://elsewhere:8265")
-    assert submit(head) == 2
-    assert "RAY_ADDRESS is 'http://elsewhere:8265' and would win" in capsys.readouterr().err
+    """Ray's own client lets the environment win, and says nothing of it."""
+    monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    seen = []
+
+    def keep(self, url, headers):
+        seen.append((url, variable in os.environ))
+
+    monkeypatch.setattr(client, "__init__", keep)
+    assert submit(head, "--detach") == 0
+    assert seen == [(head, False)]
+    assert os.environ[variable] == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("command", ["submit", "logs", "stop"])
+@pytest.mark.parametrize("variable", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_without_an_address_the_environment_names_the_cluster(
+    folder, head, client, monkeypatch, variable, command, capsys
+):
+    submit(head, "--detach")
+    monkeypatch.setenv(variable, head)
+    assert cli.main([command, "jobs/a.yaml"]) == 0
+
+
+@pytest.mark.parametrize("command", ["submit", "logs", "stop"])
+def test_without_any_address_the_command_says_where_to_give_it(
+    folder, command, monkeypatch, capsys
+):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # a driver's, not a dashboard's
+    assert cli.main([command, "jobs/a.yaml"]) == 2
+    assert "no cluster is named; give the dashboard of its head" in capsys.readouterr().err
 
 
 def test_a_job_file_outside_the_directory_is_refused(folder, head, client, capsys, monkeypatch):
@@ -266,11 +348,93 @@ def test_a_directory_too_large_names_its_largest_files(tmp_path: Path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x" * size)
     excludes = find_excludes(tmp_path, "runs")
-    check_size(tmp_path, excludes, max_bytes=12_000)
-    with pytest.raises(ClusterError, match=r"data\.csv \(0\.0 MB\), big\.bin.*\.rayignore"):
-        check_size(tmp_path, excludes, max_bytes=11_000)
+    check_folder(tmp_path, excludes, max_bytes=12_000)
+    with pytest.raises(RequestError, match=r"data\.csv \(0\.0 MB\), big\.bin.*\.rayignore"):
+        check_folder(tmp_path, excludes, max_bytes=11_000)
     (tmp_path / ".gitignore").write_text("data.csv\n", encoding="utf-8")
-    check_size(tmp_path, excludes, max_bytes=4_000)
+    check_folder(tmp_path, excludes, max_bytes=4_000)
+
+
+def test_what_cannot_be_packed_is_named_before_anything_is_sent(tmp_path: Path, monkeypatch):
+    def refused(name: str) -> str:
+        with pytest.raises(RequestError) as caught:
+            check_folder(tmp_path, [])
+        message = str(caught.value)
+        assert name in message
+        assert ".rayignore" in message
+        (tmp_path / name).unlink()
+        return message
+
+    check_folder(tmp_path, [])
+    (tmp_path / "nothing").symlink_to("nowhere")
+    assert "is a link to nothing" in refused("nothing")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert "is a link to a folder that holds it" in refused("loop")
+    os.mkfifo(tmp_path / "pipe")  # Ray would wait for ever to read it
+    assert "is a socket, a pipe or a device" in refused("pipe")
+    with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as listening:
+        patch.chdir(tmp_path)
+        listening.bind("listening")
+        assert "is a socket, a pipe or a device" in refused("listening")
+    (tmp_path / "secret").touch()
+    with monkeypatch.context() as patch:  # root may read everything
+        patch.setattr(os, "access", lambda path, mode: Path(path).name != "secret")
+        assert "may not be read by this user" in refused("secret")
+    (tmp_path / os.fsdecode(b"\xff")).touch()
+    assert "has a name that is no UTF-8" in refused(os.fsdecode(b"\xff"))
+    (tmp_path / ".gitignore").write_bytes(b"\xff")
+    with pytest.raises(RequestError, match="cannot travel"):
+        check_folder(tmp_path, [])
+
+
+def test_what_cannot_be_packed_and_is_not_sent_does_no_harm(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / ".rayignore").write_text("pipe\n", encoding="utf-8")
+    check_folder(tmp_path, [])
+
+
+def test_a_head_without_its_agent_is_waited_for_aloud_and_not_for_ever(
+    folder, head, client, monkeypatch, capsys
+):
+    def submit_job(self, **request):
+        time.sleep(0.2)
+        raise RuntimeError("Request failed: No available agent to submit job, please try again")
+
+    monkeypatch.setattr(client, "submit_job", submit_job)
+    monkeypatch.setattr(patience, "QUIET_S", 0.1)
+    monkeypatch.setattr(submit_module, "_AGENT_S", 0.5)
+    monkeypatch.setattr(submit_module, "_POLL_S", 0.1)
+    assert submit(head) == 1
+    captured = capsys.readouterr()
+    assert f"waiting for the Ray head at {head} to take the job" in captured.out
+    assert "took no job within 0 s" in captured.err
+
+
+def test_no_request_waits_for_ever(folder, head):
+    """Ray's own client sets no limit."""
+    client = module.open_client(head)
+    assert client._do_request.keywords == {"timeout": module._ANSWER_S}
+    assert client._do_request("GET", "/api/version").ok
+
+
+def test_a_log_that_says_nothing_does_not_hide_that_the_head_is_gone(
+    folder, head, client, monkeypatch, capsys
+):
+    async def silent(self, submission_id):
+        await asyncio.sleep(60)
+        yield "never"
+
+    def gone(self, submission_id):
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(client, "tail_job_logs", silent)
+    monkeypatch.setattr(follow_module, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(follow_module, "_POLL_S", 0.05)
+    monkeypatch.setattr(client, "get_job_info", gone)
+    assert submit(head) == 1
+    captured = capsys.readouterr()
+    assert "lost the log (refused)" in captured.out
+    assert "has not answered" in captured.err
 
 
 # ---- the same job again --------------------------------------------------------------------------
@@ -317,7 +481,7 @@ def test_another_version_of_a_running_job_may_not_write_to_the_same_place(
     folder, head, client, capsys
 ):
     submit(head, "--detach")
-    assert submit(head, "--set", "seed=3") == 2
+    assert submit(head, "--set", "seed=3") == 1
     error = capsys.readouterr().err
     assert "another version of" in error
     assert f"raymodel stop {next(iter(client.jobs))}" in error
@@ -364,11 +528,16 @@ def test_a_variable_that_is_not_set_or_comes_with_a_value_is_refused(
 # ---- logs and stop -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by_file", [True, False])
-def test_logs_are_found_by_file_and_by_id(folder, head, client, by_file, capsys):
+@pytest.mark.parametrize("by", ["file", "file and overrides", "name", "id"])
+def test_logs_are_found_by_what_a_person_has_at_hand(folder, head, client, by, capsys):
     submit(head, "--detach", "--set", "seed=3")
     capsys.readouterr()
-    what = ["jobs/a.yaml", "--set", "seed=3"] if by_file else [next(iter(client.jobs))]
+    what = {
+        "file": ["jobs/a.yaml"],
+        "file and overrides": ["jobs/a.yaml", "--set", "seed=3"],
+        "name": ["first"],
+        "id": [next(iter(client.jobs))],
+    }[by]
     assert cli.main(["logs", *what, "--address", head]) == 0
     assert capsys.readouterr().out == "step 1\nstep 2\nstep 3\nstep 4\nstep 5\n"
 
@@ -396,6 +565,32 @@ def test_stop_waits_for_the_end_and_shows_the_last_words(folder, head, client, c
     assert "has ended before: STOPPED" in capsys.readouterr().out
 
 
+def test_of_several_versions_the_one_that_runs_is_meant_and_else_the_newest(
+    folder, head, client, capsys
+):
+    names = {"job": "first", "storage": "runs"}
+    client.add("first-a-1", names)
+    client.add("first-b-1", names, JobStatus.FAILED)
+    client.add("other-c-1", {"job": "other", "storage": "runs"})
+    cli.main(["stop", "first", "--address", head])
+    assert "first-a-1 was asked to stop" in capsys.readouterr().out
+    cli.main(["stop", "first", "--address", head])
+    assert "first-b-1 has ended before" in capsys.readouterr().out
+
+
+def test_jobs_of_one_name_in_two_storages_are_told_apart(folder, head, client, capsys):
+    client.add("first-a-1", {"job": "first", "storage": "s3://one/runs"})
+    client.add("first-b-1", {"job": "first", "storage": "s3://two/runs"})
+    assert cli.main(["logs", "jobs/a.yaml", "--address", head]) == 2
+    error = capsys.readouterr().err
+    assert "may be any of first-b-1 (RUNNING), first-a-1 (RUNNING), which write to 2" in error
+    client.add("first-c-1", {"job": "first", "storage": "runs"})  # that of the file
+    cli.main(["stop", "jobs/a.yaml", "--address", head])
+    assert "first-c-1 was asked to stop" in capsys.readouterr().out
+    assert cli.main(["logs", "jobs/a.yaml", "--set", "seed=9", "--address", head]) == 2
+    assert "was not submitted with these overrides" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["logs", "stop"])
 def test_what_was_never_submitted_is_one_message(folder, head, client, command, capsys):
     assert cli.main([command, "jobs/a.yaml", "--address", head]) == 2
@@ -412,5 +607,5 @@ def test_a_traceback_of_the_head_becomes_one_line(folder, head, client, monkeypa
         )
 
     monkeypatch.setattr(client, "list_jobs", fail)
-    assert submit(head) == 2
+    assert submit(head) == 1
     assert "could not answer (KeyError: 'x')" in capsys.readouterr().err

@@ -1,13 +1,18 @@
 """Status, throughput and quiet logs."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from raymodel import cli, stages
+from raymodel.observe import waiting
 from raymodel.observe.records import RecordWriter
 from raymodel.observe.status import print_status, run_rows
 from raymodel.observe.throughput import Peak, data_sheet_peak, mfu
+from raymodel.observe.waiting import WaitingNote
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, lock_run
@@ -56,6 +61,7 @@ def test_status_is_printed(run: Run, tmp_path, capsys: pytest.CaptureFixture[str
     assert "goodput" not in header, "nothing is known of it"
     assert prepare.split()[:2] == ["prepare", "complete"]
     assert OPEN in pretrain
+    (tmp_path / "empty").mkdir()
     print_status(str(tmp_path / "empty"))
     assert "no runs below" in capsys.readouterr().out
 
@@ -80,6 +86,90 @@ def test_status_fits_a_terminal_of_80_columns(tmp_path, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert OPEN in lines[-1]
+
+
+def test_the_folder_of_a_run_shows_that_run(
+    run: Run, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_status(str(tmp_path))
+    whole = capsys.readouterr().out
+    print_status(str(tmp_path / "job"))
+    assert capsys.readouterr().out == whole
+
+
+@pytest.mark.parametrize(
+    ("below", "words"),
+    [
+        ("nosuch", "there is no folder"),
+        ("job/log.txt", "there is no folder"),
+        ("job/pretrain", "give all of it: raymodel status {job}"),
+        (f"job/pretrain/{OPEN}", "give all of it: raymodel status {job}"),
+    ],
+)
+def test_what_is_no_storage_and_no_run_is_an_error_with_the_way_on(
+    run: Run, tmp_path, below: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job/log.txt").touch()
+    assert cli.main(["status", str(tmp_path / below)]) == 2
+    captured = capsys.readouterr()
+    assert words.format(job=tmp_path / "job") in captured.err
+    assert captured.out == ""
+
+
+def test_stages_are_listed_in_the_order_in_which_they_run(run: Run) -> None:
+    """All that a job may have, as `stages.py` makes them."""
+    made = re.findall(r'Stage\(name="(\w+)"', Path(stages.__file__).read_text())
+    assert len(made) > 4
+    for name in sorted(made):
+        run.execution(name, DONE).make_dir()
+    assert [row["stage"] for row in run_rows(run)] == made
+
+
+def test_a_stage_that_waits_is_not_called_running(
+    run: Run, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(waiting, "BEFORE_NOTING_S", 0.0)
+    note = WaitingNote(run.execution("pretrain", OPEN))
+    with lock_run(run):
+        note.tell("2 workers of 1 CPU; held by job b-1 (1 CPU)")
+        assert [row["state"] for row in run_rows(run)] == ["complete", "waiting"]
+        print_status(str(tmp_path))
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith(
+            "job pretrain waits for 2 workers of 1 CPU; held by job b-1 (1 CPU) ("
+        )
+        note.clear()
+        assert [row["state"] for row in run_rows(run)] == ["complete", "running"]
+        note.tell("places")
+    # Whoever waited was killed: its note is still there, and its lock is not.
+    assert [row["state"] for row in run_rows(run)] == ["complete", "interrupted"]
+    print_status(str(tmp_path))
+    assert "waits for" not in capsys.readouterr().out
+
+
+def test_a_short_wait_leaves_no_note_and_a_long_one_few(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = run.execution("pretrain", OPEN)
+    WaitingNote(execution).tell("places")
+    assert waiting.find_waiting(execution) is None
+    monkeypatch.setattr(waiting, "BEFORE_NOTING_S", 0.0)
+    note = WaitingNote(execution)
+    for words in ("first", "second"):
+        note.tell(words)
+    found = waiting.find_waiting(execution)
+    assert found is not None
+    assert found["for"] == "first"
+
+
+def test_a_note_that_cannot_be_written_costs_no_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setattr(waiting, "BEFORE_NOTING_S", 0.0)
+    (tmp_path / "file").touch()
+    note = WaitingNote(Location.parse(str(tmp_path / "file")))
+    note.tell("places")
+    note.clear()
 
 
 def test_mfu_is_flops_used_over_peak_flops() -> None:

@@ -120,6 +120,7 @@ def test_a_missing_token_and_a_taken_port_stop_before_anything_starts(
 def test_a_served_model_answers_the_official_client(ray, folder, llama, tokenizer, monkeypatch):
     import openai
 
+    from raymodel.cluster.holders import find_holders
     from raymodel.serve.run import run_serve
 
     monkeypatch.setenv("TINY_TOKEN", "secret")
@@ -144,8 +145,10 @@ def test_a_served_model_answers_the_official_client(ray, folder, llama, tokenize
         stranger = openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0)
         with pytest.raises(openai.AuthenticationError):
             stranger.models.list()
+        (holder,) = find_holders({"CPU": 1.0})
+        assert str(holder).startswith("the app of job tiny (1 CPU; `raymodel stop --serving tiny`")
         with pytest.raises(PortError, match=f"127.0.0.1:{port}"):
-            run_serve(ServeSpec(port=free_port()), folder, **arguments)
+            run_serve(ServeSpec(port=free_port()), folder, **arguments | {"job_name": "other"})
     check_port("127.0.0.1", port)
 
 

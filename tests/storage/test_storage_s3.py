@@ -3,7 +3,7 @@
 import pytest
 from sample_artifact import FINGERPRINT, write_artifact
 
-from raymodel.errors import ArtifactError, StorageError
+from raymodel.errors import ArtifactError, LocationError, StorageError
 from raymodel.observe.lines import BucketLines
 from raymodel.observe.records import Follower, RecordWriter, read_records
 from raymodel.storage.artifact import find_artifact, open_artifact
@@ -25,7 +25,7 @@ def test_an_artifact_and_its_run_live_in_a_bucket(bucket: Location) -> None:
     assert list_runs(bucket) == [run]
     shard = execution / "data/shard-0.bin"
     assert shard.read_range(3, 4) == b"3456"
-    with pytest.raises(StorageError, match="not on a local disk"):
+    with pytest.raises(LocationError, match="not on a local disk"):
         _ = shard.local_path
     shard.write_bytes(b"cut")
     with pytest.raises(ArtifactError, match=r"shard-0\.bin has 3 bytes"):

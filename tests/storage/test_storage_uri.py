@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raymodel.errors import ArtifactError, StorageError
+from raymodel.errors import ArtifactError, LocationError, StorageError
 from raymodel.storage.uri import Entry, Location, check_writable, sha256
 
 
@@ -27,12 +27,12 @@ def test_bucket_uris_join_keep_options_and_lose_doubled_slashes() -> None:
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "s3:///x", "s3://key:pw@bucket/x"])
 def test_uris_that_cannot_work_are_refused(uri: str) -> None:
-    with pytest.raises(StorageError):
+    with pytest.raises(LocationError):
         Location.parse(uri)
 
 
 def test_credentials_in_a_uri_are_refused_without_repeating_them() -> None:
-    with pytest.raises(StorageError, match="environment") as refused:
+    with pytest.raises(LocationError, match="environment") as refused:
         Location.parse("s3://AKIAKEY:hunter2@bucket/x")
     assert "hunter2" not in str(refused.value)
 

@@ -15,6 +15,7 @@ from raymodel.cluster.capacity import Shortage
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe import story as story_module
 from raymodel.observe.story import Story
+from raymodel.storage.uri import Location
 from raymodel.testing.nodes import Nodes
 from raymodel.testing.tiny import tiny_job, write_tiny_corpus
 from raymodel.train import room
@@ -29,14 +30,14 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 
 def test_a_wait_tells_what_is_missing_and_since_when(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wait(cluster: ClusterSpec, tell: Callable[[Shortage], None]) -> None:
         tell(Shortage("2 workers of 1 CPU", "free places: 0 on 1 node"))
         time.sleep(0.3)
 
     monkeypatch.setattr(room, "wait_for_room", wait)
-    room.await_room(ClusterSpec(workers=2), Story(stream), "places")
+    room.await_room(ClusterSpec(workers=2), Story(stream), "places", Location.parse(str(tmp_path)))
     first, last = stream.getvalue().splitlines()
     assert first.strip().startswith(
         "waiting for places: 2 workers of 1 CPU; free places: 0 on 1 node (0.1s, since "
@@ -45,12 +46,12 @@ def test_a_wait_tells_what_is_missing_and_since_when(
 
 
 def test_a_training_that_lost_its_workers_and_their_places_tells_so_once(
-    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lacks = iter([None, *[Shortage("1 worker", "")] * 10, None])
     monkeypatch.setattr(room, "_find_lack", lambda cluster: next(lacks, None))
     monkeypatch.setattr(room, "_POLL_S", 0.05)
-    with room.watch_room(ClusterSpec(), Story(stream)):
+    with room.watch_room(ClusterSpec(), Story(stream), Location.parse(str(tmp_path))):
         time.sleep(1.2)
     first, last = stream.getvalue().splitlines()
     assert "waiting for places for the workers: 1 worker (" in first
