@@ -19,6 +19,10 @@ class FileSlice:
     """Of the whole file when it was listed: a file that changes meanwhile is found out."""
 
 
+# As `json.dumps` writes it, which would make an encoder for every record.
+_canonical = json.JSONEncoder(sort_keys=True, default=str).encode
+
+
 class RawRecord(NamedTuple):
     """One record as its source gives it."""
 
@@ -36,5 +40,4 @@ def digest_of(data: bytes) -> bytes:
 
 def whole_record(fields: dict[str, Any]) -> RawRecord:
     """A row of a table, whose document is the row."""
-    canonical = json.dumps(fields, sort_keys=True, default=str).encode()
-    return RawRecord(fields, digest_of(canonical))
+    return RawRecord(fields, digest_of(_canonical(fields).encode()))

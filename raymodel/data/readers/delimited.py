@@ -29,14 +29,9 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _UNCLOSED = "row with an unclosed or a stray quote"
 
 
-class Line(NamedTuple):
-    """A line of the file, which is a row or a part of one."""
-
-    text: str
-    number: int
-    """The first is 1."""
-    fault: str | None
-    """Why the row that it is part of is left out."""
+# A line of the file, which is a row or a part of one: its text, its number, the first being 1, and
+# why the row that it is part of is left out. A plain tuple, because one is made for every line.
+_Line = tuple[str, int, str | None]
 
 
 def read_csv(
@@ -57,13 +52,15 @@ def read_csv(
 class _Lines:
     """Lines for `csv.reader`, which can be given back."""
 
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self.taken: list[Line] = []
+    def __init__(self, lines: Iterator[_Line]) -> None:
+        self.taken: list[_Line] = []
         """Lines of the row that is parsed."""
         self.number = 0
-        """Of the last line that was taken."""
+        """Of the last line of the row before."""
+        self.fault: str | None = None
+        """Why the row that is parsed is left out."""
         self.max_lines: int | None = None
-        self._lines, self._returned, self._chars = lines, deque[Line](), 0
+        self._lines, self._returned, self._chars = lines, deque[_Line](), 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -72,21 +69,24 @@ class _Lines:
         if self.taken:
             self._check_size()
         line = self._returned.popleft() if self._returned else next(self._lines)
+        text, _, fault = line
         self.taken.append(line)
-        self._chars += len(line[0])
-        return line[0]
+        self._chars += len(text)
+        self.fault = self.fault or fault
+        return text
 
     def begin_row(self) -> None:
         """Forgets the lines of the row before."""
         if self.taken:
-            self.number = self.taken[-1].number
+            self.number = self.taken[-1][1]
             self.taken.clear()
-        self._chars = 0
+        self._chars, self.fault = 0, None
 
     def give_back(self, first: int) -> None:
         """The lines of the row from its index `first` on are taken once more."""
         self._returned.extendleft(reversed(self.taken[first:]))
         del self.taken[first:]
+        self.fault = next((line[2] for line in self.taken if line[2]), None)
 
     def _check_size(self) -> None:
         if self._chars > MAX_ROW_CHARS or len(self.taken) == self.max_lines:
@@ -98,7 +98,7 @@ class _Header(NamedTuple):
     delimiter: str
 
 
-def _lines(content: Content, spec: SourceSpec) -> Iterator[Line]:
+def _lines(content: Content, spec: SourceSpec) -> Iterator[_Line]:
     encoding = encoding_of(spec.encoding, content.head)
     content.stream.read(encoding.mark_bytes)
     reader, number = LineReader(content.stream, encoding), 0
@@ -118,11 +118,11 @@ def _lines(content: Content, spec: SourceSpec) -> Iterator[Line]:
         # Old systems end a line by \r alone.
         if "\r" not in text or text.find("\r") == len(text) - 2:
             number += 1
-            yield Line(text, number, fault)
+            yield text, number, fault
         else:
             for part in _LINE.findall(text):
                 number += 1
-                yield Line(part, number, fault)
+                yield part, number, fault
 
 
 def _read_header(
@@ -144,11 +144,11 @@ def _read_header(
         )
     delimiter = next(iter(parted), delimiters[0])
     names = _first_row(lines, delimiter)  # once more: its lines are the ones that are taken
-    fault = next((line.fault for line in lines.taken if line.fault), None)
+    fault = lines.fault
     if fault or not names:
-        account.begin(piece.name, lines.taken[0].number)
+        account.begin(piece.name, lines.taken[0][1])
         what = "binary file" if fault and "NUL" in fault else fault or _UNCLOSED
-        account.leave_out(f"table without a header: {what}", lines.taken[0].text)
+        account.leave_out(f"table without a header: {what}", lines.taken[0][0])
         return None
     twice = [name for name, times in Counter(names).items() if times > 1 and name]
     if twice:
@@ -179,7 +179,7 @@ def _reader(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
 
 
 def _shown(lines: _Lines) -> str:
-    text = "".join(line.text for line in lines.taken).strip()
+    text = "".join(text for text, _, _ in lines.taken).strip()
     return repr(text if len(text) <= 100 else text[:99] + "…")
 
 
@@ -196,18 +196,17 @@ def _read_rows(
         except StopIteration:
             return
         except csv.Error:
-            first = lines.taken[0]
+            text, number, _ = lines.taken[0]
             lines.give_back(1)
-            begin(piece.name, first.number)
-            account.leave_out(_UNCLOSED, first.text)
+            begin(piece.name, number)
+            account.leave_out(_UNCLOSED, text)
             _resume(lines, reader, header)
             continue
-        fault = next((line[2] for line in lines.taken if line[2]), None)
-        if not row and not fault:
+        if not row and not lines.fault:
             continue
         begin(piece.name, lines.taken[0][1])
-        if fault:
-            account.leave_out(fault, row)
+        if lines.fault:
+            account.leave_out(lines.fault, row)
         elif len(row) != num_columns:
             account.leave_out("row with another number of columns than the header", row)
         else:
@@ -229,7 +228,7 @@ def _resume(lines: _Lines, reader: Iterator[list[str]], header: _Header) -> None
         lines.begin_row()
         try:
             row = next(reader)
-            text = "".join(line.text for line in lines.taken)
+            text = "".join(text for text, _, _ in lines.taken)
             is_whole = len(row) == len(header.names) and '"' not in quoted.sub("", text)
         except StopIteration:
             break
