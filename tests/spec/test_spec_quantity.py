@@ -100,6 +100,34 @@ def test_an_amount_prints_as_it_parses():
         assert str(Amount.parse(text)) == text
 
 
+@pytest.mark.parametrize(
+    ("time", "amount"),
+    [("20.5d", "1T tokens"), ("0.05ms", "0.00001 epochs"), ("1234567s", "123456789012345 tokens")],
+)
+def test_a_large_or_small_quantity_is_written_without_an_exponent(time, amount):
+    spec = Quantities(size="1B", time=time, share=0, count=10**15, amount=amount)
+    assert Quantities(**spec.to_dict()) == spec
+    assert "e" not in spec.to_dict()["time"] + spec.to_dict()["amount"].split()[0]
+
+
+@pytest.mark.parametrize("digits", ["9" * 20, "9" * 5000, "1" + "0" * 400 + ".5"])
+def test_a_number_of_very_many_digits_is_too_large_and_shown_short(digits):
+    for parse, unit in ((parse_count, "K"), (parse_bytes, "TB"), (parse_seconds, "d")):
+        with pytest.raises(ValueError, match="is too large; write at most") as caught:
+            parse(digits + unit)
+        assert len(str(caught.value)) < 200
+    with pytest.raises(ValueError, match="1,000T steps"):
+        Amount.parse(f"{digits} steps")
+
+
+def test_a_count_is_whole():
+    assert parse_count("1.5K") == 1500
+    assert parse_count("0.07K") == 70
+    for text in ("1.5", "0.0001K", "1.0005K"):
+        with pytest.raises(ValueError, match="is not a count"):
+            parse_count(text)
+
+
 def test_the_json_schema_of_a_quantity_is_what_a_person_writes():
     properties = Quantities.model_json_schema()["properties"]
     assert properties["size"]["type"] == "string"

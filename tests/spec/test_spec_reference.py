@@ -51,6 +51,20 @@ def test_an_unknown_field_names_the_nearest(name, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [".", "a.", "x" * 10_000, "a." * 50_000, "prepare.\x1b[31m\n"])
+def test_a_name_that_is_nonsense_is_refused_in_one_short_line(name):
+    with pytest.raises(SpecError) as caught:
+        describe(Job, name)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_the_path_of_a_message_can_be_described_as_it_stands():
+    text = describe(Job, "prepare.sources.0.weight")
+    assert "How often this source's documents appear" in text
+    assert "a number, above 0 and at most 10,000 [default: 1.0]" in text
+
+
 def test_every_field_of_the_job_language_has_a_docstring_and_a_type_in_words():
     for path in walk_fields(Job):
         field = find_field(Job, path)
