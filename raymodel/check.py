@@ -79,11 +79,9 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
             yield (stage, "sources", i, "path"), source.path
     if job.prepare and job.prepare.tokenizer.load:
         yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load
-    if job.pretrain and isinstance(job.pretrain.data, str):
-        yield ("pretrain", "data"), job.pretrain.data
-    elif job.pretrain and job.pretrain.data:
-        for i, dataset in enumerate(job.pretrain.data):
-            yield ("pretrain", "data", i, "path"), dataset.path
+    for i, dataset in enumerate(job.pretrain.datasets if job.pretrain else ()):
+        is_alone = job.pretrain is not None and isinstance(job.pretrain.data, str)
+        yield ("pretrain", "data", *(() if is_alone else (i, "path"))), dataset.path
     if job.finetune and job.finetune.base:
         yield ("finetune", "base"), job.finetune.base
     if job.serve and job.serve.model:
