@@ -90,7 +90,8 @@ def _walk(
 
     Without recursion, because trees can be deep.
     """
-    open_folders = [(folder, os.path.realpath(folder), (_identity(folder),))]
+    inside: tuple[tuple[int, int], ...] = (_identity(folder),)
+    open_folders = [(folder, os.path.realpath(folder), inside)]
     num_links = 0
     while open_folders:
         path, real_path, inside = open_folders.pop()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 WIDTH = 80
 """Columns of what people read: those of a terminal that nobody has made wider."""
 _GAP = "  "
 _Column = Sequence[str]
 _JOINED = "\N{NO-BREAK SPACE}"
-_WHOLE: dict[str, bool] = {"break_long_words": False, "break_on_hyphens": False}
+_WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 

@@ -59,7 +59,7 @@ class Silent:
     def say(self, text: str) -> None:
         pass
 
-    def show(self, line: str, *, is_last: bool) -> None:
+    def progress_line(self, line: str, *, is_last: bool = False) -> None:
         self.shown.append(line)
 
     def end_progress(self) -> None:

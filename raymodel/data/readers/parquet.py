@@ -65,7 +65,7 @@ def _begin_of(group: Any, file_bytes: int) -> int:
     if not group.num_columns:
         return 0
     chunk = group.column(0)
-    offsets = [
+    offsets: list[int] = [
         offset
         for offset in (chunk.dictionary_page_offset, chunk.data_page_offset)
         if offset is not None
