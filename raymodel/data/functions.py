@@ -14,8 +14,9 @@ def read_functions(text: str) -> list[dict[str, str]]:
     """Each documented function and method of a module, in the order of the source.
 
     Fields: `code`, the source with its signature and decorators but without the docstring,
-    dedented; `docstring`, cleaned of its indentation; `name`. Functions whose body is nothing but
-    the docstring are left out: there is no code to explain.
+    dedented; `docstring`, cleaned of its indentation; `name`; `parameters`, what stands between the
+    parentheses of its signature, on one line and without annotations. Functions whose body is
+    nothing but the docstring are left out: there is no code to explain.
 
     Raises:
         SyntaxError: the text is not Python of this interpreter's version.
@@ -46,4 +47,16 @@ def _pair(node: _Function, lines: list[str]) -> dict[str, str] | None:
     while after and not after[0].strip():
         after = after[1:]
     code = textwrap.dedent("\n".join([*before, *after])).rstrip()
-    return {"code": code, "docstring": cleaned, "name": node.name}
+    return {
+        "code": code,
+        "docstring": cleaned,
+        "name": node.name,
+        "parameters": _parameters(node.args),
+    }
+
+
+def _parameters(arguments: ast.arguments) -> str:
+    for argument in ast.walk(arguments):
+        if isinstance(argument, ast.arg):
+            argument.annotation = None
+    return ast.unparse(arguments)

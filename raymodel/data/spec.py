@@ -20,7 +20,8 @@ class SourceSpec(Spec):
     format: Literal["text", "jsonl", "csv", "parquet", "folder", "python_functions"] = "text"
     """`text`: each file is one document, field `text`. `jsonl`, `csv`, `parquet`: a record a row.
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
-    function of a Python file, fields `code` (its source without the docstring) and `docstring`."""
+    function of a Python file, fields `code` (its source without the docstring), `docstring`, `name`
+    and `parameters` (as its signature has them, without annotations)."""
     encoding: str = "utf-8"
     """Text encoding. Files that do not decode are counted, reported and left out."""
     text: str = "{text}"

@@ -13,7 +13,7 @@ from raymodel.storage.uri import Location
 # Of a prompt that is longer, the end is shown: it is what the answer goes on from.
 _SHOWN_CHARS = 800
 
-_HIGHER_IS_BETTER = {"accuracy", "f1", "bleu", "chrf"}
+_HIGHER_IS_BETTER = {"accuracy", "f1", "bleu", "chrf", "exact_match"}
 
 
 def write_report(

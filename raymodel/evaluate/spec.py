@@ -14,9 +14,9 @@ from raymodel.spec.quantity import Count
 class EvaluateSpec(Spec):
     """Measures the base model and the tuned model; gates decide which becomes `best`."""
 
-    metrics: Many[Literal["perplexity", "bits_per_byte", "bleu", "chrf", "accuracy", "f1"]] = Field(
-        min_length=1
-    )
+    metrics: Many[
+        Literal["perplexity", "bits_per_byte", "bleu", "chrf", "exact_match", "accuracy", "f1"]
+    ] = Field(min_length=1)
     """What to measure."""
     max_rows: Count = 512
     """Held-out rows used for the loss-based measures."""

@@ -27,7 +27,7 @@ class CausalLM(Task):
     name = "causal_lm"
     auto_class = "AutoModelForCausalLM"
     peft_task = "CAUSAL_LM"
-    measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
+    measures = ("perplexity", "bits_per_byte", "bleu", "chrf", "exact_match")
     cuts_rows = True
 
     def check_model(self, config: PretrainedConfig) -> None:
@@ -164,7 +164,8 @@ class CausalLM(Task):
         measures: Sequence[str],
         **limits: int,
     ) -> Evaluation:
-        """Perplexity and bits per byte of all rows; BLEU and chrF of answers to some prompts.
+        """Perplexity and bits per byte of all rows; BLEU, chrF and exact matches of
+        answers to some prompts.
 
         Args:
             limits: `batch_rows`; `generate_rows` prompts are answered with `max_new_tokens` each.
@@ -177,7 +178,7 @@ class CausalLM(Task):
         if {"perplexity", "bits_per_byte"} & set(measures):
             metrics |= measure_likelihood(self, model, tokenizer, rows, limits.get("batch_rows", 8))
         samples: tuple[Sample, ...] = ()
-        if {"bleu", "chrf"} & set(measures) and "prompt_length" in rows:
+        if {"bleu", "chrf", "exact_match"} & set(measures) and "prompt_length" in rows:
             scores, samples = measure_answers(model, tokenizer, rows, limits)
             metrics |= scores
         chosen = {name: metrics[name] for name in measures if name in metrics}

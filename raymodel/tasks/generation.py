@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import eq
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def measure_answers(
     rows: Mapping[str, Any],
     limits: Mapping[str, int],
 ) -> tuple[dict[str, float], tuple[Sample, ...]]:
-    """Corpus `bleu` and `chrf` (0-100, sacrebleu defaults) of greedy answers, and samples.
+    """Corpus `bleu` and `chrf` and the `exact_match` of greedy answers, and samples.
 
     Args:
         rows: Columns `input_ids` and `prompt_length`.
@@ -50,11 +51,13 @@ def measure_answers(
 
 
 def score_answers(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU and chrF (arXiv:1804.08771), each from 0 to 100."""
+    """Corpus BLEU and chrF (arXiv:1804.08771), each from 0 to 100, and the share of answers that
+    are the reference, white space at their ends aside (EM of arXiv:1606.05250), from 0 to 1."""
     # `force` only silences a warning about text that looks tokenised, as code does.
     return {
         "bleu": float(sacrebleu.corpus_bleu(list(answers), [list(references)], force=True).score),
         "chrf": float(sacrebleu.corpus_chrf(list(answers), [list(references)]).score),
+        "exact_match": sum(map(eq, answers, references)) / len(references),
     }
 
 

@@ -217,6 +217,7 @@ def test_functions_come_with_their_docstring_apart() -> None:
     assert size["code"].startswith("@property\ndef size(self):\n    # counted in bytes\n")
     assert size["code"].endswith('return len("""\nraw""")')
     assert fetch["code"] == "async def fetch(url, *,\n                retries=3):\n    return url"
+    assert (size["parameters"], fetch["parameters"]) == ("self", "url, *, retries=3")
 
 
 def test_all_functions_of_a_module_share_the_document_of_its_text(tmp_path: Path) -> None:
