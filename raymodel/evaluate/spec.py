@@ -18,7 +18,10 @@ class EvaluateSpec(Spec):
     """Measures the base model and the tuned model; gates decide which becomes `best`."""
 
     metrics: Annotated[
-        Many[Literal["perplexity", "bits_per_byte", "bleu", "chrf", "accuracy", "f1"]], DISTINCT
+        Many[
+            Literal["perplexity", "bits_per_byte", "bleu", "chrf", "exact_match", "accuracy", "f1"]
+        ],
+        DISTINCT,
     ] = Field(min_length=1)
     """What to measure."""
     max_rows: Count = Field(default=512, ge=1)

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard, TypeVar
 
 T = TypeVar("T")
 
-HIGHER_IS_BETTER = frozenset({"accuracy", "f1", "bleu", "chrf"})
+HIGHER_IS_BETTER = frozenset({"accuracy", "f1", "bleu", "chrf", "exact_match"})
 """Of the other measures (losses, perplexity, bits per byte) the lower value is the better one."""
 
 _CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {

@@ -30,8 +30,8 @@ class CausalLM(Task):
     auto_class = "AutoModelForCausalLM"
     peft_task = "CAUSAL_LM"
     roles = MappingProxyType({"prompt": "end", "response": "start"})
-    measures = ("perplexity", "bits_per_byte", "bleu", "chrf")
-    example_measures = ("bleu", "chrf")
+    measures = ("perplexity", "bits_per_byte", "bleu", "chrf", "exact_match")
+    example_measures = ("bleu", "chrf", "exact_match")
     cuts_rows = True
 
     def check_model(self, config: PretrainedConfig) -> None:
@@ -171,7 +171,8 @@ class CausalLM(Task):
         measures: Sequence[str],
         **limits: int,
     ) -> Evaluation:
-        """Perplexity and bits per byte of all rows; BLEU and chrF of answers to some prompts.
+        """Perplexity and bits per byte of all rows; BLEU, chrF and exact matches of
+        answers to some prompts.
 
         Args:
             limits: `batch_rows`; `generate_rows` prompts are answered with `max_new_tokens` each.

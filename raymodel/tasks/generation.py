@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import eq
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def measure_answers(
     rows: Mapping[str, Any],
     limits: Mapping[str, int],
 ) -> tuple[dict[str, float], tuple[Sample, ...]]:
-    """Corpus `bleu` and `chrf` (0-100, sacrebleu defaults) of greedy answers, and samples.
+    """Corpus `bleu` and `chrf` and the `exact_match` of greedy answers, and samples.
 
     Args:
         rows: Columns `input_ids` and `prompt_length`.
@@ -64,11 +65,13 @@ _CHRF: dict[str, Any] = {"char_order": 6, "word_order": 0, "beta": 2, "eps_smoot
 
 
 def score_answers(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU and chrF (arXiv:1804.08771), each from 0 to 100."""
+    """Corpus BLEU and chrF (arXiv:1804.08771), each from 0 to 100, and the share of answers that
+    are the reference, white space at their ends aside (EM of arXiv:1606.05250), from 0 to 1."""
     texts = list(answers), [list(references)]
     return {
         "bleu": float(sacrebleu.corpus_bleu(*texts, **_BLEU).score),
         "chrf": float(sacrebleu.corpus_chrf(*texts, **_CHRF).score),
+        "exact_match": sum(map(eq, answers, references)) / len(references),
     }
 
 

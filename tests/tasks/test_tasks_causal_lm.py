@@ -192,10 +192,15 @@ def test_a_model_that_learnt_its_examples_answers_with_bleu_100(task, tokenizer)
         (task.loss(model, batch) / task.num_targets(batch)).backward()
         optimizer.step()
     result = task.evaluate(
-        model.eval(), tokenizer, rows, ["bleu", "chrf", "perplexity"], max_new_tokens=40
+        model.eval(),
+        tokenizer,
+        rows,
+        ["bleu", "chrf", "exact_match", "perplexity"],
+        max_new_tokens=40,
     )
     assert result.metrics["bleu"] == pytest.approx(100)
     assert result.metrics["chrf"] == pytest.approx(100)
+    assert result.metrics["exact_match"] == 1
     assert 1 < result.metrics["perplexity"] < 1.5
     assert result.samples[0].prompt == "one\n"
     assert result.samples[0].answer == result.samples[0].reference == "add all four numbers"
@@ -207,6 +212,11 @@ def test_scores_are_those_of_sacrebleu():
     assert scores["bleu"] == sacrebleu.BLEU().corpus_score(answers, [references]).score
     assert scores["chrf"] == sacrebleu.CHRF().corpus_score(answers, [references]).score
     assert 0 < scores["bleu"] < 100
+
+
+def test_an_exact_match_is_the_whole_answer():
+    scores = score_answers(["email", "emails", "xml", ""], ["email", "email", "asyncio", "xml"])
+    assert scores["exact_match"] == 0.25
 
 
 def test_chosen_rows_are_spread_over_all():
