@@ -112,6 +112,10 @@ class AccountError(RaymodelError):
     """Records that were read and are not accounted for: a fault of raymodel, not of the data."""
 
 
+class NotPlannedError(RaymodelError):
+    """Nothing can be computed for a stage yet, though nothing is wrong with it."""
+
+
 class TrainingError(RaymodelError):
     """A training run failed after its budget of retries; the cause is chained or named."""
 

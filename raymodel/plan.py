@@ -17,6 +17,7 @@ from raymodel.data.spec import PrepareSpec
 from raymodel.errors import (
     MissingArtifactError,
     MissingSourceError,
+    NotPlannedError,
     RaymodelError,
     SpecError,
     StorageError,
@@ -109,10 +110,6 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         wrong=wrong,
         fleet=fleet,
     )
-
-
-class NotPlannedError(RaymodelError):
-    """Nothing can be computed for a stage, though nothing is wrong with it."""
 
 
 NOT_THERE = (

@@ -35,7 +35,9 @@ CODES = {
     "LocationError": 2,
     "RequestError": 2,
     "SourceError": 2,
+    "MissingSourceError": 2,
     "ArtifactError": 2,
+    "MissingArtifactError": 2,
     "ShardError": 2,
     # The cluster, a storage, a machine, the training: another attempt may pass.
     "LastingError": 1,
@@ -46,6 +48,9 @@ CODES = {
     "DamagedCheckpointError": 1,
     "NonFiniteLossError": 1,
     "OutOfMemoryError": 1,
+    "SlowPathError": 1,
+    "AccountError": 1,
+    "NotPlannedError": 1,
     "StorageUnavailableError": 1,
     "TrainingError": 1,
     "HangError": 1,
@@ -68,13 +73,14 @@ def test_every_class_of_error_has_its_row() -> None:
 
 
 def test_no_class_of_error_hides_elsewhere() -> None:
-    """One that derives from ours outside `errors.py` would have no row."""
+    """One that derives from ours outside `errors.py` would have no row. A private one is caught in
+    the module that raises it."""
     own = set(all_errors())
     for file in PACKAGE.rglob("*.py"):
         if file.name == "errors.py":
             continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
                 assert not bases & own, f"{file}: {node.name} belongs into errors.py"
 

@@ -111,7 +111,12 @@ def work_here(monkeypatch):
 
     @contextmanager
     def serve(spec, model, **_):
-        yield types.SimpleNamespace(url="", name="tiny", ask=lambda question: question)
+        yield types.SimpleNamespace(
+            url="",
+            name="tiny",
+            ask=lambda question: question,
+            health=lambda: {"slow_paths": []},
+        )
 
     modules = {
         "data": {"run_prepare": prepare, "run_examples": lambda *_: {"splits": {}, "labels": []}},
@@ -125,6 +130,7 @@ def work_here(monkeypatch):
         stand_in.__dict__.update(functions)
         monkeypatch.setitem(sys.modules, name, stand_in)
     monkeypatch.setattr("raymodel.train.room.await_room", lambda *_: None)
+    monkeypatch.setattr("raymodel.cluster.room.holds_the_room", lambda *_: False)
 
 
 def run_stages(job, base_dir):

@@ -157,7 +157,7 @@ def _here(here: Path, ask_here: list[Any]) -> None:
         (with_config(num_key_value_heads=3), "4 heads cannot share 3 of keys and values"),
         (with_config(num_attention_heads=5, num_key_value_heads=5), "not a multiple"),
         (with_config(num_hidden_layers=10**6), "num_hidden_layers: 1000000 must be at"),
-        (with_config(vocab_size=10**29), "vocab_size: a number of more than 18 digits must"),
+        (with_config(vocab_size=10**29), "vocab_size: 100000000000000000000000000000 is too large"),
         (with_config(vocab_size=299), "vocab_size: 299 is less than prepare.tokenizer.vocab"),
         (with_config(max_position_embeddings=8), "less than prepare.sequence_length, 16"),
         (with_config(hidden_act="foo"), "'foo'"),
@@ -417,7 +417,7 @@ def test_a_machine_without_transformers_submits_and_says_what_it_does_not_know(
     sparse = pretraining({"architecture": "llama", "config": {"hidden_size": 64}})
     Path("job.yaml").write_text(yaml.safe_dump(sparse))
     assert cli.main(["plan", "job.yaml"]) == 0
-    assert "which is not installed here" in capsys.readouterr().out
+    assert "which is not installed here" in " ".join(capsys.readouterr().out.split())
     assert ask_here == []
 
 

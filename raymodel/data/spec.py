@@ -168,7 +168,7 @@ class PrepareSpec(Spec):
     """The tokenizer."""
     sequence_length: Count = Field(gt=1, le=MAX_ROW_TOKENS)
     """Tokens in a row. Documents are packed end to end, each closed by an end-of-text token."""
-    holdout: Fraction = Field(default=0.01, lt=1)
+    holdout: Fraction = 0.01
     """Share of the documents that training never sees, chosen by a hash of the file where a file is
     a document (`text`, `folder`, `python_functions`), else of the text. Above 0 where this job
     trains on them, since it is validated on these."""

@@ -236,7 +236,7 @@ class FinetuneSpec(TrainSpec):
     """Labelled records."""
     clean: CleanSpec = CleanSpec()
     """What to keep."""
-    holdout: Fraction = Field(default=0.05, lt=1)
+    holdout: Fraction = 0.05
     """Share of the documents kept for evaluation, chosen by a hash of the file where a file is a
     document (`text`, `folder`, `python_functions`), so that a module falls on one side; else of the
     prompt or text, so that all answers to a prompt and all labels of a text do. Above 0, since

@@ -135,9 +135,7 @@ def test_a_stage_that_waits_is_not_called_running(
         assert [row["state"] for row in run_rows(run)] == ["complete", "waiting"]
         print_status(str(tmp_path))
         last = capsys.readouterr().out.splitlines()[-1]
-        assert last.startswith(
-            "job pretrain waits for 2 workers of 1 CPU; held by job b-1 (1 CPU) ("
-        )
+        assert last.startswith("  pretrain waits for 2 workers of 1 CPU; held by job b-1 (1 CPU) (")
         note.clear()
         assert [row["state"] for row in run_rows(run)] == ["complete", "running"]
         note.tell("places")

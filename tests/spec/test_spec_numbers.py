@@ -127,8 +127,6 @@ def _bounds(marks: list[Any]) -> set[str]:
     [
         ("prepare.tokenizer.vocab_size=1e29", "1e+29 is not a count"),
         ("prepare.tokenizer.vocab_size=20M", "must be at most 10,000,000"),
-        ("prepare.holdout=100%", "'100%' must be below 1"),
-        ("finetune.holdout=1", "1 must be below 1"),
         ("pretrain.optimizer.betas=[0.9, 1.5]", "pretrain.optimizer.betas.1: 1.5 must be below 1"),
         ("pretrain.optimizer.learning_rate=1e30", "1e+30 must be at most 1,000"),
         ("seed=4294967296", "4294967296 must be at most 4,294,967,295"),
