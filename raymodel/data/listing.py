@@ -74,7 +74,7 @@ def list_folder(folder: str, without: Collection[str] = ()) -> Listing:
         elif not _is_utf8(entry.path):
             _leave_out(listing, "names that are not UTF-8", folder, entry.path)
         elif status.st_size and not entry.name.endswith(PART_SUFFIX):
-            name = os.path.relpath(entry.path, folder)
+            name = entry.path[len(folder) :].lstrip("/")
             real_path = f"{real_folder}/{entry.name}"
             if entry.is_symlink():
                 real_path = os.path.realpath(entry.path)

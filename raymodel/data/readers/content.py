@@ -9,7 +9,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Any
 
 from raymodel.data.record import FileSlice
@@ -48,17 +48,25 @@ def packed_suffix(name: str) -> str:
     return next(endings, "")
 
 
-@dataclass
 class Content:
     """An open file."""
 
-    stream: IO[bytes]
-    """At the start of the unpacked bytes."""
-    head: bytes
-    """The first `HEAD_BYTES` of them."""
-    packer: str | None
-    """What the file is packed with."""
-    _unpacked: _Unpacked | None = None
+    def __init__(self, raw: Any, name: str) -> None:
+        self._raw = raw
+        self._unpacked: _Unpacked | None = None
+        self.head: bytes = raw.read(HEAD_BYTES)
+        """The first bytes, unpacked."""
+        self.packer = _packer_of(self.head, name)
+        """What the file is packed with."""
+        self._is_in_head = self.packer is None and len(self.head) == raw.size()
+        if self.packer is not None:
+            # Unpacked once for the head and once from the start: not all can be rewound.
+            self.head = self._open().read(HEAD_BYTES)
+
+    @cached_property
+    def stream(self) -> IO[bytes]:
+        """At the start of the unpacked bytes."""
+        return self._open()
 
     @property
     def damage(self) -> str | None:
@@ -67,8 +75,21 @@ class Content:
 
     def read_document(self) -> bytes | None:
         """All bytes; None when they are more than a document may have."""
-        data = self.stream.read(MAX_DOCUMENT_BYTES + 1)
-        return data if len(data) <= MAX_DOCUMENT_BYTES else None
+        if self._is_in_head:
+            return self.head
+        parts, room = [], MAX_DOCUMENT_BYTES
+        while part := self.stream.read(_BUFFER_BYTES):
+            room -= len(part)
+            if room < 0:
+                return None
+            parts.append(part)
+        return b"".join(parts)
+
+    def _open(self) -> IO[bytes]:
+        self._raw.seek(0)
+        if self.packer is not None:
+            self._unpacked = _Unpacked(self._raw, self.packer)
+        return io.BufferedReader(self._unpacked or self._raw, _BUFFER_BYTES)
 
 
 @contextmanager
@@ -79,18 +100,7 @@ def open_content(root: Location, piece: FileSlice) -> Iterator[Content]:
         SourceError: the file is gone, may not be read, or is not the one that was listed.
     """
     with open_file(root, piece) as raw:
-        head = raw.read(HEAD_BYTES)
-        packer = _packer_of(head, piece.name)
-        if packer is None:
-            raw.seek(0)
-            yield Content(io.BufferedReader(raw, _BUFFER_BYTES), head, None)
-            return
-        raw.seek(0)
-        # Read once for the head and once from the start: not all of them can be rewound.
-        head = io.BufferedReader(_Unpacked(raw, packer), HEAD_BYTES).read(HEAD_BYTES)
-        raw.seek(0)
-        unpacked = _Unpacked(raw, packer)
-        yield Content(io.BufferedReader(unpacked, _BUFFER_BYTES), head, packer, unpacked)
+        yield Content(raw, piece.name)
 
 
 @contextmanager

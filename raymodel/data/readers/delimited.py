@@ -110,7 +110,7 @@ def _lines(content: Content, spec: SourceSpec) -> Iterator[_Line]:
             text = data.decode(encoding.codec)
         except UnicodeError:
             text = data.decode(encoding.codec, "replace")
-            fault = f"row {not_decoded(encoding, content.head)}"
+            fault = f"row {not_decoded(encoding.name, content.head)}"
         if reader.was_cut:
             fault = "row with a line longer than a record may be"
         if "\0" in text:

@@ -94,7 +94,7 @@ def _read_lines(
         try:
             fields = parse_object(line.decode(codec).strip() if is_wide else data.decode(codec))
         except UnicodeError:
-            account.leave_out(f"line {not_decoded(encoding, content.head)}", data)
+            account.leave_out(f"line {not_decoded(encoding.name, content.head)}", data)
         except Misfit as misfit:
             account.leave_out(f"line {misfit}", data)
         else:
@@ -124,7 +124,7 @@ def _read_values(
         try:
             fields = reader.take()
         except UnicodeError:
-            account.leave_out(f"value {not_decoded(encoding, content.head)}", reader.sample)
+            account.leave_out(f"value {not_decoded(encoding.name, content.head)}", reader.sample)
         except Misfit as misfit:
             account.leave_out(f"value {misfit}", reader.sample)
         else:

@@ -47,13 +47,13 @@ def is_wide(name: str) -> bool:
     return encoding_of(name, b"").unit_bytes > 1
 
 
-def not_decoded(encoding: Encoding, head: bytes) -> str:
+def not_decoded(encoding: str, head: bytes) -> str:
     """Why text is left out that does not decode, and what its file seems to be."""
-    for mark in _MARKS:
-        if _has_mark(head, mark) and mark != encoding.codec:
-            written = mark.removesuffix("-le").removesuffix("-be")
-            return f"not {encoding.name}: its file begins with the mark of {written}"
-    return f"not {encoding.name}"
+    mark = next((mark for mark in _MARKS if _has_mark(head, mark)), None)
+    written = mark.removesuffix("-le").removesuffix("-be") if mark else ""
+    if not mark or codecs.lookup(encoding).name in (mark, written, f"{written}-sig"):
+        return f"not {encoding}"
+    return f"not {encoding}: its file begins with the mark of {written}"
 
 
 def _has_mark(head: bytes, codec: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from raymodel.data.account import Account
 from raymodel.data.functions import read_functions
 from raymodel.data.readers.content import MAX_DOCUMENT_BYTES, open_content
-from raymodel.data.readers.lines import encoding_of, is_wide, not_decoded
+from raymodel.data.readers.lines import is_wide, not_decoded
 from raymodel.data.record import FileSlice, RawRecord, digest_of
 from raymodel.data.spec import SourceSpec
 from raymodel.storage.uri import Location
@@ -79,17 +79,15 @@ def _read_document(root: Location, piece: FileSlice, account: Account) -> bytes 
 
 def _decode(data: bytes, encoding: str, account: Account) -> str | None:
     """Text of a file; None, left out, for binary junk and for what is not in `encoding`."""
-    reason = f"not {encoding}"
     try:
-        reason = not_decoded(encoding_of(encoding, data[:4]), data[:4])
         if b"\0" not in data or is_wide(encoding):
             return data.decode(encoding).removeprefix("\ufeff")
-        reason = "binary file" if reason == f"not {encoding}" else reason
+        reason = not_decoded(encoding, data)
+        account.leave_out("binary file" if reason == f"not {encoding}" else reason, data)
     except UnicodeError:
-        pass
+        account.leave_out(not_decoded(encoding, data), data)
     except LookupError:  # only a Python file names its encoding itself
-        reason = "Python file in an unknown encoding"
-    account.leave_out(reason, data)
+        account.leave_out("Python file in an unknown encoding", data)
     return None
 
 
