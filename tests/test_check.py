@@ -192,13 +192,3 @@ def test_a_gate_may_be_on_plain_text_where_the_base_is_pretrained(refusal, tmp_p
 def test_all_problems_come_at_once(refusal):
     text = refusal("preset: llama-tiny", "preset: x", "evaluate.metrics=[f1, accuracy]")
     assert text.startswith("4 problems\n")  # the preset, two measures, and a gate without measure
-
-
-@pytest.mark.parametrize("layout", ["tensor", "sequence"])
-def test_a_number_of_heads_that_is_not_known_yet_is_not_judged(layout, tmp_path: Path):
-    path = tmp_path / "job.yaml"
-    model = f"{{architecture: llama}}\n  parallel: {{{layout}: 2}}"
-    text = JOB.replace("{preset: llama-tiny}", model, 1).replace("name: first", "name: x")
-    text = text[: text.index("finetune:")] + "cluster: {workers: 2}\n"
-    path.write_text(text, encoding="utf-8")
-    check_job(load_job(path))

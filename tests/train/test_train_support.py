@@ -133,3 +133,17 @@ def test_offload_takes_deepspeeds_own_optimizer():
 def test_settings_that_exclude_each_other_are_refused(fields, told):
     with pytest.raises(ValueError, match=told):
         pretrain(**fields)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"num_attention_heads": "abc"}, {"num_attention_heads": 0}, {"num_key_value_heads": -1}],
+    ids=str,
+)
+def test_heads_that_the_job_does_not_tell_are_not_judged(config):
+    """A configuration that is wrong is refused where it is built, by its own name."""
+    model = Trained("llama", config, True, None)
+    for layout in ({"tensor": 3}, {"sequence": 5}, {"tensor": 2, "sequence": 2}):
+        assert list(find_unsupported(pretrain(parallel=layout), model)) == []
+    both = pretrain(parallel={"tensor": 3, "zero": 0})
+    assert [field for field, _ in find_unsupported(both, model)] == ["parallel.tensor"]
