@@ -273,7 +273,7 @@ def _check_precision(precision: str) -> None:
         take_slow_path(
             "computes in emulated bf16",
             f"this {device.device_name()} has no instructions for it; precision: fp32 is faster",
-            of_machine=True,
+            inherent=True,
         )
 
 
