@@ -58,6 +58,7 @@ def test_optunas_sampler() -> None:
             "consider_prior": OURS, "prior_weight": OURS, "consider_magic_clip": OURS,
             "consider_endpoints": OURS, "gamma": OURS, "weights": OURS,
             "warn_independent_sampling": OURS, "constraints_func": None,
+            "categorical_distance_func": None,  # until 4.9
         },
     )  # fmt: skip
 

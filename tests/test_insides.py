@@ -80,6 +80,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
     ),
     "model/kernels.py": (
         "transformers:PreTrainedConfig._attn_implementation",
+        "transformers:PreTrainedModel._supports_sdpa",
         "torch:ops.mkldnn._is_mkldnn_bf16_supported",
         "torch._dynamo.utils:counters",
     ),

@@ -33,7 +33,7 @@ def find_device(wants_gpu: bool) -> str:
             "computes on the CPU",
             f"a GPU was asked for, and torch {torch.__version__} finds none; compare the driver's "
             "CUDA with torch's, or set cluster.gpus_per_worker to 0",
-            of_machine=True,
+            inherent=True,
         )
     return "cpu"
 
@@ -41,13 +41,15 @@ def find_device(wants_gpu: bool) -> str:
 def note_attention(model: PreTrainedModel) -> None:
     """Says when a model that has attention computes it as plain matrices, unasked.
 
-    transformers takes torch's fused kernel where it knows that the model can, else this one.
+    transformers takes torch's fused kernel for architectures that can have it: Gemma 2, which
+    bounds its scores, cannot.
     """
     config = model.config.get_text_config()
     if getattr(config, "num_attention_heads", None) and config._attn_implementation == "eager":
         take_slow_path(
             "computes attention as plain matrices",
             f"transformers has no fused attention for a {type(model).__name__}",
+            inherent=not model._supports_sdpa,
         )
 
 

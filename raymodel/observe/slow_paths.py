@@ -36,19 +36,19 @@ _taken: list[SlowPath] = []
 _lock = threading.Lock()
 
 
-def take_slow_path(what: str, why: str, *, of_machine: bool = False) -> None:
+def take_slow_path(what: str, why: str, *, inherent: bool = False) -> None:
     """Says that this process now does something in a slower way.
 
     Args:
         what: is done; see `SlowPath`.
         why: not as it was meant.
-        of_machine: whether the machine lacks something, so that no version of a library mends it;
-            this is told, and never refused.
+        inherent: whether the machine or the architecture lacks something, so that it is no fault
+            of a library's version; this is told, and never refused.
 
     Raises:
         SlowPathError: slow paths are refused here.
     """
-    if os.environ.get(VARIABLE) == REFUSE and not of_machine:
+    if os.environ.get(VARIABLE) == REFUSE and not inherent:
         raise SlowPathError(
             f"a model {what} ({why}), which is slow, and {VARIABLE} is {REFUSE}; unset it, or "
             "install the versions that pyproject.toml names"

@@ -64,5 +64,5 @@ def serving_dtype(config: PretrainedConfig, device: str) -> torch.dtype:
     if saved in (torch.bfloat16, torch.float16):
         name = str(saved).removeprefix("torch.")
         why = f"the model is saved in {name}, in which this {device} computes no faster"
-        take_slow_path("computes in float32", why, of_machine=True)
+        take_slow_path("computes in float32", why, inherent=True)
     return torch.float32

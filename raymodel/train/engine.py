@@ -276,7 +276,7 @@ def _check_precision(precision: str) -> None:
         take_slow_path(
             "computes products of bf16 in fp32",
             f"this {device.device_name()} has no instructions for them; precision: fp32 is faster",
-            of_machine=True,
+            inherent=True,
         )
 
 

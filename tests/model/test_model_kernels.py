@@ -27,6 +27,16 @@ def test_attention_as_plain_matrices_is_refused_in_tests_and_told_elsewhere(
     assert "LlamaForCausalLM" in slow_paths()[0].why
 
 
+def test_an_architecture_without_fused_attention_is_told_and_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build_tiny_llama()
+    model.set_attn_implementation("eager")
+    monkeypatch.setattr(type(model), "_supports_sdpa", False)
+    kernels.note_attention(model)
+    assert [path.what for path in slow_paths()] == ["computes attention as plain matrices"]
+
+
 def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert kernels.find_device(wants_gpu=False) == "cpu"

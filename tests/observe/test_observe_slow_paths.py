@@ -26,7 +26,7 @@ def test_the_tests_refuse_what_a_library_makes_slow() -> None:
 
 
 def test_what_a_machine_lacks_is_told_and_never_refused() -> None:
-    take_slow_path("computes on the CPU", "torch finds no GPU", of_machine=True)
+    take_slow_path("computes on the CPU", "torch finds no GPU", inherent=True)
     assert slow_paths() == [SlowPath("computes on the CPU", "torch finds no GPU")]
 
 
