@@ -54,7 +54,7 @@ def test_torchrun_trains_a_stage_to_a_complete_artifact_and_skips_it_then(
     assert done.returncode == 0, done.stderr[-3000:]
     story = [line for line in done.stdout.splitlines() if line.startswith(("pretrain", " "))]
     assert "/runs/tiny/pretrain/" in story[0], "told once, by the first worker"
-    assert story[1] == "          2 workers from step 0"
+    assert "          2 workers from step 0" in story
     assert any(line.startswith("pretrain  step 6/6 · loss ") for line in story), done.stdout
     assert (Path(story[0].split()[1]) / "tensorboard").is_dir()
     run = Run(Location.parse("runs") / "tiny")
