@@ -83,6 +83,10 @@ def list_folder(folder: str, without: Collection[str] = ()) -> Listing:
     return listing
 
 
+# Its path, its real path, and what identifies it and the folders that it lies in.
+_Folder = tuple[str, str, tuple[tuple[int, int], ...]]
+
+
 def _walk(
     folder: str, without: Collection[str], listing: Listing
 ) -> Iterator[tuple[os.DirEntry[str], str]]:
@@ -90,8 +94,7 @@ def _walk(
 
     Without recursion, because trees can be deep.
     """
-    inside: tuple[tuple[int, int], ...] = (_identity(folder),)
-    open_folders = [(folder, os.path.realpath(folder), inside)]
+    open_folders: list[_Folder] = [(folder, os.path.realpath(folder), (_identity(folder),))]
     num_links = 0
     while open_folders:
         path, real_path, inside = open_folders.pop()
