@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 WIDTH = 80
 """Columns of what people read: those of a terminal that nobody has made wider."""
 _GAP = "  "
 _Column = Sequence[str]
 _JOINED = "\N{NO-BREAK SPACE}"
-_WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
@@ -61,8 +59,7 @@ def wrapped(text: str, first: str = "", indent: str | None = None) -> str:
         indent: what the others begin with; as many blanks as `first` has characters when None.
     """
     indent = " " * len(first) if indent is None else indent
-    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent, **_WHOLE)
-    return "\n".join(lines) or first.rstrip()
+    return "\n".join(_wrap(text, WIDTH, first, indent)) or first.rstrip()
 
 
 def listed(parts: Iterable[str], first: str = "") -> str:
@@ -103,9 +100,20 @@ def _block_lines(block: Sequence[_Column], room: int) -> Iterator[str]:
     room_of_last = max(room - sum(width + len(_GAP) for width in widths), 1)
     for *row, last in zip(*block, strict=True):
         begun = "".join(cell.ljust(width) + _GAP for cell, width in zip(row, widths, strict=True))
-        for part in textwrap.wrap(last, room_of_last, **_WHOLE) or [""]:
+        for part in _wrap(last, room_of_last) or [""]:
             yield begun + part
             begun = " " * len(begun)
+
+
+def _wrap(text: str, width: int, first: str = "", indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _longest(column: _Column) -> int:

@@ -21,8 +21,8 @@ from raymodel.storage.uri import Location
 
 STAGES = ("prepare", "pretrain", "examples", "finetune", "evaluate", "compress", "serve")
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,64}")
-_OTHER_RUN = re.compile(r"\.\./\.\./([^/]+)/")  # of a stage that was taken over: relative, so that
-# the storage can move
+# Of a stage that was taken over; relative, so that the storage can move.
+_OTHER_RUN = re.compile(r"\.\./\.\./([^/]+)/")
 _LOOKUP_THREADS = 16  # hides the latency of object stores
 _LOCK_FILE = ".lock"
 
