@@ -35,6 +35,10 @@ class Place:
         return f"{self.file}, {where}"
 
 
+PLACE_COLUMNS = ("file", "line", "byte")
+"""The fields of a `Place`, as tables and JSON have them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reject:
     """One record that was left out."""

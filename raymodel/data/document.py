@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from raymodel.data.account import Account, Place
+from raymodel.data.account import PLACE_COLUMNS, Account, Place
 from raymodel.data.clean import Kept, clean_text, cut_text, reason_to_drop, texts_digest
 from raymodel.data.record import RawRecord
 from raymodel.data.spec import CleanSpec, SourceSpec
@@ -17,9 +17,6 @@ from raymodel.tasks.template import FieldTypeError, RecordError, render
 
 FILE_IS_DOCUMENT = frozenset({"text", "folder", "python_functions"})
 """Formats whose records are parts of a document, the file."""
-
-PLACE_COLUMNS = ("file", "line", "byte")
-"""Of a table of documents: the fields of their `Place`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from raymodel.data.account import SAMPLES_PER_REASON, Place, encodable
+from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Place, encodable
 from raymodel.errors import AccountError, SourceError
 
 _MESSAGE_CHARS = 60  # of a record that a message shows
@@ -77,7 +77,7 @@ class Ledger:
     def _samples_text(self, source: str, reason: str) -> str:
         of_reason = [r for r in self.rejects if (r["source"], r["reason"]) == (source, reason)]
         return "".join(
-            f"         {Place(file=reject['file'], line=reject['line'])}: "
+            f"         {Place(**{name: reject[name] for name in PLACE_COLUMNS})}: "
             f"{_shortened(reject['sample'])}\n"
             for reject in of_reason[:_MESSAGE_SAMPLES]
         )

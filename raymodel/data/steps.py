@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymodel.data.account import SAMPLES_PER_REASON, Account, Place
+from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Account, Place
 from raymodel.data.clean import bucket_of, compare_documents, is_held_out, key_table
-from raymodel.data.document import PLACE_COLUMNS, Document, documents_of, documents_table
+from raymodel.data.document import Document, documents_of, documents_table
 from raymodel.data.read import read_slice
 from raymodel.data.record import FileSlice, digest_of
 from raymodel.data.rows import RowKind, SavedTokenizer, row_tokens
