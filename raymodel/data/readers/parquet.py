@@ -70,7 +70,7 @@ def _begin_of(group: Any, file_bytes: int) -> int:
         for offset in (chunk.dictionary_page_offset, chunk.data_page_offset)
         if offset is not None
     ]
-    return max(0, min([*offsets, file_bytes - 1]))
+    return int(max(0, min([*offsets, file_bytes - 1])))
 
 
 def _read_group(
