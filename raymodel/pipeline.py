@@ -108,6 +108,9 @@ class Pipeline:
 
     def _make_room(self, stage: str) -> None:
         """Takes this job's own app down where it holds the places that a stage needs."""
+        if self.connect().started_here:
+            return  # it serves nothing yet
+
         from raymodel.cluster.room import find_lack, holds_the_room
 
         needed = _places(self.job, stage)
