@@ -32,6 +32,12 @@ def corpus(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def place(tmp_path: Path) -> Location:
+    """Where a dataset is made."""
+    return Location.parse(str(tmp_path / "out"))
+
+
+@pytest.fixture
 def recipe(corpus: Path) -> Recipe:
     clean = CleanSpec()
     return Recipe(

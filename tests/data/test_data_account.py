@@ -23,11 +23,6 @@ from raymodel.storage.uri import Location
 Execute = Callable[[Step], None]
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Location:
-    return Location.parse(str(tmp_path / "out"))
-
-
 def rejects_of(place: Location) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (place / "data/rejects.jsonl").read_text().splitlines()]
 

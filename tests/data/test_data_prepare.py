@@ -19,11 +19,6 @@ from raymodel.storage.uri import Location
 Execute = Callable[[Step], None]
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Location:
-    return Location.parse(str(tmp_path / "out"))
-
-
 def decode_all(place: Location, content: dict, split: str) -> list[str]:
     """The documents of a split, as text."""
     data = dataset_of(place, content, split)
