@@ -28,6 +28,14 @@ ENGINE = "deepspeed.runtime.engine:DeepSpeedEngine"
 # class gives its instances, looked for in its source.
 INSIDES: dict[str, tuple[str, ...]] = {
     "cluster/connect.py": ("ray._raylet:GcsClient",),
+    "cluster/head.py": ("ray.job_submission:JobSubmissionClient._do_request",),
+    "cluster/holders.py": (
+        "ray._private.state:state",
+        "ray._private.state:GlobalState._connect_and_get_accessor",
+        "ray.core.generated.gcs_pb2:ActorTableData",
+        "ray.core.generated.gcs_pb2:JobTableData",
+        "ray.core.generated.gcs_pb2:PlacementGroupTableData",
+    ),
     "cluster/local_nodes.py": ("ray.autoscaler.node_provider:NodeProvider",),
     "cluster/nodes.py": ("ray._private.worker:global_worker",),
     "cluster/package.py": (
@@ -59,6 +67,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._create_default_callbacks",
         "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer._initialize_and_run_controller",
     ),
+    "data/spec.py": ("codecs:CodecInfo._is_text_encoding",),
     "data/stream.py": (
         "ray._raylet:RAY_NODE_ID_KEY",
         "ray.data._internal.execution.execution_callback:ExecutionCallback",
@@ -69,6 +78,10 @@ INSIDES: dict[str, tuple[str, ...]] = {
     "model/adapters.py": (
         "peft.tuners.lora.layer:LoraLayer.reset_lora_parameters",
         "peft.tuners.lora.layer:Linear.get_delta_weight",
+    ),
+    "model/bfloat16.py": (
+        "torch:ops.mkldnn._is_mkldnn_bf16_supported",
+        "torch.library:get_kernel",
     ),
     "model/export.py": ("transformers:PreTrainedModel._keys_to_ignore_on_save",),
     "model/initial.py": (
@@ -81,12 +94,12 @@ INSIDES: dict[str, tuple[str, ...]] = {
     "model/kernels.py": (
         "transformers:PreTrainedConfig._attn_implementation",
         "transformers:PreTrainedModel._supports_sdpa",
-        "torch:ops.mkldnn._is_mkldnn_bf16_supported",
         "torch._dynamo.utils:counters",
     ),
     "model/materialise.py": ("torch.nn:Module~_parameters", "torch.nn:Module~_buffers"),
     "model/stored.py": (
         "transformers:PreTrainedModel._keys_to_ignore_on_load_missing",
+        "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected",
         "transformers.conversion_mapping:get_model_conversion_mapping",
         "transformers.core_model_loading:WeightConverter",
         "transformers.core_model_loading:WeightRenaming",

@@ -62,7 +62,7 @@ def test_a_step_that_reads_no_source_counts_its_items() -> None:
 
 
 def test_a_file_in_several_slices_is_counted_where_it_begins() -> None:
-    pieces = [FileSlice("a", 0, 10), FileSlice("a", 10, 15), FileSlice("b", 0, 5)]
+    pieces = [FileSlice("a", 0, 10, 15), FileSlice("a", 10, 15, 15), FileSlice("b", 0, 5, 5)]
     sizes = [Partition(0, (pieces[0],)).size, Partition(0, tuple(pieces[1:])).size]
     assert sizes == [SourceSize(1, 10), SourceSize(1, 10)]
 
