@@ -18,8 +18,7 @@ class Function(NamedTuple):
     """Where it begins, its decorators included; the first line is 1."""
     fields: dict[str, str]
     """`code`, the source with its signature and decorators but without the docstring, dedented;
-    `docstring`, cleaned of its indentation; `name`; `parameters`, what stands between the
-    parentheses of its signature, on one line and without annotations."""
+    `docstring`, cleaned of its indentation; `name`."""
 
 
 def read_functions(text: str) -> list[Function]:
@@ -57,17 +56,4 @@ def _pair(node: _Function, lines: list[str]) -> Function | None:
     while after and not after[0].strip():
         after = after[1:]
     code = textwrap.dedent("\n".join([*before, *after])).rstrip()
-    fields = {
-        "code": code,
-        "docstring": cleaned,
-        "name": node.name,
-        "parameters": _parameters(node.args),
-    }
-    return Function(first_line, fields)
-
-
-def _parameters(arguments: ast.arguments) -> str:
-    for argument in ast.walk(arguments):
-        if isinstance(argument, ast.arg):
-            argument.annotation = None
-    return ast.unparse(arguments)
+    return Function(first_line, {"code": code, "docstring": cleaned, "name": node.name})
