@@ -10,7 +10,7 @@ from raymodel.model import bfloat16
 from raymodel.observe.slow_paths import take_slow_path
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    pass
 
 
 def has_fast_bf16(device: str) -> bool:
@@ -38,12 +38,14 @@ def find_device(wants_gpu: bool) -> str:
     return "cpu"
 
 
-def note_attention(model: PreTrainedModel) -> None:
+def note_attention(model: Any) -> None:
     """Says when a model that has attention computes it as plain matrices, unasked.
 
     transformers takes torch's fused kernel for architectures that can have it: Gemma 2, which
-    bounds its scores, cannot.
+    bounds its scores, cannot. A module that is not of transformers is not looked into.
     """
+    if not hasattr(model, "config"):
+        return
     config = model.config.get_text_config()
     if getattr(config, "num_attention_heads", None) and config._attn_implementation == "eager":
         take_slow_path(

@@ -126,8 +126,10 @@ def job_of(shape: Shape, parts: dict[str, dict[str, dict[str, Any]]]) -> dict[st
     }
     if "evaluate" in stages:
         classifies = shape.get("finetune") in ("folder", "package")
+        # Plain text has no answers to compare.
+        of_examples = ["chrf"] if "finetune" in stages else []
         stages["evaluate"]["metrics"] = (
-            ["accuracy", "f1"] if classifies else ["perplexity", "bits_per_byte", "chrf"]
+            ["accuracy", "f1"] if classifies else ["perplexity", "bits_per_byte", *of_examples]
         )
     return {"name": "shaped", "seed": 7, "cluster": {"workers": 1}, **stages}
 

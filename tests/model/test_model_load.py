@@ -9,7 +9,6 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from raymodel.data.spec import SourceSpec
 from raymodel.errors import ArtifactError
 from raymodel.model.load import fit_tokenizer, load_for_use, open_model, open_tokenizer
 from raymodel.serve.load import get_services, load_service
@@ -179,9 +178,8 @@ def test_a_decoder_without_padding_reads_the_last_token_of_each_text(decoder):
     task = get_task("text_classification")(("no", "yes"))
     model, tokenizer = load_for_use(decoder, get_task("text_classification")())
     assert model.config.pad_token_id == tokenizer.eos_token_id
-    source = SourceSpec(path="a", label="label")
-    texts = ({"text": text, "label": "no"} for text in ("def", "def read(line): return line"))
-    rows = [task.features(text, source, tokenizer, 64) for text in texts]
+    texts = ({"text": text} for text in ("def", "def read(line): return line"))
+    rows = [task.features(text, "no", tokenizer, 64).features for text in texts]
     columns = {name: [row[name] for row in rows] for name in ("input_ids", "label")}
     batch = task.collate(columns, tokenizer.eos_token_id)
     with torch.no_grad():

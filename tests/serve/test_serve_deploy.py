@@ -43,7 +43,7 @@ def test_a_job_that_promoted_nothing_yet_has_nothing_to_deploy(tmp_path: Path) -
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     job = load_job(write(tmp_path, serve={"model": "nowhere"})).job
-    with pytest.raises(ArtifactError, match="'nowhere' is no model"):
+    with pytest.raises(ArtifactError, match="'nowhere', which is no folder here"):
         find_model(job, tmp_path)
 
 

@@ -35,7 +35,7 @@ def test_a_fused_update_says_nothing_and_another_is_refused() -> None:
 
 
 def test_bf16_on_a_cpu_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for is_fast, told in ((True, []), (False, ["computes in emulated bf16"])):
+    for is_fast, told in ((True, []), (False, ["computes products of bf16 in fp32"])):
         monkeypatch.setattr(engine, "has_fast_bf16", lambda device, fast=is_fast: fast)
         engine._check_precision("bf16")
         assert [path.what for path in slow_paths()] == told
@@ -61,6 +61,6 @@ def test_what_one_worker_falls_back_to_stands_in_the_manifest(tmp_path: Path) ->
     [told] = events(slow, "slow_path")
     assert told["level"] == "warning", "the driver shows it while the run goes on"
     [path] = summary(slow.run, slow.spec)["slow_paths"]
-    assert path["what"] == "computes in emulated bf16"
+    assert path["what"] == "computes products of bf16 in fp32"
     assert "precision: fp32" in path["why"]
     assert summary(fast.run, fast.spec)["slow_paths"] == []
