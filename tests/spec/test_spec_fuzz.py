@@ -53,7 +53,7 @@ def _outcome(seed: int, folder: Path) -> str | None:
     """The message that the mutant is refused with; None for a job. Anything else fails."""
     path = folder / f"{seed}.yaml"
     path.write_bytes(mutant(seed))
-    start = time.process_time()
+    start = time.thread_time()
     try:
         loaded = load_job(path)
         check_job(loaded)
@@ -61,7 +61,7 @@ def _outcome(seed: int, folder: Path) -> str | None:
         message = str(error)
     else:
         message = None
-    assert time.process_time() - start < MOST_S
+    assert time.thread_time() - start < MOST_S
     if message is None:
         _check_accepted(loaded.job)
     else:

@@ -32,10 +32,10 @@ finetune:
 
 
 def _refused(path: Path, *overrides: str) -> str:
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(SpecError) as caught:
         check_job(load_job(path, overrides))
-    assert time.process_time() - start < MOST_S
+    assert time.thread_time() - start < MOST_S
     message = str(caught.value)
     assert len(message) < 10_000
     assert all(line.isprintable() for line in message.split("\n"))
