@@ -61,7 +61,7 @@ class Pipeline:
         """Gives the stage's artifact: the complete one, or the one made now."""
         mark = stage.fingerprint(self.job.seed)
         started = time.monotonic()
-        artifact = stage.find(self.run, self.job.seed)
+        artifact = stage.find(self.run, mark)
         if artifact is not None:
             self.story.stage(stage.name, f"complete, skipped ({artifact_text(artifact, self.run)})")
         else:

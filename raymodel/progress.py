@@ -66,7 +66,7 @@ class _Search:
             self._found.unknown[stage] = str(error)
 
     def _look(self, stage: Stage) -> Artifact | None:
-        artifact = stage.find(self._run, self._job.seed)
+        artifact = stage.find(self._run, stage.fingerprint(self._job.seed))
         if artifact is not None:
             self._found.complete[stage.name] = artifact
         return artifact

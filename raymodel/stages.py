@@ -48,13 +48,15 @@ class Stage:
             self.name, seed=seed, identity=self.identity, inputs=self.inputs
         )
 
-    def find(self, run: Run, seed: int) -> Artifact | None:
+    def find(self, run: Run, mark: str) -> Artifact | None:
         """Its complete artifact: of this run, else, of prepared data, of any other in its storage.
+
+        Args:
+            mark: its fingerprint.
 
         Raises:
             ArtifactError: this run's own is not good.
         """
-        mark = self.fingerprint(seed)
         own = find_artifact(run.execution(self.name, mark))
         if own is not None or self.name not in _SHARED:
             return own

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from raymodel.model import bfloat16
 from raymodel.observe.slow_paths import take_slow_path
-
-if TYPE_CHECKING:
-    pass
 
 
 def has_fast_bf16(device: str) -> bool:

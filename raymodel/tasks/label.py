@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from raymodel.tasks.template import FieldTypeError, RecordError, described, value_text
+from raymodel.tasks.template import FieldTypeError, RecordError, described, text_in_field
 
 _WHOLE = re.compile(r"(-?\d+)\.0+")
 
@@ -24,11 +24,7 @@ def label_text(record: Mapping[str, Any], field: str) -> str:
         FieldTypeError: it holds a list or a mapping, which name no one class.
     """
     value = record.get(field)
-    try:
-        text = value_text(value)
-    except UnicodeDecodeError as error:
-        reason = f"bytes that are not UTF-8 in the field {field!r}"
-        raise RecordError(f"the record has {reason}", reason) from error
+    text = text_in_field(value, field)
     if text is None:
         raise FieldTypeError(
             f"the label {field!r} holds {described(value)}; a label is one text, number, true or "

@@ -127,13 +127,22 @@ def _parse(template: str) -> tuple[tuple[str, Reference | None], ...]:
     return tuple(found)
 
 
+def text_in_field(value: Any, field: str, where: str = "") -> str | None:
+    """`value_text` of a field's value. Raises RecordError for bytes that are no text.
+
+    Args:
+        where: begins the message: who asks.
+    """
+    try:
+        return value_text(value)
+    except UnicodeDecodeError as error:
+        reason = f"bytes that are not UTF-8 in the field {field!r}"
+        raise RecordError(f"{where}the record has {reason}", reason) from error
+
+
 def _field_text(template: str, reference: Reference, record: Mapping[str, Any]) -> str:
     value = _find(template, reference, record)
-    try:
-        text = value_text(value)
-    except UnicodeDecodeError as error:
-        reason = f"bytes that are not UTF-8 in the field {reference.text!r}"
-        raise RecordError(f"template {template!r}: the record has {reason}", reason) from error
+    text = text_in_field(value, reference.text, f"template {template!r}: ")
     if text is None:
         raise FieldTypeError(
             f"template {template!r}: the field {reference.text!r} holds {described(value)}; a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from raymodel.data.account import Account
 from raymodel.data.functions import read_functions
@@ -19,13 +19,10 @@ def read_text(
     root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     """The file as the one record that it is."""
-    account.begin(piece.name)
-    data = _read_document(root, piece, account)
-    if data is None:
+    found = _read_document(root, piece, account, lambda data: spec.encoding)
+    if found is None:
         return
-    text = _decode(data, spec.encoding, account)
-    if text is None:
-        return
+    data, text = found
     fields = {"text": text, "path": piece.name}
     if spec.format == "folder":
         folder, _, _ = piece.name.rpartition("/")
@@ -40,13 +37,10 @@ def read_python(
     root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     """The documented functions of the file; a file without any is a record that is left out."""
-    account.begin(piece.name)
-    data = _read_document(root, piece, account)
-    if data is None:
+    found = _read_document(root, piece, account, lambda data: _coding_line(data) or spec.encoding)
+    if found is None:
         return
-    text = _decode(data, _coding_line(data) or spec.encoding, account)
-    if text is None:
-        return
+    data, text = found
     try:
         functions = read_functions(text)
     except (SyntaxError, ValueError):
@@ -65,7 +59,17 @@ def read_python(
         yield RawRecord({**function.fields, "path": piece.name}, document)
 
 
-def _read_document(root: Location, piece: FileSlice, account: Account) -> bytes | None:
+def _read_document(
+    root: Location, piece: FileSlice, account: Account, encoding_of: Callable[[bytes], str]
+) -> tuple[bytes, str] | None:
+    """The record that a file is: its bytes and its text; None, left out, when it cannot be read."""
+    account.begin(piece.name)
+    data = _read_bytes(root, piece, account)
+    text = None if data is None else _decode(data, encoding_of(data), account)
+    return None if data is None or text is None else (data, text)
+
+
+def _read_bytes(root: Location, piece: FileSlice, account: Account) -> bytes | None:
     """The unpacked file; None, left out, when it is damaged or fills the memory."""
     with open_content(root, piece) as content:
         data = content.read_document()
