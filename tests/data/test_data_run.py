@@ -80,6 +80,15 @@ def execution_at(place: Path) -> Execution:
     )
 
 
+def prepare_spec(corpus: Path) -> PrepareSpec:
+    return PrepareSpec(
+        sources=(SourceSpec(path=str(corpus)),),
+        tokenizer=TokenizerSpec(vocab_size=300),
+        sequence_length=16,
+        holdout=0.1,
+    )
+
+
 def shards_of(place: Path) -> dict[str, bytes]:
     files = sorted(path for path in place.rglob("*") if path.is_file())
     return {str(path.relative_to(place)): path.read_bytes() for path in files}
@@ -89,12 +98,7 @@ def test_the_shards_do_not_depend_on_the_parallelism(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 4000)
-    spec = PrepareSpec(
-        sources=(SourceSpec(path=str(corpus)),),
-        tokenizer=TokenizerSpec(vocab_size=300),
-        sequence_length=16,
-        holdout=0.1,
-    )
+    spec = prepare_spec(corpus)
     limits = ray.data.DataContext.get_current().execution_options
     for name, cpus in {"one": 1, "four": 4}.items():
         monkeypatch.setattr(limits, "resource_limits", limits.resource_limits.copy(cpu=cpus))
@@ -119,12 +123,7 @@ def test_progress_is_shown_as_items_end(
 ) -> None:
     monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 10_000)
     monkeypatch.setattr("raymodel.data.run.SHOW_AFTER_S", 0.0)
-    spec = PrepareSpec(
-        sources=(SourceSpec(path=str(corpus)),),
-        tokenizer=TokenizerSpec(vocab_size=300),
-        sequence_length=16,
-        holdout=0.1,
-    )
+    spec = prepare_spec(corpus)
     story = Silent()
     run_prepare(spec, execution_at(tmp_path / "out"), story)
     for doing in ("reading", "making rows"):
