@@ -23,6 +23,7 @@ from raymodel.errors import ClusterError, RaymodelError, RequestError
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
+_KEEP_IDLE_MS = 600_000
 _OBJECT_STORE_BYTES = 512 * 2**20
 
 # After a lost node Ray first waits this long for the old number of workers.
@@ -101,6 +102,9 @@ def _init(address: str | None, cluster: ClusterSpec, concurrent_trials: int) -> 
             # Trials that a sweep stops early give their workers back only through the dashboard's
             # state API.
             include_dashboard=concurrent_trials > 0,
+            # The processes that prepared data do so again for the next stage, with all that they
+            # have imported; Ray would end those beyond one for each CPU after a second.
+            _system_config={"idle_worker_killing_time_threshold_ms": _KEEP_IDLE_MS},
             **quiet,
         )
         return

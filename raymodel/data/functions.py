@@ -1,4 +1,4 @@
-"""(code, docstring) pairs out of Python source, by its syntax tree; nothing is run."""
+"""Documented functions out of Python source, by its syntax tree; nothing is run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import ast
 import inspect
 import textwrap
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 
 
 class Function(NamedTuple):
@@ -18,7 +20,8 @@ class Function(NamedTuple):
     """Where it begins, its decorators included; the first line is 1."""
     fields: dict[str, str]
     """`code`, the source with its signature and decorators but without the docstring, dedented;
-    `docstring`, cleaned of its indentation; `name`."""
+    `docstring`, cleaned of its indentation; `name`; `returns`, what a call gives back: `value`,
+    `nothing` (None) or `generator`."""
 
 
 def read_functions(text: str) -> list[Function]:
@@ -56,4 +59,32 @@ def _pair(node: _Function, lines: list[str]) -> Function | None:
     while after and not after[0].strip():
         after = after[1:]
     code = textwrap.dedent("\n".join([*before, *after])).rstrip()
-    return Function(first_line, {"code": code, "docstring": cleaned, "name": node.name})
+    fields = {
+        "code": code,
+        "docstring": cleaned,
+        "name": node.name,
+        "returns": _returns(node),
+    }
+    return Function(first_line, fields)
+
+
+def _returns(function: _Function) -> str:
+    own = list(_own_nodes(function))
+    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in own):
+        return "generator"
+    values = [node.value for node in own if isinstance(node, ast.Return)]
+    is_nothing = all(
+        value is None or (isinstance(value, ast.Constant) and value.value is None)
+        for value in values
+    )
+    return "nothing" if is_nothing else "value"
+
+
+def _own_nodes(function: _Function) -> Iterator[ast.AST]:
+    """What lies in the body, but not in a function or class that is defined in it."""
+    open_nodes: list[ast.AST] = [*function.body]
+    while open_nodes:
+        node = open_nodes.pop()
+        yield node
+        if not isinstance(node, _Scope):
+            open_nodes.extend(ast.iter_child_nodes(node))

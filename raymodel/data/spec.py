@@ -41,8 +41,8 @@ class SourceSpec(Spec):
     """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
     of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
-    function of a Python file, fields `code` (its source without the docstring), `docstring` and
-    `name`.
+    function of a Python file, fields `code` (its source without the docstring), `docstring`, `name`
+    and `returns` (what a call gives back: `value`, `nothing` or `generator`).
     Files packed with gzip, bzip2, xz or Zstandard are read as what is in them."""
     encoding: Text = "utf-8"
     """Text encoding. What does not decode – a line, a row, or a file that is one document – is

@@ -12,7 +12,7 @@ from raymodel.observe.text import count_text, duration_text, table_text
 from raymodel.observe.waiting import find_waiting
 from raymodel.storage.artifact import find_artifact
 from raymodel.storage.manifest import FILE_NAME
-from raymodel.storage.registry import Run, find_lock_holder, list_runs, run_of
+from raymodel.storage.registry import Run, find_lock_holder, find_run_around, list_runs, run_of
 from raymodel.storage.uri import Location
 
 # In a bucket there is no lock to look at: a run counts as running while its records are this new.
@@ -53,17 +53,11 @@ def find_runs(folder: Location) -> list[Run]:
         return [Run(folder)]
     if runs := list_runs(folder):
         return runs
-    if run := _find_run_around(folder):
-        raise RequestError(f"{folder} is a part of a run; give all of it: raymodel status {run}")
+    if run := find_run_around(folder):
+        raise RequestError(
+            f"{folder} is a part of a run; give all of it: raymodel status {run.location}"
+        )
     return []
-
-
-def _find_run_around(folder: Location) -> Location | None:
-    """The run that holds this folder of a stage or of an execution; None when none does."""
-    for parent in (folder.parent, folder.parent.parent):
-        if Run(parent).stages():
-            return parent
-    return None
 
 
 def waiting_lines(run: Run) -> list[str]:

@@ -141,7 +141,8 @@ def find_in_other_runs(run: Run, stage: str, fingerprint: str) -> Artifact | Non
     """
 
     def find(other: Run) -> Artifact | None:
-        with suppress(ArtifactError):  # a damaged one is none; who made it is told by its own job
+        # A damaged one is none, and who made it is told by its own job. Nor is another user's.
+        with suppress(ArtifactError, PermissionError):
             return find_artifact(other.execution(stage, fingerprint))
         return None
 
@@ -156,9 +157,23 @@ def _point(pointer: Location, to: str) -> None:
 
 
 def list_runs(storage: Location) -> list[Run]:
-    """All runs below a storage, by name."""
+    """All runs below a storage that this user may read, by name."""
     runs = [Run(storage / entry.name) for entry in storage.list() if entry.is_dir]
-    return [run for run in runs if run.stages()]
+    return [run for run in runs if _has_stages(run)]
+
+
+def _has_stages(run: Run) -> bool:
+    with suppress(PermissionError):
+        return bool(run.stages())
+    return False
+
+
+def find_run_around(folder: Location) -> Run | None:
+    """The run that holds this folder of a stage or of an execution; None when none does."""
+    for stage in (folder, folder.parent):
+        if stage.name in STAGES and _has_stages(run := Run(stage.parent)):
+            return run
+    return None
 
 
 def resolve_artifact(

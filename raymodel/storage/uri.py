@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 if TYPE_CHECKING:
     from pyarrow import NativeFile
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 CHUNK_BYTES = 8 * 2**20  # S3 takes no smaller part than 5 MiB but the last
 
@@ -239,7 +239,10 @@ class Location:
             ) from error
 
     def list(self) -> Listing:
-        """What lies directly in this folder, by name; empty when the folder does not exist."""
+        """What lies directly in this folder, by name; empty when the folder does not exist.
+
+        Names that are not UTF-8 are passed over, here and in `walk`.
+        """
         return self._entries(recursive=False)
 
     def walk(self) -> Listing:
@@ -254,12 +257,13 @@ class Location:
         found = self._retry(lambda: self._filesystem.get_file_info(selector), "listing")
         entries = [
             Entry(
-                info.path.removeprefix(base),
+                path.removeprefix(base),
                 info.size or 0,
                 info.type == FileType.Directory,
                 info.mtime_ns,
             )
             for info in found
+            if (path := _path_of(info)) is not None
         ]
         return sorted(entry for entry in entries if entry.name.endswith(PART_SUFFIX) == parts)
 
@@ -379,6 +383,14 @@ def _at_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise LocationError(f"{str(path)!r}: {error}; write the whole path, or set HOME") from error
+
+
+def _path_of(info: FileInfo) -> str | None:
+    """None for a name that is not UTF-8: nothing that we write has one, and no URI can say it."""
+    try:
+        return str(info.path)
+    except UnicodeDecodeError:
+        return None
 
 
 def _missing(location: Location) -> StorageError:

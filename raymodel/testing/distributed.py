@@ -5,15 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import secrets
 import socket
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+_PORTS = range(20_000, 32_768)
 
 
 class RankError(AssertionError):
@@ -133,8 +137,13 @@ def _result_file(folder: str, rank: int) -> Path:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of this machine that nobody holds now, and that no connection is given by chance.
+
+    The system hands out the ports from 32,768 on to whoever connects, and Ray those from 10,002 to
+    19,999 to its workers: one of these may be taken before it is used.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -208,6 +208,28 @@ def test_functions_come_with_their_docstring_apart() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "returns"),
+    [
+        ("return 1", "value"),
+        ("if x:\n        return None\n    return x", "value"),
+        ("return", "nothing"),
+        ("return None", "nothing"),
+        ("print(x)", "nothing"),
+        ("yield x", "generator"),
+        ("y = yield\n    return 1", "generator"),
+        ("yield from x", "generator"),
+        ("def inner():\n        return 1\n    inner()", "nothing"),
+        ("x(lambda: (yield))", "nothing"),
+        ("class Inner:\n        def one(self):\n            return 1", "nothing"),
+        ("try:\n        pass\n    finally:\n        return x", "value"),
+    ],
+)
+def test_what_a_function_gives_back_is_read_off_its_own_body(body: str, returns: str) -> None:
+    (function,) = read_functions(f'def f(x):\n    """Says."""\n    {body}\n')
+    assert function.fields["returns"] == returns
+
+
 def test_all_functions_of_a_module_share_the_document_of_its_text(tmp_path: Path) -> None:
     write(tmp_path, m_dot_py=MODULE)
     functions, _ = read_all(SourceSpec(path=str(tmp_path), format="python_functions"))

@@ -149,18 +149,38 @@ def all_shapes(parts: dict[str, dict[str, dict[str, Any]]]) -> Iterator[Shape]:
 
 
 def few_shapes(shapes: Iterable[Shape]) -> list[Shape]:
+    """So many that each stage is there with each origin, and absent: in turn, the one that adds
+    most of these, and of those the one of fewest stages."""
+    left = list(shapes)
+    seen: set[tuple[str, str]] = set()
+    chosen = []
+    while left:
+        best = max(left, key=lambda shape: (len(shape.items() - seen), -num_stages(shape)))
+        if not best.items() - seen:
+            break
+        seen |= best.items()
+        chosen.append(best)
+        left.remove(best)
+    return chosen
+
+
+def by_stages(shapes: Iterable[Shape]) -> list[Shape]:
     """One for each set of stages; in turn, of those that it can have, the rarest so far."""
-    by_stages: dict[tuple[str, ...], list[Shape]] = {}
+    sets: dict[tuple[str, ...], list[Shape]] = {}
     for shape in shapes:
         present = tuple(stage for stage, origin in shape.items() if origin != ABSENT)
-        by_stages.setdefault(present, []).append(shape)
+        sets.setdefault(present, []).append(shape)
     seen: Counter[tuple[str, str]] = Counter()
     chosen = []
-    for candidates in by_stages.values():
+    for candidates in sets.values():
         shape = min(candidates, key=lambda each: sum(seen[pair] for pair in each.items()))
         seen.update(shape.items())
         chosen.append(shape)
     return chosen
+
+
+def num_stages(shape: Shape) -> int:
+    return sum(origin != ABSENT for origin in shape.values())
 
 
 def name_of(shape: Shape) -> str:

@@ -1,4 +1,7 @@
-"""Every shape of a job runs, is planned, has its states shown and is skipped once complete."""
+"""Every shape of a job runs, is planned, has its states shown and is skipped once complete.
+
+By default those that have each stage with each origin once; one of each set of stages is planned.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from shapes import (  # type: ignore[import-not-found]
     ABSENT,
     OWN,
     all_shapes,
+    by_stages,
     few_shapes,
     job_of,
     name_of,
@@ -37,15 +41,25 @@ def test_every_stage_has_a_section_here_for_every_place_its_input_may_come_from(
     assert known == {stage: set(found) for stage, found in origins().items()}
 
 
-def test_the_few_shapes_have_every_set_of_stages_and_every_origin() -> None:
-    def stages(shapes: list[dict[str, str]]) -> set[frozenset[str]]:
-        return {frozenset(s for s, origin in shape.items() if origin != ABSENT) for shape in shapes}
-
+def test_the_few_shapes_have_every_stage_with_every_origin() -> None:
     def places(shapes: list[dict[str, str]]) -> set[tuple[str, str]]:
         return {pair for shape in shapes for pair in shape.items()}
 
-    assert stages(FEW) == stages(SHAPES)
     assert places(FEW) == places(SHAPES)
+    every = {(stage, origin) for stage, found in origins().items() for origin in (*found, ABSENT)}
+    assert places(FEW) == every
+
+
+@pytest.mark.parametrize("shape", by_stages(SHAPES), ids=name_of)
+def test_every_set_of_stages_is_checked_and_planned(
+    workplace: Workplace, parts: Parts, shape: dict[str, str]
+) -> None:
+    job = workplace.write(job_of(shape, parts) | {"name": "planned"})
+    workplace.ray.run("check", job)
+    said = workplace.ray.run("plan", job)
+    assert "not known" not in said
+    for stage, origin in shape.items():
+        assert (f"\n{stage} " in said) == (origin != ABSENT), said
 
 
 def run_all_commands(workplace: Workplace, parts: Parts, shape: dict[str, str]) -> None:

@@ -56,13 +56,14 @@ def test_health_tells_what_runs(generation):
 
 @pytest.mark.usefixtures("slow_paths_are_taken")
 def test_health_tells_what_is_slow_and_why(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(llama.config, "_attn_implementation", "flex_attention")
+    rope = {**llama.config.rope_parameters, "rope_type": "dynamic"}
+    monkeypatch.setattr(llama.config, "rope_parameters", rope)
     slow = GenerationService(llama, tokenizer, name="tiny", spec=ServeSpec(batch=2, queue=2))
     told = call(slow, "GET", "/health").json()
     assert told["engine"] == "one request at a time"
     [path] = told["slow_paths"]
     assert path["what"] == "answers one request at a time"
-    assert "flex_attention" in path["why"]
+    assert "rotary scaling 'dynamic'" in path["why"]
     stranger = call(slow, "GET", "/health", app={"token": "secret"}).json()
     assert stranger == {"status": "ok"}
     slow.close()

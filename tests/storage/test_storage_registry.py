@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from sample_artifact import FINGERPRINT, write_artifact
@@ -13,6 +14,7 @@ from raymodel.storage.registry import (
     artifact_text,
     find_in_other_runs,
     find_lock_holder,
+    find_run_around,
     list_runs,
     lock_run,
     resolve_artifact,
@@ -97,6 +99,30 @@ def test_runs_are_folders_with_stages(run: Run, storage: Location) -> None:
     (storage / "notes/readme").write_text("")
     assert list_runs(storage) == [run]
     assert list_runs(storage / "nowhere") == []
+
+
+def test_folders_of_other_users_are_no_runs(
+    run: Run, storage: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the refusal of the disk is made here."""
+    (storage / "closed/prepare/latest").write_text(FINGERPRINT)
+    read = Location.list
+
+    def refuse(self: Location) -> Any:
+        if "closed" in self.uri:
+            raise PermissionError(13, "Permission denied")
+        return read(self)
+
+    monkeypatch.setattr(Location, "list", refuse)
+    assert list_runs(storage) == [run]
+    assert find_run_around(storage / "closed/prepare") is None
+
+
+def test_the_run_around_a_part_of_it(run: Run, execution: Location) -> None:
+    assert find_run_around(execution) == run
+    assert find_run_around(execution.parent) == run
+    assert find_run_around(run.location) is None
+    assert find_run_around(Location.parse("/")) is None
 
 
 def test_references_find_artifacts(run: Run, storage: Location, execution: Location) -> None:

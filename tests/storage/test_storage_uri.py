@@ -1,5 +1,6 @@
 """Locations on disk: parsing, atomic writes, listings, clear errors."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -57,6 +58,14 @@ def test_bytes_text_json_and_ranges_come_back(storage: Location) -> None:
     assert (storage / "a" / "b.bin").open_input(memory_map=True).read(3) == b"012"
     assert (storage / "t").read_text() == "zwölf"
     assert (storage / "j").read_json() == {"x": [1, 2.5, None]}
+
+
+def test_names_that_are_not_utf8_are_passed_over(tmp_path: Path) -> None:
+    os.makedirs(os.fsencode(tmp_path) + b"/caf\xe9/a")
+    (tmp_path / "b").write_text("")
+    storage = Location.parse(str(tmp_path))
+    assert [entry.name for entry in storage.list()] == ["b"]
+    assert [entry.name for entry in storage.walk()] == ["b"]
 
 
 def test_listings_are_sorted_and_hide_half_written_files(storage: Location) -> None:

@@ -1,12 +1,13 @@
 """run_distributed: results by rank, the cause of a failure, no process left behind."""
 
 import os
+import socket
 import time
 
 import pytest
 import torch
 
-from raymodel.testing.distributed import RankError, run_distributed
+from raymodel.testing.distributed import RankError, free_port, run_distributed
 
 
 def sum_of_ranks(rank, world_size, factor):
@@ -41,3 +42,11 @@ def test_a_hang_is_killed_at_the_timeout(tmp_path):
     pid = int((tmp_path / "0").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_free_port_is_held_by_nobody_and_given_to_nobody_by_chance() -> None:
+    for _ in range(20):
+        port = free_port()
+        assert 20_000 <= port < 32_768
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
