@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from faults import at_step, check_same_end
-from schedule import cut_newest_checkpoint, kill_worker, refuse_checkpoints_for_a_while
+from schedule import cut_newest_checkpoint, kill_worker
 from tiny_runs import events, records
 
 from raymodel.cluster.spec import ClusterSpec
@@ -19,7 +19,7 @@ from raymodel.observe.story import Story
 from raymodel.train.run import train_on_ray
 from raymodel.train.work import TrainWork, read_ledger
 
-FAULTS = {15: kill_worker, 27: cut_newest_checkpoint, 43: refuse_checkpoints_for_a_while}
+FAULTS = {15: kill_worker, 27: cut_newest_checkpoint}
 
 
 class Training:

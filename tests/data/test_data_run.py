@@ -256,6 +256,7 @@ def test_a_slow_reader_is_not_disturbed_by_the_stream(
     assert len(while_training) <= elapsed / PAUSE_S + 2
 
 
+@pytest.mark.slow
 def test_reading_rests_until_rows_are_asked_for(
     dataset: Dataset, tmp_path: Path, rounds: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

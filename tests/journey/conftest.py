@@ -140,7 +140,7 @@ class Workplace(NamedTuple):
         return path.name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # no longer: its processes would slow down all other tests
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     """With a corpus, labelled records, and a package of a classifier and of one without a head."""
     folder = tmp_path_factory.mktemp("workplace")

@@ -44,7 +44,7 @@ def shortened(job: dict[str, Any]) -> Iterator[str]:
         yield f"finetune.base={SMALL_BASE[tuned['task']]}"
         yield "finetune.max_length=32"
     if "sweep" in tuned:
-        yield "finetune.sweep.trials=2"
+        yield "finetune.sweep.trials=1"
         yield "finetune.sweep.concurrent=1"
     if "evaluate" in job:
         yield "evaluate.max_rows=32"

@@ -10,6 +10,7 @@ from conftest import JobRunner, tiny_job  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
+@pytest.mark.slow
 def test_a_job_goes_from_raw_text_to_an_answer_and_is_skipped_when_complete(
     runner: JobRunner, corpus: Path
 ) -> None:

@@ -94,6 +94,7 @@ def assert_ended_like(work: TrainWork, whole: TrainWork) -> None:
 # ---- a bucket ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_outlasts_a_bucket_that_refuses_resets_and_is_slow(
     work: TrainWork, whole: TrainWork, faults: Faults
 ) -> None:
