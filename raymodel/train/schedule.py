@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from raymodel.train.spec import ScheduleSpec
+from raymodel.train.schedule_spec import ScheduleSpec
 
 
 def learning_rate_at(step: int, total_steps: int, peak: float, schedule: ScheduleSpec) -> float:

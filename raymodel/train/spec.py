@@ -18,98 +18,15 @@ from raymodel.data.spec import (
 from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
-from raymodel.spec.quantity import Amount, Count, Fraction, Part, Seconds
+from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
+from raymodel.train.optimizer_spec import OptimizerSpec, find_conflict
+from raymodel.train.schedule_spec import ScheduleSpec
 from raymodel.tune.spec import SweepSpec
 
 MAX_BATCH = 100_000_000
 """Rows in one step; their positions lie in the memory of one process."""
 MAX_WORKERS_OF_A_NODE = 64
 """Who shares matrices or rows sits in one node, and nodes hold far fewer devices."""
-
-
-WSD_DECAY = 0.1
-"""Share of a run that is enough to decay in (arXiv:2404.06395, section 4)."""
-
-
-class OptimizerSpec(Spec):
-    """The optimizer and its numbers."""
-
-    name: Literal["adamw"] = "adamw"
-    """AdamW (arXiv:1711.05101), torch's fused implementation."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1000)
-    """The peak of the schedule."""
-    weight_decay: float = Field(default=0.1, ge=0, le=1000)
-    """Applied to matrices and embeddings, not to biases and norms."""
-    betas: Many[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.95), min_length=2, max_length=2
-    )
-    """Decay rates of the two moments; 0.95 is usual for language models (arXiv:2005.14165)."""
-    eps: float = Field(default=1e-8, gt=0, le=1)
-    """Added to the root of the second moment."""
-    gradient_clip: float = Field(default=1.0, ge=0, le=1e9)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class ScheduleSpec(Spec):
-    """The learning rate over time, relative to its peak."""
-
-    name: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
-    """Shape after the warm-up. `inverse_sqrt` falls with the root of the step and never ends
-    (arXiv:1706.03762); `wsd` stays at the peak and falls in a line over the last steps
-    (arXiv:2404.06395)."""
-    warmup: Part = 0.02
-    """Share of all steps over which the rate rises linearly from near zero, or how many they
-    are."""
-    final: Fraction = 0.1
-    """The rate at the end, as a share of the peak; not used by `constant` and `inverse_sqrt`."""
-    decay: Part | None = None
-    """Share of all steps over which `wsd` falls, or how many they are; by default a tenth, which
-    was enough in arXiv:2404.06395. Of `wsd` only."""
-
-    @model_validator(mode="after")
-    def _only_wsd_has_a_decay(self) -> ScheduleSpec:
-        if self.decay is not None and self.name != "wsd":
-            raise ValueError(
-                f"decay is {self.decay}, and {self.name} falls over the whole run or not at all; "
-                "leave decay out, or use name: wsd"
-            )
-        return self
-
-    def identity(self) -> dict[str, Any]:
-        """Of `wsd` alone the decay: what the other schedules made keeps its name."""
-        own = super().identity()
-        if self.name != "wsd":
-            del own["decay"]
-        return own
-
-    def phases(self, total_steps: int) -> tuple[int, int]:
-        """Steps of the warm-up, and of the decay that `wsd` ends with.
-
-        Raises:
-            SpecError: the run has fewer.
-        """
-        warmup = _steps_of(self.warmup, total_steps)
-        if warmup > total_steps:
-            raise SpecError(
-                f"schedule.warmup is {self.warmup} and the run has {total_steps}; give a share, "
-                'such as "2%", fewer steps, or a longer duration'
-            )
-        rest = total_steps - math.ceil(warmup)
-        if self.name != "wsd":
-            return math.ceil(warmup), 0
-        if self.decay is None:
-            return math.ceil(warmup), min(math.ceil(WSD_DECAY * total_steps), rest)
-        decay = _steps_of(self.decay, total_steps)
-        if warmup + decay > total_steps * (1 + 1e-9):  # two shares may be all, but for rounding
-            raise SpecError(
-                f"schedule.warmup of {self.warmup} and schedule.decay of {self.decay} are more "
-                f"than the {total_steps} steps of the run; lower one of them"
-            )
-        return math.ceil(warmup), min(math.ceil(decay), rest)
-
-
-def _steps_of(part: float | Amount, total_steps: int) -> float:
-    return part.value if isinstance(part, Amount) else part * total_steps
 
 
 class ParallelSpec(Spec):
@@ -255,6 +172,14 @@ class TrainSpec(Spec):
                 self.schedule.phases(math.ceil(self.duration.value))
             except SpecError as error:
                 raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_takes_the_layout(self) -> TrainSpec:
+        p = self.parallel
+        reason = find_conflict(self.optimizer.name, zero=p.zero, tensor=p.tensor, offload=p.offload)
+        if reason is not None:
+            raise ValueError(reason)
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,8 @@ from raymodel.spec.base import Spec
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.plan import BatchPlan, check_rows, cut, plan_batch, plan_training
 from raymodel.train.schedule import learning_rate_at
-from raymodel.train.spec import FinetuneSpec, PretrainSpec, ScheduleSpec
+from raymodel.train.schedule_spec import ScheduleSpec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec
 
 
 def spec_with(**fields) -> PretrainSpec:
