@@ -127,9 +127,9 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
         ),
         (
             "optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
-            "optimizer.name: {choice: [adamw, adam]}",
-            "job.yaml:20: finetune.sweep.search.optimizer.name: unknown value 'adam'; did you "
-            "mean 'adamw'?",
+            "optimizer.name: {choice: [adamw, lions]}",
+            "job.yaml:20: finetune.sweep.search.optimizer.name: unknown value 'lions'; did you "
+            "mean 'lion'?",
         ),
         (
             "optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",

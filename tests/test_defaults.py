@@ -114,12 +114,29 @@ def test_the_measures_of_sacrebleu() -> None:
     )
 
 
-def test_the_optimizer_of_torch() -> None:
+def test_the_optimizers_of_torch() -> None:
     import torch
 
-    written = ("lr", "betas", "eps", "weight_decay", "amsgrad", "fused")
-    known = {"maximize": False, "foreach": None, "capturable": False, "differentiable": False}
-    check(arguments_of(torch.optim.AdamW), dict.fromkeys(written, WRITTEN) | known)
+    adam = ("lr", "betas", "eps", "weight_decay", "amsgrad", "fused")
+    sgd = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "fused")
+    known = {"maximize": False, "foreach": None, "differentiable": False}
+    check(
+        arguments_of(torch.optim.AdamW),
+        dict.fromkeys(adam, WRITTEN) | known | {"capturable": False},
+    )
+    check(
+        arguments_of(torch.optim.Adam),
+        dict.fromkeys((*adam, "decoupled_weight_decay"), WRITTEN) | known | {"capturable": False},
+    )
+    check(arguments_of(torch.optim.SGD), dict.fromkeys(sgd, WRITTEN) | known)
+    adafactor = ("lr", "beta2_decay", "eps", "d", "weight_decay")
+    check(
+        arguments_of(torch.optim.Adafactor),
+        dict.fromkeys(adafactor, WRITTEN) | {"foreach": None, "maximize": False},
+    )
+    muon = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps",
+            "adjust_lr_fn")  # fmt: skip
+    check(arguments_of(torch.optim.Muon), dict.fromkeys(muon, WRITTEN))
 
 
 def test_the_vocabulary_of_tokenizers() -> None:

@@ -147,6 +147,8 @@ INSIDES: dict[str, tuple[str, ...]] = {
         # Replaced while an engine is built.
         f"{ENGINE}._configure_tensor_parallel",
         "deepspeed.runtime.zero.partition_parameters:Init._convert_to_zero_parameters",
+        # Added to.
+        "deepspeed.runtime.zero.utils:ZERO_SUPPORTED_OPTIMIZERS",
         f"{ZERO_3}._get_param_partition_rank",
         f"{ZERO_3}~grad_position",
         f"{ZERO_3}~fp32_partitioned_groups_flat",

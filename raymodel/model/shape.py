@@ -145,6 +145,36 @@ class ModelShape:
             "down_proj": (hidden, inner),
         }
 
+    @property
+    def hidden(self) -> int:
+        """Trained numbers in the matrices of hidden layers."""
+        return sum(n * r * c for n, r, c in self._trained_in_layers())
+
+    @property
+    def sides(self) -> int:
+        """Rows and columns of all trained matrices, and the numbers of all vectors."""
+        fields, hidden = self.fields, int(self.config["hidden_size"])
+        matrices = self._trained_in_layers()
+        if self.output_parameters and (self.adapter is None or self.head == "classification"):
+            matrices.append((1, self.output_parameters // hidden, hidden))
+        if self.adapter is None:
+            matrices.append((1, int(self.config["vocab_size"]), hidden))
+            if self.architecture == "bert":
+                looked_up = {"max_position_embeddings": 512, "type_vocab_size": 2}
+                matrices += [(1, int(fields.get(n, d)), hidden) for n, d in looked_up.items()]
+                matrices.append((1, hidden, hidden))  # of the pooler, or of the head that predicts
+        vectors = self.trained - sum(n * r * c for n, r, c in matrices)
+        return sum(n * (r + c) for n, r, c in matrices) + vectors
+
+    def _trained_in_layers(self) -> list[tuple[int, int, int]]:
+        """How many there are, rows and columns of each kind of matrix in the layers."""
+        layers, a = int(self.config["num_hidden_layers"]), self.adapter
+        if a is None:
+            return [(layers, *sizes) for sizes in self.matrices().values()]
+        chosen = [sizes for name, sizes in self.matrices().items() if _is_in(name, a.target)]
+        pairs = [((a.rank, columns), (rows, a.rank)) for rows, columns in chosen]
+        return [(layers, *sizes) for pair in pairs for sizes in pair]
+
     def tensor_share(self, tensor: int) -> float:
         """The share of the parameters that one of `tensor` workers holds.
 

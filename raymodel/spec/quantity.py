@@ -198,3 +198,34 @@ class Amount:
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return cls.quantity.__get_pydantic_json_schema__(schema, handler)
+
+
+def parse_part(value: object) -> float | Amount:
+    """`"2%"` or `0.02` → 0.02; `"200 steps"` → Amount(200, "steps")."""
+    try:
+        if isinstance(value, Amount) or _match(r"[KMBT]?\s*[a-z]+", value):
+            amount = Amount.parse(value)
+            if amount.unit == "steps":
+                return amount
+        else:
+            return parse_fraction(value)
+    except ValueError as error:
+        if "too large" in str(error):
+            raise
+    raise ValueError(
+        f'{show(value)} is not a fraction or a number of steps; write "5%", a number from 0 to 1, '
+        'like 0.05, or "200 steps"'
+    )
+
+
+Part = Annotated[
+    float | Amount,
+    BeforeValidator(parse_part),
+    PlainSerializer(lambda v: str(v) if isinstance(v, Amount) else v),
+    Quantity(
+        'a fraction or steps, like "5%", 0.05 or "200 steps"',
+        ("5%", 0.05, "200 steps"),
+        ("string", "number"),
+    ),
+]
+"""Of a run: a share of its steps, or a number of them."""

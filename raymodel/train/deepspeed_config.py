@@ -24,8 +24,9 @@ def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
         "gradient_clipping": spec.optimizer.gradient_clip,  # DeepSpeed's default is 1.0, not off
         "steps_per_print": 10**9,
         "zero_optimization": _zero(spec.parallel),
-        "optimizer": _optimizer(spec),
     }
+    if spec.optimizer.name == "adamw":  # `optimizers.py` makes the others
+        config["optimizer"] = _adamw(spec)
     if spec.parallel.tensor > 1:
         config["tensor_parallel"] = _tensor(spec.parallel.tensor)
     if spec.precision == "bf16":
@@ -75,13 +76,13 @@ def _tensor(workers: int) -> dict[str, Any]:
     }
 
 
-def _optimizer(spec: TrainSpec) -> dict[str, Any]:
-    o = spec.optimizer
+def _adamw(spec: TrainSpec) -> dict[str, Any]:
+    n = spec.optimizer.numbers
     params: dict[str, Any] = {
-        "lr": o.learning_rate,
-        "betas": list(o.betas),
-        "eps": o.eps,
-        "weight_decay": o.weight_decay,
+        "lr": n["learning_rate"],
+        "betas": list(n["betas"]),
+        "eps": n["eps"],
+        "weight_decay": n["weight_decay"],
         "adam_w_mode": True,
     }
     if spec.parallel.offload == "none":

@@ -28,6 +28,8 @@ from raymodel.train import zero
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.guard import UpdateGuard
 from raymodel.train.layout import Layout
+from raymodel.train.optimizer_spec import OptimizerSpec
+from raymodel.train.optimizers import FUSED, PARTITIONED, find_maker
 from raymodel.train.plan import BatchPlan
 from raymodel.train.sequence import share_rows
 from raymodel.train.spec import TrainSpec
@@ -59,7 +61,7 @@ def join_group(use_gpu: bool) -> None:
 
 
 def _leave_muon_uncompiled() -> None:
-    """DeepSpeed compares every optimizer with Muon, which no job can name. Its module is compiled
+    """DeepSpeed compares every optimizer with Muon, which no job names. Its module is compiled
     where it is defined, and that imports torch's compiler: two seconds of CPU in each worker.
     """
     from deepspeed.runtime import compiler
@@ -220,10 +222,12 @@ def build_engine(
         if layout.tensor > 1:
             filling = zero.filled_when_cut(weights, DTYPES[spec.precision])
     _prepare_model(model, spec, layout)
+    zero.let_partition(PARTITIONED)
     with filling:
         engine, *_ = deepspeed.initialize(
             model=model,
-            model_parameters=parameter_groups(model, spec.optimizer.weight_decay),
+            optimizer=find_maker(spec.optimizer),
+            model_parameters=_groups(model, spec.optimizer),
             config=deepspeed_config(spec, batch),
         )
     zero.undo_construction(engine)
@@ -232,6 +236,11 @@ def build_engine(
     if spec.compile:
         engine.compile()
     return Engine(engine, task, batch, layout)
+
+
+def _groups(model: torch.nn.Module, optimizer: OptimizerSpec) -> list[dict[str, Any]]:
+    decay = optimizer.numbers["weight_decay"]
+    return parameter_groups(model, decay, apart=optimizer.name == "muon")
 
 
 def _prepare_model(model: Any, spec: TrainSpec, layout: Layout) -> None:
@@ -285,7 +294,7 @@ def _note_optimizer(engine: Any, spec: TrainSpec) -> None:
     optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
     name = type(optimizer).__name__
     is_fused = spec.parallel.offload == "cpu" and name == "DeepSpeedCPUAdam"
-    if not is_fused and not optimizer.defaults.get("fused"):
+    if spec.optimizer.name in FUSED and not is_fused and not optimizer.defaults.get("fused"):
         take_slow_path(
             "updates parameter by parameter",
             f"DeepSpeed has built a {name} that is not fused",

@@ -8,6 +8,7 @@ from itertools import product
 
 from raymodel.model.shape import ModelShape
 from raymodel.train.memory import MemoryPlan, Setup, plan_memory
+from raymodel.train.optimizer_spec import find_conflict
 from raymodel.train.plan import plan_batch
 from raymodel.train.support import TENSOR
 
@@ -104,6 +105,8 @@ def _neighbours(shape: ModelShape, setup: Setup, room: Room) -> Iterator[Setup]:
         replica = tensor * setup.sequence
         if tensor > 1 and zero == 0 and setup.precision != "fp32":  # train/support.py says why
             continue
+        if find_conflict(setup.optimizer, zero=zero, tensor=tensor, offload=_word(offload)):
+            continue
         if workers % replica or workers // replica > setup.global_batch or (offload and not zero):
             continue
         batch = plan_batch(setup.global_batch, micro_batch, workers // replica)
@@ -126,14 +129,14 @@ def _changes(old: Setup, new: Setup) -> Changes:
         "parallel.zero": (old.zero, new.zero),
         "activation_checkpointing": (old.activation_checkpointing, new.activation_checkpointing),
         "parallel.tensor": (old.tensor, new.tensor),
-        "parallel.offload": (_offload(old), _offload(new)),
+        "parallel.offload": (_word(old.offload), _word(new.offload)),
         "workers": (old.workers, new.workers),
     }
     return {knob: new_value for knob, (value, new_value) in values.items() if value != new_value}
 
 
-def _offload(setup: Setup) -> str:
-    return "cpu" if setup.offload else "none"
+def _word(offload: bool) -> str:
+    return "cpu" if offload else "none"
 
 
 def _cost(changes: Changes, new: Setup) -> tuple[int, list[int], list[float]]:

@@ -10,7 +10,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.model.shape import ModelShape
 from raymodel.observe.text import gib_text
 from raymodel.train.fit import Choice, Room, changes_text, find_fitting, list_savings
-from raymodel.train.memory import FP32, MOMENTS, MemoryPlan, Setup, plan_memory
+from raymodel.train.memory import FP32, MemoryPlan, Setup, count_moments, plan_memory
 from raymodel.train.plan import TrainPlan
 from raymodel.train.spec import TrainSpec
 
@@ -39,8 +39,8 @@ class Forecast:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """fp32 weight and two moments of each trained parameter."""
-        return (FP32 + MOMENTS) * self.shape.trained
+        """fp32 weight and moments of each trained parameter."""
+        return FP32 * (self.shape.trained + count_moments(self.shape, self.setup))
 
 
 def forecast(

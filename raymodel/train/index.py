@@ -37,6 +37,12 @@ def rank_index(rank: int) -> str:
     return f"rank-{rank:05d}.json"
 
 
+def statistic_name(parameter: str, key: str) -> str:
+    """Under which an optimizer's statistic of a parameter is kept, beside the parameters. No name
+    of a module has this sign."""
+    return f"{parameter}#{key}"
+
+
 @dataclass(frozen=True)
 class Index:
     """`checkpoint.json`."""
@@ -52,7 +58,7 @@ class Index:
     """Rank file → bytes."""
     parameters: dict[str, dict[str, Any]]
     """Name → {"shape": […], "fragments": [[file, start, length, {key: [offset, crcs]}], …]}; of a
-    block of rows a fifth entry, [run, stride, phase]."""
+    block of rows a fifth entry, [run, stride, phase]. Statistics of parameters are among them."""
     rng: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Rank file → {device: [offset, bytes, CRC-32]} of the random states."""
     tensor: int = 1
@@ -62,6 +68,17 @@ class Index:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.parameters[name]["shape"])
+
+    def keys_of(self, name: str) -> set[str]:
+        """What there is of a parameter: its weight and moments; nothing of one that is unknown."""
+        entry = self.parameters.get(name)
+        return set(entry["fragments"][0][3]) if entry else set()
+
+    def statistics_of(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Key → shape of what an optimizer keeps of the rows and columns of a parameter."""
+        start = statistic_name(name, "")
+        found = (each for each in self.parameters if each.startswith(start))
+        return {each.removeprefix(start): self.shape(each) for each in found}
 
 
 def save_index(location: Location, index: Index) -> None:

@@ -210,7 +210,7 @@ class Journal:
         }
 
     def _learning_rate(self) -> float:
-        peak = self._spec.optimizer.learning_rate
+        peak = self._spec.optimizer.peak
         return learning_rate_at(self._state.step, self._plan.total_steps, peak, self._spec.schedule)
 
     def _mark(self) -> dict[str, float]:

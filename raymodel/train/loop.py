@@ -120,7 +120,7 @@ def _check_rows(t: Training, rows: StepRows) -> None:
 def _forward_backward_update(t: Training, batch: StepBatch, agreed: GlobalStep) -> float:
     """One optimizer step. Returns the loss of the global batch; when it is bad, nothing changed."""
     rate = learning_rate_at(
-        t.state.step + 1, t.plan.total_steps, t.spec.optimizer.learning_rate, t.spec.schedule
+        t.state.step + 1, t.plan.total_steps, t.spec.optimizer.peak, t.spec.schedule
     )
     loss_sum = torch.zeros((), dtype=torch.float64, device=t.engine.device)
     *others, last = batch.micro_batches

@@ -19,11 +19,11 @@ from typing import Literal
 from raymodel.model.activations import Activations, count_activations
 from raymodel.model.shape import ModelShape
 from raymodel.train.buckets import BUCKET_ELEMENTS, LIVE_ELEMENTS
+from raymodel.train.optimizer_spec import OptimizerName
 from raymodel.train.plan import plan_batch
 from raymodel.train.spec import TrainSpec
 
 FP32 = 4
-MOMENTS = 2 * FP32  # Adam's two
 REPLICATED_BUCKET = 500_000_000  # MEMORY_OPT_ALLREDUCE_SIZE in engine.py, for stage 0
 LOSS_CHUNK_ELEMENTS = 2**26  # of tasks/loss.py on a GPU: fp32, and once more for the gradient
 
@@ -46,6 +46,9 @@ class Setup:
     attention: Literal["sdpa", "flash", "eager"] = "sdpa"
     activation_checkpointing: bool = False
     on_gpu: bool = False
+    optimizer: OptimizerName = "adamw"
+    moments: int = 2
+    """fp32 numbers that the optimizer keeps of each weight; `count_moments` has the rest."""
 
     @classmethod
     def of(cls, spec: TrainSpec, workers: int, *, on_gpu: bool) -> Setup:
@@ -64,6 +67,8 @@ class Setup:
             attention=spec.attention,
             activation_checkpointing=spec.activation_checkpointing,
             on_gpu=on_gpu,
+            optimizer=spec.optimizer.name,
+            moments=spec.optimizer.moments,
         )
 
     @property
@@ -115,6 +120,16 @@ class MemoryPlan:
         return sum(self.host.values())
 
 
+def count_moments(shape: ModelShape, setup: Setup) -> int:
+    """fp32 numbers that the optimizer keeps of the whole model, beside its weights."""
+    kept = setup.moments * shape.trained
+    if setup.optimizer == "adafactor":
+        kept += shape.sides
+    if setup.optimizer == "muon":
+        kept += shape.trained - shape.hidden
+    return kept
+
+
 def plan_memory(
     shape: ModelShape, setup: Setup, *, row_tokens: float, checkpoints: bool = True
 ) -> MemoryPlan:
@@ -148,6 +163,7 @@ class _Worker:
             tensor=setup.tensor,
             on_gpu=setup.on_gpu,
         )
+        self.moment_bytes = FP32 * count_moments(shape, setup) * share
         self.state_shards = setup.shards if setup.zero >= 1 else 1
 
     def plan(self) -> MemoryPlan:
@@ -178,12 +194,13 @@ class _Worker:
         has_copy = zero >= 1 or self.setup.precision != "fp32"
         state: Parts = {
             "fp32 weights": FP32 * self.trained / shards if has_copy else 0.0,
-            "moments": MOMENTS * self.trained / shards,
+            "moments": self.moment_bytes / shards,
         }
         device: Parts = {"weights": weights}
         host: Parts = {}
         if self.checkpoints:  # train/saver.py: weight and moments of the slices that a rank owns
-            host["checkpoint copies"] = (FP32 + MOMENTS) * self.trained / self.setup.shards
+            kept = FP32 * self.trained + self.moment_bytes
+            host["checkpoint copies"] = kept / self.setup.shards
         if not self.setup.offload:
             device |= state
         else:

@@ -70,6 +70,9 @@ def plan_training(spec: TrainSpec, *, rows_per_epoch: int, tokens_per_row: float
         spec: the stage's spec.
         rows_per_epoch: rows of the training split.
         tokens_per_row: mean tokens of a row, for amounts given in tokens.
+
+    Raises:
+        SpecError: the run is shorter than the warm-up, or than that and the decay.
     """
 
     def steps(amount: Amount | None, parts: int, total: int) -> int:
@@ -85,6 +88,7 @@ def plan_training(spec: TrainSpec, *, rows_per_epoch: int, tokens_per_row: float
         )
 
     total = in_steps(spec.duration)
+    spec.schedule.phases(total)
     return TrainPlan(
         total_steps=total,
         global_batch=spec.global_batch,

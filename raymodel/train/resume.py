@@ -96,7 +96,7 @@ def load_checkpoint(
     """
     reader = FragmentReader(checkpoint_location(run, index.step), index)
     inner, rng, damage = engine.deepspeed, {}, None
-    zero.prepare_moments(inner, index.moments, index.updates)
+    zero.prepare_moments(inner, index)
     try:
         _fill(reader, inner)
         if _has_layout(index, world_size, engine.layout):

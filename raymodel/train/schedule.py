@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import math
 
-from raymodel.train.spec import ScheduleSpec
+from raymodel.train.schedule_spec import ScheduleSpec
 
 
 def learning_rate_at(step: int, total_steps: int, peak: float, schedule: ScheduleSpec) -> float:
-    """The rate for the update that completes `step` (1 … total_steps)."""
-    warmup_steps = math.ceil(schedule.warmup * total_steps)
+    """The rate for the update that completes `step` (1 … total_steps).
+
+    Raises:
+        SpecError: the run is shorter than the warm-up, or than that and the decay.
+    """
+    warmup_steps, decay_steps = schedule.phases(total_steps)
     if step <= warmup_steps:
         return peak * step / (warmup_steps + 1)
     if schedule.name == "constant":
         return peak
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule.name == "inverse_sqrt":
+        # The line of the warm-up reaches the peak one step after it, without any at step 1.
+        return peak * math.sqrt((warmup_steps + 1) / step)
+    flat_until = total_steps - decay_steps if schedule.name == "wsd" else warmup_steps
+    if step <= flat_until:
+        return peak
+    progress = (step - flat_until) / (total_steps - flat_until)
     shape = (1 + math.cos(math.pi * progress)) / 2 if schedule.name == "cosine" else 1 - progress
     return peak * (schedule.final + (1 - schedule.final) * shape)

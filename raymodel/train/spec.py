@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,42 +19,14 @@ from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
+from raymodel.train.optimizer_spec import OptimizerSpec, find_conflict
+from raymodel.train.schedule_spec import ScheduleSpec
 from raymodel.tune.spec import SweepSpec
 
 MAX_BATCH = 100_000_000
 """Rows in one step; their positions lie in the memory of one process."""
 MAX_WORKERS_OF_A_NODE = 64
 """Who shares matrices or rows sits in one node, and nodes hold far fewer devices."""
-
-
-class OptimizerSpec(Spec):
-    """The optimizer and its numbers."""
-
-    name: Literal["adamw"] = "adamw"
-    """AdamW (arXiv:1711.05101), torch's fused implementation."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1000)
-    """The peak of the schedule."""
-    weight_decay: float = Field(default=0.1, ge=0, le=1000)
-    """Applied to matrices and embeddings, not to biases and norms."""
-    betas: Many[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        default=(0.9, 0.95), min_length=2, max_length=2
-    )
-    """Decay rates of the two moments; 0.95 is usual for language models (arXiv:2005.14165)."""
-    eps: float = Field(default=1e-8, gt=0, le=1)
-    """Added to the root of the second moment."""
-    gradient_clip: float = Field(default=1.0, ge=0, le=1e9)
-    """Largest global norm of the gradient; 0 switches clipping off."""
-
-
-class ScheduleSpec(Spec):
-    """The learning rate over time, relative to its peak."""
-
-    name: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape after the warm-up."""
-    warmup: Fraction = 0.02
-    """Share of all steps over which the rate rises linearly from near zero."""
-    final: Fraction = 0.1
-    """The rate at the end, as a share of the peak; not used by `constant`."""
 
 
 class ParallelSpec(Spec):
@@ -191,6 +164,23 @@ class TrainSpec(Spec):
     """Held-out rows used for each measurement."""
     log_every: Annotated[Amount | None, OPERATIONAL] = None
     """Steps between log records; by default about two hundred in a run."""
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> TrainSpec:
+        if self.duration.unit == "steps":  # else known with the data, to `plan_training`
+            try:
+                self.schedule.phases(math.ceil(self.duration.value))
+            except SpecError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_takes_the_layout(self) -> TrainSpec:
+        p = self.parallel
+        reason = find_conflict(self.optimizer.name, zero=p.zero, tensor=p.tensor, offload=p.offload)
+        if reason is not None:
+            raise ValueError(reason)
+        return self
 
     @model_validator(mode="after")
     def _flash_is_for_16_bits(self) -> TrainSpec:

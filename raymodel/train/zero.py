@@ -10,7 +10,7 @@ tensor. The parameter is always the whole one, also where a worker has only a pa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from raymodel.heap import give_back_freed_memory
 from raymodel.model.initial import Weights
 from raymodel.model.materialise import LARGE_BYTES
+from raymodel.train.index import Index, statistic_name
 from raymodel.train.layout import Layout
 from raymodel.train.plan import cut
 from raymodel.train.span import Span
@@ -45,6 +46,17 @@ def partition_as_made(config: Mapping[str, Any]) -> Callable[[torch.nn.Parameter
 
     init = deepspeed.zero.Init(config_dict_or_path=dict(config))  # not entered: nothing is patched
     return lambda parameter: init._convert_to_zero_parameters([parameter])
+
+
+def let_partition(kinds: Iterable[type[torch.optim.Optimizer]]) -> None:
+    """Puts optimizers on DeepSpeed's list of those that ZeRO may partition.
+
+    Its switch for the untested would allow them too, with a warning that is not true of them.
+    """
+    from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
+
+    known = ZERO_SUPPORTED_OPTIMIZERS
+    known.extend(kind for kind in kinds if kind not in known)
 
 
 @contextmanager
@@ -131,6 +143,16 @@ def held_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
     tensor_rank = _layout(engine).tensor_rank
     for part in _local_parts(engine):
         yield from _in_whole(part, tensor_rank)
+        yield from _statistics(engine, part)
+
+
+def _statistics(engine: DeepSpeedEngine, part: _LocalPart) -> Iterator[Slice]:
+    """What an optimizer keeps of the rows and columns of a parameter, not of its elements, each as
+    a parameter by the name of both. Only whole parameters have any."""
+    for key, value in _torch_optimizer(engine).state.get(part.flat, {}).items():
+        if torch.is_tensor(value) and value.ndim > 0 and value.shape != part.flat.shape:
+            span = Span.of(0, value.numel())
+            yield Slice(statistic_name(part.name, key), tuple(value.shape), span, value, 0)
 
 
 def owned_slices(engine: DeepSpeedEngine) -> Iterator[Slice]:
@@ -166,7 +188,8 @@ def state_tensors(engine: DeepSpeedEngine, part: Slice) -> dict[str, torch.Tenso
 
 
 def updates_done(engine: DeepSpeedEngine) -> int:
-    """How many updates the optimizer has counted (its bias correction depends on it)."""
+    """How many updates the optimizer has counted, on which its bias correction depends; 0 of one
+    that does not count."""
     for state in _torch_optimizer(engine).state.values():
         if "step" in state:
             return int(state["step"])
@@ -184,18 +207,24 @@ def undo_construction(engine: DeepSpeedEngine) -> None:
         _torch_optimizer(engine).state.clear()
 
 
-def prepare_moments(engine: DeepSpeedEngine, moments: list[str], updates: int) -> None:
-    """Makes the optimizer's state to be filled; it need not exist, and may be of another step."""
-    optimizer = _torch_optimizer(engine)
-    state, is_torch = optimizer.state, type(optimizer).__module__.startswith("torch.")
-    for flat in {id(part.flat): part.flat for part in held_slices(engine)}.values():
+def prepare_moments(engine: DeepSpeedEngine, index: Index) -> None:
+    """Makes the optimizer's state to be filled from a checkpoint; it need not exist, and may be of
+    another step."""
+    state, updates = _torch_optimizer(engine).state, index.updates
+    # The parameters in one flat tensor all have the same moments.
+    for flat, name in {id(p.flat): (p.flat, p.name) for p in _local_parts(engine)}.values():
         made = state.pop(flat, {})
-        if moments:
-            step: Any = updates  # as DeepSpeedCPUAdam counts
-            if is_torch:
-                step = torch.tensor(float(updates), dtype=torch.float32, device=flat.device)
-            kept = {key: made[key] if key in made else torch.zeros_like(flat) for key in moments}
-            state[flat] = {"step": step, **kept}
+        shapes = dict.fromkeys(index.keys_of(name) - {WEIGHT}, tuple(flat.shape))
+        kept: dict[str, Any] = {
+            key: made[key] if key in made else flat.new_zeros(shape)
+            for key, shape in (shapes | index.statistics_of(name)).items()
+        }
+        if kept and updates:
+            kept["step"] = updates  # as DeepSpeedCPUAdam counts
+            if _is_torch(engine):
+                kept["step"] = torch.tensor(float(updates), device=flat.device)
+        if kept:
+            state[flat] = kept
 
 
 @torch.no_grad()
@@ -239,6 +268,10 @@ def _scaler(engine: DeepSpeedEngine) -> Any:
     """FP16_UnfusedOptimizer keeps the scale in a configuration, the ZeRO optimizers in a scaler."""
     optimizer = engine.optimizer
     return getattr(optimizer, "loss_scale_config", getattr(optimizer, "loss_scaler", None))
+
+
+def _is_torch(engine: DeepSpeedEngine) -> bool:
+    return not type(_torch_optimizer(engine)).__module__.startswith("deepspeed.")
 
 
 def _torch_optimizer(engine: DeepSpeedEngine) -> torch.optim.Optimizer:

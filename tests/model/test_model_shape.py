@@ -6,6 +6,7 @@ import pytest
 
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.count import count_model
+from raymodel.model.groups import HIDDEN, parameter_groups
 from raymodel.model.shape import Adapter, ModelShape
 from raymodel.model.spec import AdapterSpec, LoraSpec
 from raymodel.tasks import get_task
@@ -56,6 +57,31 @@ def test_tensor_parallelism_halves_matrices_and_leaves_embeddings_whole(is_tied,
     shape = ModelShape(architecture="llama", config=config)
     parameters = count_model("llama", config).parameters
     assert parameters * shape.tensor_share(2) == pytest.approx(parameters - halved / 2)
+
+
+def built(kind):
+    """A model, its shape, and whether an adapter is trained in its stead."""
+    model = build_tiny_bert() if kind == "bert" else build_tiny_llama()
+    shape = ModelShape(
+        architecture=kind.partition(" ")[0],
+        config=model.config.to_dict(),
+        head="classification" if kind == "bert" else "causal_lm",
+        adapter=Adapter(rank=3, target="all-linear") if "lora" in kind else None,
+    )
+    if shape.adapter is not None:
+        spec = AdapterSpec(lora=LoraSpec(rank=3, target="all-linear"))
+        model = attach_adapter(model, spec, get_task("causal_lm")())
+    return model, shape
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama with lora", "bert"])
+def test_hidden_matrices_and_the_sides_of_all_are_those_of_the_model(kind):
+    model, shape = built(kind)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = parameter_groups(model, 0.0, apart=True)
+    hidden = [p for group in groups if group.get(HIDDEN) for p in group["params"]]
+    assert shape.hidden == sum(p.numel() for p in hidden)
+    assert shape.sides == sum(sum(p.shape) for p in trained)
 
 
 def test_a_shape_comes_back_from_json():

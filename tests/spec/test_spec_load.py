@@ -57,7 +57,7 @@ def test_nothing_in_a_value_is_expanded(write_job, monkeypatch):
             "learning_rat: 1e-3",
             "job.yaml:13: pretrain.optimizer.learning_rat: unknown key 'learning_rat'; did you "
             "mean 'learning_rate'? (known keys: name, learning_rate, weight_decay, betas, eps, "
-            "gradient_clip)",
+            "momentum, nesterov, gradient_clip)",
         ),
         (
             "  global_batch: 32",

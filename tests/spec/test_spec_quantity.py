@@ -7,10 +7,12 @@ from raymodel.spec.quantity import (
     Bytes,
     Count,
     Fraction,
+    Part,
     Seconds,
     parse_bytes,
     parse_count,
     parse_fraction,
+    parse_part,
     parse_seconds,
 )
 from raymodel.spec.show import show
@@ -22,16 +24,27 @@ class Quantities(Spec):
     share: Fraction
     count: Count
     amount: Amount
+    warmup: Part = 0.02
+    decay: Part = 0.1
 
 
 def quantities() -> Quantities:
-    return Quantities(size="1.5GiB", time="2h", share="5%", count="2M", amount="100 steps")
+    return Quantities(
+        size="1.5GiB",
+        time="2h",
+        share="5%",
+        count="2M",
+        amount="100 steps",
+        warmup="2%",
+        decay="2K steps",
+    )
 
 
 def test_quantities_parse_to_plain_units():
     spec = quantities()
     assert (spec.size, spec.time, spec.share, spec.count) == (3 * 2**29, 7200.0, 0.05, 2_000_000)
     assert spec.amount == Amount(100, "steps")
+    assert (spec.warmup, spec.decay) == (0.02, Amount(2000, "steps"))
 
 
 def test_a_resolved_spec_parses_to_itself():
@@ -68,6 +81,10 @@ def test_units_scale(parse, value, result):
         (parse_seconds, "-1s"),
         (parse_fraction, "120%"),
         (parse_fraction, 1.5),
+        (parse_part, 1.5),
+        (parse_part, "2 epochs"),
+        (parse_part, "steps"),
+        (parse_part, True),
         (parse_fraction, True),
         (parse_fraction, float("nan")),
         (parse_count, -1),

@@ -12,7 +12,8 @@ from raymodel.spec.schema import json_schema
 
 def test_a_section_lists_its_fields_with_type_default_and_meaning():
     text = describe(Job, "pretrain.optimizer")
-    assert "learning_rate: a number, above 0 and at most 1,000 [default: 0.001]" in text
+    assert "learning_rate: a number, above 0 and at most 1,000 [optional]" in text
+    assert "gradient_clip: a number, from 0 to 1,000,000,000 [default: 1.0]" in text
     assert "The peak of the schedule." in text
 
 

@@ -12,7 +12,7 @@ from tiny_engines import Case, engine_of, join_tiny_group, save_now, train_steps
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
 from raymodel.train import zero
-from raymodel.train.index import load_index
+from raymodel.train.index import load_index, statistic_name
 from raymodel.train.resume import load_checkpoint, rng_states
 
 WORLDS = (1, 2, 3, 4)
@@ -26,6 +26,17 @@ SPECIAL = [
     *(Case(z, "bf16", model="lora", dropout=0.1) for z in (1, 3)),
 ]
 SPECIAL_WORLD = 2
+# At each stage, and where DeepSpeed keeps the fp32 weights of a 16-bit model in another class.
+ELEMENTWISE = [
+    Case(stage, precision, optimizer=name)
+    for name in ("adam", "sgd", "sgd without momentum", "lion")
+    for stage, precision in (*((z, "fp32") for z in range(4)), (0, "bf16"), (1, "bf16"))
+]
+# Its layers are numbered, so that it has hidden matrices.
+OF_MATRICES = [
+    Case(0, precision, model="llama", optimizer=name)
+    for name, precision in product(("adafactor", "muon"), ("fp32", "bf16"))
+]
 
 # Another layout adds the same numbers in another order. Before the first update after the load the
 # weights are the same bit for bit, and only the fp32 sum of the loss differs: some 2^-24 = 6e-8.
@@ -37,6 +48,8 @@ SPECIAL_WORLD = 2
 FIRST_TOLERANCE = 1e-6
 TOLERANCE = {"fp32": 2e-6, "bf16": 2e-4}
 CONTROL = 4e-3
+# Of optimizers that take the direction of a moment only, or its sums over rows and columns.
+DIRECTION_CONTROL = 1e-5
 
 
 def place(folder: Path, world_size: int, case: Case) -> Location:
@@ -94,7 +107,7 @@ def _go_on(engine):
 
 
 def cases_of(world_size):
-    return PLAIN + (SPECIAL if world_size == SPECIAL_WORLD else [])
+    return PLAIN + (SPECIAL + ELEMENTWISE + OF_MATRICES if world_size == SPECIAL_WORLD else [])
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +157,14 @@ def other_layouts(world_size, every):
     ]
 
 
-def assert_close_to_unbroken(folder, unbroken, world_size, every):
-    loads = other_layouts(world_size, every)
+def other_stages():
+    """Loads of the other optimizers, each from one stage into the next but one where it has any."""
+    elementwise = [(case, replace(case, zero=(case.zero + 2) % 4)) for case in ELEMENTWISE]
+    pairs = [*elementwise, *((case, case) for case in OF_MATRICES)]
+    return [(SPECIAL_WORLD, source, case) for source, case in pairs]
+
+
+def assert_close_to_unbroken(folder, unbroken, world_size, loads):
     ranks = run_distributed(load_cases, world_size, folder, loads, init=False)
     for load in loads:
         source_world, source, case = load
@@ -159,13 +178,18 @@ def assert_close_to_unbroken(folder, unbroken, world_size, every):
 
 @pytest.mark.parametrize("world_size", [1, 4])
 def test_another_layout_goes_on_within_rounding(folder, unbroken, world_size):
-    assert_close_to_unbroken(folder, unbroken, world_size, every=11)
+    assert_close_to_unbroken(folder, unbroken, world_size, other_layouts(world_size, every=11))
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_every_optimizer_goes_on_at_another_layout_within_rounding(folder, unbroken, world_size):
+    assert_close_to_unbroken(folder, unbroken, world_size, other_stages())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLDS)
 def test_every_other_layout_goes_on_within_rounding(folder, unbroken, world_size):
-    assert_close_to_unbroken(folder, unbroken, world_size, every=1)
+    assert_close_to_unbroken(folder, unbroken, world_size, other_layouts(world_size, every=1))
 
 
 ADAPTER = Case(3, "bf16", model="lora", dropout=0.1)
@@ -188,19 +212,37 @@ def load_without(rank, world_size, folder, cases, key):
         with engine_of(case, perturbed=True) as engine:
             _load(engine, place(folder, world_size, case))
             for part in zero.held_slices(engine.deepspeed):
-                zero.state_tensors(engine.deepspeed, part)[key].zero_()
+                views = zero.state_tensors(engine.deepspeed, part)
+                if part.name.endswith(statistic_name("", key)):
+                    views["weight"].zero_()
+                elif key in views:
+                    views[key].zero_()
             losses[case] = _go_on(engine)["losses"]
     return losses
 
 
-@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
-def test_a_lost_moment_would_show(folder, unbroken, key):
+ADAM, LION, SGD = (Case(1, optimizer=name) for name in ("adam", "lion", "sgd"))
+ADAFACTOR, MUON = (Case(0, model="llama", optimizer=name) for name in ("adafactor", "muon"))
+
+
+@pytest.mark.parametrize(
+    ("key", "cases", "control"),
+    [
+        ("exp_avg", [Case(1, "fp32"), Case(2, "bf16"), ADAM], CONTROL),
+        ("exp_avg_sq", [Case(1, "fp32"), Case(2, "bf16"), ADAM, MUON], CONTROL),
+        ("momentum_buffer", [SGD], CONTROL),
+        ("momentum_buffer", [MUON], DIRECTION_CONTROL),
+        ("exp_avg", [LION], DIRECTION_CONTROL),
+        ("row_var", [ADAFACTOR], DIRECTION_CONTROL),
+        ("col_var", [ADAFACTOR], DIRECTION_CONTROL),
+    ],
+)
+def test_a_lost_moment_would_show(folder, unbroken, key, cases, control):
     """The tolerances above have power."""
-    cases = [Case(1, "fp32"), Case(2, "bf16")]
     lost = run_distributed(load_without, 2, folder, cases, key, init=False)[0]
     for case in cases:
         later = differences(lost[case], unbroken[2, case][0]["losses"])[1:]
-        assert min(later) > CONTROL, case
+        assert min(later) > control, case
 
 
 def go_back(rank, world_size, folder, cases):

@@ -101,3 +101,14 @@ def test_matrices_are_not_cut_at_stage_0_in_16_bits():
         LLAMA_8B, replace(replicated, precision="fp32"), row_tokens=TOKENS, room=ROOM
     )
     assert [changes for changes, _ in in_fp32 if changes == {"parallel.tensor": 2}]
+
+
+def test_no_layout_is_found_that_the_optimizer_cannot_work_under():
+    def knobs(**changes):
+        setup = replace(SETUP, **changes)
+        savings = list_savings(LLAMA_8B, setup, row_tokens=TOKENS, room=ROOM)
+        return {knob for change, _ in savings for knob in change}
+
+    assert knobs(optimizer="lion", moments=1) == knobs() - {"parallel.offload"}
+    whole = knobs(optimizer="adafactor", moments=0, zero=0, precision="fp32")
+    assert not whole & {"parallel.offload", "parallel.zero", "parallel.tensor"}

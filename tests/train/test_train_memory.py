@@ -9,6 +9,7 @@ from raymodel.tasks import loss
 from raymodel.testing.peak import MODEL, MemoryCase
 from raymodel.train.buckets import BUCKET_ELEMENTS
 from raymodel.train.memory import LOSS_CHUNK_ELEMENTS, Setup, plan_memory
+from raymodel.train.spec import PretrainSpec
 
 SHAPE = ModelShape.of("llama", MODEL)
 N = SHAPE.trained
@@ -43,6 +44,34 @@ def between_steps(**changes):
 )
 def test_state_is_that_of_the_zero_paper(zero, precision, expected):
     assert between_steps(zero=zero, precision=precision) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "numbers"),
+    [
+        ({"name": "adam"}, 2),
+        ({"name": "lion"}, 1),
+        ({"name": "sgd"}, 1),
+        ({"name": "sgd", "momentum": 0.0}, 0),
+        ({"name": "adafactor"}, SHAPE.sides / N),
+        ({"name": "muon"}, 2 - SHAPE.hidden / N),
+    ],
+)
+def test_the_state_is_that_of_the_optimizer(optimizer, numbers):
+    spec = PretrainSpec.model_validate(
+        {
+            "model": {"preset": "llama-tiny"},
+            "global_batch": 8,
+            "duration": "1 step",
+            "optimizer": optimizer,
+            "parallel": {"zero": 0},
+        }
+    )
+    setup = Setup.of(spec, 4, on_gpu=False)
+    changes = {"optimizer": setup.optimizer, "moments": setup.moments, "zero": 0}
+    assert between_steps(**changes) == pytest.approx(2 + 4 + 4 * numbers)
+    more = between_steps(**changes, checkpoints=True) - between_steps(**changes)
+    assert more == pytest.approx((4 + 4 * numbers) / 4)
 
 
 def test_copies_for_a_checkpoint_are_shared_out_at_every_stage():

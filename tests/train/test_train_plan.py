@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from typing import get_args
 
 import pytest
 
@@ -10,7 +12,8 @@ from raymodel.spec.base import Spec
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.plan import BatchPlan, check_rows, cut, plan_batch, plan_training
 from raymodel.train.schedule import learning_rate_at
-from raymodel.train.spec import FinetuneSpec, PretrainSpec, ScheduleSpec
+from raymodel.train.schedule_spec import ScheduleSpec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec
 
 
 def spec_with(**fields) -> PretrainSpec:
@@ -112,7 +115,10 @@ def rates(name, total=100, **fields):
     return [learning_rate_at(step, total, 2.0, schedule) for step in range(1, total + 1)]
 
 
-@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+SCHEDULES = get_args(ScheduleSpec.model_fields["name"].annotation)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_the_rate_is_never_zero_rises_in_the_warmup_and_falls_after_it(name):
     values = rates(name, warmup=0.1, final=0.1)
     assert values[0] == pytest.approx(2.0 / 11), "the first update does something"
@@ -126,7 +132,9 @@ def test_the_rate_is_never_zero_rises_in_the_warmup_and_falls_after_it(name):
 def test_the_rate_ends_where_the_spec_says():
     assert rates("cosine", final=0.1)[-1] == pytest.approx(0.2)
     assert rates("linear", final=0.0)[-1] == 0.0
+    assert rates("wsd", final=0.0)[-1] == 0.0
     assert rates("constant", final=0.1)[-1] == 2.0
+    assert rates("inverse_sqrt", warmup=0.24, final=0.1)[-1] == pytest.approx(1.0)
 
 
 def test_half_way_the_cosine_and_the_line_are_at_the_middle():
@@ -137,8 +145,67 @@ def test_half_way_the_cosine_and_the_line_are_at_the_middle():
 
 
 def test_a_run_of_one_step_has_a_rate():
-    for name in ("cosine", "linear", "constant"):
+    for name in SCHEDULES:
         assert rates(name, total=1, warmup=1.0) == [1.0]
+        assert 0 < rates(name, total=1, warmup=0.0)[0] <= 2.0
+
+
+def test_the_inverse_root_needs_no_warmup_and_goes_on_from_it():
+    assert rates("inverse_sqrt", warmup=0.0)[:4] == pytest.approx([2, 2 / 2**0.5, 2 / 3**0.5, 1])
+    values = rates("inverse_sqrt", warmup="15 steps")
+    assert values[15] == 2.0, "the peak, a step after the warm-up"
+    assert values[63] == 1.0
+
+
+def test_the_rate_of_wsd_stays_at_the_peak_and_falls_in_a_line_over_the_decay():
+    values = rates("wsd", warmup="10 steps", decay="20%", final=0.0)
+    assert values[10:80] == [2.0] * 70
+    assert values[80:] == pytest.approx([2.0 * (19 - i) / 20 for i in range(20)])
+    assert rates("wsd", decay="20 steps") == rates("wsd", decay=0.2)
+    assert rates("wsd") == rates("wsd", decay=0.1)
+    assert rates("wsd", warmup=0.0, decay=0.0) == [2.0] * 100
+    assert rates("wsd", warmup=0.0, decay=1.0, final=0.0) == rates("linear", warmup=0.0, final=0.0)
+
+
+def test_a_share_and_as_many_steps_are_the_same_warmup():
+    for name in SCHEDULES:
+        assert rates(name, warmup="2%") == rates(name, warmup=0.02)
+        assert rates(name, warmup="2%") == rates(name, warmup="2 steps")
+        assert all(0 < rate <= 2.0 for rate in rates(name, warmup="100 steps"))
+        for total in range(1, 30):  # shares that are no whole steps
+            assert len(rates(name, total=total, warmup=0.5)) == total
+    assert len(rates("wsd", total=7, warmup="50%", decay="50%")) == 7
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"warmup": "101 steps"}, "schedule.warmup is 101 steps and the run has 100; give a share"),
+        ({"name": "wsd", "warmup": 0.6, "decay": 0.5}, "schedule.decay of 0.5 are more than the"),
+        ({"name": "wsd", "decay": "99 steps"}, "schedule.decay of 99 steps are more than the 100"),
+        ({"decay": 0.1}, "leave decay out, or use name: wsd"),
+        ({"warmup": "2 epochs"}, "'2 epochs' is not a fraction or a number of steps; write"),
+        ({"warmup": 1.5}, "1.5 is not a fraction or a number of steps"),
+        ({"warmup": "0 steps"}, "'0 steps' is not a fraction or a number of steps"),
+    ],
+)
+def test_a_schedule_that_the_run_cannot_hold_is_refused(schedule, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        spec_with(schedule=schedule)
+
+
+def test_a_warmup_longer_than_a_run_in_epochs_is_told_with_the_data():
+    spec = spec_with(duration="1 epoch", schedule={"warmup": "14 steps"})
+    with pytest.raises(SpecError, match=r"warmup is 14 steps and the run has 13"):
+        plan_training(spec, rows_per_epoch=100, tokens_per_row=10.0)
+    assert plan_training(spec, rows_per_epoch=200, tokens_per_row=10.0).total_steps == 25
+
+
+def test_a_schedule_reads_back_and_those_of_before_keep_their_identity():
+    spec = ScheduleSpec(name="wsd", warmup="200 steps", decay="10%")
+    assert ScheduleSpec(**spec.to_dict()) == spec
+    assert spec.identity()["warmup"] == "200 steps"
+    assert ScheduleSpec().identity() == {"name": "cosine", "warmup": 0.02, "final": 0.1}
 
 
 # ---- DeepSpeed -----------------------------------------------------------------------------------

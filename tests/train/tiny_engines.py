@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,19 @@ VOCAB, WIDTH, TOKENS = 61, 31, 33
 GLOBAL_BATCH = 24  # 1, 2, 3 and 4 workers divide it
 
 
+# At rates at which a step moves the loss about as far as one of AdamW, a percent, so that what
+# rounding does to a gradient shows as much in the loss.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {},
+    "adam": {"name": "adam", "weight_decay": 0.1},
+    "sgd": {"name": "sgd", "learning_rate": 0.03, "nesterov": True, "weight_decay": 0.01},
+    "sgd without momentum": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0},
+    "lion": {"name": "lion", "learning_rate": 1e-3, "weight_decay": 0.1},
+    "adafactor": {"name": "adafactor"},
+    "muon": {"name": "muon"},
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One engine: everything but the number of workers."""
@@ -49,6 +63,8 @@ class Case:
     """The dynamic scale of fp16 to begin with; a huge one makes the first steps overflow."""
     tensor: int = 1
     sequence: int = 1
+    optimizer: str = "adamw"
+    """Of `OPTIMIZERS`."""
 
     def spec(self) -> PretrainSpec:
         return PretrainSpec.model_validate(
@@ -58,6 +74,7 @@ class Case:
                 "micro_batch": self.micro_batch,
                 "duration": "100 steps",
                 "precision": self.precision,
+                "optimizer": OPTIMIZERS[self.optimizer],
                 "parallel": {
                     "zero": self.zero,
                     "tensor": self.tensor,
@@ -151,12 +168,18 @@ def train_steps(
     steps: range,
     *,
     before_update: Callable[[], None] = lambda: None,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
 ) -> list[float]:
-    """Trains on rows that depend on the step alone; the global mean loss of each step."""
-    losses = []
+    """Trains on rows that depend on the step alone; the global mean loss of each step.
+
+    Args:
+        learning_rate: of each update; by default the peak that the engine was built with.
+    """
+    losses, rate = [], learning_rate
+    if rate is None:
+        rate = engine.deepspeed.optimizer.param_groups[0]["lr"]
     for step in steps:
-        rows, targets = _rows(step)
+        rows, targets = rows_of(step)
         layout = engine.layout
         start, stop = slice_for(layout.data_rank, layout.data_world_size, GLOBAL_BATCH)
         own = {name: column[start:stop] for name, column in rows.items()}
@@ -167,13 +190,13 @@ def train_steps(
             total += engine.forward_backward(micro_batch, torch.tensor(float(targets)))
             if index == len(pieces) - 1:
                 before_update()
-            engine.update(learning_rate)
+            engine.update(rate)
         dist.all_reduce(total)
         losses.append(float(total) / targets)
     return losses
 
 
-def _rows(step: int) -> tuple[dict[str, torch.Tensor], int]:
+def rows_of(step: int) -> tuple[dict[str, torch.Tensor], int]:
     """Each token is three times the one before, plus one. The number of targets differs by row, so
     that a mean of means would show."""
     draw = torch.Generator().manual_seed(step)
