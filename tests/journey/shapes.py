@@ -151,16 +151,13 @@ def all_shapes(parts: dict[str, dict[str, dict[str, Any]]]) -> Iterator[Shape]:
 def few_shapes(shapes: Iterable[Shape]) -> list[Shape]:
     """So many that each stage is there with each origin, and absent: in turn, the one that adds
     most of these, and of those the one of fewest stages."""
-    left = list(shapes)
-    seen: set[tuple[str, str]] = set()
+    candidates = list(shapes)
+    unseen = {pair for shape in candidates for pair in shape.items()}
     chosen = []
-    while left:
-        best = max(left, key=lambda shape: (len(shape.items() - seen), -num_stages(shape)))
-        if not best.items() - seen:
-            break
-        seen |= best.items()
+    while unseen:
+        best = max(candidates, key=lambda s: (len(s.items() & unseen), -len(stages_of(s))))
+        unseen -= best.items()
         chosen.append(best)
-        left.remove(best)
     return chosen
 
 
@@ -168,8 +165,7 @@ def by_stages(shapes: Iterable[Shape]) -> list[Shape]:
     """One for each set of stages; in turn, of those that it can have, the rarest so far."""
     sets: dict[tuple[str, ...], list[Shape]] = {}
     for shape in shapes:
-        present = tuple(stage for stage, origin in shape.items() if origin != ABSENT)
-        sets.setdefault(present, []).append(shape)
+        sets.setdefault(tuple(stages_of(shape)), []).append(shape)
     seen: Counter[tuple[str, str]] = Counter()
     chosen = []
     for candidates in sets.values():
@@ -179,10 +175,11 @@ def by_stages(shapes: Iterable[Shape]) -> list[Shape]:
     return chosen
 
 
-def num_stages(shape: Shape) -> int:
-    return sum(origin != ABSENT for origin in shape.values())
+def stages_of(shape: Shape) -> list[str]:
+    """Those that are there, in their order."""
+    return [stage for stage, origin in shape.items() if origin != ABSENT]
 
 
 def name_of(shape: Shape) -> str:
     """`pretrain:run finetune:own`."""
-    return " ".join(f"{stage}:{origin}" for stage, origin in shape.items() if origin != ABSENT)
+    return " ".join(f"{stage}:{shape[stage]}" for stage in stages_of(shape))

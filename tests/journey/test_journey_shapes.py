@@ -20,11 +20,12 @@ from shapes import (  # type: ignore[import-not-found]
     name_of,
     origins,
     sections,
+    stages_of,
 )
 
 Parts = dict[str, dict[str, dict[str, Any]]]
 SHAPES = list(all_shapes(sections(Path("/nowhere"), 1)))
-FEW = few_shapes(SHAPES)
+PLANNED, FEW = by_stages(SHAPES), few_shapes(SHAPES)
 BY_DEFAULT = [shape for shape in FEW if "run" in shape.values()]
 
 
@@ -42,16 +43,20 @@ def test_every_stage_has_a_section_here_for_every_place_its_input_may_come_from(
     assert known == {stage: set(found) for stage, found in origins().items()}
 
 
-def test_the_few_shapes_have_every_stage_with_every_origin() -> None:
+def test_the_chosen_shapes_have_every_set_of_stages_and_every_origin() -> None:
+    def stages(shapes: list[dict[str, str]]) -> set[tuple[str, ...]]:
+        return {tuple(stages_of(shape)) for shape in shapes}
+
     def places(shapes: list[dict[str, str]]) -> set[tuple[str, str]]:
         return {pair for shape in shapes for pair in shape.items()}
 
-    assert places(FEW) == places(SHAPES)
+    assert stages(PLANNED) == stages(SHAPES)
+    assert places(PLANNED) == places(FEW) == places(SHAPES)
     every = {(stage, origin) for stage, found in origins().items() for origin in (*found, ABSENT)}
     assert places(FEW) == every
 
 
-@pytest.mark.parametrize("shape", by_stages(SHAPES), ids=name_of)
+@pytest.mark.parametrize("shape", PLANNED, ids=name_of)
 def test_every_set_of_stages_is_checked_and_planned(
     workplace: Workplace, parts: Parts, shape: dict[str, str]
 ) -> None:
@@ -60,12 +65,12 @@ def test_every_set_of_stages_is_checked_and_planned(
     said = workplace.ray.run("plan", job)
     assert "not known" not in said
     listed = {line.split()[0] for line in said.splitlines() if line.strip()}
-    assert listed & shape.keys() == {stage for stage, origin in shape.items() if origin != ABSENT}
+    assert listed & shape.keys() == set(stages_of(shape))
 
 
 def run_all_commands(workplace: Workplace, parts: Parts, shape: dict[str, str]) -> None:
     job = workplace.write(job_of(shape, parts))  # all of one name: what they share is made once
-    stages = [stage for stage, origin in shape.items() if origin != ABSENT]
+    stages = stages_of(shape)
     if "finetune" in stages:
         stages.insert(stages.index("finetune"), "examples")
     ray = workplace.ray
