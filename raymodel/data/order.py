@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from raymodel.data.permutation import Indices, Permutation, derive_key, mix64
+from raymodel.chance import derive_key, mix64
+from raymodel.data.permutation import Indices, Permutation
 from raymodel.data.plan import WINDOW_BLOCKS
 
 

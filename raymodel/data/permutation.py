@@ -9,30 +9,17 @@ versions, the result is fixed for good: it is integer arithmetic alone.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raymodel.chance import KEY_BYTES, mix64
+
 Indices = NDArray[np.int64]
 
-_ROUNDS = 8  # four suffice in theory; small domains have few key bits per round, so twice that
+_ROUNDS = KEY_BYTES // 8  # four suffice in theory; small domains have few key bits per round
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-
-
-def mix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of SplitMix64 (doi:10.1145/2714064.2660195): a bijection that spreads bits."""
-    values = (values ^ (values >> np.uint64(30))) * _MIX_1
-    values = (values ^ (values >> np.uint64(27))) * _MIX_2
-    return values ^ (values >> np.uint64(31))
-
-
-def derive_key(*parts: int | str) -> bytes:
-    """A key from a seed and what it is for; different parts give unrelated keys."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=_ROUNDS * 8).digest()
 
 
 class Permutation:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raymodel.data.order import DataDigest, Order, Part, _floor_sum, local_sum, slice_for
-from raymodel.data.permutation import Permutation, derive_key
+from raymodel.chance import derive_key
+from raymodel.data.permutation import Permutation
 
 MIXTURES = {
     "one row": [Part(1, 1)],
