@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from raymodel.data.order import DataDigest, Order, Part, _floor_sum, local_sum, slice_for
 from raymodel.chance import derive_key
+from raymodel.data.order import DataDigest, Order, Part, _floor_sum, local_sum, slice_for
 from raymodel.data.permutation import Permutation
 
 MIXTURES = {
