@@ -31,7 +31,7 @@ def derive_key(*parts: int | str) -> bytes:
 
 
 class Chance:
-    """A stream of random numbers. The same key gives the same numbers, whatever was drawn elsewhere.
+    """A stream of random numbers: the same for the same key, whatever was drawn elsewhere.
 
     Only what is drawn before in the same stream decides what comes next, so a change of how a task
     draws changes its batches: raise its version then.

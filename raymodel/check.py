@@ -8,17 +8,18 @@ asked, once for each change of the model, and only where all else is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from raymodel.data.spec import PrepareSpec
+from raymodel.data.spec import PrepareSpec, SourceSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.job import Job
 from raymodel.model.examine import Question, examine
 from raymodel.model.fields import find_wrong_fields
 from raymodel.model.presets import resolve_model
+from raymodel.model.spec import ModelSpec
 from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
@@ -26,7 +27,7 @@ from raymodel.spec.problems import Problem, spec_error
 from raymodel.spec.show import show
 from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
-from raymodel.tasks.template import check_template
+from raymodel.tasks.fields import PLAIN_TEXT, Fields, find_wrong_roles
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.support import SEQUENCE, TENSOR, Trained, find_unsupported
 from raymodel.tune.check import check_sweep
@@ -43,21 +44,33 @@ def check_job(loaded: LoadedJob) -> None:
 
 def check_sources(job: Job) -> Iterator[Problem]:
     """The sources hold what is learnt from: a text, or what the task of fine-tuning needs."""
-    for i, source in enumerate(job.prepare.sources if job.prepare else ()):
-        try:
-            check_template(source, "text")
-        except ValueError as error:
-            yield Problem(("prepare", "sources", i, "text"), str(error))
-    if job.finetune is None:
-        return
     from raymodel.tasks import get_task
 
-    task = get_task(job.finetune.task)()
-    for i, source in enumerate(job.finetune.sources):
-        try:
-            task.check_source(source)
-        except ValueError as error:
-            yield Problem(("finetune", "sources", i), str(error))
+    stages: list[tuple[str, tuple[SourceSpec, ...], Fields, str]] = []
+    if job.prepare:
+        stages.append(("prepare", job.prepare.sources, PLAIN_TEXT, "prepare"))
+    if job.finetune:
+        name = job.finetune.task.name
+        stages.append(("finetune", job.finetune.sources, get_task(name).fields, name))
+    for stage, sources, fields, reader in stages:
+        for i, source in enumerate(sources):
+            for role, why in find_wrong_roles(source, fields, reader):
+                named = ("fields", role) if role in source.fields else ()
+                yield Problem((stage, "sources", i, *named), why)
+
+
+def check_processor(job: Job) -> Iterator[Problem]:
+    """A fresh model that is fine-tuned has something to read its examples with."""
+    if job.finetune is None or job.finetune.model is None:
+        return
+    from raymodel.tasks import make_task
+
+    if make_task(job.finetune.task).fresh_processor() is None:
+        yield Problem(
+            ("finetune", "model"),
+            f"{job.finetune.task.name} reads text with the tokenizer of its base, and a fresh "
+            "model has none; pretrain one first, or give `base`",
+        )
 
 
 def check_places(job: Job) -> Iterator[Problem]:
@@ -89,19 +102,31 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
 
 
 def check_model(job: Job) -> Iterator[Problem]:
-    """The preset of the model to pretrain exists, and its sizes are some that a model can have."""
-    if job.pretrain is None:
-        return
-    try:
-        _, fields = resolve_model(job.pretrain.model)
-    except SpecError as error:
-        yield Problem(("pretrain", "model", "preset"), str(error))
-        return
-    here: Path = ("pretrain", "model", "config")
-    wrong = list(find_wrong_fields(fields))
-    for name, why in wrong:
-        yield Problem((*here, name), why)
-    if wrong or job.prepare is None or job.pretrain.data is not None:
+    """The preset of each fresh model exists, and its sizes are some that a model can have."""
+    for stage, spec in _fresh_models(job):
+        try:
+            _, fields = resolve_model(spec)
+        except SpecError as error:
+            yield Problem((stage, "model", "preset"), str(error))
+            continue
+        here: Path = (stage, "model", "config")
+        wrong = list(find_wrong_fields(fields))
+        for name, why in wrong:
+            yield Problem((*here, name), why)
+        if not wrong and stage == "pretrain":
+            yield from _too_small_for_data(job, fields, here)
+
+
+def _fresh_models(job: Job) -> Iterator[tuple[str, ModelSpec]]:
+    """Stage → the model that it makes anew."""
+    if job.pretrain is not None:
+        yield "pretrain", job.pretrain.model
+    if job.finetune is not None and job.finetune.model is not None:
+        yield "finetune", job.finetune.model
+
+
+def _too_small_for_data(job: Job, fields: Mapping[str, Any], here: Path) -> Iterator[Problem]:
+    if job.prepare is None or (job.pretrain and job.pretrain.data is not None):
         return
     needed = {
         "vocab_size": (job.prepare.tokenizer.vocab_size, "prepare.tokenizer.vocab_size"),
@@ -138,7 +163,7 @@ def _wrong_holdout(stage: str, holdout: float, *, trains: bool) -> Iterator[Prob
 
 def check_lengths(job: Job) -> Iterator[Problem]:
     """Examples are no longer than the rows that the job's own base was pretrained on."""
-    if job.finetune is None or job.finetune.base is not None or job.prepare is None:
+    if job.finetune is None or not job.finetune.starts_from_pretrain or job.prepare is None:
         return
     try:
         job.finetune.max_length_for(job.prepare.sequence_length)
@@ -167,26 +192,41 @@ def check_parallel(job: Job) -> Iterator[Problem]:
 
 
 def check_built(job: Job) -> Iterator[Problem]:
-    """The model to pretrain can be built, does its tasks, and takes the adapter of the job."""
+    """Each fresh model can be built, does its task, and takes the adapter of the job."""
+    yield from _pretrained_problems(job)
+    if job.finetune is None or job.finetune.model is None:
+        return
+    architecture, fields = resolve_model(job.finetune.model)
+    question = Question(task=job.finetune.task.name, architecture=architecture, fields=fields)
+    [answer] = examine([question])
+    yield from _told(answer.problems, "finetune")
+
+
+def _pretrained_problems(job: Job) -> Iterator[Problem]:
     if job.pretrain is None:
         return
     architecture, fields = resolve_model(job.pretrain.model)
-    model = Question(task=job.pretrain.objective, architecture=architecture, fields=fields)
+    model = Question(task=job.pretrain.objective.name, architecture=architecture, fields=fields)
     questions = [model]
-    if job.finetune is not None and job.finetune.base is None:
+    if job.finetune is not None and job.finetune.starts_from_pretrain:
         adapters = adapters_of(job.finetune)
-        questions.append(replace(model, task=job.finetune.task, adapters=adapters))
+        questions.append(replace(model, task=job.finetune.task.name, adapters=adapters))
     answers = examine(questions)
-    places = {
-        "config": ("pretrain", "model", "config"),
-        "adapter": ("finetune", "adapter"),
-    }
     seen = [problem for answer in answers for problem in answer.problems]
-    for subject, message in dict.fromkeys(seen):
-        kind, _, name = subject.partition(".")
-        yield Problem((*places[kind], *([name] if name else [])), message)
+    yield from _told(seen, "pretrain")
     if not seen:
         yield from _layout_problems(job, architecture, answers[0].config)
+
+
+def _told(problems: Iterable[tuple[str, str]], stage: str) -> Iterator[Problem]:
+    """What transformers says, at the fields that it is about."""
+    places: dict[str, Path] = {
+        "config": (stage, "model", "config"),
+        "adapter": ("finetune", "adapter"),
+    }
+    for subject, message in dict.fromkeys(problems):
+        kind, _, name = subject.partition(".")
+        yield Problem((*places[kind], *([name] if name else [])), message)
 
 
 def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -196,9 +236,11 @@ def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> 
     if architecture in (*TENSOR, *SEQUENCE) and not config.get("num_attention_heads"):
         return  # its own default, which check_built knows
     length = job.prepare.sequence_length if job.prepare else None
-    trained: list[tuple[str, TrainSpec, str]] = [("pretrain", job.pretrain, job.pretrain.objective)]
-    if job.finetune is not None and job.finetune.base is None:
-        trained.append(("finetune", job.finetune, job.finetune.task))
+    trained: list[tuple[str, TrainSpec, str]] = [
+        ("pretrain", job.pretrain, job.pretrain.objective.name)
+    ]
+    if job.finetune is not None and job.finetune.starts_from_pretrain:
+        trained.append(("finetune", job.finetune, job.finetune.task.name))
     for stage, spec, task in trained:
         model = Trained(architecture, config, get_task(task).cuts_rows, length)
         for field, reason in find_unsupported(spec, model):
@@ -212,7 +254,8 @@ def check_measures(job: Job) -> Iterator[Problem]:
     from raymodel.tasks import get_task
 
     task = get_task(job.task)
-    known, of_examples = task.measures, task.example_measures
+    known = task.measures
+    of_examples = [name for name, measure in known.items() if measure.needs == "answers"]
     taken = job.evaluate.metrics
     for i, name in enumerate(taken):
         if name not in known:
@@ -235,13 +278,14 @@ def check_measures(job: Job) -> Iterator[Problem]:
 def _measures_text(job: Job) -> bool:
     """Whether plain text is measured beside the examples: rows of the job's own pretraining."""
     pretrain, finetune = job.pretrain, job.finetune
-    if pretrain is None or finetune is None or finetune.base is not None:
+    if pretrain is None or finetune is None or not finetune.starts_from_pretrain:
         return False
-    return finetune.task == pretrain.objective
+    return finetune.task.name == pretrain.objective.name
 
 
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
+    check_processor,
     check_places,
     check_model,
     check_holdouts,

@@ -49,9 +49,10 @@ class Job(Spec):
             )
         if self.pretrain and not (self.prepare or self.pretrain.data):
             raise ValueError("pretrain has no data; add a `prepare` section or set `pretrain.data`")
-        if self.finetune and not (self.pretrain or self.finetune.base):
+        if self.finetune and self.finetune.starts_from_pretrain and not self.pretrain:
             raise ValueError(
-                "finetune has no model; add a `pretrain` section or set `finetune.base`"
+                "finetune has no model; add a `pretrain` section, or set `finetune.base` or "
+                "`finetune.model`"
             )
         if self.evaluate and not (self.pretrain or self.finetune):
             raise ValueError("evaluate has no model; add `pretrain` or `finetune`")
@@ -68,8 +69,8 @@ class Job(Spec):
     def task(self) -> str:
         """The task whose model is evaluated and served."""
         if self.finetune:
-            return self.finetune.task
-        return self.pretrain.objective if self.pretrain else "causal_lm"
+            return self.finetune.task.name
+        return self.pretrain.objective.name if self.pretrain else "causal_lm"
 
 
 def _check_global_batch(stage: str, spec: TrainSpec, cluster: ClusterSpec) -> None:

@@ -52,7 +52,8 @@ def _pretrain(spec: PretrainSpec, cluster: ClusterSpec) -> str:
 
 
 def _finetune(spec: FinetuneSpec, cluster: ClusterSpec) -> str:
-    parts = [f"{spec.task} from {shorten(spec.base or 'pretrain')}"]
+    model = spec.model and (spec.model.preset or spec.model.architecture)
+    parts = [f"{spec.task.name} from {shorten(spec.base or model or 'pretrain')}"]
     if spec.adapter:
         parts.append(f"LoRA of rank {spec.adapter.lora.rank}")
     if spec.sweep:

@@ -29,6 +29,7 @@ from raymodel.storage.execution import ATTEMPTS_FILE, Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, artifact_text, lock_run, run_of
 from raymodel.storage.uri import Location, check_writable
+from raymodel.tasks import get_task
 from raymodel.train.base import BaseModel
 
 Work = Callable[[Execution], dict[str, Any]]
@@ -210,7 +211,6 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> int:
     base = examples = tuned = None
     if job.finetune:
         base = stages.base(pretrained)
-        assert base is not None, "the job was checked"
         examples = _examples(p, base)
         tuned = _finetune(p, base, examples)
     newest = tuned or pretrained
@@ -257,19 +257,19 @@ def _pretrain(p: Pipeline, data: Mixture) -> Artifact:
     return p.execute(p.stages.pretrain(data), work)
 
 
-def _examples(p: Pipeline, base: BaseModel) -> Artifact:
+def _examples(p: Pipeline, base: BaseModel | None) -> Artifact:
     spec = p.job.finetune
     assert spec is not None, "the caller looked"
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.data.run import run_examples
 
-        return run_examples(spec, execution, p.story, base.location, p.base_dir)
+        return run_examples(spec, execution, p.story, base.location if base else None, p.base_dir)
 
     return p.execute(p.stages.examples(base), work)
 
 
-def _finetune(p: Pipeline, base: BaseModel, examples: Artifact) -> Artifact:
+def _finetune(p: Pipeline, base: BaseModel | None, examples: Artifact) -> Artifact:
     spec = p.job.finetune
     assert spec is not None, "the caller looked"
 
@@ -277,10 +277,10 @@ def _finetune(p: Pipeline, base: BaseModel, examples: Artifact) -> Artifact:
         if spec.sweep:
             from raymodel.tune.run import run_sweep
 
-            return run_sweep(spec, execution, p.story, base.location)
+            return run_sweep(spec, execution, p.story, base.location if base else None)
         from raymodel.train.run import run_finetune
 
-        return run_finetune(spec, execution, p.story, base.location)
+        return run_finetune(spec, execution, p.story, base.location if base else None)
 
     return p.execute(p.stages.finetune(base, examples), work)
 
@@ -331,8 +331,8 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             story=p.story,
             keep=stays,
         ) as served:
-            question = _question(p)
-            answer = served.ask(question)
+            question, values = _question(p)
+            answer = served.ask(values)
             p.story.say(f"          {served.url} answers as {served.name!r}")
             p.story.say(
                 f"          asked:    {_shown(question)}\n          answered: {_shown(answer)}"
@@ -360,15 +360,18 @@ def _ends_with_command(p: Pipeline) -> bool:
     )
 
 
-def _question(p: Pipeline) -> str:
-    """A held-out prompt that the evaluation used, else one that any model can go on from."""
+def _question(p: Pipeline) -> tuple[str, dict[str, Any]]:
+    """A held-out example that the evaluation used, as people read it and as a server is asked; else
+    one that any model can answer."""
     evaluated = p.run.latest("evaluate")
     if evaluated is not None:
         samples = (evaluated.location / "report/metrics.json").read_json()["samples"]
         if samples:
             # The shortest leaves the most room for an answer, and reads well in a terminal.
-            return min((str(sample["prompt"]) for sample in samples), key=len)
-    return "The"
+            shortest = min(samples, key=lambda sample: len(sample["prompt"]))
+            return str(shortest["prompt"]), dict(shortest["request"])
+    values = get_task(p.job.task).example_request()
+    return str(next(iter(values.values()))), values
 
 
 def _shown(text: str) -> str:

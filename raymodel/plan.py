@@ -12,7 +12,7 @@ from typing import Any
 
 from raymodel.cluster.devices import Fleet
 from raymodel.data.mixture import Mixture, mixture_of
-from raymodel.data.sources import resolve_source
+from raymodel.data.sources import find_tokenizer, resolve_source
 from raymodel.data.spec import PrepareSpec
 from raymodel.errors import (
     MissingArtifactError,
@@ -33,6 +33,7 @@ from raymodel.preflight import Inputs, look_at_inputs
 from raymodel.progress import Progress, find_progress
 from raymodel.storage.registry import Run, artifact_text
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 from raymodel.train.forecast import Forecast, find_problem, forecast
 from raymodel.train.plan import TrainPlan, plan_training
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -230,8 +231,6 @@ class _Stage:
     def _vocab_size(self, prepare: PrepareSpec) -> int:
         if prepare.tokenizer.vocab_size is not None:
             return prepare.tokenizer.vocab_size
-        from raymodel.data.tokenizer import find_tokenizer
-
         assert prepare.tokenizer.load is not None, "the spec has exactly one of the two"
         place = find_tokenizer(prepare.tokenizer.load, self.base_dir)
         content = (place / "tokenizer.json").read_json()
@@ -245,14 +244,14 @@ class _Stage:
         spec = self.job.pretrain
         architecture, fields = resolve_model(spec.model)
         sizes = {"vocab_size": data.vocab_size, "max_position_embeddings": data.row_tokens}
-        question = Question(task=spec.objective, architecture=architecture, fields=fields)
+        question = Question(task=spec.objective.name, architecture=architecture, fields=fields)
         [answer] = examine([question])  # whose defaults matter where the job says nothing
         return _shape(architecture, {**answer.config, **sizes, **fields})
 
     def _tuned(self, spec: FinetuneSpec) -> ModelShape:
         architecture, config = self._base_config()
         labels = 0
-        if spec.task == "text_classification":
+        if get_task(spec.task.name).label_role():
             artifact = self.progress.complete.get("examples")
             labels = len(artifact.content["labels"]) if artifact else 2
         adapter = next(iter(adapters_of(spec)), None)
@@ -283,7 +282,7 @@ def _counted(data: Mixture, row_tokens: int) -> _Data:
     marks = ", ".join(artifact.fingerprint for artifact, _ in data)
     return _Data(
         row_tokens=row_tokens,
-        vocab_size=data[0].artifact.content["tokenizer"]["vocab_size"],
+        vocab_size=data[0].artifact.content["processor"].get("vocab_size", 0),
         rows_per_epoch=dataset.order(0, 1).rows_per_epoch,
         tokens_per_row=dataset.tokens_per_row,
         words=f"{rows:,} rows, {tokens:,} tokens ({marks})",

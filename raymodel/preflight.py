@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.data.mixture import Mixture, resolve_mixture
-from raymodel.data.sources import resolve_source
-from raymodel.data.tokenizer import find_tokenizer
+from raymodel.data.sources import find_tokenizer, resolve_source
 from raymodel.errors import (
     ArtifactError,
     MissingArtifactError,
@@ -183,7 +182,7 @@ class _Look:
             self._check_held_out(mixture)
             for artifact, _ in mixture[:1]:  # the rest is alike
                 content = artifact.content
-                self._check_sizes(content["tokenizer"]["vocab_size"], content["sequence_length"])
+                self._check_sizes(content["processor"]["vocab_size"], content["sequence_length"])
 
     def _base(self, spec: FinetuneSpec) -> None:
         if spec.base is None or self._is_made_by_this_job(spec.base):
@@ -191,7 +190,7 @@ class _Look:
         with self._collecting("finetune"):
             base = resolve_base(spec.base, self._storage, self.base_dir)
             question = Question(
-                task=spec.task, folder=base.location, adapters=adapters_of(spec), trains=True
+                task=spec.task.name, folder=base.location, adapters=adapters_of(spec), trains=True
             )
             self.questions.append(("finetune.base", question))
 
@@ -248,7 +247,7 @@ class _Look:
             return  # nobody here could tell
         length = spec.max_length_for(answer.config.get("max_position_embeddings"))
         architecture = str(answer.config.get("model_type"))
-        model = Trained(architecture, answer.config, get_task(spec.task).cuts_rows, length)
+        model = Trained(architecture, answer.config, get_task(spec.task.name).cuts_rows, length)
         for name, reason in find_unsupported(spec, model):
             self._add("finetune", f"{name}: {reason}")
 

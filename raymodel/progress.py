@@ -82,8 +82,10 @@ class _Search:
     def _finetune(self) -> None:
         base = self._stages.base(self._found.complete.get("pretrain"))
         self._found.base = base
-        examples = self._look(self._stages.examples(base)) if base else None
-        if base and examples:
+        assert self._job.finetune is not None, "the caller looked"
+        is_known = base is not None or self._job.finetune.model is not None
+        examples = self._look(self._stages.examples(base)) if is_known else None
+        if examples:
             self._look(self._stages.finetune(base, examples))
 
     def _evaluate(self) -> None:

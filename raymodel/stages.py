@@ -101,34 +101,35 @@ class Stages:
         return Stage(name="pretrain", identity=spec.identity(), inputs=inputs_of(data))
 
     def base(self, pretrained: Artifact | None) -> BaseModel | None:
-        """What `finetune.base` names, else what the job pretrained; None when there is neither."""
+        """What `finetune.base` names, else what the job pretrained; None where neither is there,
+        or the model is a fresh one."""
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
         if spec.base is not None:
             return resolve_base(spec.base, self.storage, self.base_dir)
-        return base_of(pretrained) if pretrained else None
+        return base_of(pretrained) if pretrained and spec.model is None else None
 
-    def examples(self, base: BaseModel) -> Stage:
+    def examples(self, base: BaseModel | None) -> Stage:
         """The labelled sources as shards: an artifact of its own, shared by all trials."""
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
         identity = examples_identity(spec, base, self.base_dir)
-        return Stage(name="examples", identity=identity, inputs=base.inputs)
+        return Stage(name="examples", identity=identity, inputs=base.inputs if base else {})
 
-    def finetune(self, base: BaseModel, examples: Artifact) -> Stage:
+    def finetune(self, base: BaseModel | None, examples: Artifact) -> Stage:
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
-        inputs = base.inputs | {"examples": examples}
+        inputs = (base.inputs if base else {}) | {"examples": examples}
         return Stage(name="finetune", identity=finetune_identity(spec, base), inputs=inputs)
 
     def held_out(self, data: Mixture) -> Mixture:
         """Those of the datasets that the job's newest model can be measured on.
 
         A base that the job names came with a tokenizer of its own: to it the tokens of other
-        datasets are other words, or none.
+        datasets are other words, or none. A fresh model has seen none of them.
         """
         tuned = self.job.finetune
-        return () if tuned is not None and tuned.base is not None else data
+        return () if tuned is not None and not tuned.starts_from_pretrain else data
 
     def evaluate(
         self,

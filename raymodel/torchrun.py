@@ -34,6 +34,7 @@ from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location
+from raymodel.tasks.spec import AnyTaskSpec
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import TrainSpec
 from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, work_for
@@ -84,7 +85,7 @@ def train_stage(job: Job, name: str) -> None:
 class _Plan:
     stage: Stage
     spec: TrainSpec
-    task: str
+    task: AnyTaskSpec
     dataset: Mixture
     base: Location | None = None
 
@@ -106,12 +107,12 @@ def _plan_finetune(job: Job, run: Run) -> _Plan:
             "`raymodel run`, since a sweep needs Ray"
         )
     stages = Stages(job, Path.cwd())
-    pretrained = None if spec.base else _complete(run.latest("pretrain"), "pretrain")
+    needs = spec.starts_from_pretrain
+    pretrained = _complete(run.latest("pretrain"), "pretrain") if needs else None
     base = stages.base(pretrained)
-    assert base is not None, "it is named, or was found complete"
     examples = _complete(run.latest("examples"), "the examples of finetune")
     stage = stages.finetune(base, examples)
-    return _Plan(stage, spec, spec.task, mixture_of(examples), base.location)
+    return _Plan(stage, spec, spec.task, mixture_of(examples), base.location if base else None)
 
 
 def _complete(artifact: Artifact | None, what: str) -> Artifact:
@@ -135,7 +136,7 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             stage=execution.stage,
             fingerprint=execution.fingerprint,
             parents={role: artifact.fingerprint for role, artifact in plan.stage.inputs.items()},
-            content={"task": plan.task, **summary(location, plan.spec)},
+            content={"task": plan.task.name, **summary(location, plan.spec)},
             packages=[package for package in plan.stage.packages if package != "ray"],
         )
         run.set_latest(execution.stage, execution.fingerprint)

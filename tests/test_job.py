@@ -11,7 +11,7 @@ PREPARE = {
 PRETRAIN = {"model": {"preset": "llama-tiny"}, "global_batch": 32, "duration": "10 steps"}
 FINETUNE = {
     "task": "text_classification",
-    "sources": [{"path": "a", "label": "label"}],
+    "sources": [{"path": "a", "fields": {"label": "label"}}],
     "global_batch": 32,
     "duration": "1 epoch",
 }

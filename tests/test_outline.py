@@ -4,7 +4,7 @@ from raymodel.outline import outline
 FINETUNE = {
     "task": "causal_lm",
     "base": "somewhere",
-    "sources": [{"path": "a", "prompt": "{x}", "response": "{y}"}],
+    "sources": [{"path": "a", "fields": {"prompt": "{x}", "response": "{y}"}}],
     "global_batch": 8,
     "duration": "1 epoch",
 }

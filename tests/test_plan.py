@@ -53,7 +53,7 @@ def job(tmp_path):
             },
             "finetune": {
                 "task": "causal_lm",
-                "sources": [{"path": "corpus", "prompt": "{text}", "response": "{text}"}],
+                "sources": [{"path": "corpus", "fields": {"prompt": "{text}", "response": "{text}"}}],
                 "max_length": 16,
                 "global_batch": 8,
                 "duration": "3 steps",

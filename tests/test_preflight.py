@@ -34,12 +34,12 @@ PRETRAIN = {
 }
 FINETUNE = {
     "task": "causal_lm",
-    "sources": [{"path": "corpus.txt", "prompt": "{text}", "response": "{text}"}],
+    "sources": [{"path": "corpus.txt", "fields": {"prompt": "{text}", "response": "{text}"}}],
     "max_length": 16,
     "global_batch": 8,
     "duration": "2 steps",
 }
-LABELLED = {"sources": [{"path": "labels.jsonl", "format": "jsonl", "label": "label"}]}
+LABELLED = {"sources": [{"path": "labels.jsonl", "format": "jsonl", "fields": {"label": "label"}}]}
 CLASSIFY = FINETUNE | {"task": "text_classification"} | LABELLED
 
 

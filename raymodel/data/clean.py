@@ -28,9 +28,9 @@ def clean_text(text: str) -> str:
 
 def reason_to_drop(texts: Collection[str], spec: CleanSpec) -> str | None:
     """Why a document of these cleaned texts is not kept; None when it is."""
-    if not any(text.strip() for text in texts):
+    if texts and not any(text.strip() for text in texts):
         return "empty document"
-    return TOO_SHORT if sum(map(len, texts)) < spec.min_chars else None
+    return TOO_SHORT if texts and sum(map(len, texts)) < spec.min_chars else None
 
 
 def cut_text(text: str, max_chars: int, kept: Kept) -> str:
@@ -38,11 +38,12 @@ def cut_text(text: str, max_chars: int, kept: Kept) -> str:
     return text[:max_chars] if kept == "start" else text[max(0, len(text) - max_chars) :]
 
 
-def texts_digest(texts: Collection[str]) -> bytes:
-    """16 bytes that stand for several texts, and for where one ends and the next begins."""
+def values_digest(values: Sequence[str | bytes | list[str]]) -> bytes:
+    """16 bytes that stand for several values, and for where one ends and the next begins."""
     digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        data = text.encode()
+    for value in values:
+        data = values_digest(value) if isinstance(value, list) else value
+        data = data.encode() if isinstance(data, str) else data
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()

@@ -94,6 +94,8 @@ class Ledger:
         """
         left_out = sum(self.left_out.values())
         parts = {"to train on": rows["train"], "held out": rows["holdout"]}
+        if rows["test"]:
+            parts["to test on"] = rows["test"]
         parts |= {"duplicates": duplicates, "left out": left_out}
         text = f"read {self.read:,}: " + ", ".join(f"{n:,} {what}" for what, n in parts.items())
         if sum(parts.values()) != self.read:

@@ -105,7 +105,7 @@ def _resolve(reference: str, storage: Location, base_dir: Path | None) -> Artifa
 
 def _check_alike(first: Artifact, other: Artifact) -> None:
     differences, fixes = [], []
-    tokenizers = [artifact.content["tokenizer"] for artifact in (first, other)]
+    tokenizers = [artifact.content["processor"] for artifact in (first, other)]
     if tokenizers[0]["sha256"] != tokenizers[1]["sha256"]:
         words = [f"{t['sha256'][:12]}… of {t['vocab_size']:,} tokens" for t in tokenizers]
         differences.append(f"the tokenizers ({' and '.join(words)})")

@@ -14,7 +14,7 @@ from raymodel.data.spec import SourceSpec
 from raymodel.data.steps import SPLITS, Partition, ShardItem, rows_file
 from raymodel.storage.uri import Location
 
-_COUNTS = ("rows", "tokens", "documents", "text_bytes")
+_COUNTS = ("rows", "tokens", "documents", "num_bytes")
 _SUMMED = (*_COUNTS, "memory_bytes")
 
 

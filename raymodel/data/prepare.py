@@ -19,7 +19,7 @@ from raymodel.data.clean import ASKED_FOR
 from raymodel.data.ledger import Ledger
 from raymodel.data.parts import plan_partitions, plan_parts, split_content
 from raymodel.data.plan import plan_buckets
-from raymodel.data.rows import RowKind, SavedTokenizer
+from raymodel.data.rows import RowKind, SavedProcessor
 from raymodel.data.shard_format import ShardRecord, write_index
 from raymodel.data.sources import SourceFiles, resolve_source
 from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
@@ -33,15 +33,13 @@ from raymodel.data.steps import (
     Step,
     TokenizerStep,
 )
-from raymodel.data.tokenizer import (
-    TokenizerContent,
-    describe_tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-)
 from raymodel.errors import SourceError
-from raymodel.storage.uri import Location
+from raymodel.modality.base import Processor
+from raymodel.modality.text import TextProcessor
+from raymodel.storage.uri import Location, sha256
 
+PROCESSOR = "data/processor"
+"""Its folder in a dataset."""
 REJECTS = "data/rejects.jsonl"
 """Samples of what was left out, by reason, with file and line; there when anything was."""
 
@@ -63,10 +61,9 @@ class Recipe:
     holdout: float
     seed: int
     kind: RowKind
-    tokenizer: TokenizerSpec | Location
-    """How to get the tokenizer, or the folder of the base model's."""
-    sequence_length: int | None = None
-    task: str | None = None
+    reads: type[Processor] = TextProcessor
+    processor: TokenizerSpec | Location | Processor
+    """How to get the processor: the folder that holds it, a tokenizer to train, or itself."""
     max_left_out: float = MAX_LEFT_OUT
     """A share; see `PrepareSpec`."""
 
@@ -93,7 +90,7 @@ class _Preparation:
 
     def __init__(self, recipe: Recipe, place: Location, execute: Execute, say: Say) -> None:
         self._recipe, self._place, self._execute, self._say = recipe, place, execute, say
-        self._work, self._tokenizer = place / "work", place / "data/tokenizer"
+        self._work, self._processor = place / "work", place / PROCESSOR
         self._ledger = Ledger([source.path for source in recipe.sources])
 
     def run(self, base_dir: Path | None) -> dict[str, Any]:
@@ -107,13 +104,13 @@ class _Preparation:
         read = self._read_step(found, partitions, total_bytes)
         labels = self._check_documents(partitions, self._do(read))
         duplicates, conflicts = self._compare(read)
-        tokenizer = self._make_tokenizer(len(partitions))
+        processor = self._make_processor(len(partitions))
         step = RowStep(
             work=self._work,
             partitions=partitions,
             sources=self._recipe.sources,
             kind=self._recipe.kind,
-            tokenizer=SavedTokenizer(self._tokenizer, tokenizer),
+            processor=processor,
             labels=labels,
             num_buckets=read.num_buckets if self._recipe.clean.dedup == "exact" else 0,
         )
@@ -121,15 +118,20 @@ class _Preparation:
         self._close_account(partitions, rows, duplicates)
         classes = _count_labels(rows)
         self._tell_classes(labels, classes)
-        splits = self._write_shards(partitions, rows)
+        splits, kind = self._write_shards(partitions, rows), self._recipe.kind
         return {
             "kind": "dataset",
-            "task": self._recipe.task,
+            "task": kind.task and kind.task.name,
             "labels": list(labels),
             "classes": classes,
             "tokens": sum(split["tokens"] for split in splits.values()),
-            "sequence_length": self._recipe.sequence_length,
-            "tokenizer": asdict(tokenizer),
+            "sequence_length": None if kind.task else kind.length,
+            "processor": {
+                "modality": self._recipe.reads.modality,
+                "folder": PROCESSOR,
+                "sha256": sha256(self._processor / self._recipe.reads.file),
+                **processor.facts,
+            },
             "splits": splits,
             "read": self._ledger.read,
             "duplicates": duplicates,
@@ -148,18 +150,19 @@ class _Preparation:
     def _read_step(
         self, found: Sequence[SourceFiles], partitions: tuple[Partition, ...], total_bytes: int
     ) -> ReadStep:
-        recipe, tokenizer = self._recipe, self._recipe.tokenizer
+        recipe, processor = self._recipe, self._recipe.processor
         sample = 0.0
-        if isinstance(tokenizer, TokenizerSpec):
-            sample = tokenizer.sample_chars / total_bytes
+        if isinstance(processor, TokenizerSpec):
+            sample = processor.sample_chars / total_bytes
         num_buckets = plan_buckets(total_bytes // _MEAN_DOCUMENT_BYTES)
-        compares = recipe.clean.dedup == "exact" or recipe.kind.has_labels
+        compares = recipe.clean.dedup == "exact" or recipe.kind.label_role is not None
         return ReadStep(
             work=self._work,
             partitions=partitions,
             sources=recipe.sources,
             roots=tuple(files.root for files in found),
             kind=recipe.kind,
+            clean=recipe.clean,
             seed=recipe.seed,
             holdout=recipe.holdout,
             sample_frac=min(1.0, sample),
@@ -184,9 +187,8 @@ class _Preparation:
         self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
         labels = sorted({label for summary in summaries for label in summary["labels"]})
         if len(labels) > _MAX_LABELS:
-            names = ", ".join(repr(source.label) for source in self._recipe.sources)
             raise SourceError(
-                f"the label {names} has {len(labels):,} different values, such as {labels[0]!r} "
+                f"the label has {len(labels):,} different values, such as {labels[0]!r} "
                 f"and {labels[1]!r}; a label has at most {_MAX_LABELS:,}. Name the field that "
                 "holds the class"
             )
@@ -246,31 +248,33 @@ class _Preparation:
                     f"{', …' if len(found) > _LABELS_SHOWN else ''}"
                 )
 
-    def _make_tokenizer(self, num_partitions: int) -> TokenizerContent:
-        tokenizer = self._recipe.tokenizer
-        if isinstance(tokenizer, TokenizerSpec):
-            assert tokenizer.vocab_size is not None, "a tokenizer to load comes as its folder"
+    def _make_processor(self, num_partitions: int) -> SavedProcessor:
+        found, kind = self._recipe.processor, self._recipe.kind
+        if isinstance(found, TokenizerSpec):
+            assert found.vocab_size is not None, "a tokenizer to load comes as its folder"
             step = TokenizerStep(
                 work=self._work,
-                output=self._tokenizer,
+                output=self._processor,
                 num_partitions=num_partitions,
-                vocab_size=tokenizer.vocab_size,
-                sample_chars=tokenizer.sample_chars,
+                vocab_size=found.vocab_size,
+                sample_chars=found.sample_chars,
             )
             (summary,) = self._do(step)
             self._say(
                 f"trained a tokenizer of {summary['vocab_size']:,} tokens "
                 f"on {summary['characters'] / 1e6:,.1f} M characters"
             )
+        elif isinstance(found, Location):
+            self._recipe.reads.load(found).save(self._processor)
         else:
-            save_tokenizer(load_tokenizer(tokenizer), self._tokenizer)
-        content = describe_tokenizer(self._place, "data/tokenizer")
-        if content.end_of_text is None and self._recipe.sequence_length is not None:
+            found.save(self._processor)
+        facts = self._recipe.reads.load(self._processor).facts()
+        if kind.task is None and facts["end_of_text"] is None:
             raise SourceError(
-                f"the tokenizer {tokenizer} has no end-of-text token; documents are packed with "
+                f"the tokenizer {found} has no end-of-text token; documents are packed with "
                 "one between them. Set `eos_token` in its tokenizer_config.json"
             )
-        return content
+        return SavedProcessor(place=self._processor, facts=facts)
 
     def _write_shards(
         self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]
@@ -283,7 +287,7 @@ class _Preparation:
                 f"{f' ({left_out} left out)' if left_out else ''}; at least one is needed. Lower "
                 f"`holdout`, or give more data{self._see()}"
             )
-        if self._recipe.holdout and not any(part.split == "holdout" for part in plans):
+        if self._recipe.holdout and all(part.split == "train" for part in plans):
             self._say(
                 f"warning: nothing is held out with a holdout of {self._recipe.holdout:g}, so "
                 "there is nothing to validate and evaluate on. Raise `holdout`, or give more data"
@@ -302,6 +306,8 @@ class _Preparation:
         for split, parts in splits.items():
             rows, tokens = sum(p["rows"] for p in parts), sum(p["tokens"] for p in parts)
             shards_in_all = sum(part["shards"] for part in parts)
+            if split == "test" and not parts:
+                continue  # most data has none
             self._say(f"{split}: {rows:,} rows, {tokens:,} tokens, {shards_in_all} shards")
         return {split: split_content(parts) for split, parts in splits.items()}
 

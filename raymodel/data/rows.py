@@ -1,4 +1,4 @@
-"""What a record becomes: a document, and then packed rows of tokens, or an example of a task.
+"""What documents become: packed rows of tokens, or an example of a task each.
 
 The two kinds of rows share all other steps of preparing data; see `data/steps.py`.
 """
@@ -9,30 +9,32 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymodel.data.account import Account
-from raymodel.data.clean import Kept
-from raymodel.data.document import Document, make_document
+from raymodel.data.document import Document
 from raymodel.data.pack import pack_rows
-from raymodel.data.record import RawRecord
-from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.tokenizer import TokenizerContent, load_encoder, load_tokenizer
+from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
+from raymodel.modality.base import Processor
+from raymodel.modality.text import load_encoder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut
+from raymodel.tasks.fields import PLAIN_TEXT, Fields
+from raymodel.tasks.spec import AnyTask
 
 
-class SavedTokenizer(NamedTuple):
-    """A tokenizer of a dataset that is being made."""
+@dataclass(frozen=True, kw_only=True)
+class SavedProcessor:
+    """The processor of a dataset, and what its manifest says of it."""
 
     place: Location
-    content: TokenizerContent
+    facts: Mapping[str, Any]
 
 
 class Rows(NamedTuple):
@@ -41,161 +43,121 @@ class Rows(NamedTuple):
     table: pa.Table
     documents: int
     """Those that are in the table, counted there."""
-    text_bytes: int
-    """Their UTF-8 bytes."""
+    num_bytes: int
+    """Of their values."""
     labels: Counter[str]
     """Their labels."""
     cut: Counter[str]
-    """Role → those whose text was too long."""
+    """Role → those whose value was too long."""
 
 
-Labels = Sequence[str]
+@dataclass(frozen=True, kw_only=True)
+class RowKind:
+    """Which rows documents become: packed ones, or the examples of a task."""
 
-
-class RowKind(Protocol):
-    """How records become rows. Picklable."""
-
-    @property
-    def roles(self) -> Mapping[str, Kept]:
-        """The texts of a document, and which end of each stays when it is too long. The first is
-        what the model is given."""
-        ...
+    task: AnyTask | None = None
+    """A `TaskSpec`; None for packed rows of plain text."""
+    length: int | None
+    """Tokens of a packed row, or the longest example; None where examples are not cut."""
 
     @property
-    def has_labels(self) -> bool:
-        """Whether documents have labels."""
-        ...
+    def fields(self) -> Fields:
+        """The roles of a record."""
+        return PLAIN_TEXT if self.task is None else get_task(self.task.name).fields
 
-    def document(self, record: RawRecord, source: SourceSpec, account: Account) -> Document | None:
-        """A raw record as a document; None, left out, when it is not kept.
+    @property
+    def label_role(self) -> str | None:
+        """The role whose values are classes; None without."""
+        return None if self.task is None else get_task(self.task.name).label_role()
+
+    def rows(
+        self,
+        documents: Sequence[Document],
+        source: SourceSpec,
+        processor: SavedProcessor,
+        labels: Sequence[str],
+        account: Account,
+    ) -> Rows:
+        """Rows of the documents, in their order. The same documents give the same rows.
 
         Raises:
-            SourceError: the job file asks for what the record does not hold as text.
+            SourceError: a document that the data must not have.
         """
-        ...
+        if self.task is None:
+            return self._packed(documents, processor, account)
+        return self._examples(documents, source, processor, labels, account)
 
-    def rows(
-        self,
-        documents: Sequence[Document],
-        source: SourceSpec,
-        tokenizer: SavedTokenizer,
-        labels: Labels,
-        account: Account,
+    def _packed(
+        self, documents: Sequence[Document], processor: SavedProcessor, account: Account
     ) -> Rows:
-        """Rows of the documents, in their order. The same documents give the same rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """Documents of plain text, packed into rows of equal length."""
-
-    sequence_length: int
-    clean: CleanSpec
-
-    @property
-    def roles(self) -> Mapping[str, Kept]:
-        return {"text": "start"}
-
-    @property
-    def has_labels(self) -> bool:
-        return False
-
-    def document(self, record: RawRecord, source: SourceSpec, account: Account) -> Document | None:
-        return make_document(record, source, self.roles, self.has_labels, self.clean, account)
-
-    def rows(
-        self,
-        documents: Sequence[Document],
-        source: SourceSpec,
-        tokenizer: SavedTokenizer,
-        labels: Labels,
-        account: Account,
-    ) -> Rows:
-        content = tokenizer.content
-        assert content.end_of_text is not None, "checked when the tokenizer was found"
-        encoded = load_encoder(tokenizer.place).encode_batch_fast(
-            [document.texts["text"] for document in documents], add_special_tokens=False
+        facts = processor.facts
+        assert facts["end_of_text"] is not None, "checked when the tokenizer was found"
+        assert self.length is not None, "rows are packed to a length"
+        encoded = load_encoder(processor.place).encode_batch_fast(
+            [str(document.values["text"]) for document in documents], add_special_tokens=False
         )
         table = pack_rows(
             [document.ids for document in encoded],
-            sequence_length=self.sequence_length,
-            end_of_text=content.end_of_text,
-            padding=content.padding,
-            vocab_size=content.vocab_size,
+            sequence_length=self.length,
+            end_of_text=facts["end_of_text"],
+            padding=facts["padding"],
+            vocab_size=facts["vocab_size"],
         )
         for document in documents:
             account.begin(**vars(document.place))
         return Rows(
             table,
             documents=pc.sum(pc.list_value_length(table["document_starts"])).as_py() or 0,
-            text_bytes=sum(document.text_bytes for document in documents),
+            num_bytes=sum(document.num_bytes for document in documents),
             labels=Counter(),
             cut=Counter(role for document in documents for role in document.cut),
         )
 
-
-@dataclass(frozen=True)
-class ExampleRows:
-    """Labelled records as examples of a task, one a row."""
-
-    task: str
-    max_length: int
-    clean: CleanSpec
-
-    @property
-    def roles(self) -> Mapping[str, Kept]:
-        return get_task(self.task).roles
-
-    @property
-    def has_labels(self) -> bool:
-        return get_task(self.task).has_labels
-
-    def document(self, record: RawRecord, source: SourceSpec, account: Account) -> Document | None:
-        return make_document(record, source, self.roles, self.has_labels, self.clean, account)
-
-    def rows(
+    def _examples(
         self,
         documents: Sequence[Document],
         source: SourceSpec,
-        tokenizer: SavedTokenizer,
-        labels: Labels,
+        processor: SavedProcessor,
+        labels: Sequence[str],
         account: Account,
     ) -> Rows:
-        task, loaded = get_task(self.task)(labels), _load_cached(tokenizer.place)
+        assert self.task is not None, "the caller looked"
+        kind = get_task(self.task.name)
+        task = kind(self.task, labels=labels, processor=_load(kind.reads, processor.place))
         kept, features, cut = list[Document](), [], Counter[str]()
         for document in documents:
             account.begin(**vars(document.place))
             try:
-                example = task.features(document.texts, document.label, loaded, self.max_length)
+                example = task.features(document.values, self.length)
             except ValueError as error:
                 raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
             if isinstance(example, LeftOut):
-                account.leave_out(example.reason, dict(document.texts))
+                account.leave_out(example.reason, dict(document.values))
                 continue
             kept.append(document)
             features.append(example.features)
             cut.update({*document.cut, *example.cut})
         table = pa.Table.from_pylist(features, schema=task.schema())
+        role = kind.label_role()
         return Rows(
             table,
             documents=table.num_rows,
-            text_bytes=sum(document.text_bytes for document in kept),
-            labels=Counter(document.label for document in kept if document.label is not None),
+            num_bytes=sum(document.num_bytes for document in kept),
+            labels=Counter(str(document.values[role]) for document in kept if role),
             cut=cut,
         )
 
 
 def row_tokens(table: pa.Table) -> Any:
-    """Real tokens of each row: `length` of packed rows, else the length of the token list."""
+    """Real tokens of each row: `length` of packed rows, else the length of the token list; rows
+    without tokens, such as images, count one each. (n,) int64"""
     if "length" in table.column_names:
         return table["length"].to_numpy().astype(np.int64)
-    for field in table.schema:
-        if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type):
-            return pc.list_value_length(table[field.name]).to_numpy().astype(np.int64)
-    return np.zeros(table.num_rows, dtype=np.int64)
+    if "input_ids" in table.column_names:
+        return pc.list_value_length(table["input_ids"]).to_numpy().astype(np.int64)
+    return np.ones(table.num_rows, dtype=np.int64)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_cached(place: Location) -> Any:
-    return load_tokenizer(place)
+def _load(kind: type[Processor], place: Location) -> Processor:
+    return kind.load(place)

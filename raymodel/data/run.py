@@ -13,12 +13,13 @@ import ray.data
 from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.progress import DOING, StepProgress
-from raymodel.data.rows import ExampleRows, PackedRows
+from raymodel.data.rows import RowKind
+from raymodel.data.sources import find_tokenizer
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
-from raymodel.data.tokenizer import find_tokenizer
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
+from raymodel.tasks import make_task
 
 if TYPE_CHECKING:
     from raymodel.train.spec import FinetuneSpec
@@ -58,9 +59,8 @@ def run_prepare(
         clean=spec.clean,
         holdout=spec.holdout,
         seed=execution.seed,
-        kind=PackedRows(spec.sequence_length, spec.clean),
-        tokenizer=tokenizer,
-        sequence_length=spec.sequence_length,
+        kind=RowKind(length=spec.sequence_length),
+        processor=tokenizer,
         max_left_out=spec.max_left_out,
     )
     execute = functools.partial(execute_step, story=story, stage=execution.stage)
@@ -71,13 +71,14 @@ def run_examples(
     spec: FinetuneSpec,
     execution: Execution,
     story: Story,
-    base_model: Location,
+    base: Location | None,
     base_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Turns the labelled sources of `finetune` into example shards, with the base's tokenizer.
+    """Turns the labelled sources of `finetune` into example shards, with the base's processor.
 
     Args:
-        base_model: the Hugging Face folder of the model to start from.
+        base: the Hugging Face folder of the model to start from; None for a fresh one, whose
+            processor the task makes.
 
     Returns: the `content` of the artifact's manifest.
 
@@ -85,14 +86,18 @@ def run_examples(
         SpecError: the examples are to be longer than the model can take.
         SourceError: a source is missing, empty or unreadable.
     """
+    task = make_task(spec.task)
+    processor = base or task.fresh_processor()
+    assert processor is not None, "the job was checked"
+    positions = None if base is None else _positions(base)
     recipe = Recipe(
         sources=spec.sources,
         clean=spec.clean,
         holdout=spec.holdout,
         seed=execution.seed,
-        kind=ExampleRows(spec.task, spec.max_length_for(_positions(base_model)), spec.clean),
-        tokenizer=base_model,
-        task=spec.task,
+        kind=RowKind(task=spec.task, length=spec.max_length_for(positions)),
+        reads=task.reads,
+        processor=processor,
         max_left_out=spec.max_left_out,
     )
     execute = functools.partial(execute_step, story=story, stage=execution.stage)

@@ -63,10 +63,12 @@ class Dataset:
 
     split: str
     parts: tuple[DatasetPart, ...]
-    tokenizer: Location
-    """The folder of the tokenizer."""
+    processor: Location
+    """The folder of the processor."""
     sequence_length: int | None
     """Tokens in a packed row; None for examples, whose length varies."""
+    labels: tuple[str, ...] = ()
+    """The classes of examples, in the order of their numbers."""
 
     @property
     def num_rows(self) -> int:
@@ -238,8 +240,9 @@ def dataset_of(
     return Dataset(
         split,
         tuple(DatasetPart(location / part.folder, part, part.weight * weight) for part in loaded),
-        location / "data/tokenizer",
+        location / content["processor"]["folder"],
         content.get("sequence_length"),
+        tuple(content["labels"]),
     )
 
 

@@ -51,7 +51,7 @@ class PartContent:
     """Real tokens, end-of-text included, padding not."""
     documents: int
     """Documents (packed rows) or examples."""
-    text_bytes: int
+    num_bytes: int
     """UTF-8 bytes of the documents' text: the denominator of bits per byte."""
     shards: int
     shard_bytes: int

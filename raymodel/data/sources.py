@@ -17,6 +17,7 @@ from raymodel.data.listing import list_folder, named
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec
 from raymodel.errors import MissingSourceError, SourceError
+from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.uri import Entry, Location
 
 _SUFFIXES = {
@@ -259,3 +260,28 @@ def _version_of(package: str) -> str:
     for distribution in metadata.packages_distributions().get(package, ()):
         return f"{distribution} {metadata.version(distribution)}"
     return "unknown"
+
+
+# ---- tokenizers ----------------------------------------------------------------------------------
+
+
+def find_tokenizer(path: str, base_dir: Path | None = None) -> Location:
+    """The folder that `tokenizer.load` names.
+
+    Raises:
+        SourceError: it does not exist, or holds no `tokenizer.json`.
+    """
+    is_package = path.startswith("python:")
+    check_no_hub_id("tokenizer.load", path, base_dir)
+    place = locate_in_package(path) if is_package else Location.parse(path, base_dir)
+    if not place.exists():
+        raise MissingSourceError(
+            f"tokenizer {path!r}: {place} does not exist; it must be a Hugging Face folder with a "
+            "fast tokenizer. Check the path"
+        )
+    if not (place / "tokenizer.json").exists():
+        raise SourceError(
+            f"tokenizer {path!r}: {place} holds no tokenizer.json; it must be a Hugging Face "
+            "folder with a fast tokenizer. Check the path, or save one there with save_pretrained"
+        )
+    return place

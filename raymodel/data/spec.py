@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import codecs
 from encodings.aliases import aliases
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
 from raymodel.spec.quantity import Count, Fraction
+from raymodel.spec.show import show
 
 # Codecs of Python that no file of records is written in: for host names, source text or nothing.
 _NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "charmap"}
-ROWS_VERSION = 2
+ROWS_VERSION = 3
 """Enters the fingerprints of what is prepared: it is raised when the same spec and sources give
 other rows, or other files of an attempt that can be gone on with."""
 MAX_LEFT_OUT = 0.5
@@ -50,17 +51,21 @@ class SourceSpec(Spec):
     delimiter: str | None = None
     """`csv`: the character between two fields. By default the one of comma, tab, semicolon and bar
     that parts the first row; a row that could be parted by two of them is refused."""
-    text: str = "{text}"
-    """How a record becomes a document: a template over the record's fields, `"{title}: {body}"`;
-    the parts of a list or mapping stand in brackets, `"{messages[0][content]}"`."""
-    prompt: str | None = None
-    """Causal fine-tuning: the template of what the model is given, e.g. `"{code}"`."""
-    response: str | None = None
-    """Causal fine-tuning: the template of what the model must answer; only this bears loss."""
-    label: Text | None = None
-    """Classification: the field that holds the label: one text, number, true or false. White space
-    around it is nothing, and 1, 1.0, "1" and "1.0" are one class; a record without a value (null,
-    NaN, an empty text) is left out."""
+    fields: dict[str, Text] = Field(default_factory=dict, max_length=100)
+    """Role → what of a record stands for it. Which roles there are, the task says: `text` of
+    `prepare`; `text` and `label`; `prompt` and `response`; `image` and `label`. A text is a
+    template over the record's fields, `"{title}: {body}"`, with the parts of a list or mapping in
+    brackets, `"{messages[0][content]}"`. Every other role is the name of a field. By default
+    `text: "{text}"`, and for `label`, `image` and the like the field of that name. A label is one
+    text, number, true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one
+    class; a record without a value (null, NaN, an empty text) is left out."""
+    split: Literal["train", "validation", "test"] | None = None
+    """Of data that comes split: `validation` is what training is validated on, `test` what is
+    evaluated. By default the stage's `holdout` divides; of a source that is `train` too, unless
+    another one is `validation`."""
+    group: Text | None = None
+    """The field whose values must not fall on both sides of the split: a speaker, a user, a
+    conversation. By default the file where a file is a document, else what the model is given."""
     weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
     """How often this source's documents appear relative to their natural share."""
 
@@ -76,6 +81,19 @@ class SourceSpec(Spec):
         if not known._is_text_encoding or known.name in _NOT_OF_FILES:
             raise ValueError(f"{encoding!r} is not an encoding of text files; most files are utf-8")
         return encoding
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_roles(cls, data: Any) -> Any:
+        old = ("text", "prompt", "response", "label")
+        roles = [name for name in old if isinstance(data, dict) and name in data]
+        if roles:
+            written = ", ".join(f"{name}: {show(data[name])}" for name in roles)
+            raise ValueError(
+                f"{' and '.join(f'`{name}`' for name in roles)} are roles of a record, which stand "
+                f"in `fields`; write fields: {{{written}}}"
+            )
+        return data
 
     @model_validator(mode="after")
     def _can_be_parted(self) -> SourceSpec:

@@ -20,16 +20,17 @@ import pyarrow.parquet as pq
 
 from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Account, Place
 from raymodel.data.clean import bucket_of, compare_documents, is_held_out, key_table
-from raymodel.data.document import Document, documents_of, documents_table
+from raymodel.data.document import Document, documents_of, documents_table, make_document
 from raymodel.data.read import read_slice
 from raymodel.data.record import FileSlice, digest_of
-from raymodel.data.rows import RowKind, SavedTokenizer, row_tokens
+from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
-from raymodel.data.spec import SourceSpec
-from raymodel.data.tokenizer import save_tokenizer, train_tokenizer
+from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.storage.uri import Location
 
-SPLITS = ("train", "holdout")
+SPLITS = ("train", "holdout", "test")
+"""`holdout` is what training is validated on, and what is evaluated where there is no `test`."""
 _GROUP_ROWS = 4096  # rows of an intermediate file that are read together
 
 
@@ -98,6 +99,7 @@ class ReadStep:
     sources: tuple[SourceSpec, ...]
     roots: tuple[Location, ...]
     kind: RowKind
+    clean: CleanSpec
     seed: int
     holdout: float
     sample_frac: float
@@ -117,36 +119,49 @@ class ReadStep:
         partition = self.partitions[item]
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
         account = Account()
-        documents, held_out, sample = list[Document](), list[bool](), list[str]()
-        seen_fields = list[str]()
+        documents, splits, sample = list[Document](), list[str](), list[str]()
+        fields, seen_fields = self.kind.fields, list[str]()
+        texts = [role for role, field in fields.items() if field.kind == "text"]
         for piece in partition.pieces:
             for record in read_slice(root, piece, source, account):
                 seen_fields = seen_fields or sorted(record.fields)
-                document = self.kind.document(record, source, account)
+                document = make_document(record, source, root, fields, self.clean, account)
                 if document is None:
                     continue
-                is_out = is_held_out(document.group, self.seed, self.holdout)
                 documents.append(document)
-                held_out.append(is_out)
-                if not is_out and self._is_sampled(record.document):
-                    sample += document.texts.values()
+                splits.append(self._split_of(document, source))
+                if splits[-1] == "train" and self._is_sampled(record.document):
+                    sample += [str(document.values[role]) for role in texts]
         _write_table(
-            _item_file(self.work, "documents", item),
-            documents_table(documents, held_out, self.kind.roles),
+            _item_file(self.work, "documents", item), documents_table(documents, splits, fields)
         )
         if self.sample_frac:
             sampled = pa.table({"text": pa.array(sample, pa.large_string())})
             _write_table(_item_file(self.work, "sample", item), sampled)
+        labels = self._labels(documents)
         if self.num_buckets:
-            labels = [document.label for document in documents]
             keys = key_table([document.key for document in documents], labels, item)
             self._write_keys(keys, item)
         return {
             "documents": len(documents),
-            "labels": sorted({d.label for d in documents if d.label is not None}),
+            "labels": sorted({label for label in labels if label is not None}),
             "fields": seen_fields,
             "account": account.summary(source.path),
         }
+
+    def _labels(self, documents: Sequence[Document]) -> list[str | None]:
+        role = self.kind.label_role
+        return [None if role is None else str(document.values[role]) for document in documents]
+
+    def _split_of(self, document: Document, source: SourceSpec) -> str:
+        if source.split == "test":
+            return "test"
+        if source.split == "validation":
+            return "holdout"
+        has_own = any(each.split == "validation" for each in self.sources)
+        if source.split == "train" and has_own:
+            return "train"
+        return "holdout" if is_held_out(document.group, self.seed, self.holdout) else "train"
 
     def _is_sampled(self, document: bytes) -> bool:
         key = hashlib.blake2b(document, digest_size=8, person=b"tokenizer").digest()
@@ -228,7 +243,7 @@ class TokenizerStep:
                 texts.append(text[:room])
                 room -= len(texts[-1])
         tokenizer = train_tokenizer(texts, self.vocab_size)
-        save_tokenizer(tokenizer, self.output)
+        TextProcessor(tokenizer).save(self.output)
         return {"characters": sum(map(len, texts)), "vocab_size": len(tokenizer)}
 
 
@@ -240,7 +255,7 @@ class RowStep:
     partitions: tuple[Partition, ...]
     sources: tuple[SourceSpec, ...]
     kind: RowKind
-    tokenizer: SavedTokenizer
+    processor: SavedProcessor
     labels: tuple[str, ...]
     num_buckets: int
     """Files of duplicates, which are dropped; 0 when they are kept."""
@@ -258,18 +273,18 @@ class RowStep:
         with _item_file(self.work, "documents", item).open_input() as stream:
             table = pq.read_table(stream)
         table = table.filter(pa.array(self._is_first(item, table.num_rows)))
-        held_out = table["held_out"].to_numpy()
+        splits = table["split"].to_numpy(zero_copy_only=False)
         account, cut, summary = Account(), Counter[str](), dict[str, Any]()
-        for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
-            documents = documents_of(table.filter(pa.array(chosen)), self.kind.roles)
-            rows = self.kind.rows(documents, source, self.tokenizer, self.labels, account)
+        for split in SPLITS:
+            documents = documents_of(table.filter(pa.array(splits == split)), self.kind.fields)
+            rows = self.kind.rows(documents, source, self.processor, self.labels, account)
             _write_table(rows_file(self.work, split, item), rows.table)
             cut += rows.cut
             summary[split] = {
                 "rows": rows.table.num_rows,
                 "tokens": int(row_tokens(rows.table).sum()),
                 "documents": rows.documents,
-                "text_bytes": rows.text_bytes,
+                "num_bytes": rows.num_bytes,
                 "memory_bytes": rows.table.nbytes,
                 "labels": dict(rows.labels),
             }

@@ -1,20 +1,34 @@
-"""Measures one model on held-out rows, in one process and without Ray."""
+"""Measures one model on held-out rows, in one process and without Ray; and adds up what several
+processes found of the rows of one dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.observe.measures import measured
 from raymodel.observe.slow_paths import as_content, slow_paths
+from raymodel.tasks import get_task
+from raymodel.tasks.base import Limits, Task
+from raymodel.tasks.likelihood import likelihood_scores
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from raymodel.data.shard import Dataset
-    from raymodel.tasks.base import Task
+
+BATCH_ROWS = 8
+"""Of one forward pass."""
+SAMPLES = 5
+"""Answers that a report shows."""
+ROWS_OF_A_PART = 256
+"""Fewer are not worth a process of their own, which reads the model and imports for seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +37,8 @@ class Measured:
 
     metrics: dict[str, float | None]
     """Measure → value; None when it is not finite, because JSON has no NaN."""
-    samples: list[dict[str, str]] = field(default_factory=list)
-    """`prompt`, `answer`, `reference` of a few held-out examples."""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """`prompt`, `answer`, `reference` and `request` of a few held-out examples."""
     rows: dict[str, int] = field(default_factory=dict)
     """Held-out rows used, by the role of their dataset."""
     slow_paths: list[dict[str, str]] = field(default_factory=list)
@@ -35,51 +49,170 @@ class Measured:
         return asdict(self)
 
 
-def measure_model(
+@dataclass(kw_only=True)
+class Found:
+    """What a model says of some rows of one dataset. Picklable."""
+
+    nats: float = 0.0
+    num_targets: int = 0
+    num_bytes: int = 0
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    references: list[Any] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one process found: by the role of the dataset."""
+
+    found: dict[str, Found]
+    slow_paths: list[dict[str, str]]
+
+
+def num_parts(held_out: Mapping[str, Dataset], max_rows: int, workers: int) -> int:
+    """Processes among which the rows are shared out."""
+    rows = max(min(dataset.num_rows, max_rows) for dataset in held_out.values())
+    return max(1, min(workers, rows // ROWS_OF_A_PART))
+
+
+def measure_part(
     folder: Path,
-    task: Task,
+    task_name: str,
     held_out: Mapping[str, Dataset],
     spec: EvaluateSpec,
+    part: tuple[int, int] = (0, 1),
     *,
     wants_gpu: bool = False,
-) -> Measured:
-    """Loads the model of `folder` and takes the measures of `spec`.
+) -> Part:
+    """Loads the model of `folder` and asks it about its part of the rows.
 
     Args:
-        held_out: Held-out rows by role. The first gives the measures their plain names; further
-            ones (plain text beside a task's examples) add theirs with the prefix `text_`.
-        wants_gpu: A model that finds no GPU is measured all the same, as a slow path.
+        held_out: held-out rows by role.
+        part: which of how many; the parts in their order are all rows in theirs.
+        wants_gpu: a model that finds no GPU is measured all the same, as a slow path.
     """
     import torch
 
-    from raymodel.model.kernels import find_device, note_attention, note_tokenizer
+    from raymodel.model.kernels import find_device, note_attention, note_processor
     from raymodel.model.load import load_for_use
 
     device = find_device(wants_gpu)
-    model, tokenizer = load_for_use(folder, task)
+    labels = next((data.labels for data in held_out.values() if data.labels), ())
+    model, task = load_for_use(folder, task_name, labels=labels)
     note_attention(model)
     model.to(torch.device(device))  # type: ignore[arg-type]  # a wrapped method, mistyped upstream
-    note_tokenizer(tokenizer)
+    note_processor(task.processor)
+    found = {role: _ask(model, task, data, spec, part) for role, data in held_out.items()}
+    return Part(found=found, slow_paths=as_content(slow_paths()))
+
+
+def _ask(
+    model: PreTrainedModel,
+    task: Task,
+    dataset: Dataset,
+    spec: EvaluateSpec,
+    part: tuple[int, int],
+) -> Found:
+    row_ids = dataset.spread(spec.max_rows)
+    needs = {task.measures[name].needs for name in spec.metrics}
+    found = Found()
+    if "loss" in needs:
+        for rows in _batches(dataset, _share(row_ids, part)):
+            _add_loss(model, task, rows, found)
+    if "answers" in needs:
+        asked = _asked(row_ids, spec.generate_rows) if task.answers == "stream" else row_ids
+        for rows in _batches(dataset, _share(asked, part)):
+            if task.has_answers(rows):
+                _add_answers(model, task, rows, spec, found)
+    return found
+
+
+def _share(row_ids: Any, part: tuple[int, int]) -> Any:
+    index, count = part
+    return row_ids[len(row_ids) * index // count : len(row_ids) * (index + 1) // count]
+
+
+def _asked(row_ids: Any, count: int) -> Any:
+    """Of rows that take long to answer a few, evenly spread: neighbours come from one file."""
+    places = np.linspace(0, len(row_ids) - 1, min(len(row_ids), count)).round().astype(int)
+    return row_ids[places]
+
+
+def _batches(dataset: Dataset, row_ids: Any) -> Iterator[dict[str, Any]]:
+    from raymodel.data.columns import columns_of
+
+    for start in range(0, len(row_ids), BATCH_ROWS):
+        yield columns_of(dataset.read(row_ids[start : start + BATCH_ROWS]))
+
+
+def _add_loss(model: PreTrainedModel, task: Task, rows: Mapping[str, Any], found: Found) -> None:
+    import torch
+
+    batch = task.collate(rows)
+    found.num_bytes += task.target_bytes(batch)
+    found.num_targets += task.num_targets(batch)
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    with torch.inference_mode():
+        found.nats += float(task.loss(model, batch))
+
+
+def _add_answers(
+    model: PreTrainedModel, task: Task, rows: Mapping[str, Any], spec: EvaluateSpec, found: Found
+) -> None:
+    answers = task.predict(model, rows, Limits(max_new_tokens=spec.max_new_tokens))
+    references = task.references(rows)
+    for index in range(min(SAMPLES - len(found.samples), len(answers))):
+        sample = task.sample(rows, index, answers[index], references[index])
+        found.samples.append(asdict(sample))
+    found.answers += answers
+    found.references += references
+
+
+def combine(
+    task_name: str, parts: Sequence[Part], held_out: Mapping[str, Dataset], spec: EvaluateSpec
+) -> Measured:
+    """The measures of what all parts found. The first dataset gives them their plain names; further
+    ones (plain text beside a task's examples) add theirs with the prefix `text_`.
+
+    Raises:
+        ValueError: the rows hold nothing to predict.
+    """
+    task = get_task(task_name)()
     metrics: dict[str, float | None] = {}
-    samples: list[dict[str, str]] = []
-    rows = {}
-    for index, (role, dataset) in enumerate(held_out.items()):
-        columns = read_spread(dataset, spec.max_rows)
-        result = task.evaluate(
-            model,
-            tokenizer,
-            columns,
-            spec.metrics,
-            generate_rows=spec.generate_rows,
-            max_new_tokens=spec.max_new_tokens,
-        )
+    samples: list[dict[str, Any]] = []
+    for index, role in enumerate(held_out):
+        found = _joined([part.found[role] for part in parts])
         prefix = TEXT_PREFIX if index else ""
-        metrics |= {prefix + name: measured(value) for name, value in result.metrics.items()}
-        samples += [asdict(sample) for sample in result.samples]
-        rows[role] = min(dataset.num_rows, spec.max_rows)
+        scores = _scores(task, found, spec.metrics)
+        metrics |= {prefix + name: measured(value) for name, value in scores.items()}
+        samples += found.samples[:SAMPLES]
+    paths = {tuple(sorted(path.items())): path for part in parts for path in part.slow_paths}
     return Measured(
-        metrics=metrics, samples=samples, rows=rows, slow_paths=as_content(slow_paths())
+        metrics=metrics,
+        samples=samples,
+        rows={role: min(data.num_rows, spec.max_rows) for role, data in held_out.items()},
+        slow_paths=list(paths.values()),
     )
+
+
+def _joined(parts: Sequence[Found]) -> Found:
+    return Found(
+        nats=sum(part.nats for part in parts),
+        num_targets=sum(part.num_targets for part in parts),
+        num_bytes=sum(part.num_bytes for part in parts),
+        answers=[answer for part in parts for answer in part.answers],
+        references=[reference for part in parts for reference in part.references],
+        samples=[sample for part in parts for sample in part.samples],
+    )
+
+
+def _scores(task: Task, found: Found, names: Collection[str]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    if any(task.measures[name].needs == "loss" for name in names):
+        scores |= likelihood_scores(found.nats, found.num_targets, found.num_bytes)
+    if found.answers:
+        scores |= task.measure(found.answers, found.references, names)
+    return {name: scores[name] for name in names if name in scores}
 
 
 def choose_held_out(task: Task, datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -92,10 +225,3 @@ def choose_held_out(task: Task, datasets: Mapping[str, Dataset]) -> dict[str, Da
     return {
         role: datasets[role] for role in ordered if task.can_evaluate(datasets[role].schema.names)
     }
-
-
-def read_spread(dataset: Dataset, max_rows: int) -> dict[str, Sequence[Any]]:
-    """Up to `max_rows` rows, spread evenly over the dataset, as columns for `collate`."""
-    from raymodel.data.columns import columns_of
-
-    return columns_of(dataset.read(dataset.spread(max_rows)))

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from raymodel.evaluate.gates import GateResult
+from raymodel.evaluate.gates import TEXT_PREFIX, GateResult
 from raymodel.evaluate.measure import Measured
 from raymodel.observe.measures import is_better, is_measured
 from raymodel.storage.uri import Location
+from raymodel.tasks import is_higher_better
 
 # Of a prompt that is longer, the end is shown: it is what the answer goes on from.
 _SHOWN_CHARS = 800
@@ -58,9 +59,10 @@ def _better(name: str, base: Measured, value: float | None) -> str:
     before = base.metrics.get(name)
     if not (is_measured(before) and is_measured(value)):
         return "–"
-    if is_better(name, value, before):
+    higher = is_higher_better(name.removeprefix(TEXT_PREFIX))
+    if is_better(value, before, higher=higher):
         return "model"
-    return "base" if is_better(name, before, value) else "–"
+    return "base" if is_better(before, value, higher=higher) else "–"
 
 
 def _gates_table(gates: Iterable[GateResult]) -> str:

@@ -12,7 +12,14 @@ from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import ArtifactError
 from raymodel.evaluate.gates import check_gates
-from raymodel.evaluate.measure import Measured, choose_held_out, measure_model
+from raymodel.evaluate.measure import (
+    Measured,
+    Part,
+    choose_held_out,
+    combine,
+    measure_part,
+    num_parts,
+)
 from raymodel.evaluate.report import summary, write_report
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.model.purpose import find_task
@@ -25,7 +32,8 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 
-HOLDOUT = "holdout"
+HELD_OUT = ("test", "holdout")
+"""The first of these splits that has rows is measured."""
 
 
 class Teller(Protocol):
@@ -89,10 +97,12 @@ def run_evaluate(
 def _open_held_out(task: Task, sources: Mapping[str, Mixture]) -> dict[str, Dataset]:
     problems, datasets = [], {}
     for role, source in sources.items():
-        try:
-            datasets[role] = open_dataset(source, HOLDOUT)
-        except ArtifactError as error:
-            problems.append(str(error))
+        for split in HELD_OUT:
+            try:
+                datasets[role] = open_dataset(source, split)
+                break
+            except ArtifactError as error:
+                problems.append(str(error))
     chosen = choose_held_out(task, datasets)
     if not chosen:
         raise ArtifactError(
@@ -111,30 +121,34 @@ def _measure_all(
     execution: Execution,
     story: Teller,
 ) -> dict[str, Measured]:
-    """Every model's measures, from its work file or from a Ray task that starts now."""
-    work = execution.location / "work"
+    """Every model's measures, from its work file or from Ray tasks that start now."""
+    work, cluster = execution.location / "work", execution.cluster
     done = {
         role: Measured(**(work / f"{role}.json").read_json())
         for role in models
         if (work / f"{role}.json").exists()
     }
-    wants_gpu = execution.cluster.gpus_per_worker > 0
+    count = num_parts(held_out, spec.max_rows, cluster.max_workers)
+    measure = _measure.options(
+        num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker
+    )
+    wants_gpu = cluster.gpus_per_worker > 0
     started = {
-        _measure.options(
-            num_cpus=execution.cluster.cpus_per_worker,
-            num_gpus=execution.cluster.gpus_per_worker,
-        ).remote(models[role].location / "model", task_name, dict(held_out), spec, wants_gpu): role
-        for role in models
+        role: [
+            measure.remote(
+                artifact.location / "model", task_name, dict(held_out), spec, (i, count), wants_gpu
+            )
+            for i in range(count)
+        ]
+        for role, artifact in models.items()
         if role not in done
     }
-    with story.waiting(f"the measures of {' and '.join(started.values()) or 'nothing'}"):
-        pending = list(started)
-        while pending:
-            [ready], pending = ray.wait(pending, num_returns=1)
+    with story.waiting(f"the measures of {' and '.join(started) or 'nothing'}"):
+        for role, parts in started.items():
             with own_errors():
-                result: Measured = ray.get(ready)
-            (work / f"{started[ready]}.json").write_json(result.to_dict())
-            done[started[ready]] = result
+                found: list[Part] = ray.get(parts)
+            done[role] = combine(task_name, found, held_out, spec)
+            (work / f"{role}.json").write_json(done[role].to_dict())
     return done
 
 
@@ -144,9 +158,9 @@ def _measure(
     task_name: str,
     held_out: dict[str, Dataset],
     spec: EvaluateSpec,
+    part: tuple[int, int],
     wants_gpu: bool,
-) -> Measured:
+) -> Part:
     forget_slow_paths()  # a process of Ray's may have measured another model
-    task = get_task(task_name)()
     with local_folder(model) as folder:
-        return measure_model(folder, task, held_out, spec, wants_gpu=wants_gpu)
+        return measure_part(folder, task_name, held_out, spec, part, wants_gpu=wants_gpu)

@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from raymodel.errors import SpecError
+from raymodel.modality.base import ModelFields
 from raymodel.model.fields import find_wrong_fields
 from raymodel.model.presets import resolve_model
 from raymodel.model.spec import ModelSpec
@@ -34,33 +35,28 @@ _LEGACY_FIELDS = ("rope_theta", "rope_scaling")
 def build_model(
     spec: ModelSpec,
     task: Task,
-    *,
-    vocab_size: int,
-    max_positions: int,
-    pad_token_id: int | None,
-    eos_token_id: int | None,
+    needed: ModelFields,
 ) -> PreTrainedModel:
     """A fresh model on the meta device, in training mode: `materialise` gives it its weights.
+
+    Args:
+        needed: what its processor asks of the configuration.
 
     Raises:
         SpecError: an unknown architecture or configuration field, values that do not fit together,
             or a model that cannot do the task.
     """
     architecture, fields = resolve_model(spec)
-    sizes = {"vocab_size": vocab_size, "max_position_embeddings": max_positions}
-    for name, needed in sizes.items():
-        if fields.get(name, needed) < needed:
+    for name, least in needed.at_least.items():
+        if fields.get(name, least) < least:
             raise SpecError(
-                f"model.config.{name} is {fields[name]}, but the data needs {needed}; "
+                f"model.config.{name} is {fields[name]}, but the data needs {least}; "
                 "leave it out, or give at least that"
             )
-    special = {
-        "pad_token_id": pad_token_id,
-        "eos_token_id": eos_token_id,
-        # Prompts start without a special token; the default of 1 would be an ordinary token here.
-        "bos_token_id": None,
-    }
-    config = build_config(architecture, sizes | special | fields | task.model_arguments())
+    known = known_fields(architecture)
+    offered = {**needed.at_least, **needed.given}
+    given = {name: value for name, value in offered.items() if name in known}
+    config = build_config(architecture, given | fields | task.model_arguments())
     return outline_config(config, task)
 
 
@@ -97,15 +93,7 @@ def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
     Raises:
         SpecError: an unknown architecture or field, or values that do not fit together.
     """
-    try:
-        default = transformers.AutoConfig.for_model(architecture)
-    except ValueError as error:
-        names = transformers.models.auto.configuration_auto.CONFIG_MAPPING.keys()
-        raise SpecError(
-            f"there is no architecture {architecture!r} in transformers "
-            f"{transformers.__version__}{_nearest(architecture, names)}"
-        ) from error
-    known = {*default.to_dict(), *default.attribute_map, *_LEGACY_FIELDS, "num_labels"}
+    known = known_fields(architecture)
     for name in fields:
         if name not in known:
             raise SpecError(
@@ -118,6 +106,23 @@ def build_config(architecture: str, fields: dict[str, Any]) -> PretrainedConfig:
         return transformers.AutoConfig.for_model(architecture, **fields)
     except BUILD_ERRORS as error:
         raise SpecError(f"model.config: {first_line(error)}") from error
+
+
+def known_fields(architecture: str) -> set[str]:
+    """The fields that a configuration of an architecture has.
+
+    Raises:
+        SpecError: there is no such architecture.
+    """
+    try:
+        default = transformers.AutoConfig.for_model(architecture)
+    except ValueError as error:
+        names = transformers.models.auto.configuration_auto.CONFIG_MAPPING.keys()
+        raise SpecError(
+            f"there is no architecture {architecture!r} in transformers "
+            f"{transformers.__version__}{_nearest(architecture, names)}"
+        ) from error
+    return {*default.to_dict(), *default.attribute_map, *_LEGACY_FIELDS, "num_labels"}
 
 
 def auto_class(task: Task) -> Any:

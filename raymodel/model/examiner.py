@@ -14,11 +14,12 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from raymodel.data.tokenizer import num_ids
 from raymodel.errors import RaymodelError, SpecError
+from raymodel.modality.base import Processor
+from raymodel.modality.text import TextProcessor
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import build_config, outline_config
-from raymodel.model.load import check_folder, fit_tokenizer, open_model, open_tokenizer, read_config
+from raymodel.model.load import check_folder, fit, open_model, read_config
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
@@ -53,7 +54,7 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
     folder = Location(question["folder"]) if question["folder"] else None
     if question["task"] is None:
         assert folder is not None, "a tokenizer lies in a folder"
-        _describe_tokenizer(open_tokenizer(folder), found)
+        _describe(TextProcessor.load(folder), found)
         return
     task = _task(question["task"], question["trains"])
     if folder is None:
@@ -62,18 +63,18 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
     elif question["trains"]:
         found["config"] = _plain(read_config(folder, task))
         model, _ = open_model(folder, task)
-        tokenizer = open_tokenizer(folder)
-        _describe_tokenizer(tokenizer, found)
-        note = fit_tokenizer(folder, model, tokenizer, task)
+        task = _with_processor(task, folder)
+        _describe(task.processor, found)
+        note = fit(folder, model, task)
         found["notes"] += [note] if note else []
         with _as_spec_error(f"the tokenizer of {folder}"):
-            task.check_tokenizer(tokenizer)
+            task.check_processor(task.processor)
     else:
         found["config"] = _plain(read_config(folder, task))
         outline = check_folder(folder, task)
-        tokenizer = open_tokenizer(folder)
+        task = _with_processor(task, folder)
         if outline is not None:
-            fit_tokenizer(folder, outline, tokenizer, task)
+            fit(folder, outline, task)
         return
     for adapter in question["adapters"]:
         try:
@@ -84,7 +85,11 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
 
 def _task(name: str, trains: bool) -> Task:
     kind = get_task(name)
-    return kind(_LABELS if trains and kind.draws_head else ())
+    return kind(labels=_LABELS if trains and kind.draws_head else ())
+
+
+def _with_processor(task: Task, folder: Location) -> Task:
+    return type(task)(labels=task.labels, processor=task.reads.load(folder))
 
 
 def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrainedModel:
@@ -92,8 +97,9 @@ def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrain
     return outline_config(config, task)
 
 
-def _describe_tokenizer(tokenizer: Any, found: dict[str, Any]) -> None:
-    found |= {"vocab_size": num_ids(tokenizer), "end_of_text": tokenizer.eos_token_id}
+def _describe(processor: Processor, found: dict[str, Any]) -> None:
+    facts = processor.facts()
+    found |= {name: facts[name] for name in ("vocab_size", "end_of_text") if name in facts}
 
 
 def _plain(config: PretrainedConfig) -> dict[str, Any]:

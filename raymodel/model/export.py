@@ -18,7 +18,9 @@ from raymodel.model.stored import INDEX, ONE_FILE
 from raymodel.model.tensorfile import TensorInfo, write_tensors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from raymodel.modality.base import Processor
 
 # As huggingface_hub splits (`MAX_SHARD_SIZE`): few files, each small enough to be sent again.
 FILE_BYTES = 5 * 10**9
@@ -27,7 +29,7 @@ FILE_BYTES = 5 * 10**9
 def save_model(
     model: PreTrainedModel,
     weights: Weights,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     folder: Path,
     dtype: torch.dtype,
     card: Mapping[str, Any],
@@ -60,20 +62,10 @@ def save_model(
     if len(files) > 1:
         _write_json(folder / INDEX, _index(files))
     _save_config(model, folder, dtype)
-    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
     (folder / "README.md").write_text(render_card(card), encoding="utf-8")
     for file in sorted(set(folder.iterdir()) - written):
         on_file(file)
-
-
-class ModelWeights:
-    """The weights that a model in memory has."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._weights: dict[str, torch.Tensor] = model.state_dict()
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._weights[name]
 
 
 def _tensors(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[TensorInfo]:

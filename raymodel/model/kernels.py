@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from raymodel.modality.base import Processor
 from raymodel.model import bfloat16
 from raymodel.observe.slow_paths import take_slow_path
 
@@ -52,9 +53,10 @@ def note_attention(model: Any) -> None:
         )
 
 
-def note_tokenizer(tokenizer: Any) -> None:
+def note_processor(processor: Processor) -> None:
     """Says when texts are cut into tokens by Python."""
-    if not tokenizer.is_fast:
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is not None and not tokenizer.is_fast:
         take_slow_path(
             "cuts texts into tokens in Python",
             f"{type(tokenizer).__name__} has no tokenizer.json; save it again with a fast one",

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import transformers
 
-from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import ArtifactError
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.build import BUILD_ERRORS, auto_class, first_line, outline_model
 from raymodel.model.stored import StoredWeights
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from raymodel.tasks.base import Task
 
@@ -56,72 +55,42 @@ def load_model(
 
 
 def load_for_use(
-    folder: str | Path, task: Task, *, dtype: torch.dtype | Literal["auto"] = "auto"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`load_model`, and the tokenizer of the folder.
+    folder: str | Path,
+    task_name: str,
+    *,
+    labels: Sequence[str] = (),
+    dtype: torch.dtype | Literal["auto"] = "auto",
+) -> tuple[PreTrainedModel, Task]:
+    """`load_model`, and its task with the processor of the folder.
+
+    Args:
+        labels: of the data that it is measured on, where that has some.
 
     Raises:
-        ArtifactError: like `load_model`; or the tokenizer is missing, or is another model's.
+        ArtifactError: like `load_model`; or the processor is missing, or is another model's.
     """
-    model = load_model(folder, task, dtype=dtype)
-    tokenizer = open_tokenizer(Location.parse(str(folder)))
-    fit_tokenizer(folder, model, tokenizer, task)
-    return model, tokenizer
+    kind = get_task(task_name)
+    model = load_model(folder, kind(), dtype=dtype)
+    processor = kind.reads.load(Location.parse(str(folder)))
+    task = kind(labels=labels, processor=processor)
+    fit(folder, model, task)
+    return model, task
 
 
-def open_tokenizer(folder: Location) -> PreTrainedTokenizerBase:
-    """Raises ArtifactError where a folder holds no tokenizer that can be loaded."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder)
-    except Exception as error:  # transformers and its Rust half end in errors of every kind
-        raise ArtifactError(
-            f"{folder} holds no tokenizer that can be loaded: {first_line(error)}; copy "
-            "tokenizer.json and tokenizer_config.json to it from where the model comes from"
-        ) from error
-    return tokenizer
-
-
-def fit_tokenizer(
-    folder: str | Path | Location,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-) -> str | None:
-    """Checks that every id of a tokenizer has a row in the model's embedding, and tells the
-    model's configuration of the padding.
+def fit(folder: str | Path | Location, model: PreTrainedModel, task: Task) -> str | None:
+    """Checks that a model takes what the processor of its task makes, and tells the model's
+    configuration what it must know of that.
 
     Returns: what the user may not expect of that; None when there is nothing.
 
     Raises:
-        ArtifactError: the tokenizer is another model's, or lacks what the task needs.
+        ArtifactError: the processor is another model's, or lacks what the task needs.
     """
-    embedding: Any = model.get_input_embeddings()
-    rows = embedding.weight.shape[0]
-    ids = _usable_ids(tokenizer)
-    if ids > rows:
-        raise ArtifactError(
-            f"the tokenizer of {folder} has {ids:,} ids and its model {rows:,} rows of embeddings; "
-            "each id needs one. Take the tokenizer that the model was trained with, or add rows "
-            "with model.resize_token_embeddings(len(tokenizer)) and save both again"
-        )
     try:
-        return task.settle_padding(model.config, tokenizer)
+        task.processor.check_fits(model)
+        return task.settle(model.config)
     except ValueError as error:
         raise ArtifactError(f"{folder}: {error}") from error
-
-
-def _usable_ids(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The highest id that a text can become, and one.
-
-    Published text models have ids without a row for what only their siblings read (Gemma 3 of a
-    billion parameters: a soft token of images). Those are special and play no part in text.
-    """
-    in_text = {str(token) for token in tokenizer.special_tokens_map.values()}
-    special = set(tokenizer.all_special_tokens) - in_text
-    for token_id, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
-        if token.special and str(token) not in in_text:
-            special.add(str(tokenizer.convert_ids_to_tokens(token_id)))
-    return max((i + 1 for t, i in tokenizer.get_vocab().items() if t not in special), default=0)
 
 
 def open_model(folder: Location, task: Task) -> tuple[PreTrainedModel, StoredWeights]:
@@ -188,7 +157,7 @@ def _config_of(folder: Location, task: Task) -> Iterator[tuple[PretrainedConfig,
             f"{folder} is not a model folder: it has no config.json; give a Hugging Face folder "
             "with config.json, model.safetensors and a tokenizer"
         )
-    arguments = task.model_arguments() if task.labels else {}
+    arguments = task.model_arguments()
     with local_folder(folder, without=".safetensors") as local:
         try:
             config = transformers.AutoConfig.from_pretrained(
@@ -218,10 +187,16 @@ def _cannot_load(folder: str | Path | Location, task: Task, error: Exception) ->
 
 
 def _head_of(model: PreTrainedModel, task: Task) -> Callable[[str], bool]:
-    """Whether a weight belongs to the head that fine-tuning draws, or to the pooler before it."""
-    if not task.draws_head:
+    """Whether a weight belongs to the head that fine-tuning draws, or to the pooler before it.
+
+    The head is what lies outside of the base model; where a model has none inside, all of it must
+    be there.
+    """
+    base = model.base_model
+    if not task.draws_head or base is model:
         return lambda key: False
-    return lambda key: not key.startswith(f"{model.base_model_prefix}.") or ".pooler." in key
+    inside = next(name for name, module in model.named_modules() if module is base)
+    return lambda key: not key.startswith(f"{inside}.") or ".pooler." in key
 
 
 def _check_weights(
@@ -262,10 +237,3 @@ def _examples(keys: Iterable[str]) -> str:
 
 def _shape(sizes: tuple[int, ...]) -> str:
     return " × ".join(str(size) for size in sizes) or "a single number"
-
-
-def read_labels(folder: str | Path) -> tuple[str, ...]:
-    """The label names in a model folder's configuration, in the order of their numbers."""
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    names = config.get("id2label", {})
-    return tuple(names[key] for key in sorted(names, key=int))

@@ -1,8 +1,8 @@
 """Comparing measures: which value is better, and which of many is the best.
 
-The one place that knows which way a measure goes, and that NaN, infinity and "not measured" win
-nothing. Python's own comparisons do not: NaN is neither below nor above any number, so the first
-of a `min` stays when it is NaN.
+The one place that knows that NaN, infinity and "not measured" win nothing; which way a measure
+goes, its task says. Python's own comparisons do not: NaN is neither below nor above any number, so
+the first of a `min` stays when it is NaN.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard, TypeVar
 
 T = TypeVar("T")
-
-HIGHER_IS_BETTER = frozenset({"accuracy", "f1", "bleu", "chrf", "exact_match"})
-"""Of the other measures (losses, perplexity, bits per byte) the lower value is the better one."""
 
 _CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -35,30 +32,35 @@ def measured(value: float | None) -> float | None:
     return value if is_measured(value) else None
 
 
-def is_better(name: str, value: float | None, than: float | None) -> bool:
+def is_better(value: float | None, than: float | None, *, higher: bool) -> bool:
     """Whether one value of a measure is better than another, and not just as good.
 
     A number is better than none; without a number nothing is better.
+
+    Args:
+        higher: whether the higher value is the better one.
     """
     if not is_measured(value):
         return False
     if not is_measured(than):
         return True
-    return value > than if name in HIGHER_IS_BETTER else value < than
+    return value > than if higher else value < than
 
 
-def find_best(items: Iterable[T], name: str, value_of: Callable[[T], float | None]) -> T | None:
+def find_best(
+    items: Iterable[T], value_of: Callable[[T], float | None], *, higher: bool
+) -> T | None:
     """The item with the best value of a measure, the first of equals; None without a number.
 
     Args:
         items: what is compared.
-        name: of the measure, which says whether lower or higher is better.
         value_of: gives an item's value.
+        higher: whether the higher value is the better one.
     """
     best: tuple[float | None, T | None] = (None, None)
     for item in items:
         value = value_of(item)
-        if is_better(name, value, best[0]):
+        if is_better(value, best[0], higher=higher):
             best = value, item
     return best[1]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +16,7 @@ from raymodel.serve.sampling import Sampling
 from raymodel.serve.service import Service
 from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape, event
 from raymodel.serve.streams import AnswerStream, EventStream, while_connected
+from raymodel.tasks.base import Answer
 from raymodel.tasks.boundaries import first_token
 
 
@@ -26,6 +27,7 @@ class GenerationService(Service):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.tokenizer = self.task.processor.tokenizer
         self.engine = Engine(
             self.model, self.tokenizer, batch=self.spec.batch, queue=self.spec.queue
         )
@@ -59,12 +61,12 @@ class GenerationService(Service):
         self.engine.close()
 
     @staticmethod
-    def question(prompt: str, name: str) -> tuple[str, dict[str, Any]]:
-        return "/v1/completions", {"model": name, "prompt": prompt, "temperature": 0}
+    def question(values: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+        return "/v1/completions", {"model": name, "prompt": values["prompt"], "temperature": 0}
 
     @staticmethod
-    def answer(response: dict[str, Any]) -> str:
-        return str(response["choices"][0]["text"])
+    def answer(response: dict[str, Any]) -> Answer:
+        return {"text": response["choices"][0]["text"]}
 
     async def complete(self, request: Request, body: CompletionRequest) -> Response:
         """Goes on with one text, or with several."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from raymodel.serve.spec import ServeSpec
@@ -17,20 +15,18 @@ if TYPE_CHECKING:
     from raymodel.serve.service import Service
 
 
-def get_services() -> Mapping[str, type[Service]]:
-    """Task name → the class that serves it: the one place that knows. Loads torch."""
-    from raymodel.serve.classification import ClassificationService
+def service_of(task: str) -> type[Service]:
+    """The class that serves a task. Loads torch."""
     from raymodel.serve.generation import GenerationService
+    from raymodel.serve.prediction import PredictionService
 
-    return MappingProxyType(
-        {"causal_lm": GenerationService, "text_classification": ClassificationService}
-    )
+    return GenerationService if get_task(task).answers == "stream" else PredictionService
 
 
 def load_service(
-    folder: Path, task: str, *, name: str, spec: ServeSpec, wants_gpu: bool = False
+    folder: Path, task_name: str, *, name: str, spec: ServeSpec, wants_gpu: bool = False
 ) -> Service:
-    """Loads the model and tokenizer of a local folder; no code and no pickle from it is run.
+    """Loads the model and processor of a local folder; no code and no pickle from it is run.
 
     Args:
         wants_gpu: a model that finds no GPU is served all the same, as a slow path.
@@ -38,15 +34,15 @@ def load_service(
     Raises:
         ArtifactError: the folder does not hold what it should.
     """
-    from raymodel.model.kernels import find_device, note_attention, note_tokenizer
+    from raymodel.model.kernels import find_device, note_attention, note_processor
     from raymodel.model.load import load_for_use
 
     device = find_device(wants_gpu)
-    model, tokenizer = load_for_use(folder, get_task(task)())
+    model, task = load_for_use(folder, task_name)
     model.to(device, serving_dtype(model.config, device))  # type: ignore[arg-type]  # mistyped
     note_attention(model)
-    note_tokenizer(tokenizer)
-    return get_services()[task](model, tokenizer, name=name, spec=spec)
+    note_processor(task.processor)
+    return service_of(task_name)(model, task, name=name, spec=spec)
 
 
 def serving_dtype(config: PretrainedConfig, device: str) -> torch.dtype:

@@ -176,6 +176,20 @@ class ClassifyRequest(WireModel):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
+class PredictRequest(WireModel):
+    """`POST /predict`."""
+
+    model: str
+    inputs: dict[str, Any] | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    """Role → value, of one input or of several: a text, a list of texts, or the bytes of an image
+    file in base64; which roles there are, `/health` says."""
+
+    @property
+    def all_inputs(self) -> list[dict[str, Any]]:
+        """The inputs as a list."""
+        return [self.inputs] if isinstance(self.inputs, dict) else self.inputs
+
+
 class Usage(BaseModel):
     """Tokens read and written."""
 
@@ -202,6 +216,18 @@ class ClassifyResponse(BaseModel):
     created: int
     model: str
     data: list[Classification]
+    usage: Usage
+
+
+class PredictResponse(BaseModel):
+    """The answer of `/predict`."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    data: list[dict[str, Any]]
+    """`index`, and what the task answers: `label` and `probs`, …"""
     usage: Usage
 
 

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,13 @@ from raymodel.cluster.room import find_lack
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
 from raymodel.model.purpose import find_task, model_location
-from raymodel.serve.load import get_services, load_service
+from raymodel.serve.load import load_service, service_of
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -60,15 +62,19 @@ class Served:
     started_serve: bool
     """Whether Ray Serve was started for it, and is shut down with it."""
 
-    def ask(self, prompt: str) -> str:
-        """Asks one question over HTTP.
+    def ask(self, values: Mapping[str, Any]) -> str:
+        """Asks one question over HTTP; the answer in a line.
+
+        Args:
+            values: what the model is given, by role; texts as they are, images in base64.
 
         Raises:
             RaymodelError: the server refused or could not be reached; the message says why.
         """
-        service = get_services()[self.task]
-        path, body = service.question(prompt, self.name)
-        return service.answer(self._request(path, body))
+        service = service_of(self.task)
+        path, body = service.question(values, self.name)
+        answer = service.answer(self._request(path, body))
+        return get_task(self.task).answer_text(answer)
 
     def health(self) -> dict[str, Any]:
         """What `/health` tells: model, dtype, engine, load."""

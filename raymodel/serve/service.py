@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from raymodel.observe.slow_paths import as_content, slow_paths
@@ -11,32 +12,34 @@ from raymodel.serve.spec import ServeSpec
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
+
+    from raymodel.tasks.base import Answer, Task
 
 
 class Service(ABC):
-    """One file a service; `SERVICES` in load.py says which task has which.
+    """One file a service; `service_of` in load.py says which task has which.
 
     Args:
         model: on its device, in the dtype it is served in.
-        tokenizer: the model's own.
+        task: what it does, with the processor of its folder.
         name: what clients call the model.
         spec: limits.
     """
 
     kind: ClassVar[str]
-    """`generation` or `classification`; the page shows the form of that kind."""
+    """`generation` or `prediction`; the page shows the form of that kind."""
 
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
         *,
         name: str,
         spec: ServeSpec,
     ) -> None:
         self.model = model
-        self.tokenizer = tokenizer
+        self.task = task
         self.name = name
         self.spec = spec
 
@@ -59,12 +62,12 @@ class Service(ABC):
 
     @staticmethod
     @abstractmethod
-    def question(prompt: str, name: str) -> tuple[str, dict[str, Any]]:
-        """The path and JSON body that ask the model called `name` about `prompt`."""
+    def question(values: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+        """The path and JSON body that ask the model called `name` about the values of its roles."""
 
     @staticmethod
     @abstractmethod
-    def answer(response: dict[str, Any]) -> str:
+    def answer(response: dict[str, Any]) -> Answer:
         """The answer in the JSON that `question` brings."""
 
     def health(self) -> dict[str, Any]:
@@ -73,6 +76,7 @@ class Service(ABC):
             "status": "ok" if self.is_healthy else "failing",
             "model": self.name,
             "kind": self.kind,
+            "task": self.task.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
             "slow_paths": as_content(slow_paths()),

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from raymodel.spec.base import Spec
 from raymodel.spec.document import Path
 from raymodel.spec.quantity import Quantity
-from raymodel.spec.show import MOST_CHARS, number_text
+from raymodel.spec.show import MOST_CHARS, number_text, show
 
 _PLAIN = {
     int: "a whole number",
@@ -44,6 +44,11 @@ class Field:
     def section(self) -> type[Spec] | None:
         """The model that a mapping at this place is read as."""
         return next((kind for kind in kinds(self.annotation) if _is_section(kind)), None)
+
+    def section_called(self, name: object) -> type[Spec] | None:
+        """Of sections that are told apart by their `name`, the one with this; else `section`."""
+        sections = [kind for kind in kinds(self.annotation) if _is_section(kind)]
+        return next((kind for kind in sections if own_name(kind) == name), self.section)
 
     @property
     def inner_section(self) -> type[Spec] | None:
@@ -120,9 +125,42 @@ def in_words(annotation: Any) -> str:
                 return mark.words + _bounds_in_words(marks, mark.unit)
         return in_words(base) + _bounds_in_words(marks)
     members = kinds(annotation)
+    names = [own_name(member) for member in members]
+    if len(names) > 1 and all(names):
+        return f"one of {', '.join(map(str, names))}, or a section with such a `name`"
     if members != [annotation]:
         return " or ".join(in_words(member) for member in _union_members(annotation))
     return _PLAIN.get(annotation) or _composite_in_words(annotation)
+
+
+def own_name(kind: Any) -> str | None:
+    """The one `name` that a section can have, by which it is told from others; None without."""
+    info = kind.model_fields.get("name") if _is_section(kind) else None
+    choices = get_args(info.annotation) if info and get_origin(info.annotation) is Literal else ()
+    return str(choices[0]) if len(choices) == 1 else None
+
+
+def by_name(value: Any, sections: Iterable[type[Spec]], what: str) -> Any:
+    """Before sections that are told apart by their `name` are read: a name alone is one of them.
+
+    Args:
+        what: they are, such as `a task`.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    names = [str(own_name(section)) for section in sections]
+    name = value.get("name") if isinstance(value, dict) else value
+    if isinstance(value, Spec) or (isinstance(name, str) and name in names):
+        return {"name": value} if isinstance(value, str) else value
+    if not isinstance(name, str):
+        raise ValueError(
+            f"{show(value)} is not {what}; write one of {', '.join(names)}, or a section with such "
+            "a `name`"
+        )
+    close = nearest(name, names)
+    hint = f"; did you mean {close!r}?" if close else ""
+    raise ValueError(f"{show(name)} is not {what}{hint} (known are {', '.join(names)})")
 
 
 def _inner(kind: Any) -> type[Spec] | None:

@@ -88,11 +88,15 @@ def find_problems(error: ValidationError, model: type[Spec], data: Any) -> list[
     return [_problem(report, model) for report in _without_union_noise(reports)]
 
 
-def unknown_key(path: Path, model: type[Spec]) -> str:
-    """The key at the end of `path` is not a field; names the one that was probably meant."""
+def unknown_key(path: Path, model: type[Spec], member: str | int | None = None) -> str:
+    """The key at the end of `path` is not a field; names the one that was probably meant.
+
+    Args:
+        member: the name of the section that holds it, where several are told apart by their name.
+    """
     *parents, name = path
     holder = find_field(model, tuple(parents))
-    section = holder.section if holder else None
+    section = holder.section_called(member) if holder else None
     known = list(section.model_fields) if section else []
     close = nearest(str(name), known) or (_deeper(section).get(str(name)) if section else None)
     return f"unknown key {show(name)}{_suggest(close)} (known keys: {', '.join(known)})"
@@ -108,6 +112,8 @@ class _Report:
     """Path of the field whose type is a union, when the error comes from one of its members."""
     at_member: bool
     """Whether the value is not of the member's type at all."""
+    member: str | int | None
+    """What pydantic calls that member."""
     written: Any
     """The value as the file has it, where pydantic compares what a unit made of it."""
     detail: ErrorDetails
@@ -122,6 +128,7 @@ class _Report:
     def of(cls, detail: ErrorDetails, data: Any) -> _Report:
         path: list[str | int] = []
         union: Path | None = None
+        member: str | int | None = None
         here, location = data, detail["loc"]
         for i, part in enumerate(location):
             is_missing = detail["type"] == "missing" and i == len(location) - 1
@@ -129,9 +136,9 @@ class _Report:
                 path.append(part)
                 here = None if is_missing else here[part]
             elif union is None:  # not in the data: the name of a union's member
-                union = tuple(path)
+                union, member = tuple(path), part
         at_member = tuple(path) == union and detail["type"].endswith("_type")
-        return cls(detail["type"], tuple(path), union, at_member, here, detail)
+        return cls(detail["type"], tuple(path), union, at_member, member, here, detail)
 
 
 def _holds(data: Any, part: str | int) -> bool:
@@ -166,7 +173,7 @@ def _rule(report: _Report, model: type[Spec]) -> str:
     field = find_field(model, path)
     context = report.detail.get("ctx", {})
     if report.kind == "extra_forbidden":
-        return unknown_key(path, model)
+        return unknown_key(path, model, report.member)
     if report.kind == "missing":
         return _missing(path, field)
     if report.kind == "literal_error" and field:

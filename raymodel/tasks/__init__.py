@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from raymodel.spec.fields import nearest
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.text_classification import TextClassification
+
+if TYPE_CHECKING:
+    from raymodel.modality.base import Processor
+    from raymodel.tasks.spec import AnyTask
 
 TASKS = MappingProxyType({task.name: task for task in (CausalLM, TextClassification)})
 
@@ -16,6 +22,22 @@ def get_task(name: str) -> type[Task]:
     """The task class called `name`. Raises ValueError with the nearest name for any other."""
     if name in TASKS:
         return TASKS[name]
-    nearest = difflib.get_close_matches(name, TASKS, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    close = nearest(name, TASKS)
+    hint = f"; did you mean {close!r}?" if close else ""
     raise ValueError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}{hint}")
+
+
+def make_task(spec: AnyTask, labels: Sequence[str] = (), processor: Processor | None = None) -> Task:
+    """The task of a `TaskSpec`."""
+    return get_task(spec.name)(spec, labels=labels, processor=processor)
+
+
+def is_higher_better(measure: str) -> bool:
+    """Which way a measure of any task goes. Raises ValueError where none has it."""
+    for task in TASKS.values():
+        if measure in task.measures:
+            return task.measures[measure].higher_is_better
+    known = dict.fromkeys(name for task in TASKS.values() for name in task.measures)
+    close = nearest(measure, known)
+    hint = f"; did you mean {close!r}?" if close else ""
+    raise ValueError(f"there is no measure {measure!r}{hint} (known are {', '.join(known)})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -21,3 +23,10 @@ def macro_f1(truth_N: np.ndarray, predicted_N: np.ndarray) -> float:
         hits = np.sum((truth_N == label) & (predicted_N == label))
         scores.append(2 * hits / (np.sum(truth_N == label) + np.sum(predicted_N == label)))
     return float(np.mean(scores))
+
+
+def label_scores(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+    """`accuracy` and macro `f1` of names of classes."""
+    _, numbers = np.unique(np.asarray([*truth, *predicted], dtype=object), return_inverse=True)
+    truth_N, predicted_N = numbers[: len(truth)], numbers[len(truth) :]
+    return {"accuracy": accuracy(truth_N, predicted_N), "f1": macro_f1(truth_N, predicted_N)}

@@ -1,9 +1,9 @@
 """What a task is: the only plug-in axis of the system.
 
-A task says which `AutoModelFor…` it needs, how a raw record becomes features, how features become
-a batch, what its loss is, what is measured, and how a request is answered. Data, train, evaluate
-and serve call these methods; none of them switches on a task's name. Modules of tasks load torch
-and transformers only inside methods, so that `raymodel check` can ask a task about a spec.
+A task says what it wants of a record, how a document becomes features, how features become a batch,
+what its loss is, how a model answers and what is measured. Data, train, evaluate and serve call
+these methods; none of them switches on a task's name. Modules of tasks load torch and transformers
+only inside methods, so that `raymodel check` can ask a task about a spec.
 
 Shapes: B rows, T tokens, V vocabulary, C classes.
 """
@@ -12,17 +12,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from raymodel.modality.base import Processor
+from raymodel.tasks.fields import Fields
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
-    from raymodel.data.spec import SourceSpec
+    from raymodel.chance import Draw
+    from raymodel.tasks.spec import AnyTask
 
 Features = dict[str, Any]
+Columns = Mapping[str, Any]
+"""Columns of B rows: of a list a list of arrays, of a number or a list of fixed length an array."""
+Answer = dict[str, Any]
+"""What a model says to one row, as JSON holds it."""
+AnswerKind = Literal["stream", "label", "spans"]
+"""`stream`: text, token by token. `label`: one class, with the probabilities of all. `spans`: runs
+of words with a class each. Routes of the server and its page follow from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +43,7 @@ class Example:
     features: Features
     """One row of `Task.schema`."""
     cut: tuple[str, ...] = ()
-    """Roles whose text did not fit whole."""
+    """Roles whose value did not fit whole."""
 
 
 @dataclass(frozen=True)
@@ -50,68 +61,112 @@ class Sample:
     prompt: str
     answer: str
     reference: str
+    request: dict[str, Any] = field(default_factory=dict)
+    """What a server is asked for this answer: role → value, as JSON holds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What `Task.evaluate` found."""
+class Measure:
+    """One that `evaluate.metrics` may ask of a task."""
 
-    metrics: dict[str, float]
-    """Measure → value."""
-    samples: tuple[Sample, ...] = ()
-    """A few answers of the model beside what was expected."""
+    needs: Literal["loss", "answers"]
+    """`loss` can be taken on any rows of the task, `answers` on those of examples alone."""
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of answers."""
+
+    max_new_tokens: int = 64
+    """Longest answer of a stream."""
 
 
 class Task(ABC):
-    """One file a task; instances hold no state but what `labels` gives them."""
+    """One file a task. An instance holds what the data and the job say, and no other state.
+
+    Args:
+        spec: what the job says of the task; its defaults when None.
+        labels: the names of the classes, in the order of their numbers.
+        processor: of the dataset or the model; not needed by those who only ask about a spec.
+    """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Enters the fingerprint of examples: it is raised when the same document gives others."""
+    reads: ClassVar[type[Processor]]
+    """The processor of what the model is given."""
     auto_class: ClassVar[str]
     """Name of the `transformers` class that builds the model, such as `AutoModelForCausalLM`."""
     peft_task: ClassVar[str]
     """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full."""
-    measures: ClassVar[tuple[str, ...]]
-    """Names that `evaluate.metrics` may ask of this task."""
-    roles: ClassVar[Mapping[str, Literal["start", "end"]]]
-    """The texts of a document, each a template of the source, and which end of it stays when it is
-    too long. The first is what the model is given: equal ones are on one side of the holdout."""
-    has_labels: ClassVar[bool] = False
-    """Whether a document has a label, the field that `label` of the source names."""
-    example_measures: ClassVar[tuple[str, ...]] = ()
-    """Those of `measures` that compare answers with the ones of examples, which plain text has
-    not."""
+    fields: ClassVar[Fields]
+    """The roles of a record."""
+    measures: ClassVar[Mapping[str, Measure]]
+    """By the name that `evaluate.metrics` asks for."""
+    answers: ClassVar[AnswerKind]
     cuts_rows: ClassVar[bool] = False
     """Whether it has a `sequence_part`, so that several workers can share a row."""
-
+    learns_from_text: ClassVar[bool] = False
+    """Whether it can be an objective of pretraining: whether `collate` takes packed rows."""
     draws_head: ClassVar[bool] = False
     """Whether fine-tuning gives the model a head of its own, so that a base may lack one."""
 
-    def __init__(self, labels: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        spec: AnyTask | None = None,
+        *,
+        labels: Sequence[str] = (),
+        processor: Processor | None = None,
+    ) -> None:
+        self.spec = spec
         self.labels = tuple(labels)
+        self._processor = processor
 
-    @abstractmethod
-    def check_source(self, source: SourceSpec) -> None:
-        """Raises ValueError when the source lacks what this task needs (a prompt, a label)."""
+    @property
+    def processor(self) -> Any:
+        """Of the class that `reads` names."""
+        assert self._processor is not None, f"{self.name} was made without a processor"
+        return self._processor
+
+    # ---- data --------------------------------------------------------------------------------
+
+    @classmethod
+    def label_role(cls) -> str | None:
+        """The role whose values are classes; None where the task has none."""
+        return next((role for role, each in cls.fields.items() if each.kind == "label"), None)
+
+    def fresh_processor(self) -> Processor | None:
+        """The processor for a model without a base; None where the data has to bring one."""
+        return None
 
     @abstractmethod
     def schema(self) -> pa.Schema:
         """Columns of one example in a shard."""
 
     @abstractmethod
-    def features(
-        self,
-        texts: Mapping[str, str],
-        label: str | None,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-    ) -> Example | LeftOut:
-        """A document, its cleaned texts by role and its label → one example."""
+    def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
+        """A document, its cleaned values by role → one example.
+
+        A request has no value for roles that are targets; then the example has no column for them.
+
+        Args:
+            max_length: in tokens; None where nothing is cut.
+
+        Raises:
+            ValueError: a value that the whole data must not have.
+        """
+
+    # ---- training ----------------------------------------------------------------------------
 
     @abstractmethod
-    def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
-        """Columns of B examples (lists or arrays) → one padded batch on the CPU.
+    def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
+        """Columns of B examples → one padded batch on the CPU.
 
         The result holds at least what `loss` needs. Targets that must bear no loss are -100.
+
+        Args:
+            draw: the chance of these rows; None where nothing is left to chance, as in evaluation.
         """
 
     def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
@@ -135,39 +190,83 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{self.name} needs whole rows")
 
+    # ---- the model ---------------------------------------------------------------------------
+
     def model_arguments(self) -> dict[str, Any]:
-        """Extra arguments of the model's configuration (number of labels and their names)."""
-        return {}
+        """What the model's configuration must say of the task: the names of the classes."""
+        if not self.labels:
+            return {}
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+        }
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 (most tasks take any)
         """Raises ValueError when a model of this configuration would learn the wrong thing."""
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:  # noqa: B027 (as above)
-        """Raises ValueError when a tokenizer lacks a token that the examples need."""
+    def check_processor(self, processor: Any) -> None:  # noqa: B027 (as above)
+        """Raises ValueError when a processor lacks what the examples need."""
 
-    def settle_padding(
-        self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-    ) -> str | None:
-        """Tells a model's configuration which id fills its rows up, where the model looks for it.
+    def settle(self, config: PretrainedConfig) -> str | None:
+        """Tells a model's configuration what it must know of the processor.
 
         Returns: what was changed, in words; None when nothing was.
 
         Raises:
-            ValueError: the tokenizer has no such id.
+            ValueError: the processor lacks it.
         """
         return None
+
+    # ---- answers -----------------------------------------------------------------------------
 
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Whether rows with these columns are examples of this task."""
         return set(self.schema().names) <= set(columns)
 
+    def has_answers(self, rows: Columns) -> bool:
+        """Whether there is something to answer in these rows, and something to hold it against."""
+        return True
+
+    def target_bytes(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """UTF-8 bytes of the targets, where they are text."""
+        return 0
+
     @abstractmethod
-    def evaluate(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Mapping[str, Any],
-        measures: Sequence[str],
-        **limits: int,
-    ) -> Evaluation:
-        """Measures of `model` on held-out examples (columns as `collate` takes them)."""
+    def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
+        """What a model answers to B examples or requests; evaluation and serving both ask here.
+
+        Runs on the model's device, without gradients; the model is in evaluation mode.
+        """
+
+    @abstractmethod
+    def references(self, rows: Columns) -> list[Any]:
+        """What would be right, one for each row, as JSON holds it."""
+
+    @abstractmethod
+    def measure(
+        self, answers: Sequence[Answer], references: Sequence[Any], names: Collection[str]
+    ) -> dict[str, float]:
+        """Those of `measures` that need answers. Must load neither torch nor transformers.
+
+        Args:
+            names: asked for; others may be in the result too.
+        """
+
+    @abstractmethod
+    def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
+        """One of B examples as a person reads it."""
+
+    @classmethod
+    def example_request(cls) -> dict[str, Any]:
+        """Something that any model of the task can be asked: role → value, as JSON holds it."""
+        return {
+            role: ["The"] if each.kind == "words" else "The"
+            for role, each in cls.fields.items()
+            if not each.is_target
+        }
+
+    @staticmethod
+    @abstractmethod
+    def answer_text(answer: Answer) -> str:
+        """An answer in a line, for people."""

@@ -6,13 +6,10 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # Tensor cores work on tiles of 8 bf16 numbers; it also bounds the number of different shapes.
 _MULTIPLE = 8
@@ -51,19 +48,8 @@ def batches(rows: Mapping[str, Any], batch_rows: int) -> Iterator[dict[str, Any]
         yield {name: column[start : start + batch_rows] for name, column in rows.items()}
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of one sequence, exactly as it was, without special tokens."""
-    return str(
-        tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    )
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad with: of the pad token, else of the end-of-text token, else 0.
-
-    Padding bears no loss and is masked, so any id serves.
-    """
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
-            return int(token_id)
-    return 0
+def class_labels(rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """`labels` (B,) of the column `label`; nothing where rows have none, as requests do."""
+    if "label" not in rows:
+        return {}
+    return {"labels": torch.from_numpy(np.asarray(rows["label"], dtype=np.int64))}

@@ -6,16 +6,17 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.tasks.base import Evaluation, Example, LeftOut, Sample, Task
+from raymodel.modality.text import TextProcessor
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
+from raymodel.tasks.fields import Field
 from raymodel.tasks.prompt import end_of_prompt
-from raymodel.tasks.template import check_template
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
-    from raymodel.data.spec import SourceSpec
+    from raymodel.chance import Draw
 
 
 class CausalLM(Task):
@@ -27,12 +28,27 @@ class CausalLM(Task):
     """
 
     name = "causal_lm"
+    reads = TextProcessor
     auto_class = "AutoModelForCausalLM"
     peft_task = "CAUSAL_LM"
-    roles = MappingProxyType({"prompt": "end", "response": "start"})
-    measures = ("perplexity", "bits_per_byte", "bleu", "chrf", "exact_match")
-    example_measures = ("bleu", "chrf", "exact_match")
+    fields = MappingProxyType(
+        {
+            "prompt": Field(kind="text", keeps="end"),
+            "response": Field(kind="text", is_target=True),
+        }
+    )
+    measures = MappingProxyType(
+        {
+            "perplexity": Measure(needs="loss", higher_is_better=False),
+            "bits_per_byte": Measure(needs="loss", higher_is_better=False),
+            "bleu": Measure(needs="answers", higher_is_better=True),
+            "chrf": Measure(needs="answers", higher_is_better=True),
+            "exact_match": Measure(needs="answers", higher_is_better=True),
+        }
+    )
+    answers = "stream"
     cuts_rows = True
+    learns_from_text = True
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Refuses encoders: they see the token to predict, so their loss means nothing."""
@@ -42,20 +58,10 @@ class CausalLM(Task):
                 "a decoder, such as llama or qwen3 (or set `is_decoder: true` in its configuration)"
             )
 
-    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check_processor(self, processor: TextProcessor) -> None:
         """An end-of-text token, which closes each answer."""
-        if tokenizer.eos_token_id is None:
+        if processor.end_of_text is None:
             raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
-
-    def check_source(self, source: SourceSpec) -> None:
-        """A prompt and a response, each a template that names at least one field."""
-        for name in ("prompt", "response"):
-            if getattr(source, name) is None:
-                raise ValueError(
-                    f"source {source.path!r} has no `{name}`; write a template over the record's "
-                    'fields, such as prompt: "{code}" and response: "{docstring}"'
-                )
-            check_template(source, name)
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `prompt_length` int32."""
@@ -63,13 +69,7 @@ class CausalLM(Task):
 
         return pa.schema([("input_ids", pa.list_(pa.int32())), ("prompt_length", pa.int32())])
 
-    def features(
-        self,
-        texts: Mapping[str, str],
-        label: str | None,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-    ) -> Example | LeftOut:
+    def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
         """Prompt and response ids, closed by end-of-text; nothing is learnt of an empty response.
 
         The two are tokenised apart, so that the boundary is where it is when the model is served.
@@ -80,14 +80,17 @@ class CausalLM(Task):
         Raises:
             ValueError: the tokenizer has no end-of-text token.
         """
-        self.check_tokenizer(tokenizer)
-        if not texts["response"].strip():
+        self.check_processor(self.processor)
+        tokenizer = self.processor.tokenizer
+        prompt = tokenizer(values["prompt"])["input_ids"]
+        if "response" not in values:
+            return Example(features={"input_ids": prompt, "prompt_length": len(prompt)})
+        if not values["response"].strip():
             return LeftOut("empty response")
-        prompt = tokenizer(texts["prompt"])["input_ids"]
-        response = tokenizer(texts["response"], add_special_tokens=False)["input_ids"]
-        response.append(tokenizer.eos_token_id)
+        response = tokenizer(values["response"], add_special_tokens=False)["input_ids"]
+        response.append(self.processor.end_of_text)
         cut = []
-        if len(prompt) + len(response) > max_length:
+        if max_length is not None and len(prompt) + len(response) > max_length:
             room = max(max_length // 2, max_length - len(prompt))
             cut += ["response"] if len(response) > room else []
             response = response[:room]
@@ -97,7 +100,7 @@ class CausalLM(Task):
         features = {"input_ids": prompt + response, "prompt_length": len(prompt)}
         return Example(features=features, cut=tuple(cut))
 
-    def collate(self, rows: Mapping[str, Any], pad_token_id: int) -> dict[str, torch.Tensor]:
+    def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
         """`input_ids` and `labels`, both (B, T).
 
         There is no attention mask: padding is on the right, where the causal mask already hides it
@@ -113,7 +116,7 @@ class CausalLM(Task):
             input_ids = torch.from_numpy(np.stack(rows["tokens"]).astype(np.int64))
             first, end = np.zeros(len(input_ids), dtype=np.int64), np.asarray(rows["length"])
         else:
-            input_ids, _ = pad_right(rows["input_ids"], pad_token_id)
+            input_ids, _ = pad_right(rows["input_ids"], self.processor.padding)
             first = np.asarray(rows["prompt_length"])
             end = np.asarray([len(ids) for ids in rows["input_ids"]])
         position = np.arange(input_ids.shape[1])
@@ -163,30 +166,49 @@ class CausalLM(Task):
         """Examples, and packed rows too."""
         return super().can_evaluate(columns) or {"tokens", "length"} <= set(columns)
 
-    def evaluate(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: Mapping[str, Any],
-        measures: Sequence[str],
-        **limits: int,
-    ) -> Evaluation:
-        """Perplexity and bits per byte of all rows; BLEU, chrF and exact matches of
-        answers to some prompts.
+    def has_answers(self, rows: Columns) -> bool:
+        """Packed rows have no prompts."""
+        return "prompt_length" in rows
 
-        Args:
-            limits: `batch_rows`; `generate_rows` prompts are answered with `max_new_tokens` each.
-                Packed rows have no prompts: their BLEU and chrF are left out of the result.
-        """
-        from raymodel.tasks.generation import measure_answers
-        from raymodel.tasks.likelihood import measure_likelihood
+    def target_bytes(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Of the predicted text. End-of-text tokens have none, though they bear loss."""
+        from raymodel.tasks.token_bytes import target_bytes, token_bytes
 
-        metrics: dict[str, float] = {}
-        if {"perplexity", "bits_per_byte"} & set(measures):
-            metrics |= measure_likelihood(self, model, tokenizer, rows, limits.get("batch_rows", 8))
-        samples: tuple[Sample, ...] = ()
-        if set(self.example_measures) & set(measures) and "prompt_length" in rows:
-            scores, samples = measure_answers(model, tokenizer, rows, limits)
-            metrics |= scores
-        chosen = {name: metrics[name] for name in measures if name in metrics}
-        return Evaluation(metrics=chosen, samples=samples)
+        return target_bytes(batch["labels"], token_bytes(self.processor))
+
+    def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
+        """Greedy answers to the prompts, as `text`."""
+        from raymodel.tasks.generation import generate_answers
+
+        prompts = [prompt for prompt, _ in self._parted(rows)]
+        texts = generate_answers(model, self.processor, prompts, limits.max_new_tokens)
+        return [{"text": text} for text in texts]
+
+    def references(self, rows: Columns) -> list[Any]:
+        """The responses, stripped as answers are."""
+        return [self.processor.decode(response).strip() for _, response in self._parted(rows)]
+
+    def measure(
+        self, answers: Sequence[Answer], references: Sequence[Any], names: Collection[str]
+    ) -> dict[str, float]:
+        """`bleu`, `chrf` and `exact_match`."""
+        from raymodel.tasks.text_scores import score_answers
+
+        return score_answers([answer["text"] for answer in answers], references)
+
+    def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
+        """Prompt, answer and response."""
+        prompt = self.processor.decode(self._parted(rows)[index][0])
+        return Sample(
+            prompt=prompt, answer=answer["text"], reference=reference, request={"prompt": prompt}
+        )
+
+    @staticmethod
+    def answer_text(answer: Answer) -> str:
+        return str(answer["text"])
+
+    @staticmethod
+    def _parted(rows: Columns) -> list[tuple[Any, Any]]:
+        """The ids of prompt and response of each row."""
+        pairs = zip(rows["input_ids"], rows["prompt_length"], strict=True)
+        return [(ids[: int(length)], ids[int(length) :]) for ids, length in pairs]

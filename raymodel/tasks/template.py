@@ -15,11 +15,8 @@ from collections.abc import Mapping
 from datetime import date, time
 from decimal import Decimal
 from string import Formatter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
-
-if TYPE_CHECKING:
-    from raymodel.data.spec import SourceSpec
 
 _PART = re.compile(r"\[([^\[\]{}]+)\]")
 _REFERENCE = re.compile(rf"([^\W\d]\w*)((?:{_PART.pattern})*)")
@@ -59,16 +56,6 @@ def template_fields(template: str) -> tuple[str, ...]:
     Raises ValueError when the braces do not pair, or hold anything but a name and its parts.
     """
     return tuple(reference.name for _, reference in _parse(template) if reference is not None)
-
-
-def check_template(source: SourceSpec, role: str) -> None:
-    """Raises ValueError when a template of the source names no field, or is none."""
-    template = getattr(source, role)
-    if not template_fields(template):
-        raise ValueError(
-            f"source {source.path!r}: {role} {template!r} names no field; "
-            f"write it in braces, like {{{template.strip() or 'text'}}}"
-        )
 
 
 def render(template: str, record: Mapping[str, Any]) -> str:

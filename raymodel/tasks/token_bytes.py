@@ -17,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
+
+    from raymodel.modality.text import TextProcessor
 
 Sizes = npt.NDArray[np.int64]
 _LETTERS = "aenost01"
@@ -150,3 +153,15 @@ def _from_word_piece(prefix: str) -> Callable[[str], bytes]:
         return b" " + token.encode()
 
     return read
+
+
+def target_bytes(labels_BT: torch.Tensor, sizes: TokenBytes) -> int:
+    """UTF-8 bytes of the predicted text. End-of-text tokens have none, though they bear loss."""
+    # The first token of a row is not predicted; what bears no loss is no token.
+    return sum(int(sizes.count(labels_T)[1:].sum()) for labels_T in labels_BT.numpy())
+
+
+@lru_cache(maxsize=1)
+def token_bytes(processor: TextProcessor) -> TokenBytes:
+    """Of a processor's tokenizer; read once for all batches of an evaluation."""
+    return TokenBytes(processor.tokenizer)

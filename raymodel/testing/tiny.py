@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raymodel.modality.base import ModelFields
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -34,10 +36,7 @@ def outline_tiny_llama(
     return build_model(
         ModelSpec(architecture="llama", config=fields),
         get_task("causal_lm")(),
-        vocab_size=vocab_size,
-        max_positions=max_positions,
-        pad_token_id=1,
-        eos_token_id=0,
+        _needed(vocab_size, max_positions, eos_token_id=0),
     )
 
 
@@ -58,11 +57,16 @@ def outline_tiny_bert(
 
     return build_model(
         ModelSpec(architecture="bert", config=_SMALL),
-        get_task("text_classification")(tuple(labels)),
-        vocab_size=vocab_size,
-        max_positions=64,
-        pad_token_id=1,
-        eos_token_id=None,
+        get_task("text_classification")(labels=tuple(labels)),
+        _needed(vocab_size, 64, eos_token_id=None),
+    )
+
+
+def _needed(vocab_size: int, max_positions: int, eos_token_id: int | None) -> ModelFields:
+    """As `TextProcessor.model_fields` of such a tokenizer."""
+    return ModelFields(
+        at_least={"vocab_size": vocab_size, "max_position_embeddings": max_positions},
+        given={"pad_token_id": 1, "eos_token_id": eos_token_id, "bos_token_id": None},
     )
 
 
@@ -156,3 +160,13 @@ def train_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 300) -> PreTrai
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token="<|pad|>"
     )
+
+
+class ModelWeights:
+    """The weights that a model in memory has."""
+
+    def __init__(self, model: Any) -> None:
+        self._weights: dict[str, Any] = model.state_dict()
+
+    def read(self, name: str) -> Any:
+        return self._weights[name]

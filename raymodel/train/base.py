@@ -15,6 +15,7 @@ from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.registry import resolve_artifact
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 from raymodel.train.spec import FinetuneSpec
 
 EXAMPLE_FIELDS = ("task", "sources", "clean", "holdout", "max_length")
@@ -90,18 +91,22 @@ def _check_is_finished(reference: str, location: Location) -> None:
             )
 
 
-def examples_identity(spec: FinetuneSpec, base: BaseModel, base_dir: Path) -> dict[str, Any]:
+def examples_identity(
+    spec: FinetuneSpec, base: BaseModel | None, base_dir: Path
+) -> dict[str, Any]:
     """What decides the examples of a fine-tuning, besides an artifact that is its base."""
     whole = spec.identity()
     return {name: whole[name] for name in EXAMPLE_FIELDS} | {
+        "task": spec.task.examples_identity(),
+        "task_version": get_task(spec.task.name).version,
         "rows_version": ROWS_VERSION,
         "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
-        "base": base.identity,
+        "base": base and base.identity,
     }
 
 
-def finetune_identity(spec: FinetuneSpec, base: BaseModel) -> dict[str, Any]:
+def finetune_identity(spec: FinetuneSpec, base: BaseModel | None) -> dict[str, Any]:
     """What decides the result of a fine-tuning, besides its input artifacts."""
     fields = spec.identity().items()
     identity = {name: value for name, value in fields if name not in EXAMPLE_FIELDS}
-    return identity | {"base": base.identity}
+    return identity | {"task": spec.task.identity(), "base": base and base.identity}

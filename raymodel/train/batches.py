@@ -5,16 +5,18 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from raymodel.chance import Draw
 from raymodel.data.columns import columns_of
-from raymodel.data.feed import StepRows
+from raymodel.data.feed import Feed, Prefetch, StepRows
 from raymodel.data.order import local_sum
+from raymodel.data.rows import row_tokens
 from raymodel.tasks.base import Task
 from raymodel.train.layout import Layout
 from raymodel.train.plan import cut
@@ -38,27 +40,33 @@ class StepBatch:
 class Collator:
     """Makes micro batches through the task."""
 
-    def __init__(self, task: Task, pad_token_id: int, accumulation: int) -> None:
-        self._task, self._pad_token_id, self._accumulation = task, pad_token_id, accumulation
+    def __init__(self, task: Task, accumulation: int, seed: int) -> None:
+        """Args:
+        accumulation: micro batches of a step.
+        seed: of the run, from which every random choice in a batch follows.
+        """
+        self._task, self._accumulation, self._seed = task, accumulation, seed
         self._blank: Batch | None = None
 
     def step_batch(self, rows: StepRows) -> StepBatch:
         """The micro batches of one step."""
         columns = columns_of(rows.table) if rows.table.num_rows else {}
-        micro_batches = []
-        for start, stop in cut(rows.table.num_rows, self._accumulation):
-            micro_batches.append(self._collate(columns, start, stop))
+        draw = Draw(self._seed, rows.step, rows.positions)
+        micro_batches = [
+            self._collate(columns, start, stop, draw.part(start, stop))
+            for start, stop in cut(rows.table.num_rows, self._accumulation)
+        ]
         return StepBatch(
             micro_batches=micro_batches,
             targets=sum(self._task.num_targets(batch) for batch in micro_batches),
-            tokens=num_tokens(columns),
+            tokens=int(row_tokens(rows.table).sum()),
             rows=rows.table.num_rows,
             bad_rows=rows.skipped,
             digest_term=local_sum(rows.positions, rows.row_ids),
         )
 
     def batches(self, columns: Mapping[str, Any], pieces: int) -> list[Batch]:
-        """All rows in this many batches; those without a row are blank."""
+        """All rows in this many batches, without chance; those without a row are blank."""
         num_rows = len(next(iter(columns.values())))
         return [self._collate(columns, *bounds) for bounds in cut(num_rows, pieces)]
 
@@ -70,11 +78,13 @@ class Collator:
         """
         self._collate(columns, 0, 1)
 
-    def _collate(self, columns: Mapping[str, Any], start: int, stop: int) -> Batch:
+    def _collate(
+        self, columns: Mapping[str, Any], start: int, stop: int, draw: Draw | None = None
+    ) -> Batch:
         if start == stop:
             return self._blank_batch()
         piece = {name: column[start:stop] for name, column in columns.items()}
-        batch = self._task.collate(piece, self._pad_token_id)
+        batch = self._task.collate(piece, draw)
         if self._blank is None:
             first_row = {name: tensor[:1].clone() for name, tensor in batch.items()}
             self._blank = first_row | {"labels": torch.full_like(first_row["labels"], -100)}
@@ -86,11 +96,11 @@ class Collator:
         return self._blank
 
 
-def num_tokens(columns: Mapping[str, Any]) -> int:
-    """Tokens of these rows, padding left out."""
-    if "length" in columns:
-        return int(columns["length"].sum())
-    return sum(len(ids) for ids in columns.get("input_ids", ()))
+def collated(feed: Feed, collator: Collator) -> Iterator[tuple[StepRows, StepBatch]]:
+    """The rows of each step and their batch, which is made in a thread while training computes:
+    decoding images and augmenting them takes as long as a small model's step."""
+    with Prefetch(((rows, collator.step_batch(rows)) for rows in feed), ahead=1) as steps:
+        yield from steps
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def find_checkpoint(
 def find_best_checkpoint(run: Location) -> Index | None:
     """The whole checkpoint with the lowest validation loss, the earliest of equals; None when no
     loss of any is finite."""
-    return find_best(_whole(run), "validation_loss", lambda index: index.state["validation_loss"])
+    return find_best(_whole(run), lambda index: index.state["validation_loss"], higher=False)
 
 
 def _whole(run: Location) -> Iterator[Index]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from raymodel.data.shard import Dataset
-from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError, NonFiniteLossError
 from raymodel.model.adapters import adapted_layers, is_update, plain_name, weight_update
 from raymodel.model.export import save_model
@@ -59,7 +58,7 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
     card = {
         "name": work.job_name,
         "stage": work.stage,
-        "task": work.task,
+        "task": work.task.name,
         "steps": index.step,
         "tokens": index.state["tokens"],
         "data_digest": index.state["data_digest"],
@@ -68,7 +67,7 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
         save_model(
             network.plain,
             TrainedWeights(network, reader),
-            load_tokenizer(dataset.tokenizer),
+            task.processor,
             folder,
             DTYPES[work.spec.precision],
             card,

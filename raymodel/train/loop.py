@@ -16,7 +16,7 @@ import torch
 from raymodel.data.feed import Feed, StepRows
 from raymodel.data.order import DataDigest
 from raymodel.errors import NonFiniteLossError, PreemptedError
-from raymodel.train.batches import Collator, GlobalStep, StepBatch, agree, first_text
+from raymodel.train.batches import Collator, GlobalStep, StepBatch, agree, collated, first_text
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
 from raymodel.train.engine import Engine
@@ -68,10 +68,9 @@ def train(t: Training) -> None:
     t.clock.switch("data_wait")
     leave = False
     with t.watchdog:
-        for rows in _unless_done(t):
+        for rows, batch in _unless_done(t):
             t.clock.switch("train")
             _check_rows(t, rows)
-            batch = t.collator.step_batch(rows)
             agreed = agree(
                 batch, t.engine.layout, t.notice.given, t.engine.device, ask=t.notice.is_due()
             )
@@ -105,9 +104,9 @@ def train(t: Training) -> None:
     _check_end(t, leave)
 
 
-def _unless_done(t: Training) -> Iterable[StepRows]:
+def _unless_done(t: Training) -> Iterable[tuple[StepRows, StepBatch]]:
     """A run that died after its last step has nothing left to read."""
-    return t.feed if t.state.step < t.plan.total_steps else ()
+    return collated(t.feed, t.collator) if t.state.step < t.plan.total_steps else ()
 
 
 def _check_rows(t: Training, rows: StepRows) -> None:

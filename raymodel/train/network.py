@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from raymodel.data.shard import Dataset
-from raymodel.data.tokenizer import load_tokenizer, num_ids
 from raymodel.model.adapters import AdaptedWeights, attach_adapter
 from raymodel.model.build import build_model
 from raymodel.model.initial import InitialWeights, Weights
-from raymodel.model.load import fit_tokenizer, open_model
+from raymodel.model.load import fit, open_model
 from raymodel.tasks.base import Task
-from raymodel.tasks.batch import pad_id
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
         plain, stored = _fresh_model(work, task, dataset), None
     else:
         plain, stored = open_model(work.base, task)
-        fit_tokenizer(work.base, plain, load_tokenizer(dataset.tokenizer), task)
+        fit(work.base, plain, task)
     first = InitialWeights(plain, work.seed, stored)
     adapter = spec.adapter if isinstance(spec, FinetuneSpec) else None
     if adapter is None:
@@ -61,14 +59,9 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
 
 
 def _fresh_model(work: TrainWork, task: Task, dataset: Dataset) -> PreTrainedModel:
-    assert isinstance(work.spec, PretrainSpec), "only pretraining starts from nothing"
-    assert dataset.sequence_length is not None, "pretraining reads packed rows"
-    tokenizer = load_tokenizer(dataset.tokenizer)
-    return build_model(
-        work.spec.model,
-        task,
-        vocab_size=num_ids(tokenizer),
-        max_positions=dataset.sequence_length,
-        pad_token_id=pad_id(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    spec, length = work.spec, dataset.sequence_length
+    if isinstance(spec, FinetuneSpec):
+        length = spec.max_length
+    assert isinstance(spec, PretrainSpec | FinetuneSpec), "there are two kinds of training"
+    assert spec.model is not None, "the job was checked"
+    return build_model(spec.model, task, task.processor.model_fields(length))

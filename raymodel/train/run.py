@@ -85,9 +85,9 @@ def run_pretrain(
 
 
 def run_finetune(
-    spec: FinetuneSpec, execution: Execution, story: Story, base: Location
+    spec: FinetuneSpec, execution: Execution, story: Story, base: Location | None
 ) -> dict[str, Any]:
-    """Adapts the model folder `base` to `execution.inputs["examples"]`."""
+    """Trains on `execution.inputs["examples"]` what lies in the folder `base`, or a fresh model."""
     dataset = mixture_of(execution.inputs["examples"])
     work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
@@ -124,7 +124,7 @@ def train_on_ray(
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
     story.table(loss_rows(books))
-    return {"task": work.task, **summary(work.run, work.spec), "goodput": books.goodput}
+    return {"task": work.task.name, **summary(work.run, work.spec), "goodput": books.goodput}
 
 
 def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) -> None:

@@ -19,6 +19,7 @@ from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
+from raymodel.tasks.spec import CausalLMSpec, TaskSpec
 from raymodel.train.optimizer_spec import OptimizerSpec, find_conflict
 from raymodel.train.schedule_spec import ScheduleSpec
 from raymodel.tune.spec import SweepSpec
@@ -195,7 +196,7 @@ class TrainSpec(Spec):
 class PretrainSpec(TrainSpec):
     """Trains a fresh model on prepared rows."""
 
-    objective: Literal["causal_lm"] = "causal_lm"
+    objective: TaskSpec = CausalLMSpec()
     """What the model learns to predict."""
     model: ModelSpec
     """The model."""
@@ -220,8 +221,8 @@ class PretrainSpec(TrainSpec):
 class FinetuneSpec(TrainSpec):
     """Adapts a model to labelled data."""
 
-    task: Literal["causal_lm", "text_classification"]
-    """What the model is adapted to."""
+    task: TaskSpec
+    """What the model is adapted to: a name, or a section with `name` and what the task takes."""
     sources: Many[SourceSpec] = Field(min_length=1)
     """Labelled records."""
     clean: CleanSpec = CleanSpec()
@@ -240,10 +241,27 @@ class FinetuneSpec(TrainSpec):
     base: Text | None = None
     """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
     default this job's `pretrain`. Nothing is downloaded: an id of the Hub is no folder."""
+    model: ModelSpec | None = None
+    """A fresh model in place of a base, for tasks that learn from their examples alone."""
     adapter: AdapterSpec | None = None
     """Train an adapter and merge it at the end; by default all weights are trained."""
     sweep: Annotated[SweepSpec | None, "sweep"] = None
     """Search over settings; the best trial becomes the result."""
+
+    @model_validator(mode="after")
+    def _starts_from_one(self) -> FinetuneSpec:
+        if self.model is not None and self.base is not None:
+            raise ValueError("give either `base` (start from its weights) or `model` (a fresh one)")
+        if self.model is not None and self.adapter is not None:
+            raise ValueError(
+                "adapter is for the weights of a base, and `model` is fresh; leave adapter out"
+            )
+        return self
+
+    @property
+    def starts_from_pretrain(self) -> bool:
+        """Whether the model is that of this job's `pretrain`."""
+        return self.base is None and self.model is None
 
     def max_length_for(self, positions: int | None) -> int:
         """The longest example for a base that knows so many positions.

@@ -17,6 +17,7 @@ from raymodel.observe.records import read_records
 from raymodel.observe.slow_paths import as_content, from_events
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
+from raymodel.tasks.spec import AnyTaskSpec
 from raymodel.train.checkpoint import find_exported
 from raymodel.train.plan import TrainPlan, check_rows, plan_training
 from raymodel.train.spec import TrainSpec
@@ -33,14 +34,14 @@ class TrainWork:
     job_name: str
     stage: str
     spec: TrainSpec
-    task: str
+    task: AnyTaskSpec
     labels: tuple[str, ...]
     seed: int
     run: Location
     """Where metrics, events, checkpoints and the model go."""
     dataset: Mixture
     base: Location | None
-    """Hugging Face folder to start from; None for a fresh model."""
+    """Hugging Face folder to start from; None for the fresh model of the spec."""
     use_gpu: bool = False
     threads: int | None = None
     runs_at_a_time: int = 1
@@ -57,7 +58,7 @@ def work_for(
     spec: TrainSpec,
     execution: Execution,
     *,
-    task: str,
+    task: AnyTaskSpec,
     dataset: Mixture,
     base: Location | None = None,
 ) -> TrainWork:

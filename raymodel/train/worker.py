@@ -15,15 +15,13 @@ import torch
 import torch.distributed as dist
 
 from raymodel.data.shard import Dataset, open_dataset
-from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import CheckpointError, SpecError
 from raymodel.model.count import can_count, count_model
 from raymodel.model.kernels import note_compilation
 from raymodel.model.shape import ModelShape
 from raymodel.observe.slow_paths import SlowPath, slow_paths
-from raymodel.tasks import get_task
+from raymodel.tasks import get_task, make_task
 from raymodel.tasks.base import Task
-from raymodel.tasks.batch import pad_id
 from raymodel.train import zero
 from raymodel.train.batches import Collator
 from raymodel.train.checkpoint import TrainState
@@ -60,8 +58,8 @@ def run_worker(work: TrainWork, session: Session) -> None:
     _prepare_torch(work, session)
     join_group(work.use_gpu)
     _check_nodes(work, session)
-    task = get_task(work.task)(work.labels)
     dataset = open_dataset(work.dataset, "train")
+    task = _task(work, dataset)
     plan = plan_for(work.spec, dataset)
     engine = _build_engine(work, task, dataset, session)
     torn: list[CheckpointError] = []
@@ -88,6 +86,11 @@ def run_worker(work: TrainWork, session: Session) -> None:
         training.notice.close()
         training.journal.close()
     engine.close()
+
+
+def _task(work: TrainWork, dataset: Dataset) -> Task:
+    processor = get_task(work.task.name).reads.load(dataset.processor)
+    return make_task(work.task, labels=work.labels, processor=processor)
 
 
 def _check_nodes(work: TrainWork, session: Session) -> None:
@@ -179,7 +182,7 @@ def _assemble(
     clock: Clock,
 ) -> Training:
     spec, rank, world_size = work.spec, session.world_rank, session.world_size
-    collator = Collator(task, pad_id(load_tokenizer(dataset.tokenizer)), engine.batch.accumulation)
+    collator = Collator(task, engine.batch.accumulation, work.seed)
     flops_per_token = _flops_per_token(engine.deepspeed.module.config, task, plan)
     peak = None
     if flops_per_token is not None:

@@ -28,6 +28,7 @@ SETTLED = {
     "max_left_out",
     "max_length",
     "base",
+    "model",
     "sweep",
 }
 

@@ -49,7 +49,7 @@ _running: ContextVar[dict[str, int]] = ContextVar("running")
 
 
 def run_sweep(
-    spec: FinetuneSpec, execution: Execution, story: Story, base: Location
+    spec: FinetuneSpec, execution: Execution, story: Story, base: Location | None
 ) -> dict[str, Any]:
     """Tries settings of `spec`; the model of the best trial becomes the result.
 
@@ -84,7 +84,7 @@ def run_sweep(
     story.say(f"          best: {setting_text(best.config)}")
     _copy_folder(chosen / "model", work.run / "model")
     return {
-        "task": spec.task,
+        "task": spec.task.name,
         **summary(chosen, work.spec),
         "setting": best.config,
         "trials": [_trial_row(trial) for trial in trials],
@@ -184,7 +184,7 @@ def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
         TrainingError: no trial came to its end.
     """
     whole = [trial for trial in trials if (trial.metrics or {}).get(_STEP) == plan.total_steps]
-    best = find_best(whole, sweep.metric, lambda trial: trial.metrics[sweep.metric])
+    best = find_best(whole, lambda trial: trial.metrics[sweep.metric], higher=False)
     if best is not None:
         return best
     if whole:

@@ -156,7 +156,7 @@ def test_an_app_makes_room_for_what_a_stage_needs_and_not_before(
 ) -> None:
     finetune = {
         "task": "causal_lm",
-        "sources": [{"path": "x", "prompt": "{a}", "response": "{b}"}],
+        "sources": [{"path": "x", "fields": {"prompt": "{a}", "response": "{b}"}}],
         "global_batch": 4,
         "duration": "1 epoch",
         "sweep": {

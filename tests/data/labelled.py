@@ -40,12 +40,12 @@ def write_records(file: Path, records: list[dict[str, Any]]) -> str:
 
 def pairs(path: str) -> SourceSpec:
     """JSON lines with a question and an answer."""
-    return SourceSpec(path=path, format="jsonl", prompt="{q}", response="{a}")
+    return SourceSpec(path=path, format="jsonl", fields={"prompt": "{q}", "response": "{a}"})
 
 
 def classes(path: str) -> SourceSpec:
     """JSON lines with a text and a label."""
-    return SourceSpec(path=path, format="jsonl", label="label")
+    return SourceSpec(path=path, format="jsonl", fields={"label": "label"})
 
 
 def documents(content: dict[str, Any]) -> int:

@@ -72,7 +72,7 @@ def test_records_with_any_faults_add_up(
         dedup=chance.choice(["exact", "none"]),
     )
     if task is None:
-        source = SourceSpec(path=str(file), format="jsonl", text="{q} {a}")
+        source = SourceSpec(path=str(file), format="jsonl", fields={"text": "{q} {a}"})
         kind = PackedRows(16, clean)
         one = replace(recipe, sources=(source,), clean=clean, kind=kind)
     else:
@@ -127,7 +127,7 @@ def test_empty_responses_are_left_out_with_their_lines(
     answers = ["ok", "", "  ", "yes", "no"] * 8
     file = tmp_path / "d.csv"
     file.write_text("q,a\n" + "".join(f"q{i},{a}\n" for i, a in enumerate(answers)))
-    source = SourceSpec(path=str(file), format="csv", prompt="{q}", response="{a}")
+    source = SourceSpec(path=str(file), format="csv", fields={"prompt": "{q}", "response": "{a}"})
     said: list[str] = []
     content = prepare_dataset(labelled(source, "causal_lm", tokenizer), place, execute, said.append)
     assert content["left_out"] == {"empty response": 16}
@@ -157,7 +157,7 @@ def test_too_much_left_out_stops_with_shares_samples_and_the_fix(
 ) -> None:
     file = tmp_path / "d.csv"
     file.write_text("q,a\n" + "".join(f"q{i},{'' if i % 4 else 'yes'}\n" for i in range(20)))
-    source = SourceSpec(path=str(file), format="csv", prompt="{q}", response="{a}")
+    source = SourceSpec(path=str(file), format="csv", fields={"prompt": "{q}", "response": "{a}"})
     one = labelled(source, "causal_lm", tokenizer)
     with pytest.raises(SourceError, match=r"15 of 20 records.*75\.0%.*max_left_out") as caught:
         prepare_dataset(one, place, execute, lambda text: None)

@@ -97,7 +97,7 @@ def test_a_text_is_held_out_in_every_format_that_it_comes_in(
     texts = [f"number {i} of the texts" for i in range(80)]
     lines = write_records(tmp_path / "d.jsonl", [{"text": text, "more": 1} for text in texts])
     (tmp_path / "d.csv").write_text("label,text\n" + "".join(f"x,{text}\n" for text in texts))
-    table = SourceSpec(path=str(tmp_path / "d.csv"), format="csv", label="label")
+    table = SourceSpec(path=str(tmp_path / "d.csv"), format="csv", fields={"label": "label"})
     packed = replace(recipe, sources=(SourceSpec(path=lines, format="jsonl"),), holdout=0.3)
     held = []
     for name, one in {

@@ -139,7 +139,7 @@ def test_the_wrong_format_is_an_error_that_names_what_was_seen(
 def test_a_template_that_fits_no_record_shows_the_fields(
     recipe: Recipe, place: Location, corpus: Path, execute: Execute
 ) -> None:
-    wrong = SourceSpec(path=str(corpus / "a"), text="{body}")
+    wrong = SourceSpec(path=str(corpus / "a"), fields={"text": "{body}"})
     with pytest.raises(SourceError, match=r"without the field 'body'.*fields path, text"):
         prepare_dataset(replace(recipe, sources=(wrong,)), place, execute, lambda text: None)
 
@@ -163,7 +163,7 @@ def test_a_split_without_rows_is_named(recipe: Recipe, place: Location, execute:
 def test_classes_become_labelled_examples(
     recipe: Recipe, place: Location, corpus: Path, execute: Execute, tokenizer: Location
 ) -> None:
-    source = SourceSpec(path=str(corpus), format="folder", label="label")
+    source = SourceSpec(path=str(corpus), format="folder", fields={"label": "label"})
     examples = labelled(source, "text_classification", tokenizer)
     content = prepare_dataset(examples, place, execute, lambda text: None)
     assert content["labels"] == ["a", "b"]
@@ -194,7 +194,7 @@ def test_a_module_held_out_in_prepare_is_held_out_in_fine_tuning(
         )
     text = replace(recipe, sources=(SourceSpec(path=str(modules)),), holdout=0.3)
     pairs = SourceSpec(
-        path=str(modules), format="python_functions", prompt="{code}\n", response="{docstring}"
+        path=str(modules), format="python_functions", fields={"prompt": "{code}\n", "response": "{docstring}"}
     )
     examples = labelled(pairs, "causal_lm", tokenizer, holdout=0.3)
     sides = []

@@ -110,7 +110,7 @@ def test_the_shards_do_not_depend_on_the_parallelism(
 
 def test_an_error_in_a_task_keeps_its_class_and_message(corpus: Path, tmp_path: Path) -> None:
     spec = PrepareSpec(
-        sources=(SourceSpec(path=str(corpus / "a"), text="{body}"),),
+        sources=(SourceSpec(path=str(corpus / "a"), fields={"text": "{body}"}),),
         tokenizer=TokenizerSpec(vocab_size=300),
         sequence_length=16,
     )

@@ -38,8 +38,7 @@ def tiny_job(corpus: Path) -> dict[str, Any]:
     functions = {
         "path": str(corpus),
         "format": "python_functions",
-        "prompt": '{code}\n"""',
-        "response": '{docstring}"""',
+        "fields": {"prompt": '{code}\n"""', "response": '{docstring}"""'},
     }
     return {
         "name": "tiny",

@@ -62,8 +62,7 @@ def sections(tmp: Path, port: int) -> dict[str, dict[str, dict[str, Any]]]:
     functions = {
         "path": str(tmp / "corpus"),
         "format": "python_functions",
-        "prompt": '{code}\n"""',
-        "response": '{docstring}"""',
+        "fields": {"prompt": '{code}\n"""', "response": '{docstring}"""'},
     }
     pretrain = training | {
         "model": {"architecture": "llama", "config": network | {"num_attention_heads": 4}}
@@ -77,7 +76,7 @@ def sections(tmp: Path, port: int) -> dict[str, dict[str, dict[str, Any]]]:
     }
     classification = training | {
         "task": "text_classification",
-        "sources": [{"path": str(tmp / "labelled.jsonl"), "format": "jsonl", "label": "label"}],
+        "sources": [{"path": str(tmp / "labelled.jsonl"), "format": "jsonl", "fields": {"label": "label"}}],
         "holdout": "20%",
         "max_length": 32,
     }

@@ -82,7 +82,7 @@ def test_labels_travel_in_the_configuration(tmp_path, tokenizer):
 def test_a_new_head_is_drawn_from_the_seed_and_the_encoder_is_kept(tmp_path):
     encoder = transformers.AutoModel.from_config(build_tiny_bert().config)
     encoder.save_pretrained(tmp_path)
-    task = get_task("text_classification")(("x", "y", "z"))
+    task = get_task("text_classification")(labels=("x", "y", "z"))
     one, same, other = (build_from(tmp_path, task, seed=s) for s in (1, 1, 2))
     assert one.classifier.weight.shape == (3, 32)
     assert one.config.id2label == {0: "x", 1: "y", 2: "z"}
@@ -96,7 +96,7 @@ def test_a_new_head_is_drawn_from_the_seed_and_the_encoder_is_kept(tmp_path):
 
 def test_other_labels_than_the_folders_mean_a_new_head(tmp_path, tokenizer):
     save(build_tiny_bert(("a", "b")), tokenizer, tmp_path)
-    task = get_task("text_classification")(("x", "y", "z"))
+    task = get_task("text_classification")(labels=("x", "y", "z"))
     assert build_from(tmp_path, task).classifier.weight.shape == (3, 32)
     with pytest.raises(ArtifactError, match="classifier"):
         load_model(tmp_path, task)
@@ -129,7 +129,7 @@ def test_missing_weights_of_the_body_are_refused_even_where_a_head_may_be_new(tm
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ArtifactError, match=r"lacks 1 weights.*output\.dense"):
-        build_from(tmp_path, get_task("text_classification")(("no", "yes")))
+        build_from(tmp_path, get_task("text_classification")(labels=("no", "yes")))
 
 
 def test_pickled_weights_are_never_read(tmp_path, tokenizer):

@@ -175,7 +175,7 @@ def decoder(tmp_path, tokenizer):
 
 
 def test_a_decoder_without_padding_reads_the_last_token_of_each_text(decoder):
-    task = get_task("text_classification")(("no", "yes"))
+    task = get_task("text_classification")(labels=("no", "yes"))
     model, tokenizer = load_for_use(decoder, get_task("text_classification")())
     assert model.config.pad_token_id == tokenizer.eos_token_id
     texts = ({"text": text} for text in ("def", "def read(line): return line"))
@@ -194,7 +194,7 @@ def test_what_pads_the_rows_is_what_the_trained_model_takes_for_padding(decoder)
     tokenizer has none."""
     change_config(decoder, pad_token_id=7)
     place = Location.parse(str(decoder))
-    task = get_task("text_classification")(("no", "yes"))
+    task = get_task("text_classification")(labels=("no", "yes"))
     model, _ = open_model(place, task)
     note = fit_tokenizer(place, model, open_tokenizer(place), task)
     assert "(it was 7)" in note
@@ -210,14 +210,14 @@ def test_a_trained_classifier_keeps_what_its_rows_were_padded_with(decoder):
     spec = FinetuneSpec.model_validate(
         {
             "task": "text_classification",
-            "sources": [{"path": "a", "label": "label"}],
+            "sources": [{"path": "a", "fields": {"label": "label"}}],
             "global_batch": 2,
             "duration": "1 step",
         }
     )
     place = Location.parse(str(decoder))
     work = SimpleNamespace(spec=spec, base=place, seed=0)
-    task = get_task("text_classification")(("no", "yes"))
+    task = get_task("text_classification")(labels=("no", "yes"))
     network = build_network(work, task, SimpleNamespace(tokenizer=place))
     assert network.plain.config.pad_token_id == 0
     assert network.module.config.pad_token_id == 0

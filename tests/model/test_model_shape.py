@@ -36,7 +36,7 @@ def test_an_adapter_of_a_classifier_is_counted_with_its_head(target):
         head="classification",
         adapter=Adapter(rank=3, target=target),
     )
-    task = get_task("text_classification")(("no", "yes"))
+    task = get_task("text_classification")(labels=("no", "yes"))
     adapted = attach_adapter(model, AdapterSpec(lora=LoraSpec(rank=3, target=target)), task)
     assert shape.trained == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert shape.frozen == sum(p.numel() for p in adapted.parameters() if not p.requires_grad)

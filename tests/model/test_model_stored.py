@@ -18,7 +18,7 @@ from raymodel.testing.s3 import s3_bucket
 from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama
 
 CAUSAL = get_task("causal_lm")()
-LABELS = get_task("text_classification")(("no", "yes"))
+LABELS = get_task("text_classification")(labels=("no", "yes"))
 
 
 def build_from(folder, task=CAUSAL):

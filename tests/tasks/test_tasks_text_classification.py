@@ -19,7 +19,7 @@ def tokenizer():
 
 @pytest.fixture
 def task():
-    return get_task("text_classification")(("business", "sport"))
+    return get_task("text_classification")(labels=("business", "sport"))
 
 
 def test_a_document_becomes_ids_and_the_number_of_its_label(task, tokenizer):

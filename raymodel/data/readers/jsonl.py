@@ -135,5 +135,7 @@ def _read_values(
 
 
 def _needed_fields(spec: SourceSpec) -> frozenset[str]:
-    templates = [text for text in (spec.prompt, spec.response) if text] or [spec.text]
-    return frozenset(name for template in templates for name in template_fields(template))
+    """Those that a record of this source should have."""
+    named = [name for text in spec.fields.values() for name in template_fields(text)]
+    plain = [text for text in spec.fields.values() if not template_fields(text)]
+    return frozenset([*named, *plain] or ["text"])

@@ -1,0 +1,98 @@
+"""From a raw record to the values of its roles."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from raymodel.data.clean import clean_text
+from raymodel.data.record import RawRecord
+from raymodel.data.spec import SourceSpec
+from raymodel.errors import SourceError
+from raymodel.storage.uri import Location
+from raymodel.tasks.fields import Field, Fields, Kind, reference_of
+from raymodel.tasks.label import label_text
+from raymodel.tasks.template import FieldTypeError, RecordError, described, render
+
+Value = str | bytes | list[str]
+
+MAX_IMAGE_BYTES = 256 * 2**20
+"""Of one encoded image: it lies in the memory of one process."""
+
+COLUMN_TYPES: dict[Kind, pa.DataType] = {
+    "text": pa.large_string(),
+    "label": pa.string(),
+    "image": pa.large_binary(),
+    "words": pa.large_list(pa.string()),
+}
+"""How documents keep each kind of value."""
+
+
+def read_roles(
+    record: RawRecord, source: SourceSpec, root: Location, fields: Fields
+) -> dict[str, Value]:
+    """Role → its cleaned value.
+
+    Args:
+        root: of the source, below which the files lie that a record names.
+
+    Raises:
+        RecordError: this record lacks a value.
+        FieldTypeError: a field holds what the role cannot be.
+    """
+    return {
+        role: _read(field, reference_of(source, role, field), record, root)
+        for role, field in fields.items()
+    }
+
+
+def _read(field: Field, reference: str, record: RawRecord, root: Location) -> Value:
+    if field.kind == "text":
+        return clean_text(render(reference, record.fields))
+    if field.kind == "label":
+        return clean_text(label_text(record.fields, reference))
+    value = record.fields.get(reference)
+    if value is None:
+        reason = f"record without a value in {reference!r}"
+        raise RecordError(reason, reason)
+    if field.kind == "words":
+        return _words(value, reference)
+    return _image(value, reference, root)
+
+
+def _words(value: object, reference: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise FieldTypeError(
+            f"the field {reference!r} holds {described(value)}; this role takes a list of texts. "
+            "Name the field that holds one"
+        )
+    return [clean_text(word) for word in value]
+
+
+def _image(value: object, reference: str, root: Location) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # as `datasets` writes
+        return bytes(value["bytes"])
+    if not isinstance(value, str):
+        raise FieldTypeError(
+            f"the field {reference!r} holds {described(value)}; an image is its encoded bytes, or "
+            "the path of a file below the source. Name the field that holds one"
+        )
+    return _read_file(value, reference, root)
+
+
+def _read_file(path: str, reference: str, root: Location) -> bytes:
+    if path.startswith("/") or "://" in path or ".." in path.split("/"):
+        reason = f"path outside the source in {reference!r}"
+        raise RecordError(f"{reason}: {path!r}", reason)
+    place = root / path
+    try:
+        if not place.exists():
+            reason = f"file that does not exist in {reference!r}"
+            raise RecordError(f"{reason}: {path!r}", reason)
+        if place.entry().bytes > MAX_IMAGE_BYTES:
+            reason = f"file of more than {MAX_IMAGE_BYTES:,} bytes in {reference!r}"
+            raise RecordError(f"{reason}: {path!r}", reason)
+        return place.read_bytes()
+    except IsADirectoryError as error:
+        raise SourceError(f"{place} is a folder; {reference!r} must name files") from error

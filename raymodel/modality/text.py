@@ -1,0 +1,175 @@
+"""Text: a tokenizer, which is a byte-level BPE trained on the corpus, or one that is loaded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from raymodel.errors import ArtifactError
+from raymodel.modality.base import ModelFields, Processor, as_local
+from raymodel.storage.uri import Location
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+PADDING = "<|padding|>"
+# Roles of a conversation for whatever template is laid over the model later. Named after no one's
+# chat format, and there from the start, because a vocabulary cannot grow without new weights.
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE (arXiv:1508.07909, GPT-2's pre-tokenisation by bytes).
+
+    Every byte is in the vocabulary, so every text is represented and decodes to itself. The same
+    texts give the same tokenizer, in whatever order and on however many threads.
+
+    Args:
+        texts: what to train on.
+        vocab_size: tokens in all, specials included; fewer when the text does not hold as many.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    # What decides the vocabulary, and how it is applied, is written though it is the default.
+    tokenizer = Tokenizer(models.BPE(dropout=None, byte_fallback=False, ignore_merges=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=0,
+        special_tokens=[END_OF_TEXT, PADDING, *ROLES],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,  # a text begins where another ended
+        eos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        additional_special_tokens=list(ROLES),
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class TextProcessor(Processor):
+    """A tokenizer of transformers."""
+
+    modality = "text"
+    file = "tokenizer.json"
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, place: Location) -> Self:
+        """The tokenizer of a Hugging Face folder."""
+        from transformers import AutoTokenizer
+
+        try:
+            with as_local(place) as folder:
+                return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        except Exception as error:  # transformers and its Rust half end in errors of every kind
+            seen = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ArtifactError(
+                f"{place} holds no tokenizer that can be loaded: {seen}; copy tokenizer.json and "
+                "tokenizer_config.json to it from where the model comes from"
+            ) from error
+
+    def save_pretrained(self, folder: Path) -> None:
+        """`tokenizer.json` and what belongs to it."""
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def num_ids(self) -> int:
+        """Rows that an embedding needs for it: the ids of a tokenizer may have gaps."""
+        return max(self.tokenizer.get_vocab().values(), default=-1) + 1
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that closes a document or an answer; None where the tokenizer has none."""
+        token_id: int | None = self.tokenizer.eos_token_id
+        return token_id
+
+    @property
+    def padding(self) -> int:
+        """The id that fills rows up: of the padding token, else of the end of text, else 0.
+
+        It bears no loss and is masked, so any id serves.
+        """
+        for token_id in (self.tokenizer.pad_token_id, self.end_of_text):
+            if token_id is not None:
+                return int(token_id)
+        return 0
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of one sequence, exactly as it was, without special tokens."""
+        return str(
+            self.tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """`vocab_size`, `end_of_text` (None where there is none) and `padding`."""
+        return {
+            "vocab_size": self.num_ids,
+            "end_of_text": self.end_of_text,
+            "padding": self.padding,
+        }
+
+    def model_fields(self, max_length: int | None) -> ModelFields:
+        """A row of the embedding for each id, a position for each token, and the special ids."""
+        at_least = {"vocab_size": self.num_ids}
+        if max_length is not None:
+            at_least["max_position_embeddings"] = max_length
+        special = {
+            "pad_token_id": self.padding,
+            "eos_token_id": self.end_of_text,
+            # Prompts start without a special token; the default of 1 would be an ordinary token.
+            "bos_token_id": None,
+        }
+        return ModelFields(at_least=at_least, given=special)
+
+    def check_fits(self, model: PreTrainedModel) -> None:
+        """Every id that a text can become has a row in the model's embedding."""
+        embedding: Any = model.get_input_embeddings()
+        rows, ids = embedding.weight.shape[0], self._usable_ids()
+        if ids > rows:
+            raise ValueError(
+                f"the tokenizer has {ids:,} ids and its model {rows:,} rows of embeddings; each id "
+                "needs one. Take the tokenizer that the model was trained with, or add rows with "
+                "model.resize_token_embeddings(len(tokenizer)) and save both again"
+            )
+
+    def _usable_ids(self) -> int:
+        """The highest id that a text can become, and one.
+
+        Published text models have ids without a row for what only their siblings read (Gemma 3 of
+        a billion parameters: a soft token of images). Those are special and play no part in text.
+        """
+        tokenizer = self.tokenizer
+        in_text = {str(token) for token in tokenizer.special_tokens_map.values()}
+        special = set(tokenizer.all_special_tokens) - in_text
+        for token_id, token in getattr(tokenizer, "added_tokens_decoder", {}).items():
+            if token.special and str(token) not in in_text:
+                special.add(str(tokenizer.convert_ids_to_tokens(token_id)))
+        return max((i + 1 for t, i in tokenizer.get_vocab().items() if t not in special), default=0)
+
+
+@functools.lru_cache(maxsize=2)
+def load_encoder(place: Location) -> Tokenizer:
+    """Text → ids, without the seconds that importing transformers takes in each process."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_str((place / "tokenizer.json").read_text())
+    encoder.no_truncation()
+    encoder.no_padding()
+    # A text that spells out "<|endoftext|>" is text: only we may end a document.
+    encoder.encode_special_tokens = True
+    return encoder

@@ -1,0 +1,240 @@
+"""Prediction: one answer to each input, the inputs of concurrent requests run together.
+
+`/predict` takes the roles of any task. Where the answer is the label of a text, `/classify` takes
+it as vLLM does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Request
+
+from raymodel.serve.protocol import (
+    Classification,
+    ClassifyRequest,
+    ClassifyResponse,
+    PredictRequest,
+    PredictResponse,
+    usage,
+)
+from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
+from raymodel.serve.service import Service
+from raymodel.serve.streams import while_connected
+from raymodel.tasks.base import Answer, Features, LeftOut, Limits
+from raymodel.tasks.fields import Field
+
+_UNLIMITED_INPUT_TOKENS = 4096  # for models that state no limit
+_DATA_URL = "base64,"
+
+
+class PredictionService(Service):
+    """A model whose answers come whole.
+
+    Inputs wait only while the model is busy: the next forward pass takes up to `spec.batch` of
+    those that came meanwhile, so a single request is never delayed in the hope of company.
+    """
+
+    kind = "prediction"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        names = {int(index): name for index, name in (self.model.config.id2label or {}).items()}
+        self.labels = [names[index] for index in sorted(names)]
+        self.max_input_tokens = _find_max_tokens(self.model, self.task.processor)
+        self._given = {
+            role: field for role, field in self.task.fields.items() if not field.is_target
+        }
+        self._waiting: list[tuple[Features, asyncio.Future[Answer]]] = []
+        self._thread = ThreadPoolExecutor(1, "predictor")
+        self._running: asyncio.Task[None] | None = None
+        self._num_answered = 0
+
+    def router(self) -> APIRouter:
+        """`/predict`, and `/classify` for the labels of texts."""
+        router = APIRouter()
+        router.post("/predict", response_model=PredictResponse)(self.predict)
+        if self.task.answers == "label" and list(self._given) == ["text"]:
+            router.post("/classify", response_model=ClassifyResponse)(self.classify)
+        return router
+
+    def state(self) -> dict[str, Any]:
+        """What is asked for, labels, limits and load."""
+        return {
+            "fields": {role: field.kind for role, field in self._given.items()},
+            "answers": self.task.answers,
+            "labels": self.labels,
+            "max_input_tokens": self.max_input_tokens,
+            "waiting": len(self._waiting),
+            "answered": self._num_answered,
+        }
+
+    @property
+    def is_healthy(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @staticmethod
+    def question(values: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+        return "/predict", {"model": name, "inputs": [dict(values)]}
+
+    @staticmethod
+    def answer(response: dict[str, Any]) -> Answer:
+        [result] = response["data"]
+        return dict(result)
+
+    async def predict(self, request: Request, body: PredictRequest) -> PredictResponse:
+        """What the model says to each input."""
+        self.check_model(body.model)
+        rows = [self._row(values, "inputs") for values in body.all_inputs]
+        answers = await self._answers(request, rows, "inputs")
+        return PredictResponse(
+            id=f"predict-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=self.name,
+            data=[{"index": index, **answer} for index, answer in enumerate(answers)],
+            usage=usage(_num_tokens(rows)),
+        )
+
+    async def classify(self, request: Request, body: ClassifyRequest) -> ClassifyResponse:
+        """The label of each text, with the probabilities of all labels."""
+        self.check_model(body.model)
+        rows = [self._row({"text": text}, "input") for text in body.texts]
+        answers = await self._answers(request, rows, "input")
+        return ClassifyResponse(
+            id=f"classify-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=self.name,
+            data=[
+                Classification(index=index, num_classes=len(answer["probs"]), **answer)
+                for index, answer in enumerate(answers)
+            ],
+            usage=usage(_num_tokens(rows)),
+        )
+
+    # ---- from the request to rows --------------------------------------------------------------
+
+    def _row(self, given: Mapping[str, Any], param: str) -> Features:
+        unknown = [role for role in given if role not in self._given]
+        missing = [role for role in self._given if role not in given]
+        if unknown or missing:
+            raise Refusal(
+                400,
+                f"an input has {ascii(sorted(given))[:80]}; this model is given "
+                f"{', '.join(self._given)}",
+                param=param,
+            )
+        values = {role: _value(given[role], role, field) for role, field in self._given.items()}
+        try:
+            example = self.task.features(values, None)
+        except ValueError as error:
+            raise Refusal(400, str(error), param=param) from error
+        if isinstance(example, LeftOut):
+            raise Refusal(400, f"there is nothing to answer: {example.reason}", param=param)
+        num_tokens = _num_tokens([example.features])
+        if num_tokens > self.max_input_tokens:
+            raise too_long(num_tokens, self.max_input_tokens, param)
+        if "input_ids" in example.features and not num_tokens:
+            message = f"the {param} is empty; give at least one character"
+            raise Refusal(400, message, param=param)
+        return example.features
+
+    # ---- from rows to answers ------------------------------------------------------------------
+
+    async def _answers(self, request: Request, rows: list[Features], param: str) -> list[Answer]:
+        results = self._submit(rows, param)
+        try:
+            async with asyncio.timeout(self.spec.timeout):
+                return await while_connected(request, asyncio.gather(*results))
+        except TimeoutError:
+            raise timed_out(self.spec.timeout) from None
+        finally:
+            for result in results:
+                result.cancel()
+
+    def _submit(self, rows: list[Features], param: str) -> list[asyncio.Future[Answer]]:
+        """Queues rows, all or none."""
+        room = self.spec.queue + self.spec.batch
+        if len(rows) > room:
+            raise Refusal(
+                400,
+                f"{param} has {len(rows)} inputs; this server takes at most {room} in one request",
+                param=param,
+            )
+        if len(self._waiting) + len(rows) > room:
+            raise queue_full(len(self._waiting), retry_after_s=1)
+        loop = asyncio.get_running_loop()
+        results: list[asyncio.Future[Answer]] = [loop.create_future() for _ in rows]
+        self._waiting.extend(zip(rows, results, strict=True))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return results
+
+    async def _run(self) -> None:
+        """Empties the queue, batch by batch."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch = self._waiting[: self.spec.batch]
+            del self._waiting[: self.spec.batch]
+            batch = [(row, result) for row, result in batch if not result.done()]
+            if not batch:
+                continue
+            try:
+                rows = [row for row, _ in batch]
+                found = await loop.run_in_executor(self._thread, self._predict, rows)
+            except Exception as error:  # noqa: BLE001 - those who wait get it
+                for _, result in batch:
+                    if not result.done():
+                        result.set_exception(error)
+                continue
+            self._num_answered += len(batch)
+            for (_, result), answer in zip(batch, found, strict=True):
+                if not result.done():
+                    result.set_result(answer)
+
+    @torch.inference_mode()
+    def _predict(self, rows: list[Features]) -> list[Answer]:
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return self.task.predict(self.model, columns, Limits())
+
+
+def _value(value: Any, role: str, field: Field) -> Any:
+    """What stands for a role in a request, as a document has it."""
+    if field.kind == "words":
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return value
+        raise Refusal(400, f"{role} is not a list of texts", param=role)
+    if not isinstance(value, str):
+        raise Refusal(400, f"{role} is {ascii(value)[:80]}; give a text", param=role)
+    if field.kind != "image":
+        return value
+    try:
+        return base64.b64decode(value.rpartition(_DATA_URL)[2], validate=True)
+    except (binascii.Error, ValueError):
+        message = f"{role} is no base64; give the bytes of an image file in base64"
+        raise Refusal(400, message, param=role) from None
+
+
+def _num_tokens(rows: list[Features]) -> int:
+    return sum(len(row.get("input_ids", ())) for row in rows)
+
+
+def _find_max_tokens(model: Any, processor: Any) -> int:
+    tokenizer = getattr(processor, "tokenizer", None)
+    longest = getattr(tokenizer, "model_max_length", None)
+    limits = [
+        getattr(model.config, "max_position_embeddings", None),
+        # Above this, transformers means "not known".
+        longest if longest is not None and longest < 10**7 else None,
+    ]
+    return min([limit for limit in limits if limit], default=_UNLIMITED_INPUT_TOKENS)

@@ -1,0 +1,33 @@
+"""How a model with a head of classes answers.
+
+Shapes: B rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from raymodel.tasks.base import Answer
+
+
+@torch.inference_mode()
+def class_answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list[Answer]:
+    """`label`, the most probable class, and `probs` of all, in the order of their numbers.
+
+    They sum to one, unless the model says that its classes do not exclude each other.
+    """
+    logits_BC = model(**{name: value.to(model.device) for name, value in inputs.items()}).logits
+    names = {int(number): name for number, name in (model.config.id2label or {}).items()}
+    independent = model.config.problem_type == "multi_label_classification" or len(names) == 1
+    logits_BC = logits_BC.float()
+    probs_BC = logits_BC.sigmoid() if independent else logits_BC.softmax(-1)
+    return [
+        {"label": names[max(range(len(probs)), key=probs.__getitem__)], "probs": probs}
+        for probs in probs_BC.tolist()
+    ]

@@ -1,0 +1,91 @@
+"""The roles of a record: what a task wants of each, and what a source names for it.
+
+`fields: {text: "{title}: {body}", label: topic}` in a job file names a template for every text,
+and a field of the record for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from raymodel.spec.fields import nearest
+from raymodel.tasks.template import template_fields
+
+if TYPE_CHECKING:
+    from raymodel.data.spec import SourceSpec
+
+Kind = Literal["text", "label", "image", "words"]
+"""`text`: a template. `label`: one class. `image`: encoded bytes, or the path of a file below the
+source. `words`: a list of texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """What a task wants of one role."""
+
+    kind: Kind
+    default: str | None = None
+    """What stands for the role where a source says nothing; None where it has to."""
+    keeps: Literal["start", "end"] = "start"
+    """Of a text: which end stays when it is too long."""
+    is_target: bool = False
+    """What the model must answer, which a request does not have."""
+
+
+Fields = Mapping[str, Field]
+"""By role. The first is what the model is given: equal ones fall on one side of the holdout."""
+
+PLAIN_TEXT: Fields = MappingProxyType({"text": Field(kind="text", default="{text}")})
+"""What `prepare` reads."""
+
+
+def reference_of(source: SourceSpec, role: str, field: Field) -> str:
+    """The template, or the name of the record's field, that stands for a role."""
+    named = source.fields.get(role, field.default)
+    assert named is not None, "find_wrong_roles asks for what has no default"
+    return named
+
+
+def find_wrong_roles(source: SourceSpec, fields: Fields, reader: str) -> Iterator[tuple[str, str]]:
+    """Role → what is wrong with what a source says of it.
+
+    Args:
+        fields: the roles that there are.
+        reader: whose they are, such as `causal_lm` or `prepare`.
+    """
+    for role in source.fields:
+        if role not in fields:
+            close = nearest(role, fields)
+            hint = f"; did you mean {close!r}?" if close else ""
+            yield role, f"{reader} has no role {role!r}, it has {', '.join(fields)}{hint}"
+    for role, field in fields.items():
+        named = source.fields.get(role, field.default)
+        if named is None:
+            example = f'"{{{role}}}"' if field.kind == "text" else role
+            what = "a template over the record's fields" if field.kind == "text" else "a field"
+            yield (
+                role,
+                f"source {source.path!r} says nothing of the role `{role}`, which {reader} needs; "
+                f"write {what}, such as fields: {{{role}: {example}}}",
+            )
+        elif field.kind == "text":
+            yield from _wrong_template(role, named)
+        elif "{" in named:
+            yield role, f"{named!r} is a template; `{role}` takes a field's name, without braces"
+
+
+def _wrong_template(role: str, template: str) -> Iterator[tuple[str, str]]:
+    try:
+        names = template_fields(template)
+    except ValueError as error:
+        yield role, str(error)
+        return
+    if not names:
+        written = template.strip() or "text"
+        yield (
+            role,
+            f"the template {template!r} names no field; write it in braces, like {{{written}}}",
+        )

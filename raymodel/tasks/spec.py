@@ -1,0 +1,56 @@
+"""`task:` and `objective:` what is learnt, and what a job may say of it; one class a task."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field
+
+from raymodel.spec.base import Spec
+from raymodel.spec.fields import by_name
+
+
+class OfTraining:
+    """Marks what changes how examples are trained on, and not what they are."""
+
+
+OF_TRAINING = OfTraining()
+
+
+class AnyTask(Spec):
+    """What the specs of all tasks share."""
+
+    name: str
+
+    def examples_identity(self) -> dict[str, Any]:
+        """What decides the examples of the task."""
+        whole = self.identity()
+        return {
+            name: whole[name]
+            for name, field in type(self).model_fields.items()
+            if not any(isinstance(mark, OfTraining) for mark in field.metadata)
+        }
+
+
+class CausalLMSpec(AnyTask):
+    """Predict the next token of a text, or of the answer to a prompt."""
+
+    name: Literal["causal_lm"] = "causal_lm"
+
+
+class TextClassificationSpec(AnyTask):
+    """One class of a fixed set for each text."""
+
+    name: Literal["text_classification"] = "text_classification"
+
+
+AnyTaskSpec = CausalLMSpec | TextClassificationSpec
+TASK_SPECS: tuple[type[Spec], ...] = get_args(AnyTaskSpec)
+
+
+def _by_name(value: Any) -> Any:
+    return by_name(value, TASK_SPECS, "a task")
+
+
+TaskSpec = Annotated[AnyTaskSpec, Field(discriminator="name"), BeforeValidator(_by_name)]
+"""A name, such as `text_classification`, or a mapping with `name` and what the task takes."""
