@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from raymodel.modality.base import ModelFields
+from raymodel.modality.text import TextProcessor
 from raymodel.model.build import build_model
 from raymodel.model.export import save_model
 from raymodel.model.initial import InitialWeights
@@ -44,6 +46,10 @@ SHAPE = {
     "num_attention_heads": 12,
     "tie_word_embeddings": False,
 }
+NEEDED = ModelFields(
+    at_least={"vocab_size": VOCAB, "max_position_embeddings": TOKENS},
+    given={"pad_token_id": 1, "eos_token_id": 0, "bos_token_id": None},
+)
 
 
 def main() -> None:
@@ -66,17 +72,8 @@ def main() -> None:
 
 
 def outline() -> Network:
-    plain, module = (
-        build_model(
-            ModelSpec(architecture="llama", config=SHAPE),
-            get_task("causal_lm")(),
-            vocab_size=VOCAB,
-            max_positions=TOKENS,
-            pad_token_id=1,
-            eos_token_id=0,
-        )
-        for _ in range(2)
-    )
+    spec, task = ModelSpec(architecture="llama", config=SHAPE), get_task("causal_lm")()
+    plain, module = (build_model(spec, task, NEEDED) for _ in range(2))
     first = InitialWeights(plain, 0)
     return Network(module=module, weights=first, plain=plain, first=first)
 
@@ -143,10 +140,10 @@ def export(rank: int, world_size: int, run: Location, zero: int) -> Growth:
     if rank > 0:
         return Growth()
     network, location = outline(), checkpoint_location(run, 1)
-    tokenizer = train_tiny_tokenizer(["some text"])
+    processor = TextProcessor(train_tiny_tokenizer(["some text"]))
     with measure_memory() as growth, tempfile.TemporaryDirectory() as folder:
         weights = TrainedWeights(network, FragmentReader(location, load_index(location)))
-        save_model(network.plain, weights, tokenizer, Path(folder), torch.bfloat16, {})
+        save_model(network.plain, weights, processor, Path(folder), torch.bfloat16, {})
     return growth
 
 

@@ -55,7 +55,7 @@ def seek() -> None:
 def _manifest() -> dict[str, object]:
     plan = plan_shards(10**12, SEQUENCE_LENGTH * 2.0)
     rows = plan.rows_per_shard * SHARDS
-    counts = {"rows": rows, "tokens": rows * SEQUENCE_LENGTH, "documents": rows, "text_bytes": rows}
+    counts = {"rows": rows, "tokens": rows * SEQUENCE_LENGTH, "documents": rows, "num_bytes": rows}
     part = PartContent(
         source="synthetic",
         folder="data/train/part-000",
@@ -67,7 +67,12 @@ def _manifest() -> dict[str, object]:
         rows_per_shard=plan.rows_per_shard,
         rows_per_block=plan.rows_per_block,
     )
-    return {"splits": {"train": {"parts": [vars(part)]}}, "sequence_length": SEQUENCE_LENGTH}
+    return {
+        "splits": {"train": {"parts": [vars(part)]}},
+        "sequence_length": SEQUENCE_LENGTH,
+        "processor": {"folder": "data/processor"},
+        "labels": [],
+    }
 
 
 def mixing(global_batch: int) -> None:

@@ -69,7 +69,7 @@ def load(folder: Path | None, dtype: torch.dtype) -> tuple[PreTrainedModel, obje
     if folder is not None:
         service = load_service(folder, "causal_lm", name="model", spec=ServeSpec())
         service.close()
-        return service.model.to(dtype), service.tokenizer
+        return service.model.to(dtype), service.task.processor.tokenizer
     config = LlamaConfig(
         vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8,
         num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=2048,

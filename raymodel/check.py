@@ -259,7 +259,11 @@ def check_measures(job: Job) -> Iterator[Problem]:
     taken = job.evaluate.metrics
     for i, name in enumerate(taken):
         if name not in known:
-            rule = f"{name!r} is not a measure of {job.task}, which has {', '.join(known)}"
+            close = nearest(name, known)
+            hint = f"; did you mean {close!r}?" if close else ""
+            rule = (
+                f"{show(name)} is not a measure of {job.task}, which has {', '.join(known)}{hint}"
+            )
             yield Problem(("evaluate", "metrics", i), rule)
         elif name in of_examples and job.finetune is None:
             others = ", ".join(each for each in known if each not in of_examples)

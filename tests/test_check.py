@@ -19,7 +19,7 @@ pretrain:
 finetune:
   task: causal_lm
   sources:
-    - {path: a, prompt: "{code}", response: "{docstring}"}
+    - {path: a, fields: {prompt: "{code}", response: "{docstring}"}}
   global_batch: 32
   duration: 1 epoch
   adapter: {lora: {rank: 8}}
@@ -57,13 +57,13 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
     [
         (
             '{path: "python:stdlib"}',
-            '{path: a, text: "{body"}',
-            "job.yaml:3: prepare.sources.0.text: template '{body': expected '}'",
+            '{path: a, fields: {text: "{body"}}',
+            "job.yaml:3: prepare.sources.0.fields.text: template '{body': expected '}'",
         ),
         (
             '{path: "python:stdlib"}',
-            "{path: a, text: body}",
-            "job.yaml:3: prepare.sources.0.text: source 'a': text 'body' names no field",
+            "{path: a, fields: {text: body}}",
+            "job.yaml:3: prepare.sources.0.fields.text: the template 'body' names no field",
         ),
         (
             "preset: llama-tiny",
@@ -73,7 +73,28 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
         (
             'prompt: "{code}", ',
             "",
-            "job.yaml:13: finetune.sources.0: source 'a' has no `prompt`",
+            "job.yaml:13: finetune.sources.0: source 'a' says nothing of the role `prompt`",
+        ),
+        (
+            '{path: "python:stdlib"}',
+            "{path: a, label: b}",
+            "job.yaml:3: prepare.sources.0: what stands for `label` of a record is said in",
+        ),
+        (
+            "task: causal_lm",
+            "task: {name: causal_lm, mask: 1}",
+            "job.yaml:11: finetune.task.mask: unknown key 'mask'",
+        ),
+        (
+            "task: causal_lm",
+            "task: casual_lm",
+            "job.yaml:11: finetune.task: 'casual_lm' is not a task; did you mean 'causal_lm'?",
+        ),
+        (
+            "[perplexity, bleu]",
+            "[perplexity, blue]",
+            "job.yaml:22: evaluate.metrics.1: 'blue' is not a measure of causal_lm, which has "
+            "perplexity, bits_per_byte, bleu, chrf, exact_match; did you mean 'bleu'?",
         ),
         (
             "[perplexity, bleu]",

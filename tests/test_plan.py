@@ -12,7 +12,7 @@ import pytest
 from raymodel import cli
 from raymodel.cluster.devices import parse_fleet
 from raymodel.data.prepare import Recipe, prepare_dataset
-from raymodel.data.rows import PackedRows
+from raymodel.data.rows import RowKind
 from raymodel.data.steps import complete_item, missing_items
 from raymodel.errors import ArtifactError, GateError, SpecError
 from raymodel.job import Job
@@ -53,7 +53,9 @@ def job(tmp_path):
             },
             "finetune": {
                 "task": "causal_lm",
-                "sources": [{"path": "corpus", "fields": {"prompt": "{text}", "response": "{text}"}}],
+                "sources": [
+                    {"path": "corpus", "fields": {"prompt": "{text}", "response": "{text}"}}
+                ],
                 "max_length": 16,
                 "global_batch": 8,
                 "duration": "3 steps",
@@ -86,9 +88,8 @@ def work_here(monkeypatch):
             clean=spec.clean,
             holdout=spec.holdout,
             seed=execution.seed,
-            kind=PackedRows(spec.sequence_length, spec.clean),
-            tokenizer=spec.tokenizer,
-            sequence_length=spec.sequence_length,
+            kind=RowKind(length=spec.sequence_length),
+            processor=spec.tokenizer,
         )
 
         def execute(step):
@@ -114,7 +115,7 @@ def work_here(monkeypatch):
         yield types.SimpleNamespace(
             url="",
             name="tiny",
-            ask=lambda question: question,
+            ask=lambda values: values["prompt"],
             health=lambda: {"slow_paths": []},
         )
 

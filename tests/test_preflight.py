@@ -270,7 +270,7 @@ def prepared(name: str) -> None:
         stage="prepare",
         fingerprint="0123456789abcdef",
         parents={},
-        content={"splits": splits, "tokenizer": tokenizer, "sequence_length": 16},
+        content={"splits": splits, "processor": tokenizer, "sequence_length": 16},
     )
     (Location.parse("runs/other/prepare") / "latest").write_text("0123456789abcdef\n")
 

@@ -34,7 +34,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A job file in the current folder, whose two datasets are ready."""
     monkeypatch.chdir(tmp_path)
     first = make_dataset(tmp_path)
-    make_dataset(tmp_path / "other", seed=1, tokenizer=first.location / "data/tokenizer")
+    make_dataset(tmp_path / "other", seed=1, tokenizer=first.location / "data/processor")
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(JOB))
     return path

@@ -91,6 +91,10 @@ def check_is_dataset(location: Location, content: Mapping[str, Any]) -> None:
             f"{location} is not a dataset: its manifest has no splits. "
             "Give the artifact that `prepare` wrote"
         )
+    if "processor" not in content:
+        raise ArtifactError(
+            f"{location} was prepared by an older raymodel, in another form; prepare it again"
+        )
 
 
 def _resolve(reference: str, storage: Location, base_dir: Path | None) -> Artifact:

@@ -37,6 +37,7 @@ from raymodel.errors import SourceError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location, sha256
+from raymodel.tasks.fields import reference_of
 
 PROCESSOR = "data/processor"
 """Its folder in a dataset."""
@@ -187,10 +188,13 @@ class _Preparation:
         self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
         labels = sorted({label for summary in summaries for label in summary["labels"]})
         if len(labels) > _MAX_LABELS:
+            role, kind = self._recipe.kind.label_role, self._recipe.kind
+            assert role is not None, "only a label has values"
+            named = {repr(reference_of(s, role, kind.fields[role])) for s in self._recipe.sources}
             raise SourceError(
-                f"the label has {len(labels):,} different values, such as {labels[0]!r} "
-                f"and {labels[1]!r}; a label has at most {_MAX_LABELS:,}. Name the field that "
-                "holds the class"
+                f"the label {', '.join(sorted(named))} has {len(labels):,} different values, such "
+                f"as {labels[0]!r} and {labels[1]!r}; a label has at most {_MAX_LABELS:,}. Name "
+                "the field that holds the class"
             )
         return tuple(labels)
 

@@ -242,7 +242,7 @@ def dataset_of(
         tuple(DatasetPart(location / part.folder, part, part.weight * weight) for part in loaded),
         location / content["processor"]["folder"],
         content.get("sequence_length"),
-        tuple(content["labels"]),
+        tuple(content.get("labels", ())),
     )
 
 

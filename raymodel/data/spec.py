@@ -90,8 +90,8 @@ class SourceSpec(Spec):
         if roles:
             written = ", ".join(f"{name}: {show(data[name])}" for name in roles)
             raise ValueError(
-                f"{' and '.join(f'`{name}`' for name in roles)} are roles of a record, which stand "
-                f"in `fields`; write fields: {{{written}}}"
+                f"what stands for {' and '.join(f'`{name}`' for name in roles)} of a record is "
+                f"said in `fields`; write fields: {{{written}}}"
             )
         return data
 

@@ -129,9 +129,7 @@ def _measure_all(
         if (work / f"{role}.json").exists()
     }
     count = num_parts(held_out, spec.max_rows, cluster.max_workers)
-    measure = _measure.options(
-        num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker
-    )
+    measure = _measure.options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
     wants_gpu = cluster.gpus_per_worker > 0
     started = {
         role: [

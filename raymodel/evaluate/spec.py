@@ -6,26 +6,18 @@ import math
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
 from raymodel.spec.base import DISTINCT, Many, Spec, Text
 from raymodel.spec.quantity import Count
 from raymodel.spec.show import shorten, show
-from raymodel.tasks import is_higher_better
-
-
-def _is_known(name: str) -> str:
-    is_higher_better(name)
-    return name
 
 
 class EvaluateSpec(Spec):
     """Measures the base model and the tuned model; gates decide which becomes `best`."""
 
-    metrics: Annotated[Many[Annotated[Text, AfterValidator(_is_known)]], DISTINCT] = Field(
-        min_length=1
-    )
+    metrics: Annotated[Many[Text], DISTINCT] = Field(min_length=1)
     """What to measure. Each task has its own: `accuracy` and `f1` of classes, `perplexity` and
     `bits_per_byte` of text, `bleu`, `chrf` and `exact_match` of answers."""
     max_rows: Count = Field(default=512, ge=1)

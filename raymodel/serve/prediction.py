@@ -24,6 +24,7 @@ from raymodel.serve.protocol import (
     ClassifyResponse,
     PredictRequest,
     PredictResponse,
+    check_unicode,
     usage,
 )
 from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
@@ -212,17 +213,24 @@ def _value(value: Any, role: str, field: Field) -> Any:
     """What stands for a role in a request, as a document has it."""
     if field.kind == "words":
         if isinstance(value, list) and all(isinstance(word, str) for word in value):
-            return value
+            return [_text(word, role) for word in value]
         raise Refusal(400, f"{role} is not a list of texts", param=role)
     if not isinstance(value, str):
         raise Refusal(400, f"{role} is {ascii(value)[:80]}; give a text", param=role)
     if field.kind != "image":
-        return value
+        return _text(value, role)
     try:
         return base64.b64decode(value.rpartition(_DATA_URL)[2], validate=True)
     except (binascii.Error, ValueError):
         message = f"{role} is no base64; give the bytes of an image file in base64"
         raise Refusal(400, message, param=role) from None
+
+
+def _text(value: str, role: str) -> str:
+    try:
+        return check_unicode(value)
+    except ValueError as error:
+        raise Refusal(400, f"{role} is {ascii(value)[:80]}: {error}", param=role) from None
 
 
 def _num_tokens(rows: list[Features]) -> int:

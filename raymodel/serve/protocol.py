@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
-def _check_unicode(text: str) -> str:
+def check_unicode(text: str) -> str:
     r"""JSON can say `"\ud800"`, half of a surrogate pair, which is no character."""
     try:
         text.encode()
@@ -24,7 +24,7 @@ def _check_unicode(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_check_unicode)]
+Text = Annotated[str, AfterValidator(check_unicode)]
 StopStrings = str | Annotated[list[str], Field(max_length=4)] | None
 
 

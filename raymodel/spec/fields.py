@@ -51,6 +51,14 @@ class Field:
         return next((kind for kind in sections if own_name(kind) == name), self.section)
 
     @property
+    def sections(self) -> list[type[Spec]]:
+        """`inner_section`; all of those that are told apart by their `name`."""
+        found = [kind for kind in kinds(self.annotation) if _is_section(kind)]
+        if len(found) > 1:
+            return found
+        return [self.inner_section] if self.inner_section else []
+
+    @property
     def inner_section(self) -> type[Spec] | None:
         """`section`, or that of a list's items or of the values of free keys."""
         return self.section or next(

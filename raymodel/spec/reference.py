@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from raymodel.errors import SpecError
 from raymodel.spec.base import Operational, Spec
 from raymodel.spec.document import Path, dotted
-from raymodel.spec.fields import Field, find_field
+from raymodel.spec.fields import Field, find_field, own_name
 from raymodel.spec.problems import unknown_key
 from raymodel.spec.show import show
 
@@ -39,27 +39,28 @@ def describe(model: type[Spec], name: str = "") -> str:
 
 
 def _enter(field: Field, path: Path, part: str) -> Field:
-    section = field.inner_section
-    if section is None:
+    sections = field.sections
+    if not sections:
         raise SpecError(f"{dotted(path)} is {field.in_words}; it has no field {show(part)}")
-    found = find_field(section, (part,))
-    if found is None:
-        raise SpecError(f"{dotted((*path, part))}: {unknown_key((part,), section)}")
-    return found
+    for section in sections:
+        found = find_field(section, (part,))
+        if found is not None:
+            return found
+    raise SpecError(f"{dotted((*path, part))}: {unknown_key((part,), sections[0])}")
 
 
 def _lines(name: str, field: Field) -> Iterator[str]:
-    section = field.inner_section
     if field.info is not None:
         yield from _entry(name, field)
-    if section is None:
-        return
-    if field.info is not None:
-        yield ""
-    yield from _wrapped(inspect.getdoc(section) or "", "")
-    for key, info in section.model_fields.items():
-        yield ""
-        yield from _entry(key, Field(info.annotation, info), "  ")
+    for index, section in enumerate(field.sections):
+        if index or field.info is not None:
+            yield ""
+        own = own_name(section) if len(field.sections) > 1 else None
+        yield from _wrapped(f"{own}: " * bool(own) + (inspect.getdoc(section) or ""), "")
+        for key, info in section.model_fields.items():
+            if not own or key != "name":
+                yield ""
+                yield from _entry(key, Field(info.annotation, info), "  ")
 
 
 def _entry(name: str, field: Field, indent: str = "") -> Iterator[str]:

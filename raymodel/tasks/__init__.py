@@ -27,7 +27,9 @@ def get_task(name: str) -> type[Task]:
     raise ValueError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}{hint}")
 
 
-def make_task(spec: AnyTask, labels: Sequence[str] = (), processor: Processor | None = None) -> Task:
+def make_task(
+    spec: AnyTask, labels: Sequence[str] = (), processor: Processor | None = None
+) -> Task:
     """The task of a `TaskSpec`."""
     return get_task(spec.name)(spec, labels=labels, processor=processor)
 

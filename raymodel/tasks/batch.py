@@ -1,11 +1,11 @@
-"""From columns of examples to padded tensors, and from many rows to batches of few.
+"""From columns of examples to padded tensors.
 
 Shapes: B rows, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,6 @@ def pad_left(rows: Sequence[Any], pad_token_id: int) -> tuple[torch.Tensor, torc
         ids_BT[index, width - len(row) :] = row
         mask_BT[index, width - len(row) :] = 1
     return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT)
-
-
-def batches(rows: Mapping[str, Any], batch_rows: int) -> Iterator[dict[str, Any]]:
-    """Cuts columns into pieces of `batch_rows` rows, in order; the last may be shorter."""
-    num_rows = len(next(iter(rows.values())))
-    for start in range(0, num_rows, batch_rows):
-        yield {name: column[start : start + batch_rows] for name, column in rows.items()}
 
 
 def class_labels(rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:

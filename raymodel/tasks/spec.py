@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field
 
 from raymodel.spec.base import Spec
-from raymodel.spec.fields import by_name
+from raymodel.spec.fields import by_name, own_name
 
 
 class OfTraining:
@@ -21,6 +21,7 @@ class AnyTask(Spec):
     """What the specs of all tasks share."""
 
     name: str
+    """Which task."""
 
     def examples_identity(self) -> dict[str, Any]:
         """What decides the examples of the task."""
@@ -36,16 +37,24 @@ class CausalLMSpec(AnyTask):
     """Predict the next token of a text, or of the answer to a prompt."""
 
     name: Literal["causal_lm"] = "causal_lm"
+    """Which task."""
 
 
 class TextClassificationSpec(AnyTask):
     """One class of a fixed set for each text."""
 
     name: Literal["text_classification"] = "text_classification"
+    """Which task."""
 
 
 AnyTaskSpec = CausalLMSpec | TextClassificationSpec
-TASK_SPECS: tuple[type[Spec], ...] = get_args(AnyTaskSpec)
+TASK_SPECS: tuple[type[AnyTask], ...] = get_args(AnyTaskSpec)
+
+
+def default_spec(name: str) -> AnyTask:
+    """A task of which nothing is said."""
+    kind: Any = next(spec for spec in TASK_SPECS if own_name(spec) == name)
+    return kind()  # type: ignore[no-any-return]
 
 
 def _by_name(value: Any) -> Any:

@@ -91,9 +91,7 @@ def _check_is_finished(reference: str, location: Location) -> None:
             )
 
 
-def examples_identity(
-    spec: FinetuneSpec, base: BaseModel | None, base_dir: Path
-) -> dict[str, Any]:
+def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path) -> dict[str, Any]:
     """What decides the examples of a fine-tuning, besides an artifact that is its base."""
     whole = spec.identity()
     return {name: whole[name] for name in EXAMPLE_FIELDS} | {

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from raymodel.data.prepare import Recipe, prepare_dataset
-from raymodel.data.rows import PackedRows
+from raymodel.data.rows import RowKind
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
-from raymodel.data.tokenizer import save_tokenizer, train_tokenizer
+from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.storage.uri import Location
 
 SENTENCE = "the data of a step depends on seed and step alone, on any number of workers"
@@ -48,9 +48,8 @@ def recipe(corpus: Path) -> Recipe:
         clean=clean,
         holdout=0.1,
         seed=7,
-        kind=PackedRows(16, clean),
-        tokenizer=TokenizerSpec(vocab_size=300),
-        sequence_length=16,
+        kind=RowKind(length=16),
+        processor=TokenizerSpec(vocab_size=300),
     )
 
 
@@ -75,5 +74,5 @@ def dataset(recipe: Recipe, tmp_path: Path) -> Dataset:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Location:
     """The folder of a tokenizer that was trained on the corpus."""
     place = Location.parse(str(tmp_path_factory.mktemp("tokenizer")))
-    save_tokenizer(train_tokenizer([text_of(index) for index in range(119)], 300), place)
+    TextProcessor(train_tokenizer([text_of(index) for index in range(119)], 300)).save(place)
     return place

@@ -9,7 +9,7 @@ from raymodel.storage.uri import Location
 
 def folder_of(dataset: Dataset) -> Location:
     """Of the artifact of a dataset that is no mixture."""
-    return dataset.tokenizer.parent.parent
+    return dataset.processor.parent.parent
 
 
 def copy_of(dataset: Dataset, name: str = "moved") -> Dataset:
@@ -18,4 +18,4 @@ def copy_of(dataset: Dataset, name: str = "moved") -> Dataset:
     target = source.parent / name
     shutil.copytree(source.local_path, target.local_path)
     parts = tuple(replace(part, folder=target / part.content.folder) for part in dataset.parts)
-    return replace(dataset, parts=parts, tokenizer=target / "data/tokenizer")
+    return replace(dataset, parts=parts, processor=target / "data/processor")

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from raymodel.data.prepare import Recipe
-from raymodel.data.rows import ExampleRows
+from raymodel.data.rows import RowKind
 from raymodel.data.shard import dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.tokenizer import load_tokenizer
+from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
+from raymodel.tasks.spec import default_spec
 
 MAX_LENGTH = 64
 
@@ -26,10 +27,8 @@ def labelled(
     """Examples of one source; the fields are those of the recipe."""
     clean = clean or CleanSpec()
     fields = {"holdout": 0.1, "seed": 7} | fields
-    kind = ExampleRows(task, MAX_LENGTH, clean)
-    return Recipe(
-        sources=(source,), clean=clean, kind=kind, tokenizer=tokenizer, task=task, **fields
-    )
+    kind = RowKind(task=default_spec(task), length=MAX_LENGTH)
+    return Recipe(sources=(source,), clean=clean, kind=kind, processor=tokenizer, **fields)
 
 
 def write_records(file: Path, records: list[dict[str, Any]]) -> str:
@@ -58,7 +57,10 @@ def texts_of(place: Location, content: dict[str, Any], split: str) -> list[tuple
     if not content["splits"][split]["rows"]:
         return []
     data = dataset_of(place, content, split)
-    rows, tokenizer = data.read(np.arange(data.num_rows)), load_tokenizer(data.tokenizer)
+    rows, tokenizer = (
+        data.read(np.arange(data.num_rows)),
+        TextProcessor.load(data.processor).tokenizer,
+    )
     if "label" in rows.column_names:
         labels = [content["labels"][label] for label in rows["label"].to_pylist()]
         texts = [tokenizer.decode(ids) for ids in rows["input_ids"].to_pylist()]

@@ -4,17 +4,19 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from labelled import documents, labelled, pairs, write_records
 
+from raymodel.data import steps
 from raymodel.data.account import Account
+from raymodel.data.document import make_document
 from raymodel.data.ledger import Ledger
 from raymodel.data.prepare import Recipe, prepare_dataset
-from raymodel.data.rows import PackedRows, Rows
+from raymodel.data.rows import RowKind, Rows
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.data.steps import Step
 from raymodel.errors import AccountError, SourceError
@@ -73,11 +75,13 @@ def test_records_with_any_faults_add_up(
     )
     if task is None:
         source = SourceSpec(path=str(file), format="jsonl", fields={"text": "{q} {a}"})
-        kind = PackedRows(16, clean)
-        one = replace(recipe, sources=(source,), clean=clean, kind=kind)
+        one = replace(recipe, sources=(source,), clean=clean)
     else:
-        spec = {"prompt": "{q}", "response": "{a}", "text": "{q}", "label": "label"}
-        source = SourceSpec(path=str(file), format="jsonl", **spec)
+        fields = {
+            "causal_lm": {"prompt": "{q}", "response": "{a}"},
+            "text_classification": {"text": "{q}", "label": "label"},
+        }
+        source = SourceSpec(path=str(file), format="jsonl", fields=fields[task])
         one = labelled(source, task, request.getfixturevalue("tokenizer"), clean)
     said: list[str] = []
     content = prepare_dataset(one, place, execute, said.append)
@@ -95,25 +99,32 @@ def test_records_with_any_faults_add_up(
         assert reject["source"] == str(file)
 
 
-@dataclass(frozen=True)
-class Forgetful(PackedRows):
-    """Loses records without a word: one of its documents, or one of its rows."""
-
-    at: str = "document"
-
-    def document(self, record: Any, source: SourceSpec, account: Account) -> Any:
-        document = super().document(record, source, account)
-        return None if self.at == "document" and account.read == 3 else document
+class Forgetful(RowKind):
+    """Loses a row without a word."""
 
     def rows(self, documents: Any, *arguments: Any) -> Rows:
-        return super().rows(documents[1:] if self.at == "rows" else documents, *arguments)
+        return super().rows(documents[1:], *arguments)
+
+
+def forget_a_document(*arguments: Any) -> Any:
+    """Loses one without a word."""
+    document, account = make_document(*arguments), arguments[-1]
+    return None if account.read == 3 else document
 
 
 @pytest.mark.parametrize("at", ["document", "rows"])
 def test_a_record_that_is_lost_without_a_word_is_an_error_of_ours(
-    recipe: Recipe, place: Location, execute: Execute, at: str
+    recipe: Recipe,
+    place: Location,
+    execute: Execute,
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forgetful = replace(recipe, kind=Forgetful(16, recipe.clean, at))
+    forgetful = recipe
+    if at == "rows":
+        forgetful = replace(recipe, kind=Forgetful(length=16))
+    else:
+        monkeypatch.setattr(steps, "make_document", forget_a_document)
     with pytest.raises(AccountError, match=r"read 150: .* that makes 14\d\. .*not of the data"):
         prepare_dataset(forgetful, place, execute, lambda text: None)
 
@@ -192,10 +203,8 @@ def test_a_source_that_is_lost_whole_is_not_hidden_by_a_larger_one(
 def test_what_the_job_file_asks_to_drop_does_not_count_as_lost(
     recipe: Recipe, place: Location, execute: Execute
 ) -> None:
-    kind = replace(recipe.kind, clean=CleanSpec(min_chars=700))
-    content = prepare_dataset(
-        replace(recipe, kind=kind, max_left_out=0.0), place, execute, lambda text: None
-    )
+    strict = replace(recipe, clean=CleanSpec(min_chars=700), max_left_out=0.0)
+    content = prepare_dataset(strict, place, execute, lambda text: None)
     assert 0 < documents(content) < 75 < content["left_out"]["shorter than clean.min_chars"]
     assert content["left_out"].keys() == {"shorter than clean.min_chars"}
 

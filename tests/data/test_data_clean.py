@@ -13,7 +13,7 @@ from raymodel.data.clean import (
     is_held_out,
     key_table,
     reason_to_drop,
-    texts_digest,
+    values_digest,
 )
 from raymodel.data.pack import pack_rows
 from raymodel.data.plan import BLOCK_BYTES, SHARD_BYTES, plan_shards
@@ -42,7 +42,7 @@ def test_line_ends_become_one_and_a_lone_surrogate_does_not_stop_the_corpus() ->
 
 
 def test_a_digest_of_texts_knows_where_one_ends() -> None:
-    digests = {texts_digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""])}
+    digests = {values_digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""])}
     assert len(digests) == 4
 
 
@@ -143,7 +143,7 @@ def test_shards_are_uniform_and_within_their_sizes(rows: int, row_bytes: float) 
 
 
 def test_a_tokenizer_does_not_depend_on_the_order_of_texts() -> None:
-    from raymodel.data.tokenizer import train_tokenizer
+    from raymodel.modality.text import train_tokenizer
 
     texts = [f"def function_{i}(x): return x + {i}  # größer\n" for i in range(200)]
     shuffled = [texts[i] for i in np.random.default_rng(0).permutation(200)]

@@ -107,7 +107,7 @@ def test_a_text_is_held_out_in_every_format_that_it_comes_in(
         place = Location.parse(str(tmp_path / name))
         content = prepare_dataset(one, place, execute, lambda text: None)
         held.append(content["splits"]["holdout"]["documents"])
-        held.append(content["splits"]["holdout"]["text_bytes"])
+        held.append(content["splits"]["holdout"]["num_bytes"])
     assert held[:2] == held[2:]
 
 

@@ -20,7 +20,7 @@ from raymodel.data.mixture import (
 )
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.prepare import Recipe, prepare_dataset
-from raymodel.data.rows import PackedRows
+from raymodel.data.rows import RowKind
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.spec import CleanSpec, DatasetSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import ArtifactError
@@ -57,9 +57,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
             clean=clean,
             holdout=holdout,
             seed=7,
-            kind=PackedRows(length, clean),
-            tokenizer=tokenizer,
-            sequence_length=length,
+            kind=RowKind(length=length),
+            processor=tokenizer,
         )
         place = Location.parse(str(folder / f"runs/data-{number}/prepare/{number:016x}"))
         content = prepare_dataset(recipe, place, execute_here, lambda text: None)
@@ -83,7 +82,7 @@ def first(make: Make) -> Artifact:
 
 @pytest.fixture(scope="module")
 def second(make: Make, first: Artifact) -> Artifact:
-    return make(20, first.location / "data/tokenizer", weight=2.0)
+    return make(20, first.location / "data/processor", weight=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +190,7 @@ def test_rows_spread_over_equal_weights_are_evenly_spaced(first: Artifact) -> No
 
 
 def test_a_dataset_without_held_out_rows_is_left_out_of_them(make: Make, first: Artifact) -> None:
-    bare = make(20, first.location / "data/tokenizer", holdout=0.0)
+    bare = make(20, first.location / "data/processor", holdout=0.0)
     mixture = (WeightedArtifact(bare), WeightedArtifact(first))
     held_out = open_dataset(mixture, "holdout")
     assert held_out == open_dataset(first, "holdout")
@@ -235,12 +234,12 @@ def test_what_differs_is_one_error_with_the_way_to_mend_it(make: Make, first: Ar
     assert "300 tokens" in message
     assert "280 tokens" in message
     assert "sequence_length (16 and 24)" in message
-    assert f"`tokenizer: {{load: {first.location}/data/tokenizer}}`" in message
+    assert f"`tokenizer: {{load: {first.location}/data/processor}}`" in message
     assert "`sequence_length: 16`" in message
 
 
 def test_only_the_length_differing_says_only_that(make: Make, first: Artifact) -> None:
-    other = make(30, first.location / "data/tokenizer", length=24)
+    other = make(30, first.location / "data/processor", length=24)
     with pytest.raises(ArtifactError, match=r"differ in sequence_length \(16 and 24\);"):
         check_mixture((WeightedArtifact(first), WeightedArtifact(other)))
 

@@ -12,8 +12,8 @@ from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.shard import dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.data.steps import Step, complete_item, missing_items
-from raymodel.data.tokenizer import load_tokenizer
 from raymodel.errors import ArtifactError, SourceError
+from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
 
 Execute = Callable[[Step], None]
@@ -22,7 +22,10 @@ Execute = Callable[[Step], None]
 def decode_all(place: Location, content: dict, split: str) -> list[str]:
     """The documents of a split, as text."""
     data = dataset_of(place, content, split)
-    table, tokenizer = data.read(np.arange(data.num_rows)), load_tokenizer(data.tokenizer)
+    table, tokenizer = (
+        data.read(np.arange(data.num_rows)),
+        TextProcessor.load(data.processor).tokenizer,
+    )
     ids = [
         token
         for tokens, length in zip(
@@ -48,7 +51,7 @@ def test_every_document_is_once_in_one_split(
     assert content["duplicates"] == 4
     for split, documents in {"train": train, "holdout": holdout}.items():
         assert content["splits"][split]["documents"] == len(documents)
-        assert content["splits"][split]["text_bytes"] == sum(len(d.encode()) for d in documents)
+        assert content["splits"][split]["num_bytes"] == sum(len(d.encode()) for d in documents)
 
 
 def test_each_source_is_a_part_with_its_weight(
@@ -71,7 +74,7 @@ def test_text_that_spells_a_special_token_stays_text(
     content = prepare_dataset(recipe, place, execute, lambda text: None)
     data = dataset_of(place, content, "train")
     tokens = data.read(np.arange(data.num_rows))["tokens"].to_pylist()
-    assert sum(row.count(content["tokenizer"]["end_of_text"]) for row in tokens) == 1
+    assert sum(row.count(content["processor"]["end_of_text"]) for row in tokens) == 1
 
 
 @pytest.mark.parametrize("stop_after", range(8))
@@ -123,7 +126,7 @@ def test_what_is_left_out_is_told_and_kept_in_the_manifest(
 def test_nothing_left_after_cleaning_is_an_error_with_the_reasons(
     recipe: Recipe, place: Location, execute: Execute
 ) -> None:
-    strict = replace(recipe, kind=replace(recipe.kind, clean=CleanSpec(min_chars=10**6)))
+    strict = replace(recipe, clean=CleanSpec(min_chars=10**6))
     with pytest.raises(SourceError, match=r"150 × shorter than clean\.min_chars"):
         prepare_dataset(strict, place, execute, lambda text: None)
 
@@ -171,7 +174,7 @@ def test_classes_become_labelled_examples(
     assert content["label_conflicts"] == 3, "they are in both folders"
     train = dataset_of(place, content, "train")
     rows = train.read(np.arange(train.num_rows))
-    loaded = load_tokenizer(train.tokenizer)
+    loaded = TextProcessor.load(train.processor).tokenizer
     for ids, label in zip(rows["input_ids"].to_pylist(), rows["label"].to_pylist(), strict=True):
         text = loaded.decode(ids)
         own = [file.read_text() for file in (corpus / "ab"[label]).iterdir()]
@@ -194,7 +197,9 @@ def test_a_module_held_out_in_prepare_is_held_out_in_fine_tuning(
         )
     text = replace(recipe, sources=(SourceSpec(path=str(modules)),), holdout=0.3)
     pairs = SourceSpec(
-        path=str(modules), format="python_functions", fields={"prompt": "{code}\n", "response": "{docstring}"}
+        path=str(modules),
+        format="python_functions",
+        fields={"prompt": "{code}\n", "response": "{docstring}"},
     )
     examples = labelled(pairs, "causal_lm", tokenizer, holdout=0.3)
     sides = []
@@ -202,7 +207,10 @@ def test_a_module_held_out_in_prepare_is_held_out_in_fine_tuning(
         out = Location.parse(str(tmp_path / name))
         content = prepare_dataset(one, out, execute, lambda text: None)
         held = dataset_of(out, content, "holdout")
-        table, loaded = held.read(np.arange(held.num_rows)), load_tokenizer(held.tokenizer)
+        table, loaded = (
+            held.read(np.arange(held.num_rows)),
+            TextProcessor.load(held.processor).tokenizer,
+        )
         column = "tokens" if name == "text" else "input_ids"
         whole = "".join(loaded.decode(ids) for ids in table[column].to_pylist())
         sides.append({index for index in range(40) if f"f{index}_0(" in whole})

@@ -114,7 +114,9 @@ def test_an_encoding_is_used(tmp_path: Path) -> None:
 
 def test_the_folder_is_the_label(tmp_path: Path) -> None:
     write(tmp_path, sport__1_dot_txt="goal", tech__1_dot_txt="chip", loose_dot_txt="x")
-    records, left_out = read_all(SourceSpec(path=str(tmp_path), format="folder", fields={"label": "label"}))
+    records, left_out = read_all(
+        SourceSpec(path=str(tmp_path), format="folder", fields={"label": "label"})
+    )
     assert [(r.fields["label"], r.fields["text"]) for r in records] == [
         ("sport", "goal"),
         ("tech", "chip"),

@@ -1,5 +1,6 @@
 """Evaluation on a real Ray: both models in workers of their own, resumed from work files."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from raymodel.data.mixture import mixture_of
 from raymodel.data.shard_format import PartContent, write_index, write_shard
 from raymodel.errors import ArtifactError
 from raymodel.evaluate.spec import EvaluateSpec
-from raymodel.model.export import ModelWeights, save_model
+from raymodel.modality.text import TextProcessor
+from raymodel.model.export import save_model
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
-from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
+from raymodel.testing.tiny import ModelWeights, build_tiny_llama, train_tiny_tokenizer
 
 SPEC = EvaluateSpec(
     metrics=["perplexity", "bits_per_byte", "bleu", "chrf"],
@@ -77,15 +79,18 @@ def save_dataset(folder, table, fingerprint):
         rows=table.num_rows,
         tokens=1,
         documents=1,
-        text_bytes=1,
+        num_bytes=1,
         shards=1,
         shard_bytes=record.bytes,
         row_bytes=8.0,
         rows_per_shard=table.num_rows,
         rows_per_block=table.num_rows,
     )
-    splits = {"holdout": {"parts": [vars(part)]}}
-    return commit(folder, "prepare", fingerprint, {"splits": splits})
+    content = {
+        "splits": {"holdout": {"parts": [vars(part)]}},
+        "processor": {"folder": "data/processor"},
+    }
+    return commit(folder, "prepare", fingerprint, content)
 
 
 def example_table(task, tokenizer):
@@ -111,7 +116,7 @@ def learn(model, task, table):
     from raymodel.data.columns import columns_of
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    batch = task.collate(columns_of(table), pad_token_id=1)
+    batch = task.collate(columns_of(table))
     for _ in range(60):
         optimizer.zero_grad()
         (task.loss(model, batch) / task.num_targets(batch)).backward()
@@ -121,8 +126,9 @@ def learn(model, task, table):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     root = Location.parse(str(tmp_path_factory.mktemp("run")))
-    task = get_task("causal_lm")()
     tokenizer = train_tiny_tokenizer([" ".join(text for _, text in EXAMPLES)])
+    processor = TextProcessor(tokenizer)
+    task = get_task("causal_lm")(processor=processor)
     table = example_table(task, tokenizer)
     artifacts = {
         "examples": save_dataset(root / "examples", table, "e" * 16),
@@ -134,7 +140,7 @@ def inputs(tmp_path_factory):
             learn(model, task, table)
         folder = root / role
         weights = ModelWeights(model)
-        save_model(model, weights, tokenizer, folder.local_path / "model", torch.float32, {})
+        save_model(model, weights, processor, folder.local_path / "model", torch.float32, {})
         artifacts[role] = commit(folder, stage, role.ljust(16, "0"), {})
     return artifacts
 
@@ -176,6 +182,21 @@ def test_the_tuned_model_passes_its_gate_and_the_base_stands_beside_it(cluster, 
     again = run_evaluate(SPEC, execution(inputs, tmp_path), story, data_of(inputs))
     assert again["base_metrics"] == {"perplexity": 123.0}
     assert again["metrics"] == tuned
+
+
+def test_any_number_of_workers_finds_the_same(cluster, inputs, tmp_path, monkeypatch):
+    from raymodel.evaluate.run import run_evaluate
+
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr("raymodel.evaluate.run.num_parts", lambda *of, count=count: count)
+        place = execution(inputs, tmp_path / str(count))
+        found.append(run_evaluate(SPEC, place, Silent(), data_of(inputs)))
+    assert found[1]["metrics"] == pytest.approx(found[0]["metrics"], rel=1e-6)
+    reports = [(tmp_path / str(count) / "report/metrics.json").read_text() for count in (1, 3)]
+    one, three = (json.loads(report)["samples"] for report in reports)
+    assert one == three
+    assert len(one) == 3
 
 
 def test_a_gate_that_is_not_met_promotes_nothing(cluster, inputs, tmp_path):

@@ -76,7 +76,9 @@ def sections(tmp: Path, port: int) -> dict[str, dict[str, dict[str, Any]]]:
     }
     classification = training | {
         "task": "text_classification",
-        "sources": [{"path": str(tmp / "labelled.jsonl"), "format": "jsonl", "fields": {"label": "label"}}],
+        "sources": [
+            {"path": str(tmp / "labelled.jsonl"), "format": "jsonl", "fields": {"label": "label"}}
+        ],
         "holdout": "20%",
         "max_length": 32,
     }

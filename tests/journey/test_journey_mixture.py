@@ -19,7 +19,7 @@ def test_a_job_trains_on_the_datasets_of_two_others(
     runner.run("run", str(runner.write(first)))
 
     write_tiny_corpus(tmp_path / "more", seed=1)
-    tokenizer = runner.artifact("prepare", "first") / "data/tokenizer"
+    tokenizer = runner.artifact("prepare", "first") / "data/processor"
     prepare = first["prepare"] | {
         "sources": [{"path": str(tmp_path / "more")}],
         "tokenizer": {"load": str(tokenizer)},

@@ -15,13 +15,13 @@ from raymodel.model.adapters import (
     plain_name,
     weight_update,
 )
-from raymodel.model.export import ModelWeights
 from raymodel.model.groups import parameter_groups
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
 from raymodel.model.spec import AdapterSpec
 from raymodel.tasks import get_task
 from raymodel.testing.tiny import (
+    ModelWeights,
     build_tiny_bert,
     build_tiny_llama,
     outline_tiny_bert,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raymodel.errors import SpecError
+from raymodel.modality.base import ModelFields
 from raymodel.model.build import build_model
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
@@ -15,14 +16,11 @@ from raymodel.testing.tiny import build_tiny_llama
 
 
 def build(spec, *, vocab_size=300, dtype=torch.float32, seed=0, task="causal_lm"):
-    model = build_model(
-        spec,
-        get_task(task)(),
-        vocab_size=vocab_size,
-        max_positions=64,
-        pad_token_id=1,
-        eos_token_id=0,
+    needed = ModelFields(
+        at_least={"vocab_size": vocab_size, "max_position_embeddings": 64},
+        given={"pad_token_id": 1, "eos_token_id": 0, "bos_token_id": None},
     )
+    model = build_model(spec, get_task(task)(), needed)
     return materialise(model, InitialWeights(model, seed), dtype)
 
 

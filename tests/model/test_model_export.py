@@ -8,14 +8,16 @@ import torch
 import transformers
 
 from raymodel.errors import ArtifactError
+from raymodel.modality.text import TextProcessor
 from raymodel.model.card import render_card
-from raymodel.model.export import ModelWeights, save_model
+from raymodel.model.export import save_model
 from raymodel.model.initial import InitialWeights
-from raymodel.model.load import load_model, open_model, read_labels
+from raymodel.model.load import load_model, open_model, read_config
 from raymodel.model.materialise import materialise
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.testing.tiny import (
+    ModelWeights,
     build_tiny_bert,
     build_tiny_llama,
     outline_tiny_llama,
@@ -33,7 +35,7 @@ def tokenizer():
 def save(model, tokenizer, folder, dtype=torch.float32, weights=None, **arguments):
     card = {"name": "tiny", "task": "causal_lm", "metrics": {"perplexity": 12.5}}
     weights = weights or ModelWeights(model)
-    save_model(model, weights, tokenizer, folder, dtype, card, **arguments)
+    save_model(model, weights, TextProcessor(tokenizer), folder, dtype, card, **arguments)
 
 
 def build_from(folder, task, seed=0):
@@ -75,8 +77,10 @@ def test_given_weights_are_written_in_place_of_the_models_own(tmp_path, tokenize
 
 def test_labels_travel_in_the_configuration(tmp_path, tokenizer):
     save(build_tiny_bert(("a", "b", "c")), tokenizer, tmp_path)
-    assert read_labels(tmp_path) == ("a", "b", "c")
-    assert load_model(tmp_path, get_task("text_classification")()).config.num_labels == 3
+    task = get_task("text_classification")()
+    names = read_config(Location.parse(str(tmp_path)), task).id2label
+    assert names == {0: "a", 1: "b", 2: "c"}
+    assert load_model(tmp_path, task).config.num_labels == 3
 
 
 def test_a_new_head_is_drawn_from_the_seed_and_the_encoder_is_kept(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raymodel.errors import SlowPathError
+from raymodel.modality.text import TextProcessor
 from raymodel.model import kernels
 from raymodel.observe.slow_paths import slow_paths
 from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
@@ -47,10 +48,10 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(monkeypatch: pytest.M
 
 def test_a_fast_tokenizer_says_nothing_and_one_in_python_is_refused() -> None:
     tokenizer = train_tiny_tokenizer(["some text"])
-    kernels.note_tokenizer(tokenizer)
+    kernels.note_processor(TextProcessor(tokenizer))
     slow = type("SlowTokenizer", (), {"is_fast": False})()
     with pytest.raises(SlowPathError, match=r"SlowTokenizer has no tokenizer\.json"):
-        kernels.note_tokenizer(slow)
+        kernels.note_processor(TextProcessor(slow))
 
 
 def test_this_cpu_can_be_asked_whether_it_computes_in_bf16() -> None:

@@ -10,11 +10,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from raymodel.errors import ArtifactError
-from raymodel.model.load import fit_tokenizer, load_for_use, open_model, open_tokenizer
-from raymodel.serve.load import get_services, load_service
+from raymodel.modality.text import TextProcessor
+from raymodel.model.load import fit, load_for_use, open_model
+from raymodel.serve.load import load_service, service_of
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS, get_task
+from raymodel.tasks.base import Task
 from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
 
 HEAD = ("classifier.weight", "classifier.bias")
@@ -36,12 +38,19 @@ def bert(tmp_path, tokenizer):
 def train(folder: Path, task: str) -> None:
     place = Location.parse(str(folder))
     kind = get_task(task)
-    model, _ = open_model(place, kind(("no", "yes") if kind.draws_head else ()))
-    fit_tokenizer(place, model, open_tokenizer(place), kind())
+    labels = ("no", "yes") if kind.draws_head else ()
+    model, _ = open_model(place, kind(labels=labels))
+    fit(place, model, kind(labels=labels, processor=kind.reads.load(place)))
 
 
 def evaluate(folder: Path, task: str) -> None:
-    load_for_use(folder, get_task(task)())
+    load_for_use(folder, task)
+
+
+def classification_of(folder: Path) -> Task:
+    """With the processor of a folder."""
+    processor = TextProcessor.load(Location.parse(str(folder)))
+    return get_task("text_classification")(labels=("no", "yes"), processor=processor)
 
 
 def serve(folder: Path, task: str) -> None:
@@ -140,15 +149,20 @@ def test_a_bias_that_the_configuration_has_no_place_for_is_refused(tmp_path, tok
             use(tmp_path, "causal_lm")
 
 
-def test_every_task_is_served():
-    assert get_services().keys() == TASKS.keys()
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_served(name):
+    service = service_of(name)
+    values = get_task(name).example_request()
+    path, body = service.question(values, "tiny")
+    assert path.startswith("/")
+    assert body["model"] == "tiny"
 
 
 # ---- the tokenizer -------------------------------------------------------------------------------
 
 
 def test_ids_without_a_row_are_refused_but_special_ones_that_no_text_becomes(bert, tokenizer):
-    here = open_tokenizer(Location.parse(str(bert)))
+    here = TextProcessor.load(Location.parse(str(bert))).tokenizer
     here.add_tokens(["<image>"], special_tokens=True)
     here.save_pretrained(bert)
     for use in USES:
@@ -156,8 +170,9 @@ def test_ids_without_a_row_are_refused_but_special_ones_that_no_text_becomes(ber
     here.add_tokens(["new"])
     here.save_pretrained(bert)
     rows = len(tokenizer)
+    told = f"the tokenizer has {rows + 2} ids and its model {rows} rows"
     for use in USES:
-        with pytest.raises(ArtifactError, match=f"{rows + 2} ids and its model {rows} rows"):
+        with pytest.raises(ArtifactError, match=told):
             use(bert, "text_classification")
 
 
@@ -175,13 +190,13 @@ def decoder(tmp_path, tokenizer):
 
 
 def test_a_decoder_without_padding_reads_the_last_token_of_each_text(decoder):
-    task = get_task("text_classification")(labels=("no", "yes"))
-    model, tokenizer = load_for_use(decoder, get_task("text_classification")())
-    assert model.config.pad_token_id == tokenizer.eos_token_id
-    texts = ({"text": text} for text in ("def", "def read(line): return line"))
-    rows = [task.features(text, "no", tokenizer, 64).features for text in texts]
+    model, task = load_for_use(decoder, "text_classification", labels=("no", "yes"))
+    end_of_text = task.processor.tokenizer.eos_token_id
+    assert model.config.pad_token_id == task.processor.padding == end_of_text
+    texts = ("def", "def read(line): return line")
+    rows = [task.features({"text": text, "label": "no"}, 64).features for text in texts]
     columns = {name: [row[name] for row in rows] for name in ("input_ids", "label")}
-    batch = task.collate(columns, tokenizer.eos_token_id)
+    batch = task.collate(columns)
     with torch.no_grad():
         together = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         for i, row in enumerate(rows):
@@ -194,9 +209,9 @@ def test_what_pads_the_rows_is_what_the_trained_model_takes_for_padding(decoder)
     tokenizer has none."""
     change_config(decoder, pad_token_id=7)
     place = Location.parse(str(decoder))
-    task = get_task("text_classification")(labels=("no", "yes"))
+    task = classification_of(decoder)
     model, _ = open_model(place, task)
-    note = fit_tokenizer(place, model, open_tokenizer(place), task)
+    note = fit(place, model, task)
     assert "(it was 7)" in note
     assert model.config.pad_token_id == 0
 
@@ -217,14 +232,13 @@ def test_a_trained_classifier_keeps_what_its_rows_were_padded_with(decoder):
     )
     place = Location.parse(str(decoder))
     work = SimpleNamespace(spec=spec, base=place, seed=0)
-    task = get_task("text_classification")(labels=("no", "yes"))
-    network = build_network(work, task, SimpleNamespace(tokenizer=place))
+    network = build_network(work, classification_of(decoder), SimpleNamespace(processor=place))
     assert network.plain.config.pad_token_id == 0
     assert network.module.config.pad_token_id == 0
 
 
 def test_a_classifier_that_nothing_can_pad_is_refused_by_all(decoder):
-    tokenizer = open_tokenizer(Location.parse(str(decoder)))
+    tokenizer = TextProcessor.load(Location.parse(str(decoder))).tokenizer
     tokenizer.eos_token = None
     tokenizer.save_pretrained(decoder)
     for use in USES:

@@ -37,20 +37,20 @@ NAN, INF = math.nan, math.inf
 def test_a_number_beats_none_and_nothing_else_beats_a_number(
     value: float | None, than: float | None, lower_wins: bool, higher_wins: bool
 ) -> None:
-    assert is_better("validation_loss", value, than) is lower_wins
-    assert is_better("accuracy", value, than) is higher_wins
+    assert is_better(value, than, higher=False) is lower_wins
+    assert is_better(value, than, higher=True) is higher_wins
 
 
 @pytest.mark.parametrize("worthless", [NAN, INF, -INF, None])
 def test_the_best_is_a_number_wherever_the_others_stand(worthless: float | None) -> None:
     for values in ([worthless, 1.0, 2.0], [1.0, worthless, 2.0], [2.0, 1.0, worthless]):
-        assert find_best(values, "validation_loss", lambda value: value) == 1.0
-        assert find_best(values, "f1", lambda value: value) == 2.0
-    assert find_best([worthless, worthless], "f1", lambda value: value) is None
+        assert find_best(values, lambda value: value, higher=False) == 1.0
+        assert find_best(values, lambda value: value, higher=True) == 2.0
+    assert find_best([worthless, worthless], lambda value: value, higher=True) is None
 
 
 def test_the_first_of_equals_is_the_best() -> None:
-    assert find_best([(0, 2.0), (1, 1.0), (2, 1.0)], "loss", lambda pair: pair[1]) == (1, 1.0)
+    assert find_best([(0, 2.0), (1, 1.0), (2, 1.0)], lambda pair: pair[1], higher=False) == (1, 1.0)
 
 
 @pytest.mark.parametrize("condition", ["<", "<=", ">", ">="])

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from raymodel.modality.text import TextProcessor
 from raymodel.serve.spec import ServeSpec
+from raymodel.tasks import get_task
 from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
 
 TEXTS = [
@@ -36,20 +38,31 @@ def bert(tokenizer):
     return build_tiny_bert(("no", "maybe", "yes"), vocab_size=len(tokenizer)).eval()
 
 
+@pytest.fixture(scope="session")
+def causal_lm(tokenizer):
+    return get_task("causal_lm")(processor=TextProcessor(tokenizer))
+
+
+@pytest.fixture(scope="session")
+def text_classification(tokenizer):
+    return get_task("text_classification")(processor=TextProcessor(tokenizer))
+
+
 @pytest.fixture
-def generation(llama, tokenizer):
+def generation(llama, causal_lm):
     from raymodel.serve.generation import GenerationService
 
     spec = ServeSpec(batch=2, queue=2, max_tokens=400, timeout="20s")
-    service = GenerationService(llama, tokenizer, name="tiny", spec=spec)
+    service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
     yield service
     service.close()
 
 
 @pytest.fixture
-def classification(bert, tokenizer):
-    from raymodel.serve.classification import ClassificationService
+def classification(bert, text_classification):
+    from raymodel.serve.prediction import PredictionService
 
-    service = ClassificationService(bert, tokenizer, name="tiny", spec=ServeSpec(batch=2, queue=2))
+    spec = ServeSpec(batch=2, queue=2)
+    service = PredictionService(bert, text_classification, name="tiny", spec=spec)
     yield service
     service.close()

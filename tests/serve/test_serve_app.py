@@ -55,10 +55,10 @@ def test_health_tells_what_runs(generation):
 
 
 @pytest.mark.usefixtures("slow_paths_are_taken")
-def test_health_tells_what_is_slow_and_why(llama, tokenizer, monkeypatch):
+def test_health_tells_what_is_slow_and_why(llama, causal_lm, monkeypatch):
     rope = {**llama.config.rope_parameters, "rope_type": "dynamic"}
     monkeypatch.setattr(llama.config, "rope_parameters", rope)
-    slow = GenerationService(llama, tokenizer, name="tiny", spec=ServeSpec(batch=2, queue=2))
+    slow = GenerationService(llama, causal_lm, name="tiny", spec=ServeSpec(batch=2, queue=2))
     told = call(slow, "GET", "/health").json()
     assert told["engine"] == "one request at a time"
     [path] = told["slow_paths"]
@@ -243,9 +243,9 @@ def test_a_full_queue_is_503_with_retry_after(generation):
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_a_request_that_takes_too_long_is_504_and_frees_its_slot(llama, tokenizer):
+def test_a_request_that_takes_too_long_is_504_and_frees_its_slot(llama, causal_lm):
     spec = ServeSpec(batch=1, queue=1, max_tokens=400, timeout="50ms")
-    service = GenerationService(llama, tokenizer, name="tiny", spec=spec)
+    service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
     try:
         check_error(complete(service, max_tokens=400), 504, "0.05 s", "serve.timeout")
         streamed = events(complete(service, max_tokens=400, stream=True))
@@ -359,6 +359,106 @@ def test_bad_requests_to_classify(classification):
     check_error(classify(classification, input=""), 400, "empty", param="input")
     response = classify(classification, input="東" * 100)
     check_error(response, 400, "at most 64", "tokens", param="input")
-    check_error(classify(classification, input=["a"] * 5), 400, "5 texts", param="input")
+    check_error(classify(classification, input=["a"] * 5), 400, "5 inputs", param="input")
     check_error(classify(classification, input="a", model="b"), 404, "'b'", param="model")
     assert call(classification, "POST", "/v1/completions", json={}).status_code == 404
+
+
+def predict(service, **body):
+    content = json.dumps({"model": "tiny"} | body).encode()  # httpx refuses half a surrogate pair
+    headers = {"Content-Type": "application/json"}
+    return call(service, "POST", "/predict", content=content, headers=headers)
+
+
+def test_a_prediction_is_what_the_model_says_of_the_values_of_its_roles(
+    classification, bert, tokenizer
+):
+    told = predict(classification, inputs={"text": "def read"}).json()
+    encoded = tokenizer("def read", return_tensors="pt")
+    with torch.inference_mode():
+        logits = bert(**encoded).logits
+    [result] = told["data"]
+    assert result["probs"] == pytest.approx(logits.softmax(-1)[0].tolist(), abs=1e-5)
+    assert result["label"] == ("no", "maybe", "yes")[int(logits.argmax())]
+    assert (result["index"], told["model"]) == (0, "tiny")
+    num_tokens = encoded["input_ids"].shape[1]
+    assert told["usage"] == {
+        "prompt_tokens": num_tokens,
+        "completion_tokens": 0,
+        "total_tokens": num_tokens,
+    }
+
+
+def test_a_batch_of_inputs_is_predicted_in_order_and_as_classify_does(classification):
+    texts = ["user: hi", "def", "naïve café 東京 and more of it"]
+    told = predict(classification, inputs=[{"text": text} for text in texts]).json()["data"]
+    assert [result["index"] for result in told] == [0, 1, 2]
+    same = classify(classification, input=texts).json()["data"]
+    for text, result, other in zip(texts, told, same, strict=True):
+        [alone] = predict(classification, inputs={"text": text}).json()["data"]
+        assert result["probs"] == pytest.approx(alone["probs"], abs=1e-5)
+        assert result["probs"] == pytest.approx(other["probs"], abs=1e-5)
+        assert result["label"] == alone["label"] == other["label"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "param", "words"),
+    [
+        ({"txt": "a"}, "inputs", ("['txt']", "is given text")),
+        ({"text": "a", "label": "no"}, "inputs", ("['label', 'text']", "is given text")),
+        ({}, "inputs", ("[]", "is given text")),
+        ([{"text": "a"}, {}], "inputs", ("[]", "is given text")),
+        ({"text": 3}, "text", ("text is 3", "give a text")),
+        ({"text": None}, "text", ("text is None", "give a text")),
+        ({"text": ["a"]}, "text", ("text is ['a']", "give a text")),
+        ({"text": "\ud800"}, "text", ("not valid Unicode",)),
+        ({"text": ""}, "inputs", ("empty", "at least one character")),
+        ([{"text": "a"}, {"text": ""}], "inputs", ("empty", "at least one character")),
+        ({"text": "東" * 100}, "inputs", ("at most 64", "tokens")),
+        ([{"text": "a"}] * 5, "inputs", ("5 inputs", "at most 4")),
+    ],
+)
+def test_inputs_that_the_model_cannot_be_given_are_400(classification, inputs, param, words):
+    check_error(predict(classification, inputs=inputs), 400, *words, param=param)
+    assert classification.state()["answered"] == 0  # all or none
+
+
+@pytest.mark.parametrize("inputs", [[], 5, None, "a", ["a"]])
+def test_inputs_of_another_shape_are_400(classification, inputs):
+    response = predict(classification, inputs=inputs)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"].startswith("inputs")
+
+
+def test_predict_asks_for_inputs_and_for_this_model(classification):
+    check_error(predict(classification), 400, "inputs is missing", param="inputs")
+    response = predict(classification, inputs={"text": "a"}, model="b")
+    check_error(response, 404, "'b'", param="model")
+    response = call(
+        classification, "POST", "/predict", app={"token": "secret"}, json={"model": "tiny"}
+    )
+    check_error(response, 401, "bearer token")
+
+
+def test_health_tells_what_a_prediction_is_asked_for(classification):
+    told = call(classification, "GET", "/health").json()
+    assert (told["kind"], told["task"]) == ("prediction", "text_classification")
+    assert told["fields"] == {"text": "text"}
+    assert (told["answers"], told["labels"]) == ("label", ["no", "maybe", "yes"])
+    assert (told["max_input_tokens"], told["answered"]) == (64, 0)
+    predict(classification, inputs=[{"text": "a"}, {"text": "b"}])
+    assert call(classification, "GET", "/health").json()["answered"] == 2
+
+
+def test_what_a_service_asks_it_answers(classification, generation):
+    path, body = classification.question({"text": "def read"}, "tiny")
+    response = call(classification, "POST", path, json=body).json()
+    [same] = predict(classification, inputs={"text": "def read"}).json()["data"]
+    answer = classification.answer(response)
+    assert (answer["label"], answer["probs"]) == (same["label"], pytest.approx(same["probs"]))
+    path, body = generation.question({"prompt": "def read"}, "tiny")
+    response = call(generation, "POST", path, json=body | {"max_tokens": 5}).json()
+    assert generation.answer(response) == {
+        "text": complete(generation).json()["choices"][0]["text"]
+    }
+    check_error(call(generation, "POST", "/predict", json={}), 404)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from raymodel.modality.text import TextProcessor
 from raymodel.serve.engine import Engine
 from raymodel.serve.sampling import Sampling
 from raymodel.tasks.boundaries import end_tokens, first_token, up_to_end
@@ -74,7 +75,7 @@ def served(model, tokenizer, prompts, max_tokens):
 
 @pytest.mark.parametrize("place", ["tokenizer", "config", "generation"])
 def test_evaluation_and_server_end_at_the_same_token(llama, tokenizer, monkeypatch, place):
-    whole = generate_answers(llama, tokenizer, PROMPTS, max_new_tokens=20)
+    whole = generate_answers(llama, TextProcessor(tokenizer), PROMPTS, max_new_tokens=20)
     plain = tokenizer(whole[0], add_special_tokens=False)["input_ids"]
     end = plain[len(plain) // 2]  # a token of the answer, which no other file calls an end
     if place == "tokenizer":
@@ -83,7 +84,7 @@ def test_evaluation_and_server_end_at_the_same_token(llama, tokenizer, monkeypat
     else:
         holder = llama.config if place == "config" else llama.generation_config
         monkeypatch.setattr(holder, "eos_token_id", [0, end])
-    measured = generate_answers(llama, tokenizer, PROMPTS, max_new_tokens=20)
+    measured = generate_answers(llama, TextProcessor(tokenizer), PROMPTS, max_new_tokens=20)
     answers, reasons = served(llama, tokenizer, PROMPTS, 20)
     assert answers == measured
     assert reasons[0] == "stop"

@@ -139,7 +139,7 @@ def test_a_served_model_answers_the_official_client(ray, folder, llama, tokenize
             ],
             skip_special_tokens=True,
         )
-        assert served.ask("def read") == expected
+        assert served.ask({"prompt": "def read"}) == expected
         client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="secret", max_retries=0)
         _ask_with(client, expected)
         stranger = openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0)

@@ -21,7 +21,7 @@ name: x
 finetune:
   task: causal_lm
   base: somewhere
-  sources: [{path: a, prompt: "{x}", response: "{y}"}]
+  sources: [{path: a, fields: {prompt: "{x}", response: "{y}"}}]
   global_batch: 32
   duration: 1 epoch
   sweep:

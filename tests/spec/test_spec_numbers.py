@@ -30,7 +30,7 @@ pretrain:
   duration: 100 steps
 finetune:
   task: causal_lm
-  sources: [{path: a, prompt: "{x}", response: "{y}"}]
+  sources: [{path: a, fields: {prompt: "{x}", response: "{y}"}}]
   global_batch: 32
   duration: 1 epoch
   adapter: {lora: {rank: 8}}

@@ -9,7 +9,7 @@ finetune:
   task: causal_lm
   base: somewhere
   sources:
-    - {path: a, prompt: "{x}", response: "{y}"}
+    - {path: a, fields: {prompt: "{x}", response: "{y}"}}
   global_batch: 32
   duration: 1 epoch
   sweep:

@@ -22,7 +22,9 @@ def test_asking_a_task_about_a_source_loads_nothing_heavy():
     code = (
         "import sys; from raymodel.tasks import get_task\n"
         "from raymodel.data.spec import SourceSpec\n"
-        "get_task('causal_lm')().check_source(SourceSpec(path='x', prompt='{a}', response='{b}'));"
+        "from raymodel.tasks.fields import find_wrong_roles\n"
+        "source = SourceSpec(path='x', fields={'prompt': '{a}', 'response': '{b}'})\n"
+        "assert not [*find_wrong_roles(source, get_task('causal_lm').fields, 'causal_lm')]\n"
         "print([m for m in ('torch', 'pyarrow', 'transformers', 'ray') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

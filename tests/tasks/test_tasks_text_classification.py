@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 
-from raymodel.data.spec import SourceSpec
+from raymodel.modality.text import TextProcessor
 from raymodel.tasks import get_task
 from raymodel.tasks.agreement import accuracy, macro_f1
+from raymodel.tasks.base import Limits
 from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer
 
 
@@ -18,12 +19,13 @@ def tokenizer():
 
 
 @pytest.fixture
-def task():
-    return get_task("text_classification")(labels=("business", "sport"))
+def task(tokenizer):
+    labels = ("business", "sport")
+    return get_task("text_classification")(labels=labels, processor=TextProcessor(tokenizer))
 
 
 def test_a_document_becomes_ids_and_the_number_of_its_label(task, tokenizer):
-    example = task.features({"text": "Cup: final"}, "sport", tokenizer, 64)
+    example = task.features({"text": "Cup: final", "label": "sport"}, 64)
     assert example.features == {"input_ids": tokenizer("Cup: final")["input_ids"], "label": 1}
     assert example.cut == ()
 
@@ -31,25 +33,26 @@ def test_a_document_becomes_ids_and_the_number_of_its_label(task, tokenizer):
 def test_a_text_that_is_too_long_is_cut_and_said_to_be(task, tokenizer):
     length = len(tokenizer("Cup: final")["input_ids"])
     for max_length, cut in ((length, ()), (length - 1, ("text",)), (3, ("text",))):
-        example = task.features({"text": "Cup: final"}, "sport", tokenizer, max_length)
+        example = task.features({"text": "Cup: final", "label": "sport"}, max_length)
         assert len(example.features["input_ids"]) == max_length
         assert example.cut == cut
 
 
-def test_an_unknown_label_is_named_with_the_known_ones(task, tokenizer):
+def test_an_unknown_label_is_named_with_the_known_ones(task):
     with pytest.raises(ValueError, match=r"'sprot'.*business, sport"):
-        task.features({"text": "Cup"}, "sprot", tokenizer, 64)
+        task.features({"text": "Cup", "label": "sprot"}, 64)
 
 
-def test_a_source_without_label_is_refused(task):
-    with pytest.raises(ValueError, match="no `label`"):
-        task.check_source(SourceSpec(path="x"))
+def test_a_request_has_no_label(task, tokenizer):
+    example = task.features({"text": "Cup: final"}, None)
+    assert example.features == {"input_ids": tokenizer("Cup: final")["input_ids"]}
+    assert "labels" not in task.collate({"input_ids": [example.features["input_ids"]]})
 
 
 def test_the_loss_is_the_sum_over_examples_whatever_the_padding(task):
     model = build_tiny_bert(task.labels).eval()
     rows = {"input_ids": [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15, 16]], "label": [0, 1]}
-    batch = task.collate(rows, pad_token_id=1)
+    batch = task.collate(rows)
     assert batch["input_ids"].shape == (2, 16)
     assert task.num_targets(batch) == 2
     expected = sum(
@@ -68,12 +71,29 @@ def test_accuracy_and_macro_f1_equal_scikit_learn():
     )
 
 
-def test_evaluate_compares_the_model_with_the_labels(task, tokenizer):
+def test_answers_are_compared_with_the_names_of_the_labels(task):
     model = build_tiny_bert(task.labels).eval()
     with torch.no_grad():  # always answers "sport"
         model.classifier.weight.zero_()
         model.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
     rows = {"input_ids": [[5, 6], [7], [8, 9, 10]], "label": [1, 0, 1]}
-    result = task.evaluate(model, tokenizer, rows, ["accuracy", "f1"], batch_rows=2)
-    assert result.metrics == pytest.approx({"accuracy": 2 / 3, "f1": 0.4})
-    assert (result.samples[1].answer, result.samples[1].reference) == ("sport", "business")
+    answers, references = task.predict(model, rows, Limits()), task.references(rows)
+    assert references == ["sport", "business", "sport"]
+    assert answers[0]["label"] == "sport"
+    assert answers[0]["probs"] == pytest.approx([1 / (1 + np.e), np.e / (1 + np.e)])
+    scores = task.measure(answers, references, ["accuracy", "f1"])
+    assert scores == pytest.approx({"accuracy": 2 / 3, "f1": 0.4})
+    sample = task.sample(rows, 1, answers[1], references[1])
+    assert (sample.answer, sample.reference) == ("sport", "business")
+    assert task.answer_text(answers[0]) == "sport (73%)"
+
+
+def test_a_model_with_other_numbers_for_its_labels_is_judged_by_their_names(task):
+    model = build_tiny_bert(("sport", "business")).eval()
+    with torch.no_grad():  # always answers its second label
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
+    rows = {"input_ids": [[5, 6], [7]], "label": [1, 0]}
+    answers = task.predict(model, rows, Limits())
+    assert task.measure(answers, task.references(rows), ["accuracy"])["accuracy"] == 0.5
+    assert [answer["label"] for answer in answers] == ["business", "business"]

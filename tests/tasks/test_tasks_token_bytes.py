@@ -8,8 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from raymodel.tasks.likelihood import target_bytes
-from raymodel.tasks.token_bytes import TokenBytes
+from raymodel.tasks.token_bytes import TokenBytes, target_bytes
 
 END = "<|end|>"
 TEXTS = [

@@ -1,5 +1,7 @@
 """From a worker's rows to its micro batches, and what all workers agree on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,9 +9,10 @@ import torch
 
 from raymodel.data.feed import StepRows
 from raymodel.data.order import DataDigest, local_sum, slice_for
+from raymodel.data.rows import row_tokens
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.batches import Collator, agree, num_tokens
+from raymodel.train.batches import Collator, agree
 from raymodel.train.layout import Layout
 from raymodel.train.plan import plan_batch
 
@@ -27,7 +30,7 @@ def rows_of(row_ids, positions=None, skipped=0) -> StepRows:
 
 
 def collator(accumulation: int) -> Collator:
-    return Collator(get_task("causal_lm")(), 0, accumulation)
+    return Collator(get_task("causal_lm")(), accumulation, seed=7)
 
 
 def test_rows_are_cut_into_as_many_micro_batches_as_the_plan_says():
@@ -70,11 +73,43 @@ def test_held_out_rows_are_cut_like_those_of_a_step():
 
 @pytest.mark.parametrize(
     "columns",
-    [{"length": np.array([3, 4])}, {"input_ids": [[1, 2, 3], [4, 5, 6, 7]]}],
+    [
+        {"length": [3, 4], "tokens": [[0] * 5] * 2},
+        {"input_ids": [[1, 2, 3], [4, 5, 6, 7]], "label": [0, 1]},
+        {"image": [b"0"] * 7, "label": [0] * 7},
+    ],
 )
-def test_tokens_are_counted_without_padding(columns):
-    assert num_tokens(columns) == 7
-    assert num_tokens({}) == 0
+def test_tokens_are_counted_without_padding_and_images_as_one(columns):
+    assert row_tokens(pa.table(columns)).sum() == 7
+    assert row_tokens(pa.table({})).sum() == 0
+
+
+class Chancy:
+    """A task whose batches are chance alone."""
+
+    def collate(self, rows, draw):
+        drawn = [draw.of_row(i).uniform(4) for i in range(len(rows["length"]))]
+        labels = torch.from_numpy(np.stack(drawn))
+        return {"labels": labels}
+
+    def num_targets(self, batch):
+        return len(batch["labels"])
+
+
+def test_the_chance_of_a_row_does_not_know_the_worker_nor_the_micro_batch():
+    row_ids = np.arange(7)
+    seen = []
+    for world_size, accumulation in ((1, 1), (1, 3), (2, 2), (3, 1)):
+        drawn = []
+        for rank in range(world_size):
+            start, stop = slice_for(rank, world_size, 7)
+            rows = rows_of(row_ids[start:stop], np.arange(start, stop))
+            batch = Collator(Chancy(), accumulation, seed=7).step_batch(rows)
+            drawn += [micro["labels"] for micro in batch.micro_batches]
+        seen.append(torch.cat(drawn))
+    assert all(torch.equal(seen[0], other) for other in seen[1:])
+    later = Collator(Chancy(), 1, seed=7).step_batch(replace(rows_of(row_ids), step=1))
+    assert not torch.equal(later.micro_batches[0]["labels"], seen[0])
 
 
 def agree_on_a_step(rank, world_size, row_ids):

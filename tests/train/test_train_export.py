@@ -11,7 +11,7 @@ from tiny_networks import large_outline, network_of
 from written_checkpoints import write_checkpoint_of
 
 from raymodel.errors import NonFiniteLossError
-from raymodel.model.export import ModelWeights, save_model
+from raymodel.model.export import save_model
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
 from raymodel.storage.uri import Location
@@ -19,7 +19,12 @@ from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.memory import measure_memory
 from raymodel.testing.s3 import s3_bucket
-from raymodel.testing.tiny import outline_tiny_bert, outline_tiny_llama, train_tiny_tokenizer
+from raymodel.testing.tiny import (
+    ModelWeights,
+    outline_tiny_bert,
+    outline_tiny_llama,
+    train_tiny_tokenizer,
+)
 from raymodel.train.checkpoint import checkpoint_location
 from raymodel.train.export import TrainedWeights, _folder_for, export_model
 from raymodel.train.fragments import FragmentReader

@@ -127,7 +127,7 @@ def test_the_stages_agree_in_bf16(dataset: Artifact, folder: Path) -> None:
 def test_a_mixture_trains_alike_on_any_number_of_workers_and_when_interrupted(
     dataset: Artifact, folder: Path
 ) -> None:
-    other = make_dataset(folder / "other", seed=1, tokenizer=dataset.location / "data/tokenizer")
+    other = make_dataset(folder / "other", seed=1, tokenizer=dataset.location / "data/processor")
     mixture = (WeightedArtifact(dataset), WeightedArtifact(other, 3.0))
     alone, paired, broken = (
         make_work(mixture, folder / f"mixed-{name}") for name in ("alone", "paired", "broken")

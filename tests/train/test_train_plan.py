@@ -243,7 +243,10 @@ def test_the_spec_is_frozen_data():
 
 
 def test_examples_are_as_long_as_the_base_can_take() -> None:
-    task = {"task": "causal_lm", "sources": [{"path": "a", "fields": {"prompt": "{x}", "response": "{y}"}}]}
+    task = {
+        "task": "causal_lm",
+        "sources": [{"path": "a", "fields": {"prompt": "{x}", "response": "{y}"}}],
+    }
     training = {"global_batch": 8, "duration": "1 epoch"}
     left_open = FinetuneSpec(**task, **training)
     assert left_open.max_length_for(None) == left_open.max_length_for(4096) == 512

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from raymodel.data.columns import columns_of
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.prepare import Recipe, prepare_dataset
-from raymodel.data.rows import PackedRows
+from raymodel.data.rows import RowKind
 from raymodel.data.shard import open_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
@@ -22,6 +22,7 @@ from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
+from raymodel.tasks.spec import CausalLMSpec
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train import loop
 from raymodel.train.session import TorchrunSession
@@ -62,9 +63,8 @@ def make_dataset(
         clean=clean,
         holdout=0.1,
         seed=7,
-        kind=PackedRows(16, clean),
-        tokenizer=tokenizer,
-        sequence_length=16,
+        kind=RowKind(length=16),
+        processor=tokenizer,
     )
 
     def execute(step: Step) -> None:
@@ -100,7 +100,7 @@ def make_work(dataset: Artifact | Mixture, run: Path | Location, **spec: Any) ->
         job_name="tiny",
         stage="pretrain",
         spec=PretrainSpec.model_validate(fields | spec),
-        task="causal_lm",
+        task=CausalLMSpec(),
         labels=(),
         seed=3,
         run=Location.parse(str(run)),
@@ -181,6 +181,6 @@ def held_out_loss(work: TrainWork) -> float:
     data = open_dataset(work.dataset, "holdout")
     total = min(work.spec.validate_rows, data.num_rows)
     rows = columns_of(data.read(np.arange(total) * data.num_rows // total))
-    batch = task.collate(rows, 0)
+    batch = task.collate(rows)
     with torch.no_grad():
         return float(task.loss(model, batch)) / task.num_targets(batch)
