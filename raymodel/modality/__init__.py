@@ -1,0 +1,1 @@
+"""What raw data of a kind is, as a model reads it."""
