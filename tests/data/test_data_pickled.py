@@ -1,6 +1,6 @@
 """Pickles that were made to do harm: they run nothing, and take little memory and time."""
 
-import builtins
+import operator
 import os
 import pickle
 import pickletools
@@ -43,7 +43,7 @@ def harms(target: Path) -> dict[str, Any]:
         "system": Call(os.system, f"touch {target}"),
         "eval": Call(eval, code),
         "exec": Call(exec, code),
-        "chain": Call(getattr, Call(getattr, builtins, "__dict__"), Call(exec, code)),
+        "chain": Call(operator.call, Call(getattr, Call(__import__, "builtins"), "exec"), code),
         "in a batch": {**batch, b"filenames": [b"a.png", Call(exec, code)]},
         "in the array": {**batch, b"data": Call(np.frombuffer, Call(exec, code))},
         "as a key": {Call(exec, code): 1, **batch},
