@@ -34,6 +34,9 @@ WRONG_SIZE_IDX = "images of an IDX file whose size is not the one that its heade
 WRONG_SIZE_CIFAR = "images of a CIFAR file whose size is no number of images"
 
 
+OTHER_COUNT = "CIFAR batch with more labels or names than images, or fewer"
+
+
 def read(path: Path, **spec: Any) -> list[RawRecord]:
     """The records, all of which are kept."""
     records, account = read_source(SourceSpec(path=str(path), **spec))
@@ -257,9 +260,10 @@ def test_pickled_batches_are_named_by_their_pickle(tmp_path: Path) -> None:
     (tmp_path / "test_batch").write_bytes(pickled_batch(images))
     named = [NAMES[label] for label in images.labels]
     assert labels(read(tmp_path, format="cifar")) == named * 2
-    for damage in (python2_pickle({"x": NAMES}), python2_pickle({"label_names": [1]}), b"\x80"):
+    damaged = [{"x": NAMES}, {"label_names": [1]}, {"label_names": 1}, NAMES]
+    for damage in (*map(python2_pickle, damaged), b"\x80"):
         (tmp_path / "batches.meta").write_bytes(damage)
-        with pytest.raises(SourceError, match=r"batches\.meta has no names of classes"):
+        with pytest.raises(SourceError, match=r"batches\.meta is no file of names of classes"):
             read(tmp_path, format="cifar")
 
 
@@ -310,19 +314,21 @@ def test_a_cut_binary_batch_is_left_out_with_its_images(tmp_path: Path, packed: 
         ([1], "pickle that is no CIFAR batch"),
         ({"labels": [1]}, "pickle that is no CIFAR batch"),
         ({"data": b"x", "labels": [1]}, "pickle that is no CIFAR batch"),
-        ({"data": digits(2).planes}, "CIFAR batch without one of its labels for each image"),
+        ({"data": digits(2).planes}, "pickle without a list of numbers in 'labels'"),
+        ({"data": digits(2).planes, "labels": [1]}, OTHER_COUNT),
+        ({"data": digits(2).planes, "labels": [1, 2, 3]}, OTHER_COUNT),
+        ({"data": digits(2).planes, "labels": [1, 2], "filenames": ["a"]}, OTHER_COUNT),
         (
-            {"data": digits(2).planes, "labels": [1]},
-            "CIFAR batch without one of its labels for each image",
+            {"data": digits(2).planes, "labels": [1, "x"]},
+            "pickle without a list of numbers in 'labels'",
         ),
-        ({"data": digits(2).planes, "labels": [1, "x"]}, "CIFAR batch with labels of another kind"),
+        (
+            {"data": digits(2).planes, "labels": [1, 2], "filenames": ["a", "x" * 1001]},
+            "pickle without a list of names in 'filenames'",
+        ),
         (
             {"data": digits(2).planes[:, :64], "labels": [1, 2]},
             "CIFAR batch with images of another size",
-        ),
-        (
-            {"data": digits(2).planes, "labels": [1, 2], "filenames": ["a"]},
-            "CIFAR batch without one of its filenames for each image",
         ),
     ],
 )

@@ -150,7 +150,7 @@ def bombs() -> dict[str, bytes]:
     """Small files that would grow, or never be done."""
     nested = b"\x80\x02K\1" + b"q\1h\1\x86" * 300  # a pair of a pair of … of 2 ** 300 numbers
     text = b"X" + struct.pack("<I", 20_000) + b"x" * 20_000
-    encoded = b"c_codecs\nencode\nq\1" + text + b"q\2U\6latin1\x86q\3"
+    encoded = b"c_codecs\nencode\nq\1" + text + b"X\6\0\0\0latin1\x86q\3"
     return {
         "memo": b"\x80\x02K\1" + b"".join(b"r" + struct.pack("<I", 2**32 - i) for i in range(1, 9)),
         "key": nested + b"}q\2h\2" + nested[2:] + b"K\1s",

@@ -106,12 +106,16 @@ def test_a_sentence_without_an_end_does_not_fill_memory(
 
 @pytest.mark.parametrize("format", ["conll", "word_tags"])
 def test_a_damaged_packed_file_gives_what_lies_before(tmp_path: Path, format: str) -> None:
-    sentence = "word{}\tO\nlast\tB\n\n" if format == "conll" else "word{}/O last/B\n"
-    data = gzip.compress("".join(sentence.format(i) for i in range(5000)).encode(), mtime=0)
-    records, account = read_file(tmp_path, "x.gz", data[: len(data) // 2], format=format)
-    assert 1000 < len(records) < 4000
-    assert pairs(records) == [[(f"word{i}", "O"), ("last", "B")] for i in range(len(records))]
-    assert account.left_out == {"damaged gzip file": 1}
+    sentence = "{}\tO\n{}\tB\n\n" if format == "conll" else "{}/O {}/B\n"
+    text = "".join(sentence.format(i * i, i * 7919) for i in range(5000))
+    data = gzip.compress(text.encode(), mtime=0)
+    for end in range(len(data) // 2, len(data) // 2 + 30):  # so at any place of a sentence
+        records, account = read_file(tmp_path, "x.gz", data[:end], format=format)
+        assert 1000 < len(records) < 4000
+        assert pairs(records) == [
+            [(str(i * i), "O"), (str(i * 7919), "B")] for i in range(len(records))
+        ]
+        assert account.left_out == {"damaged gzip file": 1}
 
 
 def test_words_and_tags_are_parted_at_the_last_slash(tmp_path: Path) -> None:

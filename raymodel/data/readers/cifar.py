@@ -26,6 +26,7 @@ from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 
 _IMAGE_BYTES = 3 * 32 * 32
+_MAX_NAME_CHARS = 1_000  # of a class or an image
 _NO_CLASS = "image with a label beyond the classes"
 
 
@@ -43,11 +44,10 @@ class _Label(NamedTuple):
 
 
 _CIFAR_10 = (_Label("label", 10, "labels", "batches.meta.txt", "batches.meta", "label_names"),)
+_COARSE, _FINE = "coarse_label_names", "fine_label_names"
 _CIFAR_100 = (
-    _Label(
-        "coarse_label", 20, "coarse_labels", "coarse_label_names.txt", "meta", "coarse_label_names"
-    ),
-    _Label("label", 100, "fine_labels", "fine_label_names.txt", "meta", "fine_label_names"),
+    _Label("coarse_label", 20, "coarse_labels", f"{_COARSE}.txt", "meta", _COARSE),
+    _Label("label", 100, "fine_labels", f"{_FINE}.txt", "meta", _FINE),
 )
 _Classes = Sequence[int | str]
 """What stands for each class: its name, or its number."""
@@ -124,11 +124,10 @@ def _read_pickled(
         batch = _texts_as_keys(read_pickle(content.read_document()))
         labels = _CIFAR_100 if _CIFAR_100[1].key in batch else _CIFAR_10
         pixels_NP = _pixels_of(batch)
-        numbers = [_column(batch, label.key, len(pixels_NP), int) for label in labels]
-        more = [{}] * len(pixels_NP)
-        if "filenames" in batch:
-            names = _column(batch, "filenames", len(pixels_NP), str)
-            more = [{"filename": name} for name in names]
+        columns = [_numbers(batch, label.key) for label in labels]
+        filenames = _names(batch, "filenames") if "filenames" in batch else []
+        if {*map(len, columns), len(filenames) or len(pixels_NP)} != {len(pixels_NP)}:
+            raise Unreadable("CIFAR batch with more labels or names than images, or fewer")
     except Unreadable as fault:
         account.leave_out(fault.reason, fault.sample)
         return
@@ -136,8 +135,9 @@ def _read_pickled(
     for index, pixels in enumerate(pixels_NP):
         # The first one is the record that was met with the file.
         account.begin(piece.name, index + 1, records=1 if index else 0)
-        own = [column[index] for column in numbers]
-        yield from _record(labels, classes, own, pixels, {"index": index, **more[index]}, account)
+        own = [column[index] for column in columns]
+        more = {"filename": filenames[index]} if filenames else {}
+        yield from _record(labels, classes, own, pixels, {"index": index, **more}, account)
 
 
 def _texts_as_keys(value: Any) -> dict[str, Any]:
@@ -162,16 +162,22 @@ def _pixels_of(batch: Mapping[str, Any]) -> NDArray[np.uint8]:
     return pixels_NP
 
 
-def _column(batch: Mapping[str, Any], key: str, num_images: int, kind: type) -> list[Any]:
-    """A number or a text for each image."""
+def _numbers(batch: Mapping[str, Any], key: str) -> list[int]:
     values = batch.get(key)
-    if not isinstance(values, list) or len(values) != num_images:
-        raise Unreadable(f"CIFAR batch without one of its {key} for each image")
-    if kind is str:
-        values = [_text(value) for value in values if isinstance(value, str | bytes)]
-    if len(values) != num_images or not all(type(value) is kind for value in values):
-        raise Unreadable(f"CIFAR batch with {key} of another kind")
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise Unreadable(f"pickle without a list of numbers in {key!r}")
     return values
+
+
+def _names(batch: Mapping[str, Any], key: str) -> list[str]:
+    values = batch.get(key)
+    if not isinstance(values, list) or not all(
+        # A pickle may hold a text once and name it a thousand times.
+        isinstance(value, str | bytes) and len(value) <= _MAX_NAME_CHARS
+        for value in values
+    ):
+        raise Unreadable(f"pickle without a list of names in {key!r}")
+    return [_text(value) for value in values]
 
 
 def _classes_in_pickle(root: Location, piece: FileSlice, label: _Label) -> _Classes:
@@ -184,13 +190,11 @@ def _classes_in_pickle(root: Location, piece: FileSlice, label: _Label) -> _Clas
     if data is None:
         return range(label.num_classes)
     try:
-        names = _texts_as_keys(read_pickle(data)).get(label.pickle_key)
-        return _column({"names of classes": names}, "names of classes", len(names or ()), str)
+        return _names(_texts_as_keys(read_pickle(data)), label.pickle_key)
     except Unreadable as fault:
         raise SourceError(
-            f"{root / name} has no names of classes in {label.pickle_key!r} ({fault.reason}); the "
-            "labels of the batches beside it are named by it. Fetch it again, or remove it for "
-            "numbers as labels"
+            f"{root / name} is no file of names of classes ({fault.reason}); the labels of the "
+            "batches beside it are named by it. Fetch it again, or remove it for numbers as labels"
         ) from fault
 
 

@@ -28,7 +28,7 @@ class _Columns(NamedTuple):
     """How the lines of a file are made."""
 
     is_tabbed: bool
-    count: int
+    number: int
 
 
 class _Sentence(NamedTuple):
@@ -116,8 +116,8 @@ def _parse(sentence: _Sentence, columns: _Columns) -> dict[str, Any] | _Fault:
     rows = []
     for text, line, fault in sentence.lines:
         row = _split(text, columns.is_tabbed)
-        if not fault and len(row) != columns.count:
-            fault = f"sentence with a line of other than {columns.count} columns"
+        if not fault and len(row) != columns.number:
+            fault = f"sentence with a line of other than {columns.number} columns"
         if not fault and not all(cell.strip(_SPACE) for cell in row):
             fault = "sentence with a line that has an empty column"
         if fault:
