@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from raymodel.data.account import Account
+from raymodel.data.readers.cifar import is_binary_batch, read_cifar
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.delimited import read_csv
+from raymodel.data.readers.idx import read_idx
 from raymodel.data.readers.jsonl import read_jsonl
 from raymodel.data.readers.lines import is_wide
+from raymodel.data.readers.media import read_class_folders
 from raymodel.data.readers.parquet import read_parquet
+from raymodel.data.readers.pixels import read_pixels
+from raymodel.data.readers.tagged import read_conll, read_word_tags
 from raymodel.data.readers.text import read_python, read_text
 from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.sources import SourceFiles
@@ -25,6 +30,12 @@ _READERS: dict[str, _Reader] = {
     "jsonl": read_jsonl,
     "csv": read_csv,
     "parquet": read_parquet,
+    "class_folders": read_class_folders,
+    "idx": read_idx,
+    "cifar": read_cifar,
+    "pixels": read_pixels,
+    "conll": read_conll,
+    "word_tags": read_word_tags,
 }
 
 
@@ -50,6 +61,10 @@ def _is_sliceable(spec: SourceSpec, name: str) -> bool:
     """Whether a file can be read from the middle, so that many tasks share a large one."""
     if spec.format == "jsonl":
         return not packed_suffix(name) and not is_wide(spec.encoding)
+    if spec.format == "idx":
+        return not packed_suffix(name)
+    if spec.format == "cifar":
+        return is_binary_batch(name)
     return spec.format == "parquet"
 
 
@@ -62,7 +77,7 @@ def read_slice(
     each of them sees at its beginning, and where it cannot be cut the first one reads all of it.
 
     Raises:
-        SourceError: the file is gone, has changed or may not be read, or its columns cannot be told
-            from one another.
+        SourceError: the file is gone, has changed or may not be read, its columns cannot be told
+            from one another, or what must lie beside it does not, or does not fit it.
     """
     yield from _READERS[spec.format](root, piece, spec, account)

@@ -27,10 +27,12 @@ class RawRecord(NamedTuple):
     """One record as its source gives it."""
 
     fields: dict[str, Any]
+    """What JSON and Parquet can hold: an image is `bytes`, as encoded; tokens are a list."""
     document: bytes
     """Digest of the document that the record is part of: of the whole file where a file is one
-    document (`text`, `folder`, `python_functions`), else of the record. It decides the holdout, so
-    that all functions of a module fall on the same side, in every stage that reads the module."""
+    document (`text`, `folder`, `python_functions`), else of the record, of its image where it has
+    one. It decides the holdout, so that all functions of a module fall on the same side, in every
+    stage that reads the module."""
 
 
 def digest_of(data: bytes) -> bytes:

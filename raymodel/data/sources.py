@@ -14,20 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.data.listing import list_folder, named
+from raymodel.data.readers.beside import names_beside
 from raymodel.data.readers.content import packed_suffix
+from raymodel.data.readers.media import MEDIA_SUFFIXES
 from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.uri import Entry, Location
 
-_SUFFIXES = {
-    "jsonl": (".jsonl", ".ndjson", ".json"),
-    "csv": (".csv", ".tsv"),
-    "parquet": (".parquet",),
-    "python_functions": (".py",),
+_NAMES: dict[str, tuple[str, ...]] = {
+    "jsonl": ("*.jsonl", "*.ndjson", "*.json"),
+    "csv": ("*.csv", "*.tsv"),
+    "pixels": ("*.csv", "*.tsv"),
+    "parquet": ("*.parquet",),
+    "python_functions": ("*.py",),
+    "class_folders": tuple(f"*{suffix}" for suffix in MEDIA_SUFFIXES),
+    "idx": ("*idx3-ubyte",),
+    # As both sets are given out; CIFAR-100's pickles have no other names.
+    "cifar": ("*.bin", "data_batch*", "test_batch*", "train", "test"),
 }
-"""What a folder's files must end in for a format, before the `.gz` and the like of a packed file;
-`text` and `folder` take every file."""
+"""What a folder's files must be called for a format, before the `.gz` and the like of a packed
+file; the formats that are not here take every file."""
 
 # Tests and bundled wheels are not the library's own text, and are as large as all the rest.
 _STDLIB_LEFT_OUT = frozenset(
@@ -154,7 +161,8 @@ def _source_files(spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]) -
     if links:
         notes += (f"links to files that are read under another name: {named(links)}",)
     said = tuple(f"source {spec.path!r} without {note}" for note in notes)
-    return SourceFiles(listed.root, once, _files_identity(once), said)
+    identity = _identity(once, _beside(spec, listed, once))
+    return SourceFiles(listed.root, once, identity, said)
 
 
 def _is_wanted(name: str, pattern: str | None) -> bool:
@@ -181,8 +189,8 @@ def _matches(parts: list[str], wanted: list[str]) -> bool:
 def _of_format(
     spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]
 ) -> tuple[SourceFile, ...]:
-    root, found, suffixes = listed.root, listed.files, _SUFFIXES.get(spec.format)
-    fitting = [file for file in wanted if listed.is_file or _fits(file.name, suffixes)]
+    root, found, names = listed.root, listed.files, _NAMES.get(spec.format)
+    fitting = [file for file in wanted if listed.is_file or _fits(file.name, names)]
     if fitting:
         return tuple(sorted(fitting, key=lambda file: file.name))
     if not found:
@@ -191,7 +199,7 @@ def _of_format(
             "it must hold at least one. Check the path"
         )
     seen = sorted({os.path.splitext(file.name)[1] or "no suffix" for file in wanted or found})
-    rule = f"files that end in {', '.join(suffixes)}" if suffixes else "files that the path names"
+    rule = f"files called {', '.join(names)}" if names else "files that the path names"
     raise SourceError(
         f"source {spec.path!r}: none of the {len(found)} files below {root} fits; format "
         f"{spec.format!r} reads {rule}, and these end in {', '.join(seen[:8])}. "
@@ -199,14 +207,27 @@ def _of_format(
     )
 
 
-def _fits(name: str, suffixes: tuple[str, ...] | None) -> bool:
-    unpacked = name.lower().removesuffix(packed_suffix(name))
-    return suffixes is None or unpacked.endswith(suffixes)
+def _fits(path: str, names: tuple[str, ...] | None) -> bool:
+    called = path.rpartition("/")[2].lower()
+    called = called.removesuffix(packed_suffix(called))
+    return names is None or any(fnmatch.fnmatchcase(called, name) for name in names)
 
 
-def _files_identity(files: Iterable[SourceFile]) -> dict[str, Any]:
+def _beside(spec: SourceSpec, listed: _Listed, files: Iterable[SourceFile]) -> list[SourceFile]:
+    """What is read with the files, such as their labels: it lies beside them."""
+    names = sorted({name for file in files for name in names_beside(spec.format, file.name)})
+    if listed.is_file:  # of its folder nothing else is listed
+        places = [(name, listed.root / name) for name in names]
+        return [_source_file(place.entry()) for _, place in places if place.exists()]
+    by_name = {file.name: file for file in listed.files}
+    return [by_name[name] for name in names if name in by_name]
+
+
+def _identity(files: Iterable[SourceFile], beside: Iterable[SourceFile]) -> dict[str, Any]:
     """Names, sizes and times of the last change: a listing tells them, on disks and in buckets."""
-    return {"files": [[file.name, file.bytes, file.changed_ns] for file in files]}
+    found = {"files": files, "beside": beside}
+    told = {key: [[f.name, f.bytes, f.changed_ns] for f in each] for key, each in found.items()}
+    return {key: each for key, each in told.items() if each or key == "files"}
 
 
 # ---- python: sources ----------------------------------------------------------------------------

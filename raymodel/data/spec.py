@@ -15,6 +15,7 @@ from raymodel.spec.show import show
 
 # Codecs of Python that no file of records is written in: for host names, source text or nothing.
 _NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "charmap"}
+_OF_LINES = ("jsonl", "csv", "pixels", "conll", "word_tags")
 ROWS_VERSION = 3
 """Enters the fingerprints of what is prepared: it is raised when the same spec and sources give
 other rows, or other files of an attempt that can be gone on with."""
@@ -38,19 +39,48 @@ class SourceSpec(Spec):
     """A file, folder or glob; `s3:// gs:// abfs:// hdfs://`; `python:stdlib` for this machine's
     Python standard library; or `python:PACKAGE/path` for data inside an installed package, which
     is found without importing it."""
-    format: Literal["text", "jsonl", "csv", "parquet", "folder", "python_functions"] = "text"
+    format: Literal[
+        "text",
+        "jsonl",
+        "csv",
+        "parquet",
+        "folder",
+        "python_functions",
+        "class_folders",
+        "idx",
+        "cifar",
+        "pixels",
+        "conll",
+        "word_tags",
+    ] = "text"
     """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
     of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
     function of a Python file, fields `code` (its source without the docstring), `docstring`, `name`
     and `returns` (what a call gives back: `value`, `nothing` or `generator`).
+    `class_folders`: each image file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM) is a record, fields
+    `image`, `label` (the name of its folder) and `path`. `idx`: MNIST's files of images
+    (`train-images-idx3-ubyte`), each with its labels beside it (`train-labels-idx1-ubyte`), fields
+    `image`, `label` and `index`. `cifar`: batches of CIFAR-10 or CIFAR-100, binary or pickled
+    (which is read without running any code of it), fields `image`, `label`, `index`, of CIFAR-100
+    `coarse_label`, of pickled ones `filename`; labels are names where the file of names lies beside
+    the batch. `pixels`: a grey, square image a row, one number from 0 to 255 a pixel, with its
+    label (`label_column`), fields `image`, `label` and `index`; a header is passed over.
+    `conll`: a token a line, its tag in the last column, sentences parted by blank lines; fields
+    `tokens` and `tags` (lists), `column_2` and so on for columns between them, and `document` (how
+    many `-DOCSTART-` lines came before). `word_tags`: a sentence a line, `word/TAG word/TAG`;
+    fields `tokens` and `tags`.
     Files packed with gzip, bzip2, xz or Zstandard are read as what is in them."""
     encoding: Text = "utf-8"
     """Text encoding. What does not decode – a line, a row, or a file that is one document – is
     counted, reported and left out. A Python file's own coding line comes before it."""
     delimiter: str | None = None
-    """`csv`: the character between two fields. By default the one of comma, tab, semicolon and bar
-    that parts the first row; a row that could be parted by two of them is refused."""
+    """`csv` and `pixels`: the character between two fields. By default the one of comma, tab,
+    semicolon and bar that parts the first row; a row that could be parted by two of them is
+    refused."""
+    label_column: Literal["first", "last"] | None = None
+    """`pixels`, which needs it: where the label stands in a row. `first` in Kaggle's MNIST. It
+    cannot be told from the numbers."""
     fields: dict[str, Text] = Field(default_factory=dict, max_length=100)
     """Role → what of a record stands for it. Which roles there are, the task says: `text` of
     `prepare`; `text` and `label`; `prompt` and `response`; `image` and `label`. A text is a
@@ -97,18 +127,33 @@ class SourceSpec(Spec):
 
     @model_validator(mode="after")
     def _can_be_parted(self) -> SourceSpec:
-        if self.format in ("jsonl", "csv") and b"\n" not in "\n".encode(self.encoding):
+        if self.format in _OF_LINES and b"\n" not in "\n".encode(self.encoding):
             raise ValueError(
                 f"files of format {self.format!r} cannot be read line by line in {self.encoding!r},"
                 " which ends lines in another way; convert them to utf-8"
             )
         if self.delimiter is None:
             return self
-        if self.format != "csv":
-            raise ValueError(f"`delimiter` is for format 'csv', not {self.format!r}; leave it out")
+        if self.format not in ("csv", "pixels"):
+            raise ValueError(
+                f"`delimiter` is for formats 'csv' and 'pixels', not {self.format!r}; leave it out"
+            )
         if len(self.delimiter) != 1 or self.delimiter in '\r\n"\0':
             raise ValueError(
                 f"the delimiter {self.delimiter!r} must be one character, and no quote or line end"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_the_label(self) -> SourceSpec:
+        if self.format == "pixels" and self.label_column is None:
+            raise ValueError(
+                "format 'pixels' needs `label_column`: `first` or `last`, where the label of an "
+                "image stands in its row"
+            )
+        if self.format != "pixels" and self.label_column is not None:
+            raise ValueError(
+                f"`label_column` is for format 'pixels', not {self.format!r}; leave it out"
             )
         return self
 

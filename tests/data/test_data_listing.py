@@ -194,5 +194,5 @@ def test_a_delimiter_is_one_character(delimiter: str) -> None:
 
 
 def test_only_a_table_of_text_has_a_delimiter() -> None:
-    with pytest.raises(ValueError, match="is for format 'csv', not 'jsonl'"):
+    with pytest.raises(ValueError, match="is for formats 'csv' and 'pixels', not 'jsonl'"):
         SourceSpec(path="x", format="jsonl", delimiter=";")

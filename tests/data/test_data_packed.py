@@ -61,7 +61,6 @@ def test_a_document_that_unpacks_without_end_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raymodel.data.readers.content.MAX_DOCUMENT_BYTES", 1000)
-    monkeypatch.setattr("raymodel.data.readers.text.MAX_DOCUMENT_BYTES", 1000)
     _, account = read_file(tmp_path, "x.txt.gz", gzip.compress(b"x" * 10_000))
     assert account.left_out == {"document of more than 1,000 bytes": 1}
 

@@ -48,6 +48,15 @@ def packed_suffix(name: str) -> str:
     return next(endings, "")
 
 
+class Unreadable(Exception):
+    """A file, or a record of it, that is left out."""
+
+    def __init__(self, reason: str, sample: object = "") -> None:
+        """What `Account.leave_out` is told."""
+        super().__init__(reason)
+        self.reason, self.sample = reason, sample
+
+
 class Content:
     """An open file."""
 
@@ -73,16 +82,22 @@ class Content:
         """Why the stream ended before its end, once it did."""
         return self._unpacked.damage if self._unpacked else None
 
-    def read_document(self) -> bytes | None:
-        """All bytes; None when they are more than a document may have."""
+    def read_document(self) -> bytes:
+        """All bytes.
+
+        Raises:
+            Unreadable: the file is damaged, or holds more than a document may have.
+        """
         if self._is_in_head:
             return self.head
         parts, room = [], MAX_DOCUMENT_BYTES
         while part := self.stream.read(_BUFFER_BYTES):
             room -= len(part)
             if room < 0:
-                return None
+                raise Unreadable(f"document of more than {MAX_DOCUMENT_BYTES:,} bytes")
             parts.append(part)
+        if self.damage is not None:
+            raise Unreadable(self.damage, b"".join(parts))
         return b"".join(parts)
 
     def _open(self) -> IO[bytes]:

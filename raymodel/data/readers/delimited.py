@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from raymodel.data.account import Account
-from raymodel.data.readers.content import Content, open_content
-from raymodel.data.readers.lines import LineReader, encoding_of, not_decoded
+from raymodel.data.readers.content import open_content
+from raymodel.data.readers.lines import NumberedLine, numbered_lines
 from raymodel.data.record import FileSlice, RawRecord, whole_record
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
@@ -25,13 +25,7 @@ DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 MAX_ROW_CHARS = 2**26
 """Of one row; where more do not end it, its quote was never closed."""
 _MAX_LINES_TO_RESUME = 100  # of the first whole row behind a damaged one
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _UNCLOSED = "row with an unclosed or a stray quote"
-
-
-# A line of the file, which is a row or a part of one: its text, its number, the first being 1, and
-# why the row that it is part of is left out. A plain tuple, because one is made for every line.
-_Line = tuple[str, int, str | None]
 
 
 def read_csv(
@@ -40,7 +34,7 @@ def read_csv(
     """The rows of the file. A field without a name belongs to no record."""
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long document
     with open_content(root, piece) as content:
-        lines = _Lines(_lines(content, spec))
+        lines = _Lines(numbered_lines(content, spec.encoding, "row"))
         header = _read_header(lines, piece, spec, account)
         if header is not None:
             yield from _read_rows(lines, header, piece, account)
@@ -52,15 +46,15 @@ def read_csv(
 class _Lines:
     """Lines for `csv.reader`, which can be given back."""
 
-    def __init__(self, lines: Iterator[_Line]) -> None:
-        self.taken: list[_Line] = []
+    def __init__(self, lines: Iterator[NumberedLine]) -> None:
+        self.taken: list[NumberedLine] = []
         """Lines of the row that is parsed."""
         self.number = 0
         """Of the last line of the row before."""
         self.fault: str | None = None
         """Why the row that is parsed is left out."""
         self.max_lines: int | None = None
-        self._lines, self._returned, self._chars = lines, deque[_Line](), 0
+        self._lines, self._returned, self._chars = lines, deque[NumberedLine](), 0
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -96,33 +90,6 @@ class _Lines:
 class _Header(NamedTuple):
     names: list[str]
     delimiter: str
-
-
-def _lines(content: Content, spec: SourceSpec) -> Iterator[_Line]:
-    encoding = encoding_of(spec.encoding, content.head)
-    content.stream.read(encoding.mark_bytes)
-    reader, number = LineReader(content.stream, encoding), 0
-    for data in reader:
-        if content.damage and not data.endswith(encoding.newline):
-            return
-        fault = None
-        try:
-            text = data.decode(encoding.codec)
-        except UnicodeError:
-            text = data.decode(encoding.codec, "replace")
-            fault = f"row {not_decoded(encoding.name, content.head)}"
-        if reader.was_cut:
-            fault = "row with a line longer than a record may be"
-        if "\0" in text:
-            fault = "row with a NUL byte"
-        # Old systems end a line by \r alone.
-        if "\r" not in text or text.find("\r") == len(text) - 2:
-            number += 1
-            yield text, number, fault
-        else:
-            for part in _LINE.findall(text):
-                number += 1
-                yield part, number, fault
 
 
 def _read_header(

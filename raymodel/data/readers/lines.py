@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
+from raymodel.data.readers.content import Content
+
 MAX_LINE_BYTES = 2**27
 """Of one line; a longer one is no record but a file without line ends."""
 _MARKS = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be", "utf-8")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+NumberedLine = tuple[str, int, str | None]
+"""A line of text with its end, its number, the first being 1, and why the record that it is part of
+is left out. A plain tuple, because one is made for every line."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +116,39 @@ class LineReader:
             if not part or line.endswith(newline):
                 break
         return bytes(line)
+
+
+def numbered_lines(content: Content, encoding_name: str, record: str) -> Iterator[NumberedLine]:
+    """The lines of a file of text, with any line end.
+
+    Of a packed file that is damaged, the line in which it ends is not among them.
+
+    Args:
+        content: at its start.
+        encoding_name: as the job says.
+        record: what a record of the file is called where one is left out: "row", "sentence".
+    """
+    encoding = encoding_of(encoding_name, content.head)
+    content.stream.read(encoding.mark_bytes)
+    reader, number = LineReader(content.stream, encoding), 0
+    for data in reader:
+        if content.damage and not data.endswith(encoding.newline):
+            return
+        fault = None
+        try:
+            text = data.decode(encoding.codec)
+        except UnicodeError:
+            text = data.decode(encoding.codec, "replace")
+            fault = f"{record} {not_decoded(encoding.name, content.head)}"
+        if reader.was_cut:
+            fault = f"{record} with a line longer than a record may be"
+        if "\0" in text:
+            fault = f"{record} with a NUL byte"
+        # Old systems end a line by \r alone.
+        if "\r" not in text or text.find("\r") == len(text) - 2:
+            number += 1
+            yield text, number, fault
+        else:
+            for part in _LINE.findall(text):
+                number += 1
+                yield part, number, fault

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from raymodel.data.account import Account
 from raymodel.data.functions import read_functions
-from raymodel.data.readers.content import MAX_DOCUMENT_BYTES, open_content
+from raymodel.data.readers.content import Unreadable, open_content
 from raymodel.data.readers.lines import is_wide, not_decoded
 from raymodel.data.record import FileSlice, RawRecord, digest_of
 from raymodel.data.spec import SourceSpec
@@ -25,11 +25,10 @@ def read_text(
     data, text = found
     fields = {"text": text, "path": piece.name}
     if spec.format == "folder":
-        folder, _, _ = piece.name.rpartition("/")
-        if not folder:
-            account.leave_out("file not in a folder", piece.name)
+        label = folder_label(piece, account)
+        if label is None:
             return
-        fields["label"] = folder.rpartition("/")[2]
+        fields["label"] = label
     yield RawRecord(fields, digest_of(data))
 
 
@@ -59,26 +58,33 @@ def read_python(
         yield RawRecord({**function.fields, "path": piece.name}, document)
 
 
+def folder_label(piece: FileSlice, account: Account) -> str | None:
+    """The name of the file's folder; None, left out, when it lies in none of the source's."""
+    folder, _, _ = piece.name.rpartition("/")
+    if not folder:
+        account.leave_out("file not in a folder", piece.name)
+        return None
+    return folder.rpartition("/")[2]
+
+
 def _read_document(
     root: Location, piece: FileSlice, account: Account, encoding_of: Callable[[bytes], str]
 ) -> tuple[bytes, str] | None:
     """The record that a file is: its bytes and its text; None, left out, when it cannot be read."""
     account.begin(piece.name)
-    data = _read_bytes(root, piece, account)
+    data = read_bytes(root, piece, account)
     text = None if data is None else _decode(data, encoding_of(data), account)
     return None if data is None or text is None else (data, text)
 
 
-def _read_bytes(root: Location, piece: FileSlice, account: Account) -> bytes | None:
+def read_bytes(root: Location, piece: FileSlice, account: Account) -> bytes | None:
     """The unpacked file; None, left out, when it is damaged or fills the memory."""
     with open_content(root, piece) as content:
-        data = content.read_document()
-        if content.damage:
-            account.leave_out(content.damage, data or b"")
+        try:
+            return content.read_document()
+        except Unreadable as fault:
+            account.leave_out(fault.reason, fault.sample)
             return None
-    if data is None:
-        account.leave_out(f"document of more than {MAX_DOCUMENT_BYTES:,} bytes")
-    return data
 
 
 def _decode(data: bytes, encoding: str, account: Account) -> str | None:
