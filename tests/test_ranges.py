@@ -28,8 +28,8 @@ HELD = "torch"
 TOOLS = {"types-PyYAML", "pre-commit", "pytest-timeout", "packaging"}
 # Whatever needs no Ray cluster, no gloo processes and no training: what a version breaks first.
 FAST = ["tests/spec", "tests/storage", "tests/data", "tests/tasks", "tests/model", "tests/serve",
-        "tests/tune", "tests/observe", "tests/test_insides.py", "tests/test_defaults.py",
-        "tests/train/test_train_plan.py"]  # fmt: skip
+        "tests/tune", "tests/observe", "tests/modality", "tests/test_insides.py",
+        "tests/test_defaults.py", "tests/train/test_train_plan.py"]  # fmt: skip
 WITHOUT = ["tests/data/test_data_run.py", "tests/data/test_data_nodes.py",
            "tests/data/test_data_feed.py", "tests/data/test_data_faults.py",
            "tests/serve/test_serve_run.py"]  # fmt: skip

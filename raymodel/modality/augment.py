@@ -1,0 +1,113 @@
+"""Images changed by chance. Every number comes from `Chance`: the same one, the same bytes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
+from raymodel.chance import Chance
+from raymodel.modality.image_decode import as_array, as_image
+from raymodel.modality.spec import AugmentSpec
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom: the last two are the first column and row outside."""
+Pixels = NDArray[np.uint8]
+
+_CROP_RATIO = 4 / 3  # wider or higher by so much at most, as in arXiv:1409.4842
+_ERASED = 0.02, 0.4  # share of the area, and the ratio, of arXiv:1708.04896
+_ERASE_RATIO = 1 / 0.3
+
+
+def random_crop(width: int, height: int, smallest: float, chance: Chance) -> Box:
+    """A part of an image of at least the share `smallest` of its area.
+
+    It is up to a third wider than high, or higher than wide; more so only where the image itself is
+    too narrow for a part of that area.
+    """
+    return _rectangle(width, height, (smallest, 1.0), _CROP_RATIO, chance)
+
+
+def augment(image: Pixels, spec: AugmentSpec, chance: Chance) -> Pixels:
+    """The image with all changes of `spec` but `crop`, which comes before an image is scaled.
+
+    Args:
+        image: Of the size that the model sees. (H, W, C)
+
+    Returns:
+        (H, W, C)
+    """
+    if spec.shift:
+        image = _shifted(image, spec.shift, chance)
+    if spec.flip and chance.is_true(0.5):
+        image = image[:, ::-1]
+    if spec.rotate:
+        image = _rotated(image, spec.rotate, chance)
+    if spec.color:
+        image = _recoloured(image, spec.color, chance)
+    if spec.erase and chance.is_true(spec.erase):
+        image = _erased(image, chance)
+    return image
+
+
+def _rectangle(
+    width: int, height: int, shares: tuple[float, float], most_ratio: float, chance: Chance
+) -> Box:
+    """Share of the area evenly in `shares`, width over height evenly on a logarithmic scale."""
+    share, shape, x, y = (float(number) for number in chance.uniform(4))
+    area = (shares[0] + (shares[1] - shares[0]) * share) * width * height
+    wide = math.sqrt(area * most_ratio ** (2 * shape - 1))
+    wide = min(max(wide, area / height), width)  # a part that is too high becomes wider
+    high = min(math.ceil(area / wide), height)
+    wide = min(math.ceil(wide), width)
+    left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
+    return left, top, left + wide, top + high
+
+
+def _shifted(image: Pixels, most: int, chance: Chance) -> Pixels:
+    height, width, _ = image.shape
+    padded = np.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
+    top, left = (int(number) for number in chance.integers(2 * most + 1, 2))
+    return padded[top : top + height, left : left + width]
+
+
+def _rotated(image: Pixels, most_degrees: float, chance: Chance) -> Pixels:
+    angle = math.radians(most_degrees * (2 * chance.number() - 1))
+    height, width, _ = image.shape
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)  # 0 at a right angle
+    # So much of its surroundings a turned picture shows; one more pixel to interpolate with.
+    x = max(0, math.ceil((width * abs(cos) + height * abs(sin) - width) / 2)) + 1
+    y = max(0, math.ceil((height * abs(cos) + width * abs(sin) - height) / 2)) + 1
+    padded = np.pad(image, ((y, y), (x, x), (0, 0)), mode="edge")
+    # Where in `padded` each pixel comes from: turned about the middle of the image.
+    from_x = cos, sin, width / 2 + x - cos * width / 2 - sin * height / 2
+    from_y = -sin, cos, height / 2 + y + sin * width / 2 - cos * height / 2
+    turned = as_image(padded).transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (*from_x, *from_y),
+        resample=Image.Resampling.BILINEAR,
+    )
+    return as_array(turned)
+
+
+def _recoloured(image: Pixels, most: float, chance: Chance) -> Pixels:
+    brightness, contrast, saturation = (
+        1 + most * (2 * float(number) - 1) for number in chance.uniform(3)
+    )
+    picture = ImageEnhance.Brightness(as_image(image)).enhance(brightness)
+    picture = ImageEnhance.Contrast(picture).enhance(contrast)
+    return as_array(ImageEnhance.Color(picture).enhance(saturation))
+
+
+def _erased(image: Pixels, chance: Chance) -> Pixels:
+    height, width, channels = image.shape
+    left, top, right, bottom = _rectangle(width, height, _ERASED, _ERASE_RATIO, chance)
+    shape = bottom - top, right - left, channels
+    count = math.prod(shape)
+    noise = chance.bits(-(-count // 8)).astype("<u8").view(np.uint8)[:count]
+    erased = image.copy()
+    erased[top:bottom, left:right] = noise.reshape(shape)
+    return erased

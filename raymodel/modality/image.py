@@ -1,0 +1,215 @@
+"""What an image is to a model: pixels of one size, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raymodel.chance import Chance, Draw
+from raymodel.errors import ArtifactError
+from raymodel.modality.augment import augment, random_crop
+from raymodel.modality.image_config import Resample, read_config, write_config
+from raymodel.modality.image_decode import as_array, as_image, decode_image, shrink_image
+from raymodel.modality.spec import AugmentSpec
+from raymodel.spec.base import fingerprint
+from raymodel.storage.uri import Location
+
+FILE = "preprocessor_config.json"
+VERSION = 1
+"""Of what `decode` and `resized` make of the same bytes."""
+_MOST_SCALED = 2**24
+"""Pixels: a line of 1 by 20,000 would become gigabytes, so of such an image only what is kept is
+scaled."""
+
+Pixels = NDArray[np.uint8]
+"""(H, W, C), from 0 to 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProcessor:
+    """Images as a model was trained on them."""
+
+    size: tuple[int, int]
+    """Height and width of what the model sees."""
+    channels: Literal[1, 3]
+    """1 is grey, 3 are red, green and blue."""
+    mean: tuple[float, ...]
+    """Of each channel, of values from 0 to 1; subtracted."""
+    std: tuple[float, ...]
+    """Of each channel, of values from 0 to 1; divided by."""
+    resample: Resample = "bilinear"
+    """How pixels are interpolated."""
+    scale_to: tuple[int, int] | int | None = None
+    """What an image is scaled to before `size` is cut out of its middle: height and width, or the
+    length of its shorter edge, which keeps its shape. None scales it to `size` and cuts nothing."""
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} for {self.channels} channels; each needs one "
+                "number a channel; give as many"
+            )
+        edge = self.scale_to
+        height, width = (edge, edge) if isinstance(edge, int) else edge or self.size
+        if height < self.size[0] or width < self.size[1]:
+            raise ValueError(
+                f"{self.size} cannot be cut out of an image of {self.scale_to}; it must be the "
+                "smaller one; make crop_size smaller or size larger"
+            )
+
+    @classmethod
+    def load(cls, place: Location) -> ImageProcessor:
+        """Reads `preprocessor_config.json` of a Hugging Face folder.
+
+        Raises:
+            ArtifactError: there is none, or it says what is not followed exactly.
+        """
+        file = place / FILE
+        if not file.exists():
+            raise ArtifactError(
+                f"{place} holds no {FILE}; it says what images a model takes. Copy it there from "
+                "where the model comes from, or write one with AutoImageProcessor.save_pretrained"
+            )
+        try:
+            return cls(**read_config(file.read_json()))
+        except ArtifactError:
+            raise
+        except ValueError as error:
+            raise ArtifactError(f"{file}: {error}") from error
+
+    def save(self, place: Location) -> None:
+        """Writes `preprocessor_config.json`, for `load` and for AutoImageProcessor."""
+        (place / FILE).write_json(write_config(**asdict(self)))
+
+    def facts(self) -> dict[str, Any]:
+        """What the configuration of a new model takes over."""
+        height, width = self.size
+        side = height if height == width else [height, width]
+        return {"num_channels": self.channels, "image_size": side}
+
+    def identity(self) -> str:
+        """Stands in a fingerprint for the pixels that it makes of a file."""
+        return fingerprint({"image": VERSION, **write_config(**asdict(self))})
+
+    def decode(self, data: bytes) -> Pixels:
+        """The pixels of an image file, in its own size. (H, W, C)
+
+        Raises:
+            ImageError: it is none, or is broken, too large or of an unknown kind.
+        """
+        return as_array(decode_image(data, self.channels))
+
+    def check(self, data: bytes) -> None:
+        """Decodes and forgets: the end of a file, too, may be missing.
+
+        Raises:
+            ImageError: training could not use the file.
+        """
+        decode_image(data, self.channels)
+
+    def shrunk(self, data: bytes, shortest_edge: int) -> bytes:
+        """The file, or a smaller one whose shorter edge is `shortest_edge`, upright and opaque.
+
+        Raises:
+            ImageError: it cannot be decoded.
+        """
+        return shrink_image(data, self.channels, shortest_edge)
+
+    def resized(self, image: Pixels) -> Pixels:
+        """Scaled, and its middle cut out. (H, W, C) → (*size, C)"""
+        return as_array(self._middle(as_image(image)))
+
+    def pixels(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Normalised: (value / 255 - mean) / std. Images of `size` → (B, C, H, W)"""
+        made = np.empty((len(images), self.channels, *self.size), np.float32)
+        for row, image in zip(made, images, strict=True):
+            self._normalise(image, row)
+        return made
+
+    def pixels_of(
+        self,
+        datas: Sequence[bytes],
+        augment: AugmentSpec | None = None,
+        draw: Draw | None = None,
+        threads: int = 1,
+    ) -> NDArray[np.float32]:
+        """From files to what the model takes; the same for any number of threads.
+
+        Args:
+            datas: image files, one a row.
+            augment: changes by chance; none without `draw`.
+            draw: the chance of these rows; None for evaluation and serving.
+            threads: Pillow and numpy leave the interpreter while they work.
+
+        Returns:
+            (B, C, H, W)
+
+        Raises:
+            ImageError: of the first file that cannot be decoded.
+        """
+        assert draw is None or len(draw) == len(datas), (draw, len(datas))
+        made = np.empty((len(datas), self.channels, *self.size), np.float32)
+
+        def make(row: int) -> None:
+            image = decode_image(datas[row], self.channels)
+            if augment is None or draw is None:
+                pixels = as_array(self._middle(image))
+            else:
+                pixels = self._changed(image, augment, draw.of_row(row))
+            self._normalise(pixels, made[row])
+
+        if threads == 1:
+            for row in range(len(datas)):
+                make(row)
+        else:
+            with ThreadPoolExecutor(threads, "images") as pool:
+                list(pool.map(make, range(len(datas))))
+        return made
+
+    def _changed(self, image: Image.Image, spec: AugmentSpec, chance: Chance) -> Pixels:
+        if spec.crop < 1.0:
+            box = random_crop(image.width, image.height, spec.crop, chance)
+            image = image.resize(self.size[::-1], self._filter, box)
+        else:
+            image = self._middle(image)
+        return augment(as_array(image), spec, chance)
+
+    def _middle(self, image: Image.Image) -> Image.Image:
+        """What `scale_to` and `size` leave of an image."""
+        if isinstance(self.scale_to, int):
+            short = min(image.size)
+            high, wide = (int(self.scale_to * side / short) for side in image.size[::-1])
+        else:
+            high, wide = self.scale_to or self.size
+        top, left = (high - self.size[0]) // 2, (wide - self.size[1]) // 2
+        bottom, right = top + self.size[0], left + self.size[1]
+        if high * wide > _MOST_SCALED:
+            x, y = image.width / wide, image.height / high
+            box = left * x, top * y, min(right * x, image.width), min(bottom * y, image.height)
+            return image.resize(self.size[::-1], self._filter, box)
+        # Scaling the box alone rounds some pixels otherwise than transformers, which does this.
+        return image.resize((wide, high), self._filter).crop((left, top, right, bottom))
+
+    @property
+    def _filter(self) -> Image.Resampling:
+        return Image.Resampling[self.resample.upper()]
+
+    @cached_property
+    def _table(self) -> NDArray[np.float32]:
+        """The normalised number of each value. (C, 256)"""
+        values = (np.arange(256) * (1 / 255)).astype(np.float32)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (values - mean[:, None]) / std[:, None]
+
+    def _normalise(self, image: Pixels, to: NDArray[np.float32]) -> None:
+        """(H, W, C) → (C, H, W)"""
+        assert image.shape == (*self.size, self.channels), image.shape
+        for channel, table in enumerate(self._table):
+            np.take(table, image[..., channel], out=to[channel], mode="clip")  # "raise" copies

@@ -1,0 +1,35 @@
+"""`augment:` how training changes what it is shown, by chance."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from raymodel.spec.base import Spec
+from raymodel.spec.quantity import Fraction
+
+
+class AugmentSpec(Spec):
+    """Changes of images that leave what they show the same. Everything is off by default: which
+    changes do, the data decides (a mirrored digit is another sign).
+
+    Applied in the order of the fields, each with numbers of its own for every row of every step.
+    """
+
+    crop: Fraction = Field(default=1.0, ge=0.01)
+    """The smallest share of an image's area that is cut out and scaled to the whole
+    (arXiv:1409.4842); 1.0 cuts nothing. Common are 0.08 for large sets of photographs, 0.35 and
+    above for small ones."""
+    shift: int = Field(default=0, ge=0, le=1000)
+    """Moves the image by up to so many pixels along each side. The pixels at its edge are
+    continued, so that neither a black nor a white ground shows a seam. 2 suits digits of 28
+    pixels, 4 photographs of 32."""
+    flip: bool = False
+    """Mirrors left and right in half of all cases."""
+    rotate: float = Field(default=0.0, ge=0.0, le=180.0)
+    """Turns by up to so many degrees either way; the edge is continued as with `shift`."""
+    color: Fraction = 0.0
+    """Multiplies brightness, contrast and saturation each by a number from 1 - color to
+    1 + color."""
+    erase: Fraction = 0.0
+    """The share of images in which a rectangle of 2 to 40 % of the area becomes noise
+    (arXiv:1708.04896)."""
