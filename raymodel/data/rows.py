@@ -123,7 +123,9 @@ class RowKind:
     ) -> Rows:
         assert self.task is not None, "the caller looked"
         kind = get_task(self.task.name)
-        task = kind(self.task, labels=labels, processor=_load(kind.reads, processor.place))
+        task = kind(
+            self.task, labels=labels, processor=_load(kind.processor_class(), processor.place)
+        )
         kept, features, cut = list[Document](), [], Counter[str]()
         for document in documents:
             account.begin(**vars(document.place))

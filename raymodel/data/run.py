@@ -96,7 +96,7 @@ def run_examples(
         holdout=spec.holdout,
         seed=execution.seed,
         kind=RowKind(task=spec.task, length=spec.max_length_for(positions)),
-        reads=task.reads,
+        reads=task.processor_class(),
         processor=processor,
         max_left_out=spec.max_left_out,
     )

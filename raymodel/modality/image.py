@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +17,16 @@ from PIL import Image
 from raymodel.chance import Chance, Draw
 from raymodel.errors import ArtifactError
 from raymodel.modality.augment import augment, random_crop
+from raymodel.modality.base import ModelFields, Processor
 from raymodel.modality.image_config import Resample, read_config, write_config
 from raymodel.modality.image_decode import as_array, as_image, decode_image, shrink_image
 from raymodel.modality.spec import AugmentSpec
-from raymodel.spec.base import fingerprint
 from raymodel.storage.uri import Location
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 FILE = "preprocessor_config.json"
-VERSION = 1
-"""Of what `decode` and `resized` make of the same bytes."""
 _MOST_SCALED = 2**24
 """Pixels: a line of 1 by 20,000 would become gigabytes, so of such an image only what is kept is
 scaled."""
@@ -33,8 +36,11 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageProcessor:
+class ImageProcessor(Processor):
     """Images as a model was trained on them."""
+
+    modality = "image"
+    file = FILE
 
     size: tuple[int, int]
     """Height and width of what the model sees."""
@@ -84,19 +90,30 @@ class ImageProcessor:
         except ValueError as error:
             raise ArtifactError(f"{file}: {error}") from error
 
-    def save(self, place: Location) -> None:
+    def save_pretrained(self, folder: Path) -> None:
         """Writes `preprocessor_config.json`, for `load` and for AutoImageProcessor."""
-        (place / FILE).write_json(write_config(**asdict(self)))
+        text = json.dumps(write_config(**asdict(self)), indent=2, sort_keys=True)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     def facts(self) -> dict[str, Any]:
-        """What the configuration of a new model takes over."""
+        """`num_channels` and `image_size`, one number where it is a square."""
         height, width = self.size
         side = height if height == width else [height, width]
         return {"num_channels": self.channels, "image_size": side}
 
-    def identity(self) -> str:
-        """Stands in a fingerprint for the pixels that it makes of a file."""
-        return fingerprint({"image": VERSION, **write_config(**asdict(self))})
+    def model_fields(self, max_length: int | None) -> ModelFields:
+        """Channels, and the size where an architecture fixes it, as ViT does."""
+        return ModelFields(given=self.facts())
+
+    def check_fits(self, model: PreTrainedModel) -> None:
+        """Channels and, where the model fixes it, the size are the model's."""
+        for name, made in self.facts().items():
+            taken = getattr(model.config, name, None)
+            if taken is not None and _sides(taken) != _sides(made):
+                raise ValueError(
+                    f"{FILE} makes images of {name} {made}, and config.json says {taken}; the two "
+                    "files belong to different models. Copy both from one"
+                )
 
     def decode(self, data: bytes) -> Pixels:
         """The pixels of an image file, in its own size. (H, W, C)
@@ -213,3 +230,8 @@ class ImageProcessor:
         assert image.shape == (*self.size, self.channels), image.shape
         for channel, table in enumerate(self._table):
             np.take(table, image[..., channel], out=to[channel], mode="clip")  # "raise" copies
+
+
+def _sides(size: Any) -> tuple[int, ...]:
+    """Of a configuration, which has one number for a square, or both."""
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)

@@ -47,6 +47,7 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works: it is only divided
         lora_dropout=lora.dropout,
         target_modules=target,
+        modules_to_save=["classifier"] if task.peft_task is None else None,
         # Defaults of peft that decide the result.
         bias="none",
         init_lora_weights=True,

@@ -12,15 +12,13 @@ def render_card(card: Mapping[str, Any]) -> str:
     """Markdown with a YAML head.
 
     Args:
-        card: `name` becomes the title, `task` the pipeline tag; every other entry a line, and every
-            mapping in it (metrics, data, settings) a table of its own.
+        card: `name` becomes the title, `pipeline_tag` that of the Hub; every other entry a line,
+            and every mapping in it (metrics, data, settings) a table of its own.
     """
     head = {"library_name": "transformers", "tags": ["raymodel"]}
-    if "task" in card:
-        # The Hub's tag for what it calls text generation; others are spelt with dashes.
-        tag = {"causal_lm": "text-generation"}.get(card["task"], card["task"].replace("_", "-"))
-        head["pipeline_tag"] = tag
-    facts = {name: value for name, value in card.items() if name != "name"}
+    if "pipeline_tag" in card:
+        head["pipeline_tag"] = card["pipeline_tag"]
+    facts = {name: value for name, value in card.items() if name not in ("name", "pipeline_tag")}
     lines = ["---", yaml.safe_dump(head, sort_keys=True).strip(), "---", ""]
     lines += [f"# {card.get('name', 'A model')}", "", "Made by raymodel.", ""]
     for name, value in facts.items():

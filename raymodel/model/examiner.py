@@ -89,7 +89,7 @@ def _task(name: str, trains: bool) -> Task:
 
 
 def _with_processor(task: Task, folder: Location) -> Task:
-    return type(task)(labels=task.labels, processor=task.reads.load(folder))
+    return type(task)(labels=task.labels, processor=task.processor_class().load(folder))
 
 
 def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrainedModel:

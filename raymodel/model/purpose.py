@@ -7,13 +7,6 @@ from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS
 
-# End of a Hugging Face architecture's name → task.
-_TASK_BY_ARCHITECTURE = {
-    "ForCausalLM": "causal_lm",
-    "LMHeadModel": "causal_lm",
-    "ForSequenceClassification": "text_classification",
-}
-
 
 def model_location(model: Artifact | Location) -> Location:
     """The Hugging Face folder: `model/` of an artifact, or a plain folder itself."""
@@ -51,7 +44,7 @@ def _architectures(config_file: Location) -> list[str]:
 
 
 def _task_of_architecture(architectures: list[str]) -> str | None:
-    for ending, task in _TASK_BY_ARCHITECTURE.items():
-        if any(name.endswith(ending) for name in architectures):
-            return task
+    for task in TASKS.values():
+        if any(name.endswith(task.architectures) for name in architectures):
+            return task.name
     return None

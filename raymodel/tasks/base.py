@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from raymodel.modality.base import Processor
+from raymodel.modality import processor_of
 from raymodel.tasks.fields import Fields
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from raymodel.chance import Draw
+    from raymodel.modality.base import Processor
     from raymodel.tasks.spec import AnyTask
 
 Features = dict[str, Any]
@@ -94,12 +95,18 @@ class Task(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     """Enters the fingerprint of examples: it is raised when the same document gives others."""
-    reads: ClassVar[type[Processor]]
-    """The processor of what the model is given."""
+    modality: ClassVar[str]
+    """Of what the model is given: whose processor reads it."""
     auto_class: ClassVar[str]
     """Name of the `transformers` class that builds the model, such as `AutoModelForCausalLM`."""
-    peft_task: ClassVar[str]
-    """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full."""
+    architectures: ClassVar[tuple[str, ...]]
+    """Ends of the names of the architectures that do the task: what a folder's configuration names
+    tells what its model is for."""
+    pipeline_tag: ClassVar[str]
+    """What the Hugging Face Hub calls the task, for the model card."""
+    peft_task: ClassVar[str | None]
+    """`peft.TaskType` that tells an adapter which head to leave alone, or to train in full; None
+    where peft has none for the task: then the module `classifier` is trained in full."""
     fields: ClassVar[Fields]
     """The roles of a record."""
     measures: ClassVar[Mapping[str, Measure]]
@@ -125,11 +132,16 @@ class Task(ABC):
 
     @property
     def processor(self) -> Any:
-        """Of the class that `reads` names."""
+        """Of the class that reads its modality."""
         assert self._processor is not None, f"{self.name} was made without a processor"
         return self._processor
 
     # ---- data --------------------------------------------------------------------------------
+
+    @classmethod
+    def processor_class(cls) -> type[Processor]:
+        """What reads its modality."""
+        return processor_of(cls.modality)
 
     @classmethod
     def label_role(cls) -> str | None:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.modality.text import TextProcessor
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
 from raymodel.tasks.prompt import end_of_prompt
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from raymodel.chance import Draw
+    from raymodel.modality.text import TextProcessor
 
 
 class CausalLM(Task):
@@ -28,8 +28,10 @@ class CausalLM(Task):
     """
 
     name = "causal_lm"
-    reads = TextProcessor
+    modality = "text"
     auto_class = "AutoModelForCausalLM"
+    architectures = ("ForCausalLM", "LMHeadModel")
+    pipeline_tag = "text-generation"
     peft_task = "CAUSAL_LM"
     fields = MappingProxyType(
         {

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.modality.text import TextProcessor
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
 
@@ -22,8 +21,10 @@ class TextClassification(Task):
     """An encoder or decoder with a classification head (`AutoModelForSequenceClassification`)."""
 
     name = "text_classification"
-    reads = TextProcessor
+    modality = "text"
     auto_class = "AutoModelForSequenceClassification"
+    architectures = ("ForSequenceClassification",)
+    pipeline_tag = "text-classification"
     peft_task = "SEQ_CLS"
     fields = MappingProxyType(
         {

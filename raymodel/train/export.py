@@ -59,6 +59,7 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
         "name": work.job_name,
         "stage": work.stage,
         "task": work.task.name,
+        "pipeline_tag": task.pipeline_tag,
         "steps": index.step,
         "tokens": index.state["tokens"],
         "data_digest": index.state["data_digest"],

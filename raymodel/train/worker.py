@@ -89,7 +89,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
 
 
 def _task(work: TrainWork, dataset: Dataset) -> Task:
-    processor = get_task(work.task.name).reads.load(dataset.processor)
+    processor = get_task(work.task.name).processor_class().load(dataset.processor)
     return make_task(work.task, labels=work.labels, processor=processor)
 
 

@@ -156,7 +156,7 @@ def test_code_in_the_folder_never_runs(tmp_path, tokenizer):
 
 
 def test_the_card_has_a_head_for_the_hub_and_a_table_for_each_mapping():
-    card = render_card({"name": "m", "task": "text_classification", "metrics": {"f1": 0.5}})
+    card = render_card({"name": "m", "pipeline_tag": "text-classification", "metrics": {"f1": 0.5}})
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification\n")
     assert "\n# m\n" in card
     assert "## Metrics" in card

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
+from raymodel.data.tokenizer import train_tokenizer
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -16,7 +17,6 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from raymodel.data.tokenizer import train_tokenizer
 from raymodel.tasks.alignment import NO_PIECE, Aligned, align
 
 WORDS = ["Alice", "lives", "in", "Paris", ",", "unbelievably", "far", "from", "Reykjavik", "."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from raymodel.data.tokenizer import train_tokenizer
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -15,7 +16,6 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from raymodel.chance import Chance, Draw
-from raymodel.data.tokenizer import train_tokenizer
 from raymodel.modality.characters import train_character_tokenizer
 from raymodel.tasks.loss import IGNORED
 from raymodel.tasks.masking import Ids, mask_row, ordinary_ids, word_numbers, word_starts
