@@ -29,8 +29,9 @@ def replace_batch_norms(network: nn.Module, spec: TrainSpec, batch: BatchPlan) -
     layers = {name: m for name, m in network.named_modules() if isinstance(m, _NormBase)}
     for name, layer in layers.items():
         _check_layer(name, layer)
-    if layers and spec.batch_norm == "synchronised":
-        _check_spec(next(iter(layers)), spec, batch)
+    first = next((n for n, layer in layers.items() if isinstance(layer, _BatchNorm)), None)
+    if first is not None and spec.batch_norm == "synchronised":
+        _check_spec(first, spec, batch)
     made: dict[nn.Module, StepBatchNorm] = {}
     for parent in list(network.modules()):
         for key, child in parent._modules.items():  # also those that have a second name

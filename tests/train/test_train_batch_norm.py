@@ -373,7 +373,8 @@ def test_what_does_not_go_with_statistics_of_a_step_is_refused(fields, message):
     frozen, net = spec.model_copy(update={"batch_norm": "frozen"}), build_net()
     replace_batch_norms(net, frozen, batch)
     assert net.norm.is_frozen
-    replace_batch_norms(nn.Linear(2, 2), spec, batch)  # a model without any
+    other = nn.Sequential(nn.Linear(2, 2), nn.InstanceNorm1d(2))  # looks at one row only
+    replace_batch_norms(other, spec, batch)
 
 
 @pytest.mark.parametrize(
