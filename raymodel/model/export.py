@@ -70,10 +70,13 @@ def save_model(
 
 def _tensors(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[TensorInfo]:
     """What is written, in the order of the modules."""
+    # Buffers keep their format: whoever loads the model in fp32 has running statistics unrounded.
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     left_out = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
     for name, tensor in model.state_dict().items():
         if name not in left_out:
-            kept = dtype if tensor.is_floating_point() else tensor.dtype
+            is_cast = name in parameters and tensor.is_floating_point()
+            kept = dtype if is_cast else tensor.dtype
             yield TensorInfo(name, kept, tuple(tensor.shape))
 
 

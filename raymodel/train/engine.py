@@ -25,9 +25,11 @@ from raymodel.model.materialise import materialise, stand_in
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.tasks.base import Task
 from raymodel.train import zero
+from raymodel.train.batch_norm import StepNorms
 from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.guard import UpdateGuard
 from raymodel.train.layout import Layout
+from raymodel.train.norms import replace_batch_norms
 from raymodel.train.optimizer_spec import OptimizerSpec
 from raymodel.train.optimizers import FUSED, PARTITIONED, find_maker
 from raymodel.train.plan import BatchPlan
@@ -83,6 +85,7 @@ class Engine:
         self.batch = batch
         self.layout = layout
         self.device = torch.device(deepspeed_engine.device)
+        self._norms = StepNorms(deepspeed_engine.module)
         optimizer = deepspeed_engine.optimizer
         inner = getattr(optimizer, "optimizer", optimizer)
         self._guard = UpdateGuard(
@@ -90,18 +93,25 @@ class Engine:
         )
 
     def forward_backward(
-        self, micro_batch: Mapping[str, torch.Tensor], global_targets: torch.Tensor
+        self,
+        micro_batch: Mapping[str, torch.Tensor],
+        global_targets: torch.Tensor,
+        *,
+        is_blank: bool = False,
     ) -> torch.Tensor:
         """Adds one micro batch to the gradient of the step.
 
         Args:
             micro_batch: tensors of this worker's rows, on the CPU.
             global_targets: targets of the whole global batch, a scalar on the device.
+            is_blank: whether its rows are none of the step's, and bear no loss; they do not count
+                in the statistics of batch norm either.
 
         Returns:
             The *sum* of the loss over the targets that this worker speaks for, detached, on the
             device: added up over all workers it is that of the global batch.
         """
+        self._norms.begin(is_blank=is_blank)
         loss_sum = self._loss_sum(micro_batch)
         # DeepSpeed averages gradients over all that hold the same weights; times their number
         # gives the sum, so that the gradient is that of the mean over the targets of the global
@@ -121,6 +131,7 @@ class Engine:
             group["lr"] = learning_rate
         self._guard.leave_out = leave_out
         self.deepspeed.step()
+        self._norms.end(is_applied=not self.left_out_update)
 
     @property
     def left_out_update(self) -> bool:
@@ -208,7 +219,8 @@ def build_engine(
         weights: Of a model on the meta device; None where it has its own.
 
     Raises:
-        SpecError: this machine cannot compute in the spec's precision.
+        SpecError: this machine cannot compute in the spec's precision, or the model has batch norm
+            that cannot be trained as the spec says.
     """
     import deepspeed
 
@@ -216,6 +228,7 @@ def build_engine(
     if spec.precision == "bf16":
         speed_up_bf16()
     layout = Layout.of(spec.parallel, dist.get_rank(), dist.get_world_size())
+    replace_batch_norms(model, spec, batch)
     filling: AbstractContextManager[None] = nullcontext()
     if weights is not None:
         give_weights(model, weights, spec, batch)

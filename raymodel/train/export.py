@@ -23,6 +23,7 @@ from raymodel.model.export import save_model
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
+from raymodel.train.buffers import check_buffers, persistent_buffers
 from raymodel.train.checkpoint import checkpoint_location, find_checkpoint, find_exported
 from raymodel.train.engine import DTYPES
 from raymodel.train.fragments import FragmentReader
@@ -81,12 +82,15 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
 class TrainedWeights:
     """The weights of the plain model after training, in fp32, one at a time.
 
-    Trained ones come from the checkpoint and frozen ones from where the run began; an adapter's
-    update is added to the matrix that it adapts, in fp32, so that they round once.
+    Trained ones come from the checkpoint, and so do buffers, in their own format; frozen ones come
+    from where the run began. An adapter's update is added to the matrix that it adapts, in fp32, so
+    that they round once.
     """
 
     def __init__(self, network: Network, reader: FragmentReader) -> None:
+        check_buffers(reader, network.module)
         self._network, self._checkpoint = network, CheckpointWeights(reader)
+        self._buffers = {plain_name(n): n for n in persistent_buffers(network.module)}
         sources = network.plain.all_tied_weights_keys
         trained = {plain_name(n): n for n in reader.index.parameters if not is_update(n)}
         # A checkpoint has tied weights under the first of their names.
@@ -100,6 +104,8 @@ class TrainedWeights:
             CheckpointError: the checkpoint lacks a part of it.
             DamagedCheckpointError: its bytes are not those that were written.
         """
+        if name in self._buffers:
+            return self._checkpoint.read_buffer(self._buffers[name])
         if name in self._trained:
             weight = self._checkpoint.read(self._trained[name])
         else:
@@ -122,6 +128,10 @@ class CheckpointWeights:
         weight = torch.empty(shape, dtype=torch.float32)
         self._reader.read(name, WEIGHT, 0, weight.view(-1))
         return weight
+
+    def read_buffer(self, name: str) -> torch.Tensor:
+        """A buffer, whole, in its own format, on the CPU."""
+        return self._reader.buffer(name)
 
 
 @contextmanager

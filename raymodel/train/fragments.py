@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -130,6 +131,36 @@ class FragmentReader:
                 raise self._damaged(name, f"the random state of {device}")
             states[device] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         return states
+
+    def buffer_shape(self, name: str) -> tuple[int, ...]:
+        """Of a buffer of the model.
+
+        Raises:
+            CheckpointError: the checkpoint has no such buffer.
+        """
+        if name not in self.index.buffers:
+            raise CheckpointError(
+                f"{self._location} has no buffer {name!r}; it was written for another model, or "
+                "before checkpoints held buffers"
+            )
+        return tuple(self.index.buffers[name]["shape"])
+
+    def buffer(self, name: str) -> torch.Tensor:
+        """A buffer of the model, whole, in the format it was written in, on the CPU.
+
+        Raises:
+            CheckpointError: the checkpoint has no such buffer.
+            DamagedCheckpointError: the bytes are not those that were written.
+        """
+        shape, place = self.buffer_shape(name), self.index.buffers[name]
+        dtype: torch.dtype = getattr(torch, place["dtype"])
+        size = math.prod(shape) * dtype.itemsize
+        data = self._bytes(place["file"], place["offset"], size)
+        if zlib.crc32(data) != place["crc32"]:
+            raise self._damaged(place["file"], f"the buffer {name}")
+        if not size:
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
 
     def close(self) -> None:
         for stream in self._streams.values():

@@ -2,7 +2,8 @@
 
 ```
 checkpoints/step-00000100/
-  rank-00000.safetensors   what one rank owned: fp32 weight and moments, one tensor a fragment
+  rank-00000.safetensors   what one rank owned: fp32 weight and moments, one tensor a fragment;
+                           that of rank 0 also the buffers of the model, where it has any
   rank-00000.json          the index of that file; its presence says that the file is whole
   checkpoint.json          written last: all indexes merged, and the state of the run
 ```
@@ -61,6 +62,9 @@ class Index:
     block of rows a fifth entry, [run, stride, phase]. Statistics of parameters are among them."""
     rng: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Rank file → {device: [offset, bytes, CRC-32]} of the random states."""
+    buffers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name → {"file", "dtype", "shape", "offset", "crc32"} of each persistent buffer of the
+    model. Not written when there is none."""
     tensor: int = 1
     """Workers that shared each matrix when this was written, and each row."""
     sequence: int = 1
@@ -83,7 +87,7 @@ class Index:
 
 def save_index(location: Location, index: Index) -> None:
     """Writes `checkpoint.json`: from now on the checkpoint counts."""
-    body = vars(index)
+    body = {key: value for key, value in vars(index).items() if key != "buffers" or value}
     (location / INDEX).write_bytes(_json(body | {_SELF_CHECK: zlib.crc32(_json(body))}))
 
 

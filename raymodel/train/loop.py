@@ -123,10 +123,11 @@ def _forward_backward_update(t: Training, batch: StepBatch, agreed: GlobalStep) 
     )
     loss_sum = torch.zeros((), dtype=torch.float64, device=t.engine.device)
     *others, last = batch.micro_batches
+    is_blank = batch.rows == 0
     for micro_batch in others:
-        loss_sum += t.engine.forward_backward(micro_batch, agreed.targets)
+        loss_sum += t.engine.forward_backward(micro_batch, agreed.targets, is_blank=is_blank)
         t.engine.update(rate)
-    loss_sum += t.engine.forward_backward(last, agreed.targets)
+    loss_sum += t.engine.forward_backward(last, agreed.targets, is_blank=is_blank)
     loss = agreed.mean(loss_sum)
     with t.clock.during("checkpoint_stall"):
         t.saver.wait_for_copy()

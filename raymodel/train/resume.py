@@ -14,6 +14,7 @@ import torch.distributed as dist
 from raymodel.errors import CheckpointError, DamagedCheckpointError, TrainingError
 from raymodel.storage.uri import Location
 from raymodel.train import zero
+from raymodel.train.buffers import check_buffers, fill_buffers
 from raymodel.train.checkpoint import (
     TrainState,
     checkpoint_location,
@@ -87,7 +88,8 @@ def load_checkpoint(
 ) -> TrainState:
     """Fills the engine from a checkpoint of any world size and ZeRO stage.
 
-    Each rank reads the byte ranges of the state that it holds, and nothing else.
+    Each rank reads the byte ranges of the state that it holds, the buffers of the model, and
+    nothing else.
 
     Raises:
         CheckpointError: the checkpoint does not fit the model.
@@ -96,6 +98,7 @@ def load_checkpoint(
     """
     reader = FragmentReader(checkpoint_location(run, index.step), index)
     inner, rng, damage = engine.deepspeed, {}, None
+    check_buffers(reader, inner.module)
     zero.prepare_moments(inner, index)
     try:
         _fill(reader, inner)
@@ -123,6 +126,7 @@ def _fill(reader: FragmentReader, inner: Any) -> None:
         _check_shape(reader.index, part)
         for key, view in zero.state_tensors(inner, part).items():
             reader.read_span(part.name, key, part.span, view)
+    fill_buffers(reader, inner.module)
 
 
 def _agree_on_damage(

@@ -1,9 +1,10 @@
 """Writes checkpoints beside training.
 
-Only `step()` of the optimizer changes the state that is saved, so a thread copies it out while the
-next forward and backward run; the loop calls `wait_for_copy` before the next update, and whatever
-it waits there is all that a checkpoint stops training for. The copy is then written, and uploaded,
-by the same thread. One checkpoint is under way at a time: the next one waits for it.
+Only an update changes the state that is saved, running statistics of norms too, so a thread copies
+it out while the next forward and backward run; the loop calls `wait_for_copy` before the next
+update, and whatever it waits there is all that a checkpoint stops training for. The copy is then
+written, and uploaded, by the same thread. One checkpoint is under way at a time: the next one waits
+for it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from raymodel.storage.retry import first_line, with_retries
 from raymodel.storage.uri import Location
 from raymodel.storage.versions import TRAINING, installed_versions
 from raymodel.train import zero
+from raymodel.train.buffers import buffer_places, persistent_buffers, tensor_key
 from raymodel.train.checkpoint import (
     FOLDER,
     TrainState,
@@ -77,7 +79,7 @@ class Saver:
         self._rank, self._world_size, self._token = rank, world_size, token
         self._keep, self._keep_best = keep, keep_best
         self._wait, self._before_commit, self._on_event = wait, before_commit, on_event
-        self._buffers: dict[str, torch.Tensor] = {}
+        self._copies: dict[str, torch.Tensor] = {}
         self._copied = threading.Event()
         self._copied.set()
         self._thread: threading.Thread | None = None
@@ -96,6 +98,8 @@ class Saver:
                 (part, zero.state_tensors(self._engine.deepspeed, part))
                 for part in zero.owned_slices(self._engine.deepspeed)
             ],
+            # Every rank has the same.
+            buffers=persistent_buffers(self._engine.deepspeed.module) if self._rank == 0 else {},
         )
         self._copied.clear()
         self._thread = threading.Thread(target=self._work, args=(job,), name="checkpoint")
@@ -163,17 +167,21 @@ class Saver:
                 withdraw_part(folder, (rank_index(self._rank), rank_file(self._rank)))
 
     def _copy_out(self, job: _Job) -> dict[str, torch.Tensor]:
-        """Copies into buffers that are kept, so that no memory is mapped anew each time."""
         tensors = {}
         for part, views in job.slices:
             for key, view in views.items():
                 name = f"{part.name}:{part.start}:{key}"
-                buffer = self._buffers.get(name)
-                if buffer is None:
-                    buffer = torch.empty(view.shape, dtype=torch.float32)
-                    self._buffers[name] = buffer
-                tensors[name] = buffer.copy_(view)
+                tensors[name] = self._copy(name, view, torch.float32)
+        for name, buffer in job.buffers.items():
+            key = tensor_key(name)
+            tensors[key] = self._copy(key, buffer, buffer.dtype)
         return tensors
+
+    def _copy(self, name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Into memory that is kept, so that none is mapped anew each time."""
+        if name not in self._copies:
+            self._copies[name] = torch.empty(tensor.shape, dtype=dtype)
+        return self._copies[name].copy_(tensor)
 
     def _with_retries(self, step: int, action: Callable[[], None]) -> None:
         def tell(error: OSError, wait_s: float) -> None:
@@ -211,6 +219,8 @@ class Saver:
                 for device, state in job.rng.items()
             },
         }
+        if buffers := buffer_places(rank_file(self._rank), tensors, offsets):
+            entry["buffers"] = buffers
         (folder / rank_index(self._rank)).write_json(entry)
 
     def _commit(self, job: _Job) -> None:
@@ -234,6 +244,7 @@ class Saver:
             files={rank_file(rank): entry["bytes"] for rank, entry in enumerate(entries)},
             parameters=parameters,
             rng={rank_file(rank): entry["rng"] for rank, entry in enumerate(entries)},
+            buffers=entries[0].get("buffers", {}),
             tensor=self._engine.layout.tensor,
             sequence=self._engine.layout.sequence,
         )
@@ -273,6 +284,7 @@ class _Job:
     updates: int
     rng: dict[str, torch.Tensor]
     slices: list[tuple[zero.Slice, dict[str, torch.Tensor]]]
+    buffers: dict[str, torch.Tensor]
 
 
 def _fragments(

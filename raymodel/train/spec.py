@@ -148,6 +148,10 @@ class TrainSpec(Spec):
     (arXiv:1604.06174): far less memory for a third more arithmetic."""
     compile: Annotated[bool, OPERATIONAL] = False
     """Compile the model with `torch.compile` before the first step."""
+    batch_norm: Literal["synchronised", "frozen"] = "synchronised"
+    """Batch norm, in models that have it. `synchronised` takes the statistics of the whole step,
+    over all workers, which needs one forward pass a step; `frozen` keeps the running statistics as
+    the base has them and uses those, as for small batches, and trains scales and biases only."""
     parallel: Annotated[ParallelSpec, OPERATIONAL] = ParallelSpec()
     """How the state is spread."""
     checkpoint: Annotated[CheckpointSpec, OPERATIONAL] = CheckpointSpec()
