@@ -251,7 +251,7 @@ class _Stage:
     def _tuned(self, spec: FinetuneSpec) -> ModelShape:
         architecture, config = self._base_config()
         labels = 0
-        if get_task(spec.task.name).label_role():
+        if get_task(spec.task.name).class_role():
             artifact = self.progress.complete.get("examples")
             labels = len(artifact.content["labels"]) if artifact else 2
         adapter = next(iter(adapters_of(spec)), None)

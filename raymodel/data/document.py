@@ -48,6 +48,14 @@ class Document:
         return sum(_num_bytes(value) for role, value in self.values.items() if role != "label")
 
 
+def classes_of(document: Document, role: str | None) -> list[str]:
+    """The classes in a document: its label, or the tag of each word; none without such a role."""
+    if role is None:
+        return []
+    value = document.values[role]
+    return [str(value)] if isinstance(value, str) else [str(tag) for tag in value]
+
+
 def make_document(
     record: RawRecord,
     source: SourceSpec,

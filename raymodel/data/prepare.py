@@ -156,7 +156,7 @@ class _Preparation:
         if isinstance(processor, TokenizerSpec):
             sample = processor.sample_chars / total_bytes
         num_buckets = plan_buckets(total_bytes // _MEAN_DOCUMENT_BYTES)
-        compares = recipe.clean.dedup == "exact" or recipe.kind.label_role is not None
+        compares = recipe.clean.dedup == "exact" or recipe.kind.class_role is not None
         return ReadStep(
             work=self._work,
             partitions=partitions,
@@ -188,7 +188,7 @@ class _Preparation:
         self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
         labels = sorted({label for summary in summaries for label in summary["labels"]})
         if len(labels) > _MAX_LABELS:
-            role, kind = self._recipe.kind.label_role, self._recipe.kind
+            role, kind = self._recipe.kind.class_role, self._recipe.kind
             assert role is not None, "only a label has values"
             named = {repr(reference_of(s, role, kind.fields[role])) for s in self._recipe.sources}
             raise SourceError(
@@ -255,13 +255,11 @@ class _Preparation:
     def _make_processor(self, num_partitions: int) -> SavedProcessor:
         found, kind = self._recipe.processor, self._recipe.kind
         if isinstance(found, TokenizerSpec):
-            assert found.vocab_size is not None, "a tokenizer to load comes as its folder"
             step = TokenizerStep(
                 work=self._work,
                 output=self._processor,
                 num_partitions=num_partitions,
-                vocab_size=found.vocab_size,
-                sample_chars=found.sample_chars,
+                spec=found,
             )
             (summary,) = self._do(step)
             self._say(

@@ -23,6 +23,7 @@ COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "label": pa.string(),
     "image": pa.large_binary(),
     "words": pa.large_list(pa.string()),
+    "tags": pa.large_list(pa.string()),
 }
 """How documents keep each kind of value."""
 
@@ -54,7 +55,7 @@ def _read(field: Field, reference: str, record: RawRecord, root: Location) -> Va
     if value is None:
         reason = f"record without a value in {reference!r}"
         raise RecordError(reason, reason)
-    if field.kind == "words":
+    if field.kind in ("words", "tags"):
         return _words(value, reference)
     return _image(value, reference, root)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymodel.data.account import Account
-from raymodel.data.document import Document
+from raymodel.data.document import Document, classes_of
 from raymodel.data.pack import pack_rows
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
@@ -66,9 +66,9 @@ class RowKind:
         return PLAIN_TEXT if self.task is None else get_task(self.task.name).fields
 
     @property
-    def label_role(self) -> str | None:
+    def class_role(self) -> str | None:
         """The role whose values are classes; None without."""
-        return None if self.task is None else get_task(self.task.name).label_role()
+        return None if self.task is None else get_task(self.task.name).class_role()
 
     def rows(
         self,
@@ -140,12 +140,11 @@ class RowKind:
             features.append(example.features)
             cut.update({*document.cut, *example.cut})
         table = pa.Table.from_pylist(features, schema=task.schema())
-        role = kind.label_role()
         return Rows(
             table,
             documents=table.num_rows,
             num_bytes=sum(document.num_bytes for document in kept),
-            labels=Counter(str(document.values[role]) for document in kept if role),
+            labels=Counter(name for one in kept for name in classes_of(one, self.class_role)),
             cut=cut,
         )
 

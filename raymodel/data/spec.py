@@ -199,10 +199,16 @@ class CleanSpec(Spec):
 
 
 class TokenizerSpec(Spec):
-    """Train a byte-level BPE on the prepared text, or load a tokenizer. Exactly one of the two."""
+    """Train a tokenizer on the prepared text, or load one. Exactly one of the two."""
 
     vocab_size: Annotated[Count, Field(le=MAX_VOCABULARY)] | None = None
-    """Train a byte-level BPE with this many tokens, special tokens included."""
+    """Train one with this many tokens, special tokens included."""
+    tokens: Literal["bytes", "characters"] = "bytes"
+    """What is trained: a byte-level BPE, which knows every text, or one token for each of the most
+    frequent characters, for Chinese and its like: those that are not in it are one unknown."""
+    mask: bool = False
+    """The byte-level BPE has a token that stands for a hidden one, as `masked_lm` needs; that of
+    characters always has."""
     load: Text | None = None
     """A Hugging Face folder with a `tokenizer.json`, or `python:PACKAGE/path`."""
     sample_chars: Count = Field(default=50_000_000, ge=1, le=10**12)
@@ -212,7 +218,15 @@ class TokenizerSpec(Spec):
     def _one_way(self) -> TokenizerSpec:
         if (self.vocab_size is None) == (self.load is None):
             raise ValueError("give either `vocab_size` (train a tokenizer) or `load` (use one)")
-        if self.vocab_size is not None and self.vocab_size < 264:
+        if self.load is not None and self.model_fields_set & {"tokens", "mask"}:
+            raise ValueError("`tokens` and `mask` are for a tokenizer that is trained; drop them")
+        least = 264 if self.tokens == "bytes" else 6
+        if self.tokens == "characters" and self.vocab_size is not None and self.vocab_size < least:
+            raise ValueError(
+                f"a vocab_size of {self.vocab_size} is too small; beside the special tokens it "
+                f"needs room for a character, so at least {least}"
+            )
+        if self.vocab_size is not None and self.vocab_size < least:
             raise ValueError(
                 f"a vocab_size of {self.vocab_size} is too small; a byte-level BPE needs 256 bytes "
                 "and its special tokens, so at least 264"

@@ -20,12 +20,19 @@ import pyarrow.parquet as pq
 
 from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Account, Place
 from raymodel.data.clean import bucket_of, compare_documents, is_held_out, key_table
-from raymodel.data.document import Document, documents_of, documents_table, make_document
+from raymodel.data.document import (
+    Document,
+    classes_of,
+    documents_of,
+    documents_table,
+    make_document,
+)
 from raymodel.data.read import read_slice
 from raymodel.data.record import FileSlice, digest_of
 from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
-from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
+from raymodel.modality.characters import train_character_tokenizer
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.storage.uri import Location
 
@@ -144,14 +151,22 @@ class ReadStep:
             self._write_keys(keys, item)
         return {
             "documents": len(documents),
-            "labels": sorted({label for label in labels if label is not None}),
+            "labels": sorted(
+                {label for document in documents for label in self._classes(document)}
+            ),
             "fields": seen_fields,
             "account": account.summary(source.path),
         }
 
     def _labels(self, documents: Sequence[Document]) -> list[str | None]:
-        role = self.kind.label_role
-        return [None if role is None else str(document.values[role]) for document in documents]
+        """The one class of each document, where it has one."""
+        role = self.kind.class_role
+        if role is None or self.kind.fields[role].kind != "label":
+            return [None] * len(documents)
+        return [str(document.values[role]) for document in documents]
+
+    def _classes(self, document: Document) -> list[str]:
+        return classes_of(document, self.kind.class_role)
 
     def _split_of(self, document: Document, source: SourceSpec) -> str:
         if source.split == "test":
@@ -222,8 +237,7 @@ class TokenizerStep:
     work: Location
     output: Location
     num_partitions: int
-    vocab_size: int
-    sample_chars: int
+    spec: TokenizerSpec
     name: str = "tokenizer"
     num_items: int = 1
 
@@ -231,7 +245,7 @@ class TokenizerStep:
         return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
-        texts, seen, room = [], set[bytes](), self.sample_chars
+        texts, seen, room = [], set[bytes](), self.spec.sample_chars
         for partition in range(self.num_partitions):
             with _item_file(self.work, "sample", partition).open_input() as stream:
                 sample = pq.read_table(stream)["text"].to_pylist()
@@ -242,7 +256,11 @@ class TokenizerStep:
                 seen.add(key)
                 texts.append(text[:room])
                 room -= len(texts[-1])
-        tokenizer = train_tokenizer(texts, self.vocab_size)
+        assert self.spec.vocab_size is not None, "a tokenizer to load is not trained"
+        if self.spec.tokens == "characters":
+            tokenizer = train_character_tokenizer(texts, self.spec.vocab_size)
+        else:
+            tokenizer = train_tokenizer(texts, self.spec.vocab_size, mask=self.spec.mask)
         TextProcessor(tokenizer).save(self.output)
         return {"characters": sum(map(len, texts)), "vocab_size": len(tokenizer)}
 

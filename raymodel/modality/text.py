@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
+MASK = "<|mask|>"
 # Roles of a conversation for whatever template is laid over the model later. Named after no one's
 # chat format, and there from the start, because a vocabulary cannot grow without new weights.
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Sequence[str], vocab_size: int, *, mask: bool = False
+) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE (arXiv:1508.07909, GPT-2's pre-tokenisation by bytes).
 
     Every byte is in the vocabulary, so every text is represented and decodes to itself. The same
@@ -31,6 +34,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     Args:
         texts: what to train on.
         vocab_size: tokens in all, specials included; fewer when the text does not hold as many.
+        mask: one of the special tokens stands for a hidden one.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -42,7 +46,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=0,
-        special_tokens=[END_OF_TEXT, PADDING, *ROLES],
+        special_tokens=[END_OF_TEXT, PADDING, *ROLES, *([MASK] if mask else [])],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -53,6 +57,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
         eos_token=END_OF_TEXT,
         pad_token=PADDING,
         additional_special_tokens=list(ROLES),
+        **({"mask_token": MASK} if mask else {}),
         clean_up_tokenization_spaces=False,
     )
 
@@ -92,9 +97,10 @@ class TextProcessor(Processor):
 
     @property
     def end_of_text(self) -> int | None:
-        """The id that closes a document or an answer; None where the tokenizer has none."""
+        """The id that closes a document; None where the tokenizer has none. Encoders call it
+        `sep_token`."""
         token_id: int | None = self.tokenizer.eos_token_id
-        return token_id
+        return self.tokenizer.sep_token_id if token_id is None else token_id
 
     @property
     def padding(self) -> int:
@@ -102,7 +108,7 @@ class TextProcessor(Processor):
 
         It bears no loss and is masked, so any id serves.
         """
-        for token_id in (self.tokenizer.pad_token_id, self.end_of_text):
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token_id is not None:
                 return int(token_id)
         return 0
@@ -130,7 +136,7 @@ class TextProcessor(Processor):
             at_least["max_position_embeddings"] = max_length
         special = {
             "pad_token_id": self.padding,
-            "eos_token_id": self.end_of_text,
+            "eos_token_id": self.tokenizer.eos_token_id,
             # Prompts start without a special token; the default of 1 would be an ordinary token.
             "bos_token_id": None,
         }

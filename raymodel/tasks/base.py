@@ -144,9 +144,10 @@ class Task(ABC):
         return processor_of(cls.modality)
 
     @classmethod
-    def label_role(cls) -> str | None:
+    def class_role(cls) -> str | None:
         """The role whose values are classes; None where the task has none."""
-        return next((role for role, each in cls.fields.items() if each.kind == "label"), None)
+        kinds = ("label", "tags")
+        return next((role for role, each in cls.fields.items() if each.kind in kinds), None)
 
     def fresh_processor(self) -> Processor | None:
         """The processor for a model without a base; None where the data has to bring one."""

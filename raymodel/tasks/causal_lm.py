@@ -62,7 +62,7 @@ class CausalLM(Task):
 
     def check_processor(self, processor: TextProcessor) -> None:
         """An end-of-text token, which closes each answer."""
-        if processor.end_of_text is None:
+        if processor.tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
 
     def schema(self) -> pa.Schema:
@@ -90,7 +90,7 @@ class CausalLM(Task):
         if not values["response"].strip():
             return LeftOut("empty response")
         response = tokenizer(values["response"], add_special_tokens=False)["input_ids"]
-        response.append(self.processor.end_of_text)
+        response.append(tokenizer.eos_token_id)
         cut = []
         if max_length is not None and len(prompt) + len(response) > max_length:
             room = max(max_length // 2, max_length - len(prompt))

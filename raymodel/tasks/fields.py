@@ -17,9 +17,9 @@ from raymodel.tasks.template import template_fields
 if TYPE_CHECKING:
     from raymodel.data.spec import SourceSpec
 
-Kind = Literal["text", "label", "image", "words"]
+Kind = Literal["text", "label", "image", "words", "tags"]
 """`text`: a template. `label`: one class. `image`: encoded bytes, or the path of a file below the
-source. `words`: a list of texts."""
+source. `words`: a list of texts. `tags`: a class for each word."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def train(folder: Path, task: str) -> None:
     kind = get_task(task)
     labels = ("no", "yes") if kind.draws_head else ()
     model, _ = open_model(place, kind(labels=labels))
-    fit(place, model, kind(labels=labels, processor=kind.reads.load(place)))
+    fit(place, model, kind(labels=labels, processor=kind.processor_class().load(place)))
 
 
 def evaluate(folder: Path, task: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import pytest
-from raymodel.data.tokenizer import train_tokenizer
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -17,6 +16,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from raymodel.modality.text import train_tokenizer
 from raymodel.tasks.alignment import NO_PIECE, Aligned, align
 
 WORDS = ["Alice", "lives", "in", "Paris", ",", "unbelievably", "far", "from", "Reykjavik", "."]

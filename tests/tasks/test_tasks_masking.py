@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from raymodel.data.tokenizer import train_tokenizer
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from raymodel.chance import Chance, Draw
 from raymodel.modality.characters import train_character_tokenizer
+from raymodel.modality.text import train_tokenizer
 from raymodel.tasks.loss import IGNORED
 from raymodel.tasks.masking import Ids, mask_row, ordinary_ids, word_numbers, word_starts
 
