@@ -1,0 +1,93 @@
+"""What a worker's own model takes: by formula where there is one, else counted on the meta device.
+
+Counted is an outline beside the model, of which DeepSpeed has made something else. It takes a
+second, and is never a reason not to train.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from raymodel.errors import RaymodelError
+from raymodel.model.adapters import attach_adapter
+from raymodel.model.build import BUILD_ERRORS, outline_model
+from raymodel.model.count import can_count, count_model
+from raymodel.model.counted import CountedShape, Counting, Shape, text_row
+from raymodel.model.meta_count import count_forward_flops, count_on_meta
+from raymodel.model.shape import Adapter, ModelShape
+from raymodel.model.spec import AdapterSpec
+from raymodel.tasks.base import Task
+from raymodel.train.memory import Setup
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_NOT_COUNTED = (RaymodelError, *BUILD_ERRORS)
+
+
+def find_flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: int) -> float | None:
+    """Those of training, without those of an adapter; None where they cannot be counted.
+
+    Args:
+        config: of the model that is trained.
+        task: with its labels.
+        row_tokens: tokens of a row, on average.
+    """
+    if can_count(config.model_type):
+        count = count_model(
+            config.model_type,
+            config.to_dict(),
+            head="classification" if task.labels else "causal_lm",
+            num_labels=max(len(task.labels), 1),
+        )
+        return count.train_flops_per_token(row_tokens)
+    try:
+        outline = outline_model(copy.deepcopy(config), task)
+        return 3.0 * count_forward_flops(outline, text_row(row_tokens)) / row_tokens
+    except _NOT_COUNTED:
+        return None
+
+
+def find_shape(
+    config: PretrainedConfig,
+    task: Task,
+    setup: Setup,
+    *,
+    adapter: AdapterSpec | None,
+    row_tokens: int,
+) -> Shape | None:
+    """The shape of what is trained; None where it cannot be counted.
+
+    Args:
+        config: of the model that is trained.
+        task: with its labels.
+        setup: how it is trained.
+        adapter: what is trained instead of the weights.
+        row_tokens: tokens of the longest row.
+    """
+    if can_count(config.model_type):
+        return ModelShape.of(
+            config.model_type, config.to_dict(), num_labels=len(task.labels), adapter=adapter
+        )
+    if setup.sequence > 1:
+        return None  # attention is the one for shared rows by now, which talks to other workers
+    counting = Counting(
+        rows=((row_tokens, text_row(row_tokens)),),
+        precision=setup.precision,
+        attention=setup.attention,
+        on_gpu=setup.on_gpu,
+    )
+    try:
+        outline: Any = outline_model(copy.deepcopy(config), task)
+        if adapter is not None:
+            outline = attach_adapter(outline, adapter, task)
+        count = count_on_meta(outline, counting)
+    except _NOT_COUNTED:
+        return None
+    return CountedShape(
+        architecture=config.model_type,
+        config=config.to_dict(),
+        count=count,
+        adapter=Adapter.of(adapter),
+    )
