@@ -390,8 +390,7 @@ def test_what_the_job_makes_itself_is_not_looked_for(here):
     from raymodel.job import Job
     from raymodel.preflight import look_at_inputs
 
-    whole = pretraining() | {"serve": {"model": "tiny/best"}, "finetune": FINETUNE}
-    whole["finetune"]["base"] = "tiny/pretrain"
+    whole = finetuning("tiny/pretrain") | pretraining() | {"serve": {"model": "tiny/best"}}
     assert look_at_inputs(Job.model_validate(whole), here).findings == ()
     serving = job(serve={"model": "tiny/pretrain"})
     (finding,) = look_at_inputs(Job.model_validate(serving), here).findings

@@ -8,7 +8,6 @@ the device that is planned for keeps is put in its place.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,8 @@ from raymodel.model.counted import Counting, MetaCount, Row
 from raymodel.model.groups import HIDDEN, is_in_a_layer, parameter_groups
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Of models and their configurations: training fills no cache, and no layer is left out by chance.
+_OFF = {"use_cache": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
 _aten = torch.ops.aten
 
 
@@ -65,9 +66,10 @@ def count_forward_flops(model: nn.Module, row: Row) -> float:
 
 def _prepared(model: nn.Module, counting: Counting) -> Any:
     outline: Any = copy.deepcopy(model).to(DTYPES[counting.precision])
-    for holder in (_innermost(outline).config, *outline.modules()):
-        for name in vars(holder).keys() & {"layerdrop", "encoder_layerdrop", "decoder_layerdrop"}:
-            setattr(holder, name, 0.0)  # no layer is left out by chance
+    for module in outline.modules():
+        for holder in (module, getattr(module, "config", None)):
+            for name in _OFF.keys() & getattr(holder, "__dict__", {}).keys():
+                setattr(holder, name, _OFF[name])
     if counting.attention != "sdpa":  # which transformers takes by itself where a model can
         # FlashAttention, which needs a GPU, keeps what torch's fused kernel does.
         plain = counting.attention == "eager"
@@ -80,7 +82,7 @@ def _only_shapes() -> Iterator[None]:
     """What stops a model on the meta device becomes one error. The stream of chance that training
     draws from stays where it is."""
     try:
-        with torch.random.fork_rng(devices=[]), _Answers():
+        with torch.random.fork_rng(devices=[]), _Answers():  # type: ignore[no-untyped-call]
             yield
     except Exception as error:  # a model's own code may end in anything
         raise NotPlannedError(
@@ -262,8 +264,6 @@ def _forward(model: nn.Module, row: Row, *, rows: int) -> torch.Tensor:
         name: torch.ones((rows, *each.shape), dtype=types[each.kind], device="meta")
         for name, each in row.items()
     }
-    if "use_cache" in inspect.signature(_innermost(model).forward).parameters:
-        batch["use_cache"] = False
     output: Any = model(**batch)
     logits: torch.Tensor = output.logits if hasattr(output, "logits") else output[0]
     return logits
@@ -274,7 +274,7 @@ def _innermost(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-class _Answers(TorchDispatchMode):
+class _Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Models ask whether a mask is true everywhere, to do without it: it is, in a full row."""
 
     def __torch_dispatch__(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from raymodel.errors import RaymodelError
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import BUILD_ERRORS, outline_model
@@ -43,7 +45,7 @@ def find_flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: in
         )
         return count.train_flops_per_token(row_tokens)
     try:
-        outline = outline_model(copy.deepcopy(config), task)
+        outline = _outline(config, task)
         return 3.0 * count_forward_flops(outline, text_row(row_tokens)) / row_tokens
     except _NOT_COUNTED:
         return None
@@ -79,10 +81,7 @@ def find_shape(
         on_gpu=setup.on_gpu,
     )
     try:
-        outline: Any = outline_model(copy.deepcopy(config), task)
-        if adapter is not None:
-            outline = attach_adapter(outline, adapter, task)
-        count = count_on_meta(outline, counting)
+        count = count_on_meta(_outline(config, task, adapter), counting)
     except _NOT_COUNTED:
         return None
     return CountedShape(
@@ -91,3 +90,11 @@ def find_shape(
         count=count,
         adapter=Adapter.of(adapter),
     )
+
+
+def _outline(config: PretrainedConfig, task: Task, adapter: AdapterSpec | None = None) -> Any:
+    """The model again, on the meta device. The stream of chance that training draws from stays
+    where it is."""
+    with torch.random.fork_rng(devices=[]):
+        outline = outline_model(copy.deepcopy(config), task)
+        return outline if adapter is None else attach_adapter(outline, adapter, task)
