@@ -6,7 +6,7 @@ Exact where a dataset is complete; else an estimate from the sources, which says
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,19 @@ from raymodel.errors import (
     StorageUnavailableError,
 )
 from raymodel.job import Job
-from raymodel.model.count import COUNTED, can_count
+from raymodel.model.count import can_count
+from raymodel.model.counted import CountedShape, Counting, Shape, rows_of
 from raymodel.model.examine import Question, examine
 from raymodel.model.fields import NEEDED
 from raymodel.model.presets import resolve_model
-from raymodel.model.shape import ModelShape
+from raymodel.model.shape import Adapter, ModelShape
+from raymodel.model.spec import AdapterSpec
 from raymodel.preflight import Inputs, look_at_inputs
 from raymodel.progress import Progress, find_progress
 from raymodel.storage.registry import Run, artifact_text
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
+from raymodel.tasks import get_task, make_task
+from raymodel.tasks.base import Task
 from raymodel.train.forecast import Forecast, find_problem, forecast
 from raymodel.train.plan import TrainPlan, plan_training
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -130,6 +133,9 @@ class _Data:
     rows_per_epoch: int | None
     tokens_per_row: float
     words: str
+    modality: str = "text"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Of the processor, where more than text is read."""
 
     def plan(self, spec: TrainSpec) -> TrainPlan | None:
         """None when the duration is in epochs, of which the length is not known."""
@@ -152,11 +158,11 @@ class _Stage:
     def plan(self, name: str, spec: TrainSpec) -> StagePlan:
         if isinstance(spec, PretrainSpec):
             data = self._packed(spec)
-            shape = self._pretrained(data)
+            shape = self._shape(spec, data, *self._fresh(data))
         else:
             assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
             data = self._examples(spec)
-            shape = self._tuned(spec)
+            shape = self._tuned(spec, data)
         forecasts = tuple(
             forecast(
                 spec,
@@ -217,6 +223,9 @@ class _Stage:
         )
 
     def _examples(self, spec: FinetuneSpec) -> _Data:
+        task = make_task(spec.task)
+        if task.modality != "text":
+            return self._images(spec, task)
         artifact = self.progress.complete.get("examples")
         if artifact is not None:
             return _counted(mixture_of(artifact), spec.max_length)
@@ -226,6 +235,26 @@ class _Stage:
             rows_per_epoch=None,
             tokens_per_row=float(spec.max_length),
             words="not prepared: the longest examples are taken for all",
+        )
+
+    def _images(self, spec: FinetuneSpec, task: Task) -> _Data:
+        """Each is one row, which counts as one of what throughput is measured in."""
+        artifact = self.progress.complete.get("examples")
+        processor = task.fresh_processor()
+        if self.progress.base is not None:
+            processor = task.processor_class().load(self.progress.base.location)
+        if processor is None:
+            why = self.progress.unknown.get("finetune", "it is not there")
+            raise NotPlannedError(f"nothing is known of finetune.base ({why})")
+        known = _counted(mixture_of(artifact), 1) if artifact is not None else None
+        return _Data(
+            row_tokens=1,
+            vocab_size=0,
+            rows_per_epoch=known.rows_per_epoch if known else None,
+            tokens_per_row=1.0,
+            words=known.words if known else "not prepared: how many rows there are is not known",
+            modality=task.modality,
+            facts=processor.facts(),
         )
 
     def _vocab_size(self, prepare: PrepareSpec) -> int:
@@ -239,37 +268,87 @@ class _Stage:
 
     # ---- the model -------------------------------------------------------------------------------
 
-    def _pretrained(self, data: _Data) -> ModelShape:
+    def _fresh(self, data: _Data) -> tuple[Question, Mapping[str, Any]]:
+        """What `pretrain:` makes: how it is asked about, and its configuration."""
         assert self.job.pretrain is not None, "the caller looked"
         spec = self.job.pretrain
         architecture, fields = resolve_model(spec.model)
         sizes = {"vocab_size": data.vocab_size, "max_position_embeddings": data.row_tokens}
         question = Question(task=spec.objective.name, architecture=architecture, fields=fields)
-        [answer] = examine([question])  # whose defaults matter where the job says nothing
-        return _shape(architecture, {**answer.config, **sizes, **fields})
+        defaults: Mapping[str, Any] = {}  # of what a formula needs and the job leaves out
+        if can_count(architecture):
+            defaults = examine([question])[0].config
+        config = {**defaults, **sizes, **fields, "model_type": architecture}
+        return replace(question, fields=sizes | fields), config
 
-    def _tuned(self, spec: FinetuneSpec) -> ModelShape:
-        architecture, config = self._base_config()
+    def _tuned(self, spec: FinetuneSpec, data: _Data) -> Shape:
+        question, config = self._base(spec, data)
         labels = 0
         if get_task(spec.task.name).class_role():
             artifact = self.progress.complete.get("examples")
             labels = len(artifact.content["labels"]) if artifact else 2
         adapter = next(iter(adapters_of(spec)), None)
-        return _shape(architecture, config, num_labels=labels, adapter=adapter)
+        return self._shape(spec, data, question, config, labels=labels, adapter=adapter)
 
-    def _base_config(self) -> tuple[str, dict[str, Any]]:
+    def _base(self, spec: FinetuneSpec, data: _Data) -> tuple[Question, Mapping[str, Any]]:
+        """The same of what fine-tuning starts from."""
         base = self.progress.base
         if base is not None:
             config = (base.location / "config.json").read_json()
             if self.inputs.base is not None:  # with the defaults that the folder leaves out
                 config |= self.inputs.base.config
-            return config["model_type"], config
-        assert self.job.finetune is not None, "the caller looked"
-        if self.job.pretrain is None or self.job.finetune.base is not None:
+            return Question(task=spec.task.name, folder=base.location), config
+        if spec.model is not None:
+            architecture, fields = resolve_model(spec.model)
+            made = {name: size for name, size in data.facts.items() if name == "num_channels"}
+            question = Question(
+                task=spec.task.name, architecture=architecture, fields=made | fields
+            )
+            return question, {**fields, "model_type": architecture}
+        if self.job.pretrain is None or spec.base is not None:
             why = self.progress.unknown.get("finetune", "it is not there")
             raise NotPlannedError(f"nothing is known of finetune.base ({why})")
-        shape = self._pretrained(self._packed(self.job.pretrain))
-        return shape.architecture, dict(shape.config)
+        question, config = self._fresh(self._packed(self.job.pretrain))
+        # A classifier looks for where its rows end; any id of the vocabulary will do for that.
+        fields = {"pad_token_id": 0, **question.fields}
+        return replace(question, task=spec.task.name, fields=fields), config
+
+    def _shape(
+        self,
+        spec: TrainSpec,
+        data: _Data,
+        question: Question,
+        config: Mapping[str, Any],
+        *,
+        labels: int = 0,
+        adapter: AdapterSpec | None = None,
+    ) -> Shape:
+        """By formula where there is one; else the model is counted, in a process of its own."""
+        architecture = str(config["model_type"])
+        if can_count(architecture):
+            _check_is_known(config)
+            return ModelShape.of(architecture, config, num_labels=labels, adapter=adapter)
+        counting = Counting(
+            rows=rows_of(data.modality, data.facts, data.row_tokens),
+            precision=spec.precision,
+            attention=spec.attention,
+            on_gpu=self._on_gpu,
+            labels=labels or 2,
+        )
+        adapters = (adapter,) if adapter else ()
+        [answer] = examine([replace(question, adapters=adapters, counting=counting)])
+        if answer.count is None:
+            why = answer.not_counted or "; ".join(message for _, message in answer.problems)
+            raise NotPlannedError(
+                f"there is no formula for the size and the memory of a {architecture} model, and "
+                f"it cannot be counted: {why}"
+            )
+        return CountedShape(
+            architecture=architecture,
+            config=answer.config,
+            count=answer.count,
+            adapter=Adapter.of(adapter),
+        )
 
 
 def _counted(data: Mixture, row_tokens: int) -> _Data:
@@ -300,19 +379,13 @@ def _estimate_tokens(prepare: PrepareSpec, base_dir: Path) -> float | None:
     return sum(sizes) * (1 - prepare.holdout) / BYTES_PER_TOKEN
 
 
-def _shape(architecture: str, config: Mapping[str, Any], **more: Any) -> ModelShape:
-    if not can_count(architecture):
-        raise NotPlannedError(
-            f"there is no formula yet for the size and the memory of a {architecture} model; "
-            f"there is one for {', '.join(COUNTED)}. It can be trained all the same"
-        )
+def _check_is_known(config: Mapping[str, Any]) -> None:
     unknown = [name for name in NEEDED if not config.get(name)]
     if unknown:
         raise NotPlannedError(
             f"{', '.join(unknown)} of the model are what transformers makes them, which is not "
             "installed here; write them below model.config, or plan where it is"
         )
-    return ModelShape.of(architecture, config, **more)
 
 
 def stage_states(plan: JobPlan) -> Iterator[tuple[str, str]]:

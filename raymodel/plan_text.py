@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raymodel.cluster.devices import USABLE, Fleet
+from raymodel.model.counted import CountedShape
 from raymodel.observe.text import (
     count_text,
     duration_text,
@@ -74,7 +75,8 @@ def _facts(stage: StagePlan, f: Forecast) -> Iterator[tuple[str, str]]:
     parameters = shape.trained + shape.frozen
     part = "all trained" if not shape.frozen else f"{shape.trained:,} trained"
     yield "parameters", f"{parameters:,}, {part}"
-    yield "FLOPs", f"{count_text(f.flops_per_token)} a token, forward and backward"
+    how = "; counted on the meta device" if isinstance(shape, CountedShape) else ""
+    yield "FLOPs", f"{count_text(f.flops_per_token)} a token, forward and backward{how}"
     yield "data", stage.data
     if plan is None:
         yield "steps", f"not known before the data is: {stage.spec.duration}"

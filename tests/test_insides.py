@@ -97,6 +97,15 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "torch._dynamo.utils:counters",
     ),
     "model/materialise.py": ("torch.nn:Module~_parameters", "torch.nn:Module~_buffers"),
+    "model/meta_count.py": (
+        "torch.utils._python_dispatch:TorchDispatchMode",
+        "torch:ops.aten._grouped_mm",
+        "torch:ops.aten._local_scalar_dense",
+    ),
+    "model/meta_saved.py": (
+        "transformers.modeling_layers:GradientCheckpointingLayer",
+        "torch:UntypedStorage._cdata",
+    ),
     "model/stored.py": (
         "transformers:PreTrainedModel._keys_to_ignore_on_load_missing",
         "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected",

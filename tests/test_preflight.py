@@ -390,8 +390,7 @@ def test_what_the_job_makes_itself_is_not_looked_for(here):
     from raymodel.job import Job
     from raymodel.preflight import look_at_inputs
 
-    whole = pretraining() | {"serve": {"model": "tiny/best"}, "finetune": FINETUNE}
-    whole["finetune"]["base"] = "tiny/pretrain"
+    whole = finetuning("tiny/pretrain") | pretraining() | {"serve": {"model": "tiny/best"}}
     assert look_at_inputs(Job.model_validate(whole), here).findings == ()
     serving = job(serve={"model": "tiny/pretrain"})
     (finding,) = look_at_inputs(Job.model_validate(serving), here).findings
@@ -421,12 +420,51 @@ def test_a_machine_without_transformers_submits_and_says_what_it_does_not_know(
     assert ask_here == []
 
 
-def test_a_model_without_a_formula_is_one_line_of_the_plan(capsys):
+def test_a_model_without_a_formula_is_counted_for_the_plan(capsys):
     content = with_config("gpt2", n_embd=64, n_head=4, n_layer=2) | {"finetune": FINETUNE}
     Path("job.yaml").write_text(yaml.safe_dump(content))
     assert cli.main(["plan", "job.yaml"]) == 0
     out = capsys.readouterr().out
-    assert "pretrain: cannot be planned: there is no formula yet for" in out
+    assert out.count("counted on the meta device") == 2
+    assert out.count("memory of one worker") == 2
+    assert "cannot be planned" not in out
+
+
+def test_a_classifier_of_any_architecture_gets_numbers(here, capsys):
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, DistilBertConfig
+
+    tokenizer = AutoTokenizer.from_pretrained("bert")
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer), dim=32, hidden_dim=64, n_layers=2, n_heads=4
+    )
+    AutoModelForMaskedLM.from_config(config).save_pretrained("distilbert")
+    tokenizer.save_pretrained("distilbert")
+    for base in ("bert", "distilbert"):
+        content = job(
+            finetune=CLASSIFY | {"base": base, "micro_batch": 4},
+            cluster={"workers": 2, "gpus_per_worker": 1},
+        )
+        Path("job.yaml").write_text(yaml.safe_dump(content))
+        assert cli.main(["plan", "job.yaml", "--on", "h100:2"]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        for words in ("parameters", "FLOPs", "time", "activations", "total"):
+            assert words in out
+        assert "cannot be planned" not in out
+        assert ("counted on the meta device" in out) == (base == "distilbert")
+
+
+def test_a_model_that_cannot_be_counted_is_one_line_of_the_plan(capsys, monkeypatch):
+    from raymodel.model import meta_count
+
+    def refuse(*_, **__):
+        raise RuntimeError("it depends on its values")
+
+    monkeypatch.setattr(meta_count, "_forward", refuse)
+    Path("job.yaml").write_text(yaml.safe_dump(with_config("gpt2", n_embd=64, n_head=4)))
+    assert cli.main(["plan", "job.yaml"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "pretrain: cannot be planned: there is no formula for" in out
+    assert "it depends on its values" in out
     assert "asked of the cluster" in out
 
 

@@ -1,11 +1,26 @@
-"""`augment:` how training changes what it is shown, by chance."""
+"""`image:` what images a fresh model takes; `augment:` how training changes them, by chance."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
 from raymodel.spec.base import Spec
 from raymodel.spec.quantity import Fraction
+
+
+class ImageSpec(Spec):
+    """What images a fresh model takes; a base brings its own `preprocessor_config.json`."""
+
+    size: int = Field(ge=1, le=4096)
+    """Pixels of each side: every image is scaled to that square."""
+    channels: Literal[1, 3] = 3
+    """1 is grey, 3 are red, green and blue."""
+    mean: float = Field(default=0.5, ge=0, le=1)
+    """Subtracted from values between 0 and 1."""
+    std: float = Field(default=0.5, gt=0, le=1)
+    """By which they are divided then."""
 
 
 class AugmentSpec(Spec):

@@ -24,17 +24,20 @@ _INDEX = 8  # torch's integers
 class Activations:
     """Bytes for one token on one worker."""
 
-    layers: int
+    layers: float
+    """Kept by all layers."""
     layer: float
-    """Kept by one layer."""
-    layer_input: float
-    """The hidden state between two layers: all that is kept with recomputation."""
+    """Kept by the one that keeps most."""
+    layer_inputs: float
+    """The hidden states between the layers: all that is kept with recomputation."""
     working: float
     """Gradients that are under way at a time inside one layer's backward pass."""
     ends: float
     """Kept outside the layers: the last norm, ids, the normaliser of the loss."""
     logits: float
     """The output; its gradient takes as much again."""
+    once: float = 0.0
+    """Bytes that all tokens of a batch share."""
 
 
 def count_activations(
@@ -70,9 +73,9 @@ def count_activations(
         # holds the logits of the whole vocabulary.
         ends, logits = ends + _FP32, float(b * c["vocab_size"])
     return Activations(
-        layers=c["num_hidden_layers"],
+        layers=c["num_hidden_layers"] * layer,
         layer=layer,
-        layer_input=float(b * hidden),
+        layer_inputs=float(c["num_hidden_layers"] * b * hidden),
         # The MLP's gradients: of the product, of its two factors and of the gate; or of the input
         # and output of the one function. Beside them that of the hidden state, in fp32 in a norm.
         working=(2 if bert else 4) * b * inner + (2 * b + 2 * _FP32) * hidden,

@@ -23,12 +23,13 @@ from typing import Any
 
 from raymodel import __version__
 from raymodel.errors import RaymodelError
+from raymodel.model.counted import Counting, MetaCount
 from raymodel.model.fields import is_plain, is_plain_adapter
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
 
 TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
-_FORMAT = 1  # of questions and answers
+_FORMAT = 2  # of questions and answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Question:
     """Whether it is trained for the task, so that its head may be new; else it is used."""
     adapters: tuple[AdapterSpec, ...] = ()
     """Each is attached to the outline of the model."""
+    counting: Counting | None = None
+    """What to count of the model, with the first of the adapters."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able data, as the examiner reads it."""
@@ -57,6 +60,7 @@ class Question:
             "folder": self.folder.uri if self.folder else None,
             "trains": self.trains,
             "adapters": [adapter.to_dict() for adapter in self.adapters],
+            "counting": self.counting.to_dict() if self.counting else None,
         }
 
     @property
@@ -64,6 +68,7 @@ class Question:
         """Whether the answer is known without asking."""
         return (
             self.architecture is not None
+            and self.counting is None
             and is_plain(self.architecture, self.fields)
             and all(is_plain_adapter(adapter, self.fields) for adapter in self.adapters)
         )
@@ -78,7 +83,7 @@ class Question:
         files = None
         if self.folder is not None:
             files = [[e.name, e.bytes, e.changed_ns] for e in self.folder.walk()]
-        versions = [__version__, *(_version(name) for name in ("transformers", "peft"))]
+        versions = [__version__, *(_version(n) for n in ("transformers", "peft", "torch"))]
         data = json.dumps([_FORMAT, versions, files, self.to_dict()], sort_keys=True, default=str)
         return hashlib.sha256(data.encode()).hexdigest()[:32]
 
@@ -98,6 +103,10 @@ class Answer:
     """Ids of the folder's tokenizer."""
     end_of_text: int | None = None
     """Its id that closes a text."""
+    count: MetaCount | None = None
+    """What was counted; None where that was not asked, or could not be."""
+    not_counted: str = ""
+    """Why it could not be."""
 
 
 def examine(questions: Sequence[Question]) -> list[Answer]:
@@ -167,7 +176,8 @@ def _can_ask() -> bool:
 
 
 def _unknown(question: Question) -> dict[str, Any]:
-    return {"config": dict(question.plain_answer.config) if question.architecture else {}}
+    config = dict(question.plain_answer.config) if question.architecture else {}
+    return {"config": config, "not_counted": "transformers, which builds it, is not installed here"}
 
 
 def cache_folder() -> Path:
@@ -211,12 +221,15 @@ def _remember(file: Path, answer: Mapping[str, Any]) -> None:
 
 
 def _answer(data: Mapping[str, Any]) -> Answer:
+    count = data.get("count")
     return Answer(
         problems=tuple((subject, message) for subject, message in data.get("problems", ())),
         notes=tuple(data.get("notes", ())),
         config=data.get("config", {}),
         vocab_size=data.get("vocab_size"),
         end_of_text=data.get("end_of_text"),
+        count=MetaCount.from_dict(count) if count else None,
+        not_counted=data.get("not_counted", ""),
     )
 
 

@@ -12,14 +12,17 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from raymodel.errors import RaymodelError, SpecError
+from raymodel.errors import NotPlannedError, RaymodelError, SpecError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import build_config, outline_config
+from raymodel.model.counted import Counting
 from raymodel.model.load import check_folder, fit, open_model, read_config
+from raymodel.model.meta_count import count_on_meta
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
@@ -56,7 +59,7 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         assert folder is not None, "a tokenizer lies in a folder"
         _describe(TextProcessor.load(folder), found)
         return
-    task = _task(question["task"], question["trains"])
+    task = _task(question)
     if folder is None:
         model = _fresh(question["architecture"], question["fields"], task)
         found["config"] = _plain(model.config)
@@ -76,16 +79,33 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         if outline is not None:
             fit(folder, outline, task)
         return
-    for adapter in question["adapters"]:
-        try:
-            attach_adapter(copy.deepcopy(model), AdapterSpec.model_validate(adapter), task)
-        except RaymodelError as error:
-            raise _AdapterError(str(error)) from error
+    adapted: list[Any] = [_adapted(model, adapter, task) for adapter in question["adapters"]]
+    if question["counting"] is not None:
+        _count((adapted or [model])[0], Counting.from_dict(question["counting"]), found)
 
 
-def _task(name: str, trains: bool) -> Task:
-    kind = get_task(name)
-    return kind(labels=_LABELS if trains and kind.draws_head else ())
+def _adapted(model: PreTrainedModel, adapter: Mapping[str, Any], task: Task) -> Any:
+    try:
+        return attach_adapter(copy.deepcopy(model), AdapterSpec.model_validate(adapter), task)
+    except RaymodelError as error:
+        raise _AdapterError(str(error)) from error
+
+
+def _count(model: Any, counting: Counting, found: dict[str, Any]) -> None:
+    try:
+        found["count"] = asdict(count_on_meta(model, counting))
+    except NotPlannedError as error:
+        found["not_counted"] = str(error)
+
+
+def _task(question: Mapping[str, Any]) -> Task:
+    kind = get_task(question["task"])
+    if not (question["trains"] and kind.draws_head):
+        return kind()
+    counting = question["counting"]
+    if counting is None:
+        return kind(labels=_LABELS)
+    return kind(labels=[str(index) for index in range(counting["labels"])])
 
 
 def _with_processor(task: Task, folder: Location) -> Task:

@@ -30,7 +30,7 @@ def parameter_groups(
     hidden = [
         p
         for name, p in trained
-        if apart and len(_shape(p)) == 2 and _is_in_a_layer(name) and id(p) not in outside
+        if apart and len(_shape(p)) == 2 and is_in_a_layer(name) and id(p) not in outside
     ]
     taken = {id(p) for p in hidden}
     matrices = [p for _, p in trained if len(_shape(p)) >= 2 and id(p) not in taken]
@@ -43,7 +43,8 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def _is_in_a_layer(name: str) -> bool:
+def is_in_a_layer(name: str) -> bool:
+    """Whether a module or parameter is in one of the numbered layers of a model."""
     return any(part.isdecimal() for part in name.split("."))
 
 

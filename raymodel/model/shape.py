@@ -37,6 +37,18 @@ class Adapter:
     rank: int
     target: str | tuple[str, ...]
 
+    @classmethod
+    def of(cls, spec: AdapterSpec | None) -> Adapter | None:
+        """None where all weights are trained."""
+        return cls(rank=spec.lora.rank, target=spec.lora.target) if spec else None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Adapter:
+        """The inverse of `dataclasses.asdict`, also after the data went through JSON."""
+        target = data["target"]
+        chosen = target if isinstance(target, str) else tuple(target)
+        return cls(rank=data["rank"], target=chosen)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -66,13 +78,12 @@ class ModelShape:
             num_labels: of a classifier; 0 for a language model.
             adapter: what is trained instead of the weights.
         """
-        lora = adapter.lora if adapter else None
         return cls(
             architecture=architecture,
             config={name: config[name] for name in _FIELDS if config.get(name) is not None},
             head="classification" if num_labels else "causal_lm",
             num_labels=num_labels or 2,
-            adapter=Adapter(rank=lora.rank, target=lora.target) if lora else None,
+            adapter=Adapter.of(adapter),
         )
 
     @property
@@ -90,6 +101,15 @@ class ModelShape:
     def trained(self) -> int:
         """Parameters that training changes."""
         return self.count.parameters if self.adapter is None else self._adapter_parameters()
+
+    def train_flops_per_token(self, row_tokens: int) -> float:
+        """Forward and backward, in a row of so many tokens."""
+        return self.count.train_flops_per_token(row_tokens)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Of what a model holds that is no parameter: here a few hundred, which count as none."""
+        return 0
 
     @property
     def frozen(self) -> int:
@@ -163,6 +183,8 @@ class ModelShape:
                 looked_up = {"max_position_embeddings": 512, "type_vocab_size": 2}
                 matrices += [(1, int(fields.get(n, d)), hidden) for n, d in looked_up.items()]
                 matrices.append((1, hidden, hidden))  # of the pooler, or of the head that predicts
+        if self.adapter is not None and self._adapts_head:
+            matrices += [(1, self.adapter.rank, hidden), (1, hidden, self.adapter.rank)]
         vectors = self.trained - sum(n * r * c for n, r, c in matrices)
         return sum(n * (r + c) for n, r, c in matrices) + vectors
 
@@ -196,10 +218,16 @@ class ModelShape:
         """The inverse of `to_dict`, also after the data went through JSON."""
         adapter = data.get("adapter")
         if adapter is not None:
-            target = adapter["target"]
-            chosen = target if isinstance(target, str) else tuple(target)
-            adapter = Adapter(rank=adapter["rank"], target=chosen)
+            adapter = Adapter.from_dict(adapter)
         return cls(**{**data, "adapter": adapter})
+
+    @property
+    def _adapts_head(self) -> bool:
+        """Whether an adapter is beside the dense layer of BERT's head too: its pooler, or that
+        which comes before the embedding that predicts."""
+        name = "pooler.dense" if self.head == "classification" else "transform.dense"
+        target = self.adapter.target if self.adapter else ()
+        return self.architecture == "bert" and _is_in(name, target)
 
     def _adapter_parameters(self) -> int:
         """rank × (outputs + inputs) for each matrix that the adapter is beside."""
@@ -210,12 +238,10 @@ class ModelShape:
             for name, (rows, columns) in self.matrices().items()
             if _is_in(name, target)
         )
-        head = 0
-        if self.head == "classification":
-            head = self.output_parameters
-            if self.architecture == "bert":
-                head += self.num_labels  # its bias
-                wide += 2 * hidden if _is_in("pooler.dense", target) else 0
+        wide += 2 * hidden if self._adapts_head else 0
+        head = self.output_parameters if self.head == "classification" else 0
+        if head and self.architecture == "bert":
+            head += self.num_labels  # its bias
         return self.adapter.rank * wide + head
 
 

@@ -39,7 +39,7 @@ def mfu(flops_per_token: float | None, tokens_per_s: float, peak: Peak | None) -
     """Model FLOPs utilisation, 0 to 1.
 
     Args:
-        flops_per_token: forward and backward, without recomputation; None where no formula is
+        flops_per_token: forward and backward, without recomputation; None where they are not
             known.
         tokens_per_s: of all workers together.
         peak: of all workers together.

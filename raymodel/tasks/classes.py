@@ -22,7 +22,7 @@ def class_answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) ->
 
     They sum to one, unless the model says that its classes do not exclude each other.
     """
-    logits_BC = model(**{name: value.to(model.device) for name, value in inputs.items()}).logits
+    logits_BC = model(**{name: _placed(value, model) for name, value in inputs.items()}).logits
     names = {int(number): name for number, name in (model.config.id2label or {}).items()}
     independent = model.config.problem_type == "multi_label_classification" or len(names) == 1
     logits_BC = logits_BC.float()
@@ -31,3 +31,8 @@ def class_answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) ->
         {"label": names[max(range(len(probs)), key=probs.__getitem__)], "probs": probs}
         for probs in probs_BC.tolist()
     ]
+
+
+def _placed(value: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:
+    """On the model's device; numbers, which ids are none of, in its format."""
+    return value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymodel.tasks.template import FieldTypeError, RecordError, described, text_in_field
@@ -36,3 +36,13 @@ def label_text(record: Mapping[str, Any], field: str) -> str:
         raise RecordError(reason, reason)
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
+
+
+def number_of(label: str, labels: Sequence[str]) -> int:
+    """The number of a class. Raises ValueError for one that is not known."""
+    if label not in labels:
+        raise ValueError(
+            f"label {label!r} is not one of the {len(labels)} known: "
+            f"{', '.join(labels[:20])}; all labels must occur in the training data"
+        )
+    return labels.index(label)

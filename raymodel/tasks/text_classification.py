@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
+from raymodel.tasks.label import number_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -136,13 +137,3 @@ class TextClassification(Task):
     def answer_text(answer: Answer) -> str:
         """Such as `sports (98%)`."""
         return f"{answer['label']} ({max(answer['probs']):.0%})"
-
-
-def number_of(label: str, labels: Sequence[str]) -> int:
-    """The number of a class. Raises ValueError for one that is not known."""
-    if label not in labels:
-        raise ValueError(
-            f"label {label!r} is not one of the {len(labels)} known: "
-            f"{', '.join(labels[:20])}; all labels must occur in the training data"
-        )
-    return labels.index(label)

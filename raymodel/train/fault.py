@@ -16,7 +16,7 @@ from raymodel.errors import (
     StorageUnavailableError,
     UserError,
 )
-from raymodel.model.shape import ModelShape
+from raymodel.model.counted import Shape, shape_from_dict
 from raymodel.observe.text import gib_text
 from raymodel.train.fit import Room, changes_text, list_savings
 from raymodel.train.memory import Setup, plan_memory
@@ -164,7 +164,7 @@ def backoff_s(in_a_row: int) -> float:
 # ---- out of memory -------------------------------------------------------------------------------
 
 
-def memory_record(shape: ModelShape, setup: Setup, *, row_tokens: int) -> dict[str, Any]:
+def memory_record(shape: Shape, setup: Setup, *, row_tokens: int) -> dict[str, Any]:
     """What the record of an attempt holds, so that a failure can be explained without the model."""
     return {"shape": shape.to_dict(), "setup": asdict(setup), "row_tokens": row_tokens}
 
@@ -184,7 +184,7 @@ def out_of_memory_error(error: BaseException, attempt: Mapping[str, Any] | None)
             "`parallel.zero` (shards optimizer state, gradients and weights over the workers), or "
             "use more workers"
         )
-    shape, setup = ModelShape.from_dict(record["shape"]), Setup(**record["setup"])
+    shape, setup = shape_from_dict(record["shape"]), Setup(**record["setup"])
     peak = plan_memory(shape, setup, row_tokens=record["row_tokens"]).peak
     parts = sorted(peak.parts.items(), key=lambda part: -part[1])
     knobs = list_savings(

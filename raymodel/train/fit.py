@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from raymodel.model.shape import ModelShape
+from raymodel.model.counted import Shape
 from raymodel.train.memory import MemoryPlan, Setup, plan_memory
 from raymodel.train.optimizer_spec import find_conflict
 from raymodel.train.plan import plan_batch
@@ -48,7 +48,7 @@ class Choice:
 
 
 def find_fitting(
-    shape: ModelShape, setup: Setup, *, row_tokens: float, room: Room, fits: Fits
+    shape: Shape, setup: Setup, *, row_tokens: float, room: Room, fits: Fits
 ) -> Choice | None:
     """The layout that fits with the fewest and cheapest changes; None when none does."""
     candidates = [(_changes(setup, each), each) for each in _neighbours(shape, setup, room)]
@@ -60,7 +60,7 @@ def find_fitting(
 
 
 def list_savings(
-    shape: ModelShape, setup: Setup, *, row_tokens: float, room: Room
+    shape: Shape, setup: Setup, *, row_tokens: float, room: Room
 ) -> list[tuple[Changes, float]]:
     """What each knob saves alone, in bytes of a worker's peak, the smallest change of each first.
 
@@ -81,9 +81,9 @@ def list_savings(
     return list(savings.values())
 
 
-def _neighbours(shape: ModelShape, setup: Setup, room: Room) -> Iterator[Setup]:
+def _neighbours(shape: Shape, setup: Setup, room: Room) -> Iterator[Setup]:
     """All layouts with the same result, each knob turned only towards less memory."""
-    heads = int(shape.config["num_attention_heads"])
+    heads = int(shape.config.get("num_attention_heads") or 0)  # 0: not cut, since it has none
     kv_heads = int(shape.config.get("num_key_value_heads") or heads)
     can_cut = shape.architecture in TENSOR and shape.adapter is None
     per_node = room.workers_per_node or room.max_workers

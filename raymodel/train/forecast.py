@@ -7,7 +7,7 @@ from functools import partial
 
 from raymodel.cluster.devices import Fleet
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.model.shape import ModelShape
+from raymodel.model.counted import Shape
 from raymodel.observe.text import gib_text
 from raymodel.train.fit import Choice, Room, changes_text, find_fitting, list_savings
 from raymodel.train.memory import FP32, MemoryPlan, Setup, count_moments, plan_memory
@@ -24,7 +24,7 @@ Small models and slow networks stay far below it."""
 class Forecast:
     """One training stage on a given number of workers."""
 
-    shape: ModelShape
+    shape: Shape
     setup: Setup
     plan: TrainPlan | None
     """None where the number of rows is not known yet."""
@@ -35,7 +35,7 @@ class Forecast:
 
     @property
     def flops_per_token(self) -> float:
-        return self.shape.count.train_flops_per_token(self.row_tokens)
+        return self.shape.train_flops_per_token(self.row_tokens)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -45,7 +45,7 @@ class Forecast:
 
 def forecast(
     spec: TrainSpec,
-    shape: ModelShape,
+    shape: Shape,
     *,
     plan: TrainPlan | None,
     row_tokens: int,
@@ -63,9 +63,6 @@ def forecast(
         workers: how many train.
         on_gpu: whether each has a GPU.
         fleet: the machines to plan for, if any were named.
-
-    Raises:
-        SpecError: there is no formula for the model.
     """
     setup = Setup.of(spec, workers, on_gpu=on_gpu)
     return Forecast(
@@ -79,11 +76,11 @@ def forecast(
 
 
 def _seconds(
-    shape: ModelShape, setup: Setup, plan: TrainPlan | None, fleet: Fleet | None
+    shape: Shape, setup: Setup, plan: TrainPlan | None, fleet: Fleet | None
 ) -> float | None:
     if plan is None or fleet is None or fleet.device is None or setup.precision == "fp32":
         return None
-    flops = plan.total_tokens * shape.count.train_flops_per_token(round(plan.tokens_per_row))
+    flops = plan.total_tokens * shape.train_flops_per_token(round(plan.tokens_per_row))
     if setup.activation_checkpointing:
         flops *= 4 / 3  # the forward pass, a third of the arithmetic, is done twice
     return flops / (fleet.device.bf16_flops_per_s * ASSUMED_MFU * setup.workers)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raymodel.model.activations import Activations, count_activations
-from raymodel.model.shape import ModelShape
+from raymodel.model.counted import CountedShape, Shape
 from raymodel.train.buckets import BUCKET_ELEMENTS, LIVE_ELEMENTS
 from raymodel.train.optimizer_spec import OptimizerName
 from raymodel.train.plan import plan_batch
@@ -120,7 +120,7 @@ class MemoryPlan:
         return sum(self.host.values())
 
 
-def count_moments(shape: ModelShape, setup: Setup) -> int:
+def count_moments(shape: Shape, setup: Setup) -> int:
     """fp32 numbers that the optimizer keeps of the whole model, beside its weights."""
     kept = setup.moments * shape.trained
     if setup.optimizer == "adafactor":
@@ -131,7 +131,7 @@ def count_moments(shape: ModelShape, setup: Setup) -> int:
 
 
 def plan_memory(
-    shape: ModelShape, setup: Setup, *, row_tokens: float, checkpoints: bool = True
+    shape: Shape, setup: Setup, *, row_tokens: float, checkpoints: bool = True
 ) -> MemoryPlan:
     """The memory of one worker.
 
@@ -145,9 +145,7 @@ def plan_memory(
 
 
 class _Worker:
-    def __init__(
-        self, shape: ModelShape, setup: Setup, row_tokens: float, checkpoints: bool
-    ) -> None:
+    def __init__(self, shape: Shape, setup: Setup, row_tokens: float, checkpoints: bool) -> None:
         share = shape.tensor_share(setup.tensor)
         self.setup, self.b = setup, setup.number_bytes
         self.trained, self.frozen = shape.trained * share, shape.frozen * share
@@ -155,14 +153,8 @@ class _Worker:
         self.tokens = setup.micro_batch * row_tokens / setup.sequence
         self.checkpoints = checkpoints
         self.head = shape.head_gradient(setup.tensor)
-        self.kept: Activations = count_activations(
-            shape,
-            number_bytes=self.b,
-            attention=setup.attention,
-            context=round(row_tokens),
-            tensor=setup.tensor,
-            on_gpu=setup.on_gpu,
-        )
+        self.buffers = shape.buffer_bytes
+        self.kept = _activations(shape, setup, row_tokens)
         self.moment_bytes = FP32 * count_moments(shape, setup) * share
         self.state_shards = setup.shards if setup.zero >= 1 else 1
 
@@ -196,7 +188,7 @@ class _Worker:
             "fp32 weights": FP32 * self.trained / shards if has_copy else 0.0,
             "moments": self.moment_bytes / shards,
         }
-        device: Parts = {"weights": weights}
+        device: Parts = {"weights": weights + self.buffers}
         host: Parts = {}
         if self.checkpoints:  # train/saver.py: weight and moments of the slices that a rank owns
             kept = FP32 * self.trained + self.moment_bytes
@@ -223,21 +215,23 @@ class _Worker:
         """The end of the forward pass, and the backward of the head that made the logits."""
         beside = self._beside_activations()
         beside["gradients"] += self.b * self.head
-        layer = self.kept.layer_input if self.setup.activation_checkpointing else self.kept.layer
+        kept = self.kept
+        layers = kept.layer_inputs if self.setup.activation_checkpointing else kept.layers
         return {
-            "activations": self.tokens * (self.kept.layers * layer + self.kept.ends),
+            "activations": self.tokens * (layers + kept.ends) + kept.once,
             "logits": self._logits(),
             **beside,
         }
 
     def _backward(self) -> Parts:
         """Inside the last layer, the first to be gone back through."""
-        kept = self.kept.layers * self.kept.layer
+        kept = self.kept.layers
         if self.setup.activation_checkpointing:
-            kept = self.kept.layers * self.kept.layer_input + self.kept.layer
+            kept = self.kept.layer_inputs + self.kept.layer
         beside = self._beside_activations()
         beside["gradients"] += self.b * self.head  # made before it is added, reduced or cut up
-        return {"activations": self.tokens * (kept + self.kept.working), **beside}
+        size = self.tokens * (kept + self.kept.working) + self.kept.once
+        return {"activations": size, **beside}
 
     def _beside_activations(self) -> Parts:
         makes_bucket = self.setup.on_gpu and self.setup.zero in (1, 2)  # `setup_buckets`
@@ -315,6 +309,20 @@ class _Worker:
         elements = self.tokens * self.kept.logits / self.b
         chunk = min(LOSS_CHUNK_ELEMENTS, elements) if self.setup.on_gpu else 0.0
         return self.b * elements + 2 * FP32 * chunk
+
+
+def _activations(shape: Shape, setup: Setup, row_tokens: float) -> Activations:
+    """By formula, or as they were counted: then what tensor parallelism would cut is whole."""
+    if isinstance(shape, CountedShape):
+        return shape.activations()
+    return count_activations(
+        shape,
+        number_bytes=setup.number_bytes,
+        attention=setup.attention,
+        context=round(row_tokens),
+        tensor=setup.tensor,
+        on_gpu=setup.on_gpu,
+    )
 
 
 def _sum(*all_parts: Parts) -> Parts:

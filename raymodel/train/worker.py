@@ -15,10 +15,8 @@ import torch
 import torch.distributed as dist
 
 from raymodel.data.shard import Dataset, open_dataset
-from raymodel.errors import CheckpointError, SpecError
-from raymodel.model.count import can_count, count_model
+from raymodel.errors import CheckpointError
 from raymodel.model.kernels import note_compilation
-from raymodel.model.shape import ModelShape
 from raymodel.observe.slow_paths import SlowPath, slow_paths
 from raymodel.tasks import get_task, make_task
 from raymodel.tasks.base import Task
@@ -26,6 +24,7 @@ from raymodel.train import zero
 from raymodel.train.batches import Collator
 from raymodel.train.checkpoint import TrainState
 from raymodel.train.clock import Clock
+from raymodel.train.counts import find_flops_per_token, find_shape
 from raymodel.train.engine import DTYPES, Engine, build_engine, join_group
 from raymodel.train.export import export_model
 from raymodel.train.fault import memory_record
@@ -129,19 +128,15 @@ def _about(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any]:
 
 
 def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any] | None:
-    """For the advice when memory runs out; None where no formula is known."""
+    """For the advice when memory runs out; None where nothing can be counted."""
     spec, config = work.spec, engine.deepspeed.module.config
     adapter, row_tokens = None, dataset.sequence_length
     if isinstance(spec, FinetuneSpec):
         adapter, row_tokens = spec.adapter, spec.max_length
     assert row_tokens is not None, "pretraining reads packed rows"
-    shape = ModelShape.of(
-        config.model_type, config.to_dict(), num_labels=len(work.labels), adapter=adapter
-    )
-    if not can_count(shape.architecture):
-        return None
     setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
-    return memory_record(shape, setup, row_tokens=row_tokens)
+    shape = find_shape(config, engine.task, setup, adapter=adapter, row_tokens=row_tokens)
+    return None if shape is None else memory_record(shape, setup, row_tokens=row_tokens)
 
 
 def _prepare_torch(work: TrainWork, session: Session) -> None:
@@ -240,14 +235,5 @@ def _assemble(
 
 
 def _flops_per_token(config: Any, task: Task, plan: TrainPlan) -> float | None:
-    """None where no formula is known: no utilisation is better than a wrong one."""
-    try:
-        count = count_model(
-            config.model_type,
-            config.to_dict(),
-            head="classification" if task.labels else "causal_lm",
-            num_labels=max(len(task.labels), 1),
-        )
-    except SpecError:
-        return None
-    return count.train_flops_per_token(round(plan.tokens_per_row))
+    """None where nothing can be counted: no utilisation is better than a wrong one."""
+    return find_flops_per_token(config, task, row_tokens=round(plan.tokens_per_row))

@@ -10,6 +10,7 @@ import pytest
 
 from raymodel.errors import RaymodelError
 from raymodel.model import examine as module
+from raymodel.model.counted import Counting, text_rows
 from raymodel.model.examine import Question, cache_folder, examine
 from raymodel.model.fields import find_wrong_fields
 from raymodel.model.presets import load_presets
@@ -88,6 +89,43 @@ def test_an_examiner_that_does_not_end_is_an_error_too(monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT_S", 0.01)
     with pytest.raises(RaymodelError, match=r"cannot be outlined in 0\.01 s"):
         examine([GPT2])
+
+
+def test_a_count_is_part_of_the_answer_and_kept_with_it(own_cache, ask_here):
+    counting = Counting(rows=text_rows(16), precision="fp32", labels=5)
+    asked = replace(GPT2, counting=counting)
+    (first,) = examine([asked])
+    assert examine([asked]) == [first], "also after it went through JSON"
+    assert len(ask_here) == 1
+    assert [size for size, _ in first.count.forward_flops] == [16, 8]
+    other = replace(asked, counting=replace(counting, rows=text_rows(8)))
+    assert len({asked.key(), other.key(), GPT2.key()}) == 3
+    assert examine([GPT2])[0].count is None
+
+
+def test_a_plain_model_is_asked_about_when_it_is_to_be_counted(own_cache, ask_here):
+    plain = Question(task="causal_lm", architecture="llama", fields=SIZES | {"vocab_size": 32})
+    assert plain.is_plain
+    (answer,) = examine([replace(plain, counting=Counting(rows=text_rows(8)))])
+    assert answer.count is not None
+
+
+def test_a_count_has_the_labels_and_the_adapter_that_are_asked_for(own_cache, ask_here):
+    adapter = AdapterSpec.model_validate({"lora": {"rank": 2, "target": ["c_attn"]}})
+    whole = Question(
+        task="text_classification",
+        architecture="gpt2",
+        fields={"n_embd": 8, "n_head": 2, "n_layer": 1, "vocab_size": 32, "pad_token_id": 0},
+    )
+    two, five = (
+        examine([replace(whole, counting=Counting(rows=text_rows(8), labels=labels))])[0].count
+        for labels in (2, 5)
+    )
+    assert five.trained - two.trained == 3 * 8
+    counting = Counting(rows=text_rows(8))
+    (adapted,) = examine([replace(whole, counting=counting, adapters=(adapter,))])
+    assert adapted.count.trained == 2 * (8 + 24) + 2 * 8, "the pair, and the head"
+    assert adapted.count.frozen == two.trained
 
 
 # ---- what needs no asking ------------------------------------------------------------------------
