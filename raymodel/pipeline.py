@@ -21,7 +21,7 @@ from raymodel.job import Job
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.slow_paths import slow_path_lines
 from raymodel.observe.story import Story
-from raymodel.observe.text import cell_text, count_text, duration_text, listed, wrapped
+from raymodel.observe.text import amount_text, cell_text, duration_text, listed, wrapped
 from raymodel.preflight import check_inputs
 from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
@@ -146,8 +146,8 @@ class Pipeline:
             {
                 "stage": stage,
                 "time": duration_text(seconds),
-                "tokens": count_text(content["tokens"]) if "tokens" in content else "",
-                "tokens/s": count_text(content["tokens_per_s"]) if is_trained else "",
+                "tokens": amount_text(content["tokens"], content) if "tokens" in content else "",
+                "tokens/s": amount_text(content["tokens_per_s"], content) if is_trained else "",
                 "loss": " → ".join(losses) if is_trained else "",
                 "fingerprint": artifact.fingerprint,
             }

@@ -35,6 +35,8 @@ class Processor(ABC):
     """One of a modality."""
 
     modality: ClassVar[str]
+    unit: ClassVar[str] = "tokens"
+    """What rows are counted in."""
     file: ClassVar[str]
     """What decides how it reads; two datasets whose files are equal can be mixed."""
 

@@ -40,6 +40,7 @@ class ImageProcessor(Processor):
     """Images as a model was trained on them."""
 
     modality = "image"
+    unit = "images"
     file = FILE
 
     size: tuple[int, int]

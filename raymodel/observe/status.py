@@ -8,7 +8,7 @@ from typing import Any
 
 from raymodel.errors import ArtifactError, RequestError
 from raymodel.observe.records import read_records
-from raymodel.observe.text import count_text, duration_text, table_text
+from raymodel.observe.text import amount_text, duration_text, table_text
 from raymodel.observe.waiting import find_waiting
 from raymodel.storage.artifact import find_artifact
 from raymodel.storage.manifest import FILE_NAME
@@ -87,10 +87,12 @@ def run_rows(run: Run) -> list[dict[str, Any]]:
                 "stage": stage,
                 "state": _state(execution, last, is_held) if maker == run else _there(execution),
                 "step": last.get("step"),
-                "tokens": count_text(last["tokens"]) if last.get("tokens") else None,
+                "tokens": amount_text(last["tokens"], last) if last.get("tokens") else None,
                 "loss": last.get("loss"),
                 "validation": last.get("validation_loss"),
-                "tokens/s": count_text(last["tokens_per_s"]) if last.get("tokens_per_s") else None,
+                "tokens/s": amount_text(last["tokens_per_s"], last)
+                if last.get("tokens_per_s")
+                else None,
                 "goodput": last.get("goodput"),
                 "best": "best" if best == f"{stage}/{execution.name}" else "",
                 "fingerprint": execution.name,

@@ -29,7 +29,6 @@ PLAIN_PROGRESS_EVERY_S = 10.0
 _SHOWN: dict[str, Callable[[float], str]] = {
     "loss": "loss {:.4f}".format,
     "validation_loss": "validation loss {:.4f}".format,
-    "tokens_per_s": lambda value: f"{count_text(value)} tokens/s",
     "mfu": "MFU {:.1%}".format,
     "goodput": "goodput {:.0%}".format,
 }
@@ -154,6 +153,9 @@ def progress_text(stage: str, record: Mapping[str, Any], total_steps: int | None
     for name, show in _SHOWN.items():
         if record.get(name) is not None:
             parts.append(show(record[name]))
+        if name == "validation_loss" and record.get("tokens_per_s") is not None:
+            rate = count_text(record["tokens_per_s"])
+            parts.append(f"{rate} {record.get('unit', 'tokens')}/s")
     step_time_s = record.get("step_time_s")
     if total_steps and step_time_s and step < total_steps:
         parts.append(f"{duration_text((total_steps - step) * step_time_s)} left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 WIDTH = 80
 """Columns of what people read: those of a terminal that nobody has made wider."""
@@ -19,6 +20,12 @@ def count_text(value: float) -> str:
         if abs(value) >= scale:
             return f"{value / scale:.3g}{letter}"
     return f"{value:.3g}" if value % 1 else str(int(value))
+
+
+def amount_text(value: float, record: Mapping[str, Any]) -> str:
+    """`1.23M`, and `4K images` where a record counts in another unit than tokens."""
+    unit = record.get("unit")
+    return count_text(value) + (f" {unit}" if unit else "")
 
 
 def many(number: int, noun: str) -> str:

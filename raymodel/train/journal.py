@@ -115,7 +115,8 @@ class Journal:
             "memory_peak_bytes": int(memory),
             "goodput": self._goodput(),
         }
-        self._write(record)
+        unit = self._engine.task.processor_class().unit
+        self._write(record if unit == "tokens" else record | {"unit": unit})
 
     def log_validation(self, validation_loss: float) -> None:
         """Adds a record with the held-out loss and tells the session.

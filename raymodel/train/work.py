@@ -116,7 +116,9 @@ def summary(run: Location, spec: TrainSpec) -> dict[str, Any]:
     last, exported = logged[-1], find_exported(run, spec)
     assert exported is not None, "a finished run has written its model from a checkpoint"
     rates = sorted(r["tokens_per_s"] for r in logged)
+    unit = {"unit": logged[0]["unit"]} if "unit" in logged[0] else {}
     return {
+        **unit,
         "steps": last["step"],
         "tokens": last["tokens"],
         "first_loss": logged[0]["loss"],

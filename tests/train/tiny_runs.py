@@ -67,17 +67,23 @@ def make_dataset(
         processor=tokenizer,
     )
 
+    return commit_dataset(recipe, folder / "dataset", fingerprint=f"{seed:016x}")
+
+
+def commit_dataset(recipe: Recipe, folder: Path, fingerprint: str) -> Artifact:
+    """Makes a dataset in this process, as an artifact."""
+
     def execute(step: Step) -> None:
         for item in missing_items(step):
             complete_item(step, item)
 
-    place = Location.parse(str(folder / "dataset"))
+    place = Location.parse(str(folder))
     content = prepare_dataset(recipe, place, execute, lambda text: None)
     commit_manifest(
         place,
         job_name="tiny",
         stage="prepare",
-        fingerprint=f"{seed:016x}",
+        fingerprint=fingerprint,
         parents={},
         content=content,
     )
