@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from raymodel.spec.fields import nearest
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
+from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
     from raymodel.modality.base import Processor
     from raymodel.tasks.spec import AnyTask
 
-TASKS = MappingProxyType({task.name: task for task in (CausalLM, TextClassification)})
+_ALL: tuple[type[Task], ...] = (CausalLM, TextClassification, ImageClassification)
+TASKS = MappingProxyType({task.name: task for task in _ALL})
 
 
 def get_task(name: str) -> type[Task]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
+from raymodel.modality.spec import AugmentSpec, ImageSpec
 from raymodel.spec.base import Spec
 from raymodel.spec.fields import by_name, own_name
 
@@ -47,7 +48,18 @@ class TextClassificationSpec(AnyTask):
     """Which task."""
 
 
-AnyTaskSpec = CausalLMSpec | TextClassificationSpec
+class ImageClassificationSpec(AnyTask):
+    """One class of a fixed set for each image."""
+
+    name: Literal["image_classification"] = "image_classification"
+    """Which task."""
+    image: ImageSpec | None = None
+    """What images a fresh model takes; a base says that itself."""
+    augment: Annotated[AugmentSpec, OF_TRAINING] = AugmentSpec()
+    """How training changes what it is shown, by chance; nothing is changed by default."""
+
+
+AnyTaskSpec = CausalLMSpec | TextClassificationSpec | ImageClassificationSpec
 TASK_SPECS: tuple[type[AnyTask], ...] = get_args(AnyTaskSpec)
 
 

@@ -1,0 +1,154 @@
+"""Image classification: one label of a fixed set for each image."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
+from raymodel.tasks.fields import Field
+from raymodel.tasks.label import number_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from transformers import PreTrainedModel
+
+    from raymodel.chance import Draw
+    from raymodel.modality.image import ImageProcessor
+    from raymodel.tasks.spec import ImageClassificationSpec
+
+_GREY = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEE"
+    "lEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
+)
+"""A grey square of 8 pixels as PNG."""
+
+
+class ImageClassification(Task):
+    """A network with a classification head (`AutoModelForImageClassification`)."""
+
+    name = "image_classification"
+    modality = "image"
+    auto_class = "AutoModelForImageClassification"
+    architectures = ("ForImageClassification",)
+    pipeline_tag = "image-classification"
+    peft_task = None
+    fields = MappingProxyType(
+        {
+            "image": Field(kind="image", default="image"),
+            "label": Field(kind="label", default="label", is_target=True),
+        }
+    )
+    measures = MappingProxyType(
+        {
+            "accuracy": Measure(needs="answers", higher_is_better=True),
+            "f1": Measure(needs="answers", higher_is_better=True),
+        }
+    )
+    answers = "label"
+    draws_head = True
+
+    @property
+    def _said(self) -> ImageClassificationSpec:
+        from raymodel.tasks.spec import ImageClassificationSpec
+
+        return cast("ImageClassificationSpec", self.spec or ImageClassificationSpec())
+
+    def fresh_processor(self) -> ImageProcessor | None:
+        """As the job says what images are; None where it leaves that to a base."""
+        from raymodel.modality.image import ImageProcessor
+
+        image = self._said.image
+        if image is None:
+            return None
+        return ImageProcessor(
+            size=(image.size, image.size),
+            channels=image.channels,
+            mean=(image.mean,) * image.channels,
+            std=(image.std,) * image.channels,
+        )
+
+    def schema(self) -> pa.Schema:
+        """`image` binary, encoded as in its source; `label` int32."""
+        import pyarrow as pa
+
+        return pa.schema([("image", pa.binary()), ("label", pa.int32())])
+
+    def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
+        """The encoded image, once it was seen to be whole.
+
+        Raises:
+            ValueError: the label is not one of `labels`.
+        """
+        from raymodel.modality.image_decode import ImageError
+
+        try:
+            self.processor.check(values["image"])
+        except ImageError as error:
+            return LeftOut(error.reason)
+        features = {"image": values["image"]}
+        if "label" in values:
+            features["label"] = number_of(values["label"], self.labels)
+        return Example(features=features)
+
+    def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
+        """`pixel_values` (B, channels, height, width); `labels` (B,), where rows have labels."""
+        import torch
+
+        from raymodel.tasks.batch import class_labels
+
+        pixels = self.processor.pixels_of(
+            list(rows["image"]),
+            augment=self._said.augment,
+            draw=draw,
+            threads=torch.get_num_threads(),
+        )
+        return {"pixel_values": torch.from_numpy(pixels), **class_labels(rows)}
+
+    def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Sum of the cross-entropy over the images."""
+        from raymodel.tasks.loss import cross_entropy_sum
+
+        pixels = batch["pixel_values"].to(next(model.parameters()).dtype)
+        return cross_entropy_sum(model(pixel_values=pixels).logits, batch["labels"])  # (B, C)
+
+    def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
+        """`label`, and `probs` of all labels in the order of their numbers."""
+        from raymodel.tasks.classes import class_answers
+
+        return class_answers(model, {"pixel_values": self.collate(rows)["pixel_values"]})
+
+    def references(self, rows: Columns) -> list[Any]:
+        """The names of the labels."""
+        return [self.labels[int(number)] for number in rows["label"]]
+
+    def measure(
+        self, answers: Sequence[Answer], references: Sequence[Any], names: Collection[str]
+    ) -> dict[str, float]:
+        """`accuracy` and macro `f1`."""
+        from raymodel.tasks.agreement import label_scores
+
+        return label_scores([answer["label"] for answer in answers], references)
+
+    def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
+        """Both labels; the image itself is in the request."""
+        data = bytes(rows["image"][index])
+        return Sample(
+            prompt=f"image {index} ({len(data):,} bytes)",
+            answer=answer["label"],
+            reference=reference,
+            request={"image": base64.b64encode(data).decode()},
+        )
+
+    @classmethod
+    def example_request(cls) -> dict[str, Any]:
+        """A grey square."""
+        return {"image": _GREY}
+
+    @staticmethod
+    def answer_text(answer: Answer) -> str:
+        """Such as `cat (98%)`."""
+        return f"{answer['label']} ({max(answer['probs']):.0%})"
