@@ -1,0 +1,146 @@
+"""Images through the whole of training: batch norm, augmentation, workers that come and go."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_runs import commit_dataset, losses, records, train_here, train_until
+
+from raymodel.data.prepare import Recipe
+from raymodel.data.rows import RowKind
+from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.modality.image import ImageProcessor
+from raymodel.storage.uri import Location
+from raymodel.tasks.spec import ImageClassificationSpec
+from raymodel.testing.distributed import RankError, run_distributed
+from raymodel.train.spec import FinetuneSpec
+from raymodel.train.work import TrainWork
+
+TASK = {
+    "name": "image_classification",
+    "image": {"size": 8, "channels": 1},
+    "augment": {"shift": 1, "rotate": 10},
+}
+SPEC = {
+    "task": TASK,
+    "model": {
+        "architecture": "resnet",
+        "config": {
+            "embedding_size": 4,
+            "hidden_sizes": [4, 8],
+            "depths": [1, 1],
+            "layer_type": "basic",
+            "downsample_in_first_stage": False,
+        },
+    },
+    "sources": [{"path": "images", "format": "class_folders"}],
+    "global_batch": 7,
+    "duration": "12 steps",
+    "optimizer": {"learning_rate": 0.01},
+    "precision": "fp32",
+    "log_every": "1 step",
+    "validate_every": "6 steps",
+    "validate_rows": 8,
+    "checkpoint": {"every": "4 steps"},
+}
+
+
+def write_images(folder: Path) -> None:
+    """Bright and dark squares, and a file that is no image."""
+    chance = np.random.default_rng(0)
+    for label, base in (("bright", 150), ("dark", 20)):
+        (folder / label).mkdir(parents=True)
+        for index in range(30):
+            pixels = chance.integers(base, base + 80, (8, 8), dtype=np.uint8)
+            stream = io.BytesIO()
+            Image.fromarray(pixels).save(stream, "PNG")
+            (folder / label / f"{index}.png").write_bytes(stream.getvalue())
+    (folder / "dark/broken.png").write_bytes(b"\x89PNG and no more")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "images")
+    recipe = Recipe(
+        sources=(SourceSpec(path=str(folder / "images"), format="class_folders"),),
+        clean=CleanSpec(),
+        holdout=0.2,
+        seed=7,
+        kind=RowKind(task=ImageClassificationSpec.model_validate(TASK), length=None),
+        reads=ImageProcessor,
+        processor=ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,)),
+    )
+    return commit_dataset(recipe, folder / "dataset", fingerprint="1" * 16)
+
+
+def work_of(dataset, run: Path, **spec) -> TrainWork:
+    from raymodel.data.mixture import mixture_of
+
+    parsed = FinetuneSpec.model_validate(SPEC | spec)
+    return TrainWork(
+        job_name="tiny",
+        stage="finetune",
+        spec=parsed,
+        task=parsed.task,
+        labels=tuple(dataset.content["labels"]),
+        seed=3,
+        run=Location.parse(str(run)),
+        dataset=mixture_of(dataset),
+        base=None,
+        threads=1,
+    )
+
+
+def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
+    return load_file((work.run / "model/model.safetensors").local_path)
+
+
+def test_a_broken_image_is_left_out_with_its_reason_and_the_rest_adds_up(dataset):
+    content = dataset.content
+    assert sum(content["left_out"].values()) == 1
+    assert content["read"] == 61
+    assert content["labels"] == ["bright", "dark"]
+    assert content["processor"]["num_channels"] == 1
+
+
+def test_any_number_of_workers_trains_the_same_batches_and_statistics(dataset, tmp_path):
+    works = {n: work_of(dataset, tmp_path / str(n)) for n in (1, 2, 3)}
+    for workers, work in works.items():
+        run_distributed(train_here, workers, work, init=False)
+    expected = weights_of(works[1])
+    assert "resnet.embedder.embedder.normalization.running_mean" in expected
+    for workers in (2, 3):
+        np.testing.assert_allclose(losses(works[workers]), losses(works[1]), rtol=2e-4)
+        for name, tensor in weights_of(works[workers]).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=2e-4, msg=name)
+    digests = {records(work, "metrics")[-1]["data_digest"] for work in works.values()}
+    assert len(digests) == 1
+    assert {r["unit"] for r in records(works[1], "metrics") if "loss" in r} == {"images"}
+    assert records(works[1], "metrics")[-1]["tokens"] == 12 * 7, "an image counts as one"
+    assert losses(works[1])[-1] < 0.5 * losses(works[1])[0]
+
+
+def test_a_run_that_dies_goes_on_at_other_workers_and_stage_with_its_statistics(dataset, tmp_path):
+    unbroken, broken = (work_of(dataset, tmp_path / name) for name in ("unbroken", "broken"))
+    run_distributed(train_here, 2, unbroken, init=False)
+    run_distributed(train_until, 2, [broken], 6, init=False)
+    moved = work_of(dataset, tmp_path / "broken", parallel={"zero": 2})
+    run_distributed(train_here, 3, moved, init=False)
+    np.testing.assert_allclose(losses(moved)[-6:], losses(unbroken)[-6:], rtol=2e-4)
+    expected = weights_of(unbroken)
+    for name, tensor in weights_of(moved).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=2e-4, msg=name)
+
+
+def test_a_batch_that_is_cut_within_a_worker_is_refused_with_the_reason(dataset, tmp_path):
+    work = work_of(dataset, tmp_path / "cut", micro_batch=2)
+    with pytest.raises(RankError, match="micro_batch"):
+        run_distributed(train_here, 1, work, init=False)
+    frozen = work_of(dataset, tmp_path / "frozen", micro_batch=2, batch_norm="frozen")
+    run_distributed(train_here, 1, frozen, init=False)
+    assert weights_of(frozen)["resnet.embedder.embedder.normalization.running_var"].eq(1).all()
