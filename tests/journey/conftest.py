@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from one_ray import OneRay  # type: ignore[import-not-found]
+from shipped import JOBS, run_shortened  # type: ignore[import-not-found]
 
 from raymodel.testing.distributed import free_port
 from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer, write_tiny_corpus
@@ -156,6 +157,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     (folder / "labelled.jsonl").write_text("\n".join(json.dumps(record) for record in records))
     with OneRay(folder) as ray:
         yield Workplace(folder, ray)
+
+
+@pytest.fixture(scope="package")
+def given(workplace: Workplace) -> str:
+    """The quickstart, shortened, under the name `given`; what it said."""
+    path = next(path for path in JOBS if path.name == "quickstart.yaml")
+    return str(run_shortened(workplace, path, "name=given", "evaluate.gates={}"))
 
 
 @pytest.fixture

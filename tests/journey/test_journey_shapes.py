@@ -1,6 +1,6 @@
 """Every shape of a job runs, is planned, has its states shown and is skipped once complete.
 
-By default those that take what another run has made; one of each set of stages is planned.
+By default one of each set of stages is planned; the files in `jobs/` are the shapes that run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import pytest
 from conftest import Workplace  # type: ignore[import-not-found]
 from shapes import (  # type: ignore[import-not-found]
     ABSENT,
-    OWN,
     all_shapes,
     by_stages,
     few_shapes,
@@ -26,16 +25,12 @@ from shapes import (  # type: ignore[import-not-found]
 Parts = dict[str, dict[str, dict[str, Any]]]
 SHAPES = list(all_shapes(sections(Path("/nowhere"), 1)))
 PLANNED, FEW = by_stages(SHAPES), few_shapes(SHAPES)
-BY_DEFAULT = [shape for shape in FEW if "run" in shape.values()]
 
 
 @pytest.fixture(scope="module")
-def parts(workplace: Workplace) -> Parts:
+def parts(workplace: Workplace, given: str) -> Parts:
     """The sections of all jobs here, once there is a run that they may take their inputs from."""
-    folder, port = workplace.folder, workplace.ray.port
-    given = job_of({"prepare": OWN, "pretrain": OWN}, sections(folder, port))
-    workplace.ray.run("run", workplace.write(given | {"name": "given"}))
-    return sections(folder, port)
+    return sections(workplace.folder, workplace.ray.port)
 
 
 def test_every_stage_has_a_section_here_for_every_place_its_input_may_come_from() -> None:
@@ -100,18 +95,10 @@ def stage_of(line: str, stages: list[str]) -> str | None:
     return words[0] if begins and words[0] in stages else None
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("shape", BY_DEFAULT, ids=name_of)
-def test_a_shape_runs_whole_and_is_skipped_when_it_is_complete(
-    workplace: Workplace, parts: Parts, shape: dict[str, str]
-) -> None:
-    run_all_commands(workplace, parts, shape)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("shape", [s for s in SHAPES if s not in BY_DEFAULT], ids=name_of)
-def test_every_other_shape_does_too(
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_every_shape_runs_whole_and_is_skipped_when_it_is_complete(
     workplace: Workplace, parts: Parts, shape: dict[str, str]
 ) -> None:
     run_all_commands(workplace, parts, shape)

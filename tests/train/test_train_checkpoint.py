@@ -181,7 +181,7 @@ def test_another_layout_goes_on_within_rounding(folder, unbroken, world_size):
     assert_close_to_unbroken(folder, unbroken, world_size, other_layouts(world_size, every=11))
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_optimizer_goes_on_at_another_layout_within_rounding(folder, unbroken, world_size):
     assert_close_to_unbroken(folder, unbroken, world_size, other_stages())
 

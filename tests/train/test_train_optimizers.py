@@ -166,13 +166,19 @@ RUNS = {
 }
 
 
-def test_a_run_that_was_broken_off_is_bit_for_bit_the_unbroken_one(tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [("muon", "lion"), pytest.param(("adafactor", "sgd"), marks=pytest.mark.slow)],
+    ids=" ".join,
+)
+def test_a_run_that_was_broken_off_is_bit_for_bit_the_unbroken_one(tmp_path, names):
     dataset = make_dataset(tmp_path / "data")
 
     def works(folder):
         made = {
             name: make_work(dataset, tmp_path / folder / name, optimizer={"name": name}, **spec)
             for name, spec in RUNS.items()
+            if name in names
         }
         return {name: replace(work, export=True) for name, work in made.items()}
 

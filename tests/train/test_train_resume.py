@@ -91,10 +91,10 @@ def flip_a_byte(folder):
     ("damage", "told", "zero"),
     [
         (drop_index, None, 2),  # it was never committed: nothing to tell
-        (cut_the_index, "cut short", 1),
+        pytest.param(cut_the_index, "cut short", 1, marks=pytest.mark.slow),
         (cut_a_rank_file, "bytes where", 3),
         (drop_a_rank_file, "no bytes where", 0),
-        (flip_a_byte, "damaged", 1),
+        pytest.param(flip_a_byte, "damaged", 1, marks=pytest.mark.slow),
         (flip_a_byte, "damaged", 3),
     ],
 )
