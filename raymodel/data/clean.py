@@ -55,8 +55,13 @@ def is_held_out(document: bytes, seed: int, fraction: float) -> bool:
     A hash of (seed, document) below a threshold: the same document falls on the same side in every
     stage with this seed, and a larger fraction holds out the same documents and more.
     """
+    return holdout_key(document, seed) < fraction * 2.0**64
+
+
+def holdout_key(document: bytes, seed: int) -> int:
+    """A hash of 64 bits; the documents with the lowest are held out first."""
     key = hashlib.blake2b(document, digest_size=8, key=seed.to_bytes(16, "little")).digest()
-    return int.from_bytes(key, "little") < fraction * 2.0**64
+    return int.from_bytes(key, "little")
 
 
 def key_table(

@@ -21,6 +21,7 @@ from raymodel.data.parts import plan_partitions, plan_parts, split_content
 from raymodel.data.plan import plan_buckets
 from raymodel.data.rows import RowKind, SavedProcessor
 from raymodel.data.shard_format import ShardRecord, write_index
+from raymodel.data.sides import Sides
 from raymodel.data.sources import SourceFiles, resolve_source
 from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.steps import (
@@ -103,7 +104,11 @@ class _Preparation:
         num_files = sum(len(files.files) for files in found)
         self._say(f"reading {num_files:,} files, {total_bytes / 1e6:,.1f} MB")
         read = self._read_step(found, partitions, total_bytes)
-        labels = self._check_documents(partitions, self._do(read))
+        documents = self._do(read)
+        labels = self._check_documents(partitions, documents)
+        sides = Sides()
+        for summary in documents:
+            sides.add_summary(summary["sides"])
         duplicates, conflicts = self._compare(read)
         processor = self._make_processor(len(partitions))
         step = RowStep(
@@ -114,6 +119,7 @@ class _Preparation:
             processor=processor,
             labels=labels,
             num_buckets=read.num_buckets if self._recipe.clean.dedup == "exact" else 0,
+            moves=sides.moves(),
         )
         rows = self._do(step)
         self._close_account(partitions, rows, duplicates)

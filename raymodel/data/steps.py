@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,7 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Account, Place
-from raymodel.data.clean import bucket_of, compare_documents, is_held_out, key_table
+from raymodel.data.clean import (
+    bucket_of,
+    compare_documents,
+    holdout_key,
+    is_held_out,
+    key_table,
+)
 from raymodel.data.document import (
     Document,
     classes_of,
@@ -31,6 +37,7 @@ from raymodel.data.read import read_slice
 from raymodel.data.record import FileSlice, digest_of
 from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
+from raymodel.data.sides import Sides
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.modality.characters import train_character_tokenizer
 from raymodel.modality.text import TextProcessor, train_tokenizer
@@ -126,7 +133,7 @@ class ReadStep:
         partition = self.partitions[item]
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
         account = Account()
-        documents, splits, sample = list[Document](), list[str](), list[str]()
+        documents, splits, sample, sides = list[Document](), list[str](), list[str](), Sides()
         fields, seen_fields = self.kind.fields, list[str]()
         texts = [role for role, field in fields.items() if field.kind == "text"]
         for piece in partition.pieces:
@@ -137,6 +144,7 @@ class ReadStep:
                     continue
                 documents.append(document)
                 splits.append(self._split_of(document, source))
+                self._note_side(sides, document, splits[-1], source)
                 if splits[-1] == "train" and self._is_sampled(record.document):
                     sample += [str(document.values[role]) for role in texts]
         _write_table(
@@ -155,6 +163,7 @@ class ReadStep:
                 {label for document in documents for label in self._classes(document)}
             ),
             "fields": seen_fields,
+            "sides": sides.summary(),
             "account": account.summary(source.path),
         }
 
@@ -167,6 +176,12 @@ class ReadStep:
 
     def _classes(self, document: Document) -> list[str]:
         return classes_of(document, self.kind.class_role)
+
+    def _note_side(self, sides: Sides, document: Document, split: str, source: SourceSpec) -> None:
+        [label] = self._labels([document])
+        if label is not None and self.holdout and source.split is None:
+            key = holdout_key(document.group, self.seed)
+            sides.add(label, split, key, document.group.hex())
 
     def _split_of(self, document: Document, source: SourceSpec) -> str:
         if source.split == "test":
@@ -277,6 +292,8 @@ class RowStep:
     labels: tuple[str, ...]
     num_buckets: int
     """Files of duplicates, which are dropped; 0 when they are kept."""
+    moves: Mapping[str, str] = field(default_factory=dict)
+    """Group in hex → the split that it moves to, see `data/sides.py`."""
     name: str = "rows"
 
     @property
@@ -291,7 +308,7 @@ class RowStep:
         with _item_file(self.work, "documents", item).open_input() as stream:
             table = pq.read_table(stream)
         table = table.filter(pa.array(self._is_first(item, table.num_rows)))
-        splits = table["split"].to_numpy(zero_copy_only=False)
+        splits = self._splits(table)
         account, cut, summary = Account(), Counter[str](), dict[str, Any]()
         for split in SPLITS:
             documents = documents_of(table.filter(pa.array(splits == split)), self.kind.fields)
@@ -307,6 +324,13 @@ class RowStep:
                 "labels": dict(rows.labels),
             }
         return summary | {"cut": dict(cut), "account": account.summary(source.path)}
+
+    def _splits(self, table: pa.Table) -> Any:
+        found = table["split"].to_numpy(zero_copy_only=False).astype(object)
+        if self.moves:
+            groups = [group.hex() for group in table["group"].to_pylist()]
+            found[:] = [self.moves.get(g, s) for g, s in zip(groups, found, strict=True)]
+        return found
 
     def _is_first(self, item: int, num_documents: int) -> Any:
         is_first = np.ones(num_documents, dtype=bool)
