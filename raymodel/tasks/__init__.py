@@ -10,12 +10,15 @@ from raymodel.spec.fields import nearest
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.text_classification import TextClassification
+from raymodel.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:
     from raymodel.modality.base import Processor
     from raymodel.tasks.spec import AnyTask
 
-TASKS = MappingProxyType({task.name: task for task in (CausalLM, TextClassification)})
+TASKS = MappingProxyType(
+    {task.name: task for task in (CausalLM, TextClassification, TokenClassification)}
+)
 
 
 def get_task(name: str) -> type[Task]:

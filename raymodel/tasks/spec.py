@@ -47,7 +47,14 @@ class TextClassificationSpec(AnyTask):
     """Which task."""
 
 
-AnyTaskSpec = CausalLMSpec | TextClassificationSpec
+class TokenClassificationSpec(AnyTask):
+    """One tag of a fixed set for each word of a text."""
+
+    name: Literal["token_classification"] = "token_classification"
+    """Which task."""
+
+
+AnyTaskSpec = CausalLMSpec | TextClassificationSpec | TokenClassificationSpec
 TASK_SPECS: tuple[type[AnyTask], ...] = get_args(AnyTaskSpec)
 
 
