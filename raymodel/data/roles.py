@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from raymodel.data.clean import clean_text
@@ -11,6 +13,7 @@ from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.tasks.fields import Field, Fields, Kind, reference_of
 from raymodel.tasks.label import label_text
+from raymodel.tasks.tags import check_tags
 from raymodel.tasks.template import FieldTypeError, RecordError, described, render
 
 Value = str | bytes | list[str]
@@ -37,13 +40,16 @@ def read_roles(
         root: of the source, below which the files lie that a record names.
 
     Raises:
-        RecordError: this record lacks a value.
+        RecordError: this record lacks a value, or its tags are not those of its words.
         FieldTypeError: a field holds what the role cannot be.
     """
-    return {
+    values = {
         role: _read(field, reference_of(source, role, field), record, root)
         for role, field in fields.items()
     }
+    # Here already, because the tags of every document that is kept are classes.
+    _check_tags({field.kind: values[role] for role, field in fields.items()})
+    return values
 
 
 def _read(field: Field, reference: str, record: RawRecord, root: Location) -> Value:
@@ -67,6 +73,12 @@ def _words(value: object, reference: str) -> list[str]:
             "Name the field that holds one"
         )
     return [clean_text(word) for word in value]
+
+
+def _check_tags(by_kind: Mapping[Kind, Value]) -> None:
+    words, tags = by_kind.get("words"), by_kind.get("tags")
+    if isinstance(words, list) and isinstance(tags, list):
+        check_tags(words, tags)
 
 
 def _image(value: object, reference: str, root: Location) -> bytes:

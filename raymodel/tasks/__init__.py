@@ -11,12 +11,18 @@ from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.text_classification import TextClassification
+from raymodel.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:
     from raymodel.modality.base import Processor
     from raymodel.tasks.spec import AnyTask
 
-_ALL: tuple[type[Task], ...] = (CausalLM, TextClassification, ImageClassification)
+_ALL: tuple[type[Task], ...] = (
+    CausalLM,
+    TextClassification,
+    TokenClassification,
+    ImageClassification,
+)
 TASKS = MappingProxyType({task.name: task for task in _ALL})
 
 

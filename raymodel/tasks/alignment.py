@@ -84,6 +84,11 @@ def align(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: 
     return Aligned(input_ids=pieces + ending, first_piece=first_piece)
 
 
+def text_of(words: Sequence[str]) -> str:
+    """The words as a person writes them, with spaces where their scripts have some."""
+    return "".join(_with_spaces(words))
+
+
 def _with_spaces(words: Sequence[str]) -> Iterator[str]:
     """Words with the space that parts them from the one before."""
     before = ""

@@ -6,10 +6,13 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Tensor cores work on tiles of 8 bf16 numbers; it also bounds the number of different shapes.
 _MULTIPLE = 8
@@ -39,6 +42,18 @@ def pad_left(rows: Sequence[Any], pad_token_id: int) -> tuple[torch.Tensor, torc
         ids_BT[index, width - len(row) :] = row
         mask_BT[index, width - len(row) :] = 1
     return torch.from_numpy(ids_BT), torch.from_numpy(mask_BT)
+
+
+def encoder_inputs(
+    batch: Mapping[str, torch.Tensor], model: PreTrainedModel
+) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` (B, T) as far as the model knows positions, on its device.
+
+    Beyond them there is nothing but padding, which `pad_right` rounds up.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    names = ("input_ids", "attention_mask")
+    return {name: batch[name][:, :positions].to(model.device) for name in names}
 
 
 def class_labels(rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:

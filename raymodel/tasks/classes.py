@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from raymodel.tasks.base import Answer
 
 
+def class_names(model: PreTrainedModel) -> dict[int, str]:
+    """Number → name, as the model's configuration has them."""
+    return {int(number): name for number, name in (model.config.id2label or {}).items()}
+
+
 @torch.inference_mode()
 def class_answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list[Answer]:
     """`label`, the most probable class, and `probs` of all, in the order of their numbers.
@@ -23,7 +28,7 @@ def class_answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) ->
     They sum to one, unless the model says that its classes do not exclude each other.
     """
     logits_BC = model(**{name: _placed(value, model) for name, value in inputs.items()}).logits
-    names = {int(number): name for number, name in (model.config.id2label or {}).items()}
+    names = class_names(model)
     independent = model.config.problem_type == "multi_label_classification" or len(names) == 1
     logits_BC = logits_BC.float()
     probs_BC = logits_BC.sigmoid() if independent else logits_BC.softmax(-1)

@@ -59,7 +59,16 @@ class ImageClassificationSpec(AnyTask):
     """How training changes what it is shown, by chance; nothing is changed by default."""
 
 
-AnyTaskSpec = CausalLMSpec | TextClassificationSpec | ImageClassificationSpec
+class TokenClassificationSpec(AnyTask):
+    """One tag of a fixed set for each word of a text."""
+
+    name: Literal["token_classification"] = "token_classification"
+    """Which task."""
+
+
+AnyTaskSpec = (
+    CausalLMSpec | TextClassificationSpec | TokenClassificationSpec | ImageClassificationSpec
+)
 TASK_SPECS: tuple[type[AnyTask], ...] = get_args(AnyTaskSpec)
 
 

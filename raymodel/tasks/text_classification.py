@@ -106,13 +106,10 @@ class TextClassification(Task):
 
     def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
         """`label`, and `probs` of all labels in the order of their numbers."""
+        from raymodel.tasks.batch import encoder_inputs
         from raymodel.tasks.classes import class_answers
 
-        batch = self.collate(rows)
-        # Rounded-up padding may reach beyond the last position that the model knows.
-        positions = getattr(model.config, "max_position_embeddings", None)
-        inputs = {name: batch[name][:, :positions] for name in ("input_ids", "attention_mask")}
-        return class_answers(model, inputs)
+        return class_answers(model, encoder_inputs(self.collate(rows), model))
 
     def references(self, rows: Columns) -> list[Any]:
         """The names of the labels."""

@@ -17,7 +17,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from raymodel.modality.text import train_tokenizer
-from raymodel.tasks.alignment import NO_PIECE, Aligned, align
+from raymodel.tasks.alignment import NO_PIECE, Aligned, align, text_of
 
 WORDS = ["Alice", "lives", "in", "Paris", ",", "unbelievably", "far", "from", "Reykjavik", "."]
 TEXTS = [" ".join(WORDS), "the far lives of Alice in Paris", "a b", "我住在北京。", "ich bin weit"]
@@ -217,3 +217,9 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(ValueError, match="Slow is a slow tokenizer"):
         align(["a"], Slow(), ROOMY)  # type: ignore[arg-type]
+
+
+def test_words_are_joined_as_their_scripts_are_written() -> None:
+    assert text_of(["Ann", "ran", "."]) == "Ann ran ."
+    assert text_of(["我", "是", "Ann", "Lee"]) == "我是Ann Lee"
+    assert text_of([]) == ""

@@ -10,6 +10,7 @@ from raymodel.modality.text import TextProcessor
 from raymodel.tasks import get_task
 from raymodel.tasks.agreement import accuracy, macro_f1
 from raymodel.tasks.base import Limits
+from raymodel.tasks.batch import encoder_inputs
 from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer
 
 
@@ -97,3 +98,15 @@ def test_a_model_with_other_numbers_for_its_labels_is_judged_by_their_names(task
     answers = task.predict(model, rows, Limits())
     assert task.measure(answers, task.references(rows), ["accuracy"])["accuracy"] == 0.5
     assert [answer["label"] for answer in answers] == ["business", "business"]
+
+
+def test_padding_beyond_the_last_position_of_the_model_is_taken_off(task):
+    model = build_tiny_bert(task.labels).eval()
+    batch = task.collate({"input_ids": [[5] * 61, [6]]})
+    for positions, width in ((64, 64), (61, 61)):
+        model.config.max_position_embeddings = positions
+        inputs = encoder_inputs(batch, model)
+        assert {name: value.shape for name, value in inputs.items()} == {
+            "input_ids": (2, width),
+            "attention_mask": (2, width),
+        }
