@@ -26,6 +26,7 @@ from raymodel.errors import (
 )
 from raymodel.job import Job
 from raymodel.model.examine import Answer, Question, examine
+from raymodel.model.positions import find_max_tokens
 from raymodel.model.presets import resolve_model
 from raymodel.model.purpose import find_task, model_location
 from raymodel.storage.registry import Run
@@ -245,7 +246,7 @@ class _Look:
         assert spec is not None, "the caller looked"
         if not answer.config:
             return  # nobody here could tell
-        length = spec.max_length_for(answer.config.get("max_position_embeddings"))
+        length = spec.max_length_for(find_max_tokens(answer.config))
         architecture = str(answer.config.get("model_type"))
         model = Trained(architecture, answer.config, get_task(spec.task.name).cuts_rows, length)
         for name, reason in find_unsupported(spec, model):
