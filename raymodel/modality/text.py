@@ -124,11 +124,12 @@ class TextProcessor(Processor):
         )
 
     def facts(self) -> dict[str, Any]:
-        """`vocab_size`, `end_of_text` (None where there is none) and `padding`."""
+        """`vocab_size`, `padding`, and where there are none None: `end_of_text`, `mask`."""
         return {
             "vocab_size": self.num_ids,
             "end_of_text": self.end_of_text,
             "padding": self.padding,
+            "mask": self.tokenizer.mask_token_id,
         }
 
     def model_fields(self, max_length: int | None) -> ModelFields:

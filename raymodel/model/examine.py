@@ -26,9 +26,10 @@ from raymodel.errors import RaymodelError
 from raymodel.model.fields import is_plain, is_plain_adapter
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 
 TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
-_FORMAT = 1  # of questions and answers
+_FORMAT = 2  # of questions and answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class Question:
         """Whether the answer is known without asking."""
         return (
             self.architecture is not None
+            # Plain families are decoders.
+            and not (self.task is not None and get_task(self.task).needs_encoder)
             and is_plain(self.architecture, self.fields)
             and all(is_plain_adapter(adapter, self.fields) for adapter in self.adapters)
         )
@@ -98,6 +101,8 @@ class Answer:
     """Ids of the folder's tokenizer."""
     end_of_text: int | None = None
     """Its id that closes a text."""
+    mask: int | None = None
+    """Its id that stands for a hidden token."""
 
 
 def examine(questions: Sequence[Question]) -> list[Answer]:
@@ -217,6 +222,7 @@ def _answer(data: Mapping[str, Any]) -> Answer:
         config=data.get("config", {}),
         vocab_size=data.get("vocab_size"),
         end_of_text=data.get("end_of_text"),
+        mask=data.get("mask"),
     )
 
 
