@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from raymodel.spec.fields import nearest
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
+from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
     from raymodel.modality.base import Processor
     from raymodel.tasks.spec import AnyTask
 
-TASKS = MappingProxyType({task.name: task for task in (CausalLM, TextClassification)})
+TASKS = MappingProxyType({task.name: task for task in (CausalLM, MaskedLM, TextClassification)})
 
 
 def get_task(name: str) -> type[Task]:
