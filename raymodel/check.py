@@ -20,6 +20,7 @@ from raymodel.model.examine import Question, examine
 from raymodel.model.fields import find_wrong_fields
 from raymodel.model.presets import resolve_model
 from raymodel.model.spec import ModelSpec
+from raymodel.preflight import masking_tasks
 from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
@@ -70,6 +71,32 @@ def check_processor(job: Job) -> Iterator[Problem]:
             ("finetune", "model"),
             f"{job.finetune.task.name} reads text with the tokenizer of its base, and a fresh "
             "model has none; pretrain one first, or give `base`",
+        )
+
+
+def check_objective(job: Job) -> Iterator[Problem]:
+    """What is pretrained can be learnt from packed text, with the tokenizer that reads it."""
+    if job.pretrain is None:
+        return
+    from raymodel.tasks import TASKS, get_task
+
+    name = job.pretrain.objective.name
+    if not get_task(name).learns_from_text:
+        able = ", ".join(each for each, task in TASKS.items() if task.learns_from_text)
+        yield Problem(
+            ("pretrain", "objective"),
+            f"{name} needs labelled examples, which `finetune` has; pretraining reads plain text: "
+            f"take {able}",
+        )
+    if job.prepare is None or job.pretrain.data is not None:
+        return
+    tokenizer = job.prepare.tokenizer
+    has_mask = tokenizer.load is not None or tokenizer.mask or tokenizer.tokens == "characters"
+    for task in () if has_mask else masking_tasks(job):
+        yield Problem(
+            ("prepare", "tokenizer"),
+            f"{task} needs a token that stands for a hidden one, and a byte-level BPE has one only "
+            "where that is asked for; add mask: true",
         )
 
 
@@ -290,6 +317,7 @@ def _measures_text(job: Job) -> bool:
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
     check_processor,
+    check_objective,
     check_places,
     check_model,
     check_holdouts,

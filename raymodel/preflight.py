@@ -26,6 +26,7 @@ from raymodel.errors import (
 )
 from raymodel.job import Job
 from raymodel.model.examine import Answer, Question, examine
+from raymodel.model.positions import find_max_tokens
 from raymodel.model.presets import resolve_model
 from raymodel.model.purpose import find_task, model_location
 from raymodel.storage.registry import Run
@@ -182,6 +183,8 @@ class _Look:
             self._check_held_out(mixture)
             for artifact, _ in mixture[:1]:  # the rest is alike
                 content = artifact.content
+                if "mask" in content["processor"]:  # which older ones do not say
+                    self._check_mask("pretrain", artifact.location, content["processor"]["mask"])
                 self._check_sizes(content["processor"]["vocab_size"], content["sequence_length"])
 
     def _base(self, spec: FinetuneSpec) -> None:
@@ -237,6 +240,7 @@ class _Look:
                 f"the tokenizer {prepare.tokenizer.load!r} has no end-of-text token; documents are "
                 "packed with one between them. Set `eos_token` in its tokenizer_config.json",
             )
+        self._check_mask("prepare", f"the tokenizer {prepare.tokenizer.load!r}", answer.mask)
         if self.job.pretrain and self.job.pretrain.data is None:
             self._check_sizes(answer.vocab_size or 0, prepare.sequence_length)
 
@@ -245,11 +249,22 @@ class _Look:
         assert spec is not None, "the caller looked"
         if not answer.config:
             return  # nobody here could tell
-        length = spec.max_length_for(answer.config.get("max_position_embeddings"))
+        length = spec.max_length_for(find_max_tokens(answer.config))
         architecture = str(answer.config.get("model_type"))
         model = Trained(architecture, answer.config, get_task(spec.task.name).cuts_rows, length)
         for name, reason in find_unsupported(spec, model):
             self._add("finetune", f"{name}: {reason}")
+
+    def _check_mask(self, stage: str, where: object, mask: int | None) -> None:
+        """That what reads the data has the mask that pretraining, or what follows it, needs."""
+        for task in masking_tasks(self.job):
+            if mask is None:
+                self._add(
+                    stage,
+                    f"{where} has no token that stands for a hidden one, as {task} needs; set "
+                    "`mask_token` in its tokenizer_config.json where its model has one, or train "
+                    "one with prepare.tokenizer: {vocab_size: …, mask: true}",
+                )
 
     def _check_sizes(self, vocab_size: int, row_tokens: int) -> None:
         """That a model which is given its sizes has room for the data."""
@@ -270,6 +285,14 @@ class _Look:
                 f"{', '.join(str(artifact.location) for artifact, _ in mixture)} hold no documents "
                 "out, and training is validated on some; prepare one with a `holdout` above 0"
             )
+
+
+def masking_tasks(job: Job) -> tuple[str, ...]:
+    """Tasks of the job that hide tokens, and read text with the tokenizer of its pretraining."""
+    names = [job.pretrain.objective.name] if job.pretrain else []
+    if job.pretrain and job.finetune and job.finetune.starts_from_pretrain:
+        names.append(job.finetune.task.name)
+    return tuple(name for name in dict.fromkeys(names) if get_task(name).needs_mask)
 
 
 _MAKES = ("prepare", "pretrain", "finetune")

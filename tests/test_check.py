@@ -71,6 +71,11 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "job.yaml:7: pretrain.model.preset: there is no model preset 'lama-tiny'",
         ),
         (
+            "preset: llama-tiny}",
+            "preset: bert-tiny}\n  objective: text_classification",
+            "job.yaml:8: pretrain.objective: text_classification needs labelled examples",
+        ),
+        (
             'prompt: "{code}", ',
             "",
             "job.yaml:13: finetune.sources.0: source 'a' says nothing of the role `prompt`",

@@ -17,6 +17,7 @@ from raymodel.data.rows import RowKind
 from raymodel.data.sources import find_tokenizer
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.model.positions import find_max_tokens
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
@@ -89,25 +90,19 @@ def run_examples(
     task = make_task(spec.task)
     processor = base or task.fresh_processor()
     assert processor is not None, "the job was checked"
-    positions = None if base is None else _positions(base)
+    most = None if base is None else find_max_tokens((base / "config.json").read_json())
     recipe = Recipe(
         sources=spec.sources,
         clean=spec.clean,
         holdout=spec.holdout,
         seed=execution.seed,
-        kind=RowKind(task=spec.task, length=spec.max_length_for(positions)),
+        kind=RowKind(task=spec.task, length=spec.max_length_for(most)),
         reads=task.processor_class(),
         processor=processor,
         max_left_out=spec.max_left_out,
     )
     execute = functools.partial(execute_step, story=story, stage=execution.stage)
     return prepare_dataset(recipe, execution.location, execute, story.say, base_dir)
-
-
-def _positions(model: Location) -> int | None:
-    """Positions that a model knows, as its configuration tells."""
-    positions = (model / "config.json").read_json().get("max_position_embeddings")
-    return None if positions is None else int(positions)
 
 
 def execute_step(step: Step, story: Story, stage: str) -> None:

@@ -36,17 +36,19 @@ def train_tokenizer(
         vocab_size: tokens in all, specials included; fewer when the text does not hold as many.
         mask: one of the special tokens stands for a hidden one.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     # What decides the vocabulary, and how it is applied, is written though it is the default.
     tokenizer = Tokenizer(models.BPE(dropout=None, byte_fallback=False, ignore_merges=False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
+    # A token comes with the space before it, so what hides one stands for that space too.
+    hidden = [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if mask else []
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=0,
-        special_tokens=[END_OF_TEXT, PADDING, *ROLES, *([MASK] if mask else [])],
+        special_tokens=[END_OF_TEXT, PADDING, *ROLES, *hidden],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -57,7 +59,7 @@ def train_tokenizer(
         eos_token=END_OF_TEXT,
         pad_token=PADDING,
         additional_special_tokens=list(ROLES),
-        **({"mask_token": MASK} if mask else {}),
+        **({"mask_token": hidden[0]} if mask else {}),
         clean_up_tokenization_spaces=False,
     )
 
@@ -122,11 +124,12 @@ class TextProcessor(Processor):
         )
 
     def facts(self) -> dict[str, Any]:
-        """`vocab_size`, `end_of_text` (None where there is none) and `padding`."""
+        """`vocab_size`, `padding`, and where there are none None: `end_of_text`, `mask`."""
         return {
             "vocab_size": self.num_ids,
             "end_of_text": self.end_of_text,
             "padding": self.padding,
+            "mask": self.tokenizer.mask_token_id,
         }
 
     def model_fields(self, max_length: int | None) -> ModelFields:
@@ -139,6 +142,9 @@ class TextProcessor(Processor):
             "eos_token_id": self.tokenizer.eos_token_id,
             # Prompts start without a special token; the default of 1 would be an ordinary token.
             "bos_token_id": None,
+            "cls_token_id": self.tokenizer.cls_token_id,
+            "sep_token_id": self.tokenizer.sep_token_id,
+            "mask_token_id": self.tokenizer.mask_token_id,
         }
         return ModelFields(at_least=at_least, given=special)
 

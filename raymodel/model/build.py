@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from raymodel.errors import SpecError
 from raymodel.modality.base import ModelFields
 from raymodel.model.fields import find_wrong_fields
+from raymodel.model.positions import positions_before
 from raymodel.model.presets import resolve_model
 from raymodel.model.spec import ModelSpec
 
@@ -47,14 +48,18 @@ def build_model(
             or a model that cannot do the task.
     """
     architecture, fields = resolve_model(spec)
-    for name, least in needed.at_least.items():
+    at_least = dict(needed.at_least)
+    if "max_position_embeddings" in at_least:
+        padding = fields.get("pad_token_id", needed.given.get("pad_token_id"))
+        at_least["max_position_embeddings"] += positions_before(architecture, padding)
+    for name, least in at_least.items():
         if fields.get(name, least) < least:
             raise SpecError(
                 f"model.config.{name} is {fields[name]}, but the data needs {least}; "
                 "leave it out, or give at least that"
             )
     known = known_fields(architecture)
-    offered = {**needed.at_least, **needed.given}
+    offered = {**at_least, **needed.given}
     given = {name: value for name, value in offered.items() if name in known}
     config = build_config(architecture, given | fields | task.model_arguments())
     return outline_config(config, task)

@@ -27,6 +27,7 @@ from raymodel.model.counted import Counting, MetaCount
 from raymodel.model.fields import is_plain, is_plain_adapter
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 
 TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
 _FORMAT = 2  # of questions and answers
@@ -69,6 +70,8 @@ class Question:
         return (
             self.architecture is not None
             and self.counting is None
+            # Plain families are decoders.
+            and not (self.task is not None and get_task(self.task).needs_encoder)
             and is_plain(self.architecture, self.fields)
             and all(is_plain_adapter(adapter, self.fields) for adapter in self.adapters)
         )
@@ -107,6 +110,8 @@ class Answer:
     """What was counted; None where that was not asked, or could not be."""
     not_counted: str = ""
     """Why it could not be."""
+    mask: int | None = None
+    """Its id that stands for a hidden token."""
 
 
 def examine(questions: Sequence[Question]) -> list[Answer]:
@@ -230,6 +235,7 @@ def _answer(data: Mapping[str, Any]) -> Answer:
         end_of_text=data.get("end_of_text"),
         count=MetaCount.from_dict(count) if count else None,
         not_counted=data.get("not_counted", ""),
+        mask=data.get("mask"),
     )
 
 

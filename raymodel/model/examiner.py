@@ -119,7 +119,8 @@ def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrain
 
 def _describe(processor: Processor, found: dict[str, Any]) -> None:
     facts = processor.facts()
-    found |= {name: facts[name] for name in ("vocab_size", "end_of_text") if name in facts}
+    told = ("vocab_size", "end_of_text", "mask")
+    found |= {name: facts[name] for name in told if name in facts}
 
 
 def _plain(config: PretrainedConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from fastapi import APIRouter, Request
 
+from raymodel.model.positions import find_max_tokens
 from raymodel.serve.protocol import (
     Classification,
     ClassifyRequest,
@@ -241,7 +242,7 @@ def _find_max_tokens(model: Any, processor: Any) -> int:
     tokenizer = getattr(processor, "tokenizer", None)
     longest = getattr(tokenizer, "model_max_length", None)
     limits = [
-        getattr(model.config, "max_position_embeddings", None),
+        find_max_tokens(model.config.to_dict()),
         # Above this, transformers means "not known".
         longest if longest is not None and longest < 10**7 else None,
     ]

@@ -10,6 +10,7 @@ from raymodel.spec.fields import nearest
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.image_classification import ImageClassification
+from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.text_classification import TextClassification
 from raymodel.tasks.token_classification import TokenClassification
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _ALL: tuple[type[Task], ...] = (
     CausalLM,
+    MaskedLM,
     TextClassification,
     TokenClassification,
     ImageClassification,

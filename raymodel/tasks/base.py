@@ -32,9 +32,10 @@ Columns = Mapping[str, Any]
 """Columns of B rows: of a list a list of arrays, of a number or a list of fixed length an array."""
 Answer = dict[str, Any]
 """What a model says to one row, as JSON holds it."""
-AnswerKind = Literal["stream", "label", "spans"]
+AnswerKind = Literal["stream", "label", "spans", "fills"]
 """`stream`: text, token by token. `label`: one class, with the probabilities of all. `spans`: runs
-of words with a class each. Routes of the server and its page follow from it."""
+of words with a class each. `fills`: what may stand at each hidden place of a text, and the text
+with the most probable. Routes of the server and its page follow from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,10 @@ class Task(ABC):
     """Whether it has a `sequence_part`, so that several workers can share a row."""
     learns_from_text: ClassVar[bool] = False
     """Whether it can be an objective of pretraining: whether `collate` takes packed rows."""
+    needs_mask: ClassVar[bool] = False
+    """Whether its tokenizer must have a token that stands for a hidden one."""
+    needs_encoder: ClassVar[bool] = False
+    """Whether its models must see what follows a token: whether no decoder can do it."""
     draws_head: ClassVar[bool] = False
     """Whether fine-tuning gives the model a head of its own, so that a base may lack one."""
 

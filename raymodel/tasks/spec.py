@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from raymodel.modality.spec import AugmentSpec, ImageSpec
 from raymodel.spec.base import Spec
 from raymodel.spec.fields import by_name, own_name
+from raymodel.spec.quantity import Fraction
 
 
 class OfTraining:
@@ -41,6 +42,21 @@ class CausalLMSpec(AnyTask):
     """Which task."""
 
 
+class MaskedLMSpec(AnyTask):
+    """Guess the tokens of a text that are hidden, from what stands on both sides of them."""
+
+    name: Literal["masked_lm"] = "masked_lm"
+    """Which task."""
+    mask: Annotated[Fraction, OF_TRAINING] = Field(default=0.15, ge=0.01)
+    """The share of a text's tokens that training hides, anew at every step. 15 % as for BERT
+    (arXiv:1810.04805); 40 % can serve large models better (arXiv:2202.08005). Validation and
+    evaluation hide 15 % of the tokens, single ones, whatever is said here, so that figures
+    compare."""
+    whole_words: Annotated[bool, OF_TRAINING] = False
+    """Hide all tokens of a word together, which makes a harder task. Chinese characters are words
+    of their own."""
+
+
 class TextClassificationSpec(AnyTask):
     """One class of a fixed set for each text."""
 
@@ -67,7 +83,11 @@ class TokenClassificationSpec(AnyTask):
 
 
 AnyTaskSpec = (
-    CausalLMSpec | TextClassificationSpec | TokenClassificationSpec | ImageClassificationSpec
+    CausalLMSpec
+    | MaskedLMSpec
+    | TextClassificationSpec
+    | TokenClassificationSpec
+    | ImageClassificationSpec
 )
 TASK_SPECS: tuple[type[AnyTask], ...] = get_args(AnyTaskSpec)
 

@@ -267,17 +267,17 @@ class FinetuneSpec(TrainSpec):
         """Whether the model is that of this job's `pretrain`."""
         return self.base is None and self.model is None
 
-    def max_length_for(self, positions: int | None) -> int:
-        """The longest example for a base that knows so many positions.
+    def max_length_for(self, most: int | None) -> int:
+        """The longest example for a base that takes so many tokens; None where it names no limit.
 
         Raises:
             SpecError: the job file asks for more.
         """
-        if positions is None or self.max_length <= positions:
+        if most is None or self.max_length <= most:
             return self.max_length
         if "max_length" in self.model_fields_set:
             raise SpecError(
-                f"finetune.max_length is {self.max_length}, and the base has {positions} "
-                "positions; lower it, or start from a base with more"
+                f"finetune.max_length is {self.max_length}, and the base has {most} "
+                "positions for tokens; lower it, or start from a base with more"
             )
-        return positions
+        return most
