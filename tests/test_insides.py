@@ -133,6 +133,8 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.serve.context:_get_global_client",
     ),
     "serve/slots.py": ("transformers.cache_utils:CacheLayerMixin",),
+    "train/buffers.py": ("torch.nn:Module~_non_persistent_buffers_set",),
+    "train/norms.py": ("torch.nn:Module~_modules",),
     "train/engine.py": (
         "deepspeed.accelerator:get_accelerator",
         # Replaced while one module is imported.

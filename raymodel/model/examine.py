@@ -30,7 +30,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
-_FORMAT = 2  # of questions and answers
+_FORMAT = 3  # of questions and answers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.chance import Chance
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import PLAIN_TEXT
 from raymodel.tasks.spec import MaskedLMSpec
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from raymodel.chance import Draw
+    from raymodel.chance import Chance, Draw
     from raymodel.modality.text import TextProcessor
     from raymodel.tasks.masking import Flags, Ids
 
@@ -278,4 +277,6 @@ def _mask_of(processor: TextProcessor) -> int:
 
 def _own_chance(ids_T: np.ndarray) -> Chance:
     """Of a row by its real tokens alone."""
+    from raymodel.chance import Chance
+
     return Chance("masked_lm", ids_T.astype("<i8").tobytes().hex())

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from raymodel.tasks.alignment import NO_PIECE, align, text_of
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
+from raymodel.tasks.label import number_of
 from raymodel.tasks.tags import OUTSIDE, Scheme, Span, entity_scores, scheme_of, spans_of
-from raymodel.tasks.text_classification import number_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
