@@ -32,6 +32,7 @@ class Training:
         return records(self.work, name)
 
 
+@pytest.mark.slow
 def test_a_short_schedule_changes_nothing_but_the_time(
     cluster: None, work: TrainWork, whole: TrainWork
 ) -> None:
