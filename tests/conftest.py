@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +12,8 @@ from raymodel.observe import slow_paths
 
 sys.path.append(str(Path(__file__).parent / "train"))  # for tiny_runs
 
-# Of these folders and files all tests run in one of the two processes, one after the other: each
-# Ray takes both cores. Every other file keeps together too, since its fixtures are made once.
-STARTS_RAY = ("chaos", "journey", "test_data_run.py", "test_evaluate_run.py", "test_serve_run.py")
-
 # In this process, and in those that tests start: what falls back because of a library fails.
 os.environ[slow_paths.VARIABLE] = slow_paths.REFUSE
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def takes_ray(item: pytest.Item) -> bool:
-        return any(part in item.path.parts for part in STARTS_RAY)
-
-    items.sort(key=takes_ray, reverse=True)  # they take longest, so they begin
-    for item in items:
-        group = "ray" if takes_ray(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """What goes from process to process is UTF-8, and file names of some tests are not."""
-    report = yield
-    report.sections = [(name, _encodable(text)) for name, text in report.sections]
-    if report.failed:
-        report.longrepr = _encodable(str(report.longrepr))
-    return report
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @pytest.fixture(autouse=True)
