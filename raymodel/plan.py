@@ -59,6 +59,8 @@ class StagePlan:
     """Where the number of rows comes from."""
     problem: str | None
     """Why it cannot run on the machines that were named."""
+    unit: str = "tokens"
+    """What its rows are counted in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ class _Data:
     tokens_per_row: float
     words: str
     modality: str = "text"
+    unit: str = "tokens"
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Of the processor, where more than text is read."""
 
@@ -185,6 +188,7 @@ class _Stage:
             spec=spec,
             forecasts=forecasts,
             data=data.words,
+            unit=data.unit,
             problem=next((problem for problem in problems if problem), None),
         )
 
@@ -252,8 +256,11 @@ class _Stage:
             vocab_size=0,
             rows_per_epoch=known.rows_per_epoch if known else None,
             tokens_per_row=1.0,
-            words=known.words if known else "not prepared: how many rows there are is not known",
+            words=known.words.replace("tokens", task.processor_class().unit)
+            if known
+            else "not prepared: how many rows there are is not known",
             modality=task.modality,
+            unit=task.processor_class().unit,
             facts=processor.facts(),
         )
 

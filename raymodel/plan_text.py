@@ -76,13 +76,14 @@ def _facts(stage: StagePlan, f: Forecast) -> Iterator[tuple[str, str]]:
     part = "all trained" if not shape.frozen else f"{shape.trained:,} trained"
     yield "parameters", f"{parameters:,}, {part}"
     how = "; counted on the meta device" if isinstance(shape, CountedShape) else ""
-    yield "FLOPs", f"{count_text(f.flops_per_token)} a token, forward and backward{how}"
+    noun = stage.unit.removesuffix("s")
+    yield "FLOPs", f"{count_text(f.flops_per_token)} for each {noun}, forward and backward{how}"
     yield "data", stage.data
     if plan is None:
         yield "steps", f"not known before the data is: {stage.spec.duration}"
     else:
         yield "steps", f"{plan.total_steps:,} of {plan.global_batch} rows"
-        yield "tokens", f"{count_text(plan.total_tokens)} ({plan.total_tokens:,})"
+        yield stage.unit, f"{count_text(plan.total_tokens)} ({plan.total_tokens:,})"
     for each in stage.forecasts:
         yield "layout", _layout(each)
     if f.seconds is not None and stage.problem is None:

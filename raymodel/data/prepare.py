@@ -316,7 +316,8 @@ class _Preparation:
             shards_in_all = sum(part["shards"] for part in parts)
             if split == "test" and not parts:
                 continue  # most data has none
-            self._say(f"{split}: {rows:,} rows, {tokens:,} tokens, {shards_in_all} shards")
+            unit = self._recipe.reads.unit
+            self._say(f"{split}: {rows:,} rows, {tokens:,} {unit}, {shards_in_all} shards")
         return {split: split_content(parts) for split, parts in splits.items()}
 
 
