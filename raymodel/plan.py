@@ -24,6 +24,7 @@ from raymodel.errors import (
     StorageUnavailableError,
 )
 from raymodel.job import Job
+from raymodel.modality import processor_of
 from raymodel.model.count import can_count
 from raymodel.model.counted import CountedShape, Counting, Shape, rows_of
 from raymodel.model.examine import Question, examine
@@ -136,7 +137,6 @@ class _Data:
     tokens_per_row: float
     words: str
     modality: str = "text"
-    unit: str = "tokens"
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Of the processor, where more than text is read."""
 
@@ -188,7 +188,7 @@ class _Stage:
             spec=spec,
             forecasts=forecasts,
             data=data.words,
-            unit=data.unit,
+            unit=processor_of(data.modality).unit,
             problem=next((problem for problem in problems if problem), None),
         )
 
@@ -260,7 +260,6 @@ class _Stage:
             if known
             else "not prepared: how many rows there are is not known",
             modality=task.modality,
-            unit=task.processor_class().unit,
             facts=processor.facts(),
         )
 

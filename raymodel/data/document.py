@@ -90,17 +90,13 @@ def make_document(
         role: cut_text(str(text), clean.max_chars, fields[role].keeps)
         for role, text in texts.items()
     }
-    given = next(iter(kept.values()))
-    is_part = source.format in FILE_IS_DOCUMENT
+    given = group or next(iter(kept.values()))
+    is_part = source.format in FILE_IS_DOCUMENT and not group
     whole = [value for role, value in values.items() if fields[role].kind != "label"]
     return Document(
         values=kept,
         key=values_digest(whole),
-        group=values_digest([group])
-        if group
-        else record.document
-        if is_part
-        else values_digest([given]),
+        group=record.document if is_part else values_digest([given]),
         cut=tuple(role for role in texts if len(kept[role]) < len(texts[role])),
         place=account.place,
     )

@@ -115,6 +115,13 @@ class TextProcessor(Processor):
                 return int(token_id)
         return 0
 
+    def encode(self, text: str, max_length: int | None) -> tuple[list[int], bool]:
+        """Ids with the special tokens, and whether a text that is too long lost its end."""
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+        if max_length is None or len(ids) <= max_length:
+            return ids, False
+        return self.tokenizer(text, truncation=True, max_length=max_length)["input_ids"], True
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of one sequence, exactly as it was, without special tokens."""
         return str(

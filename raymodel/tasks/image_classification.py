@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sample
+from raymodel.tasks.classification import Classification
 from raymodel.tasks.fields import Field
 from raymodel.tasks.label import number_of
 
@@ -27,7 +28,7 @@ _GREY = (
 """A grey square of 8 pixels as PNG."""
 
 
-class ImageClassification(Task):
+class ImageClassification(Classification):
     """A network with a classification head (`AutoModelForImageClassification`)."""
 
     name = "image_classification"
@@ -42,14 +43,6 @@ class ImageClassification(Task):
             "label": Field(kind="label", default="label", is_target=True),
         }
     )
-    measures = MappingProxyType(
-        {
-            "accuracy": Measure(needs="answers", higher_is_better=True),
-            "f1": Measure(needs="answers", higher_is_better=True),
-        }
-    )
-    answers = "label"
-    draws_head = True
 
     @property
     def _said(self) -> ImageClassificationSpec:
@@ -121,18 +114,6 @@ class ImageClassification(Task):
 
         return class_answers(model, {"pixel_values": self.collate(rows)["pixel_values"]})
 
-    def references(self, rows: Columns) -> list[Any]:
-        """The names of the labels."""
-        return [self.labels[int(number)] for number in rows["label"]]
-
-    def measure(
-        self, answers: Sequence[Answer], references: Sequence[Any], names: Collection[str]
-    ) -> dict[str, float]:
-        """`accuracy` and macro `f1`."""
-        from raymodel.tasks.agreement import label_scores
-
-        return label_scores([answer["label"] for answer in answers], references)
-
     def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
         """Both labels; the image itself is in the request."""
         data = bytes(rows["image"][index])
@@ -147,8 +128,3 @@ class ImageClassification(Task):
     def example_request(cls) -> dict[str, Any]:
         """A grey square."""
         return {"image": _GREY}
-
-    @staticmethod
-    def answer_text(answer: Answer) -> str:
-        """Such as `cat (98%)`."""
-        return f"{answer['label']} ({max(answer['probs']):.0%})"

@@ -89,10 +89,7 @@ class MaskedLM(Task):
         """
         tokenizer, mask_id = self.processor.tokenizer, _mask_of(self.processor)
         text = values["text"].replace(MASK_OF_REQUESTS, tokenizer.mask_token)
-        input_ids = tokenizer(text, verbose=False)["input_ids"]
-        is_cut = max_length is not None and len(input_ids) > max_length
-        if is_cut:
-            input_ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+        input_ids, is_cut = self.processor.encode(text, max_length)
         if set(input_ids) <= set(self._special_ids) - {mask_id}:
             return LeftOut("no token to guess")
         return Example(features={"input_ids": input_ids}, cut=("text",) if is_cut else ())

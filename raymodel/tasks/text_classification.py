@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sample
+from raymodel.tasks.classification import Classification
 from raymodel.tasks.fields import Field
 from raymodel.tasks.label import number_of
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from raymodel.chance import Draw
 
 
-class TextClassification(Task):
+class TextClassification(Classification):
     """An encoder or decoder with a classification head (`AutoModelForSequenceClassification`)."""
 
     name = "text_classification"
@@ -33,14 +34,6 @@ class TextClassification(Task):
             "label": Field(kind="label", default="label", is_target=True),
         }
     )
-    measures = MappingProxyType(
-        {
-            "accuracy": Measure(needs="answers", higher_is_better=True),
-            "f1": Measure(needs="answers", higher_is_better=True),
-        }
-    )
-    answers = "label"
-    draws_head = True
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `label` int32."""
@@ -54,11 +47,7 @@ class TextClassification(Task):
         Raises:
             ValueError: the label is not one of `labels`.
         """
-        tokenizer, text = self.processor.tokenizer, values["text"]
-        input_ids = tokenizer(text, verbose=False)["input_ids"]
-        is_cut = max_length is not None and len(input_ids) > max_length
-        if is_cut:
-            input_ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+        input_ids, is_cut = self.processor.encode(values["text"], max_length)
         features = {"input_ids": input_ids}
         if "label" in values:
             features["label"] = number_of(values["label"], self.labels)
@@ -111,26 +100,9 @@ class TextClassification(Task):
 
         return class_answers(model, encoder_inputs(self.collate(rows), model))
 
-    def references(self, rows: Columns) -> list[Any]:
-        """The names of the labels."""
-        return [self.labels[int(number)] for number in rows["label"]]
-
-    def measure(
-        self, answers: Sequence[Answer], references: Sequence[Any], names: Collection[str]
-    ) -> dict[str, float]:
-        """`accuracy` and macro `f1`."""
-        from raymodel.tasks.agreement import label_scores
-
-        return label_scores([answer["label"] for answer in answers], references)
-
     def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
         """The text beside its labels."""
         text = self.processor.decode(rows["input_ids"][index])
         return Sample(
             prompt=text, answer=answer["label"], reference=reference, request={"text": text}
         )
-
-    @staticmethod
-    def answer_text(answer: Answer) -> str:
-        """Such as `sports (98%)`."""
-        return f"{answer['label']} ({max(answer['probs']):.0%})"
