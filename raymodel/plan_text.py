@@ -76,8 +76,9 @@ def _facts(stage: StagePlan, f: Forecast) -> Iterator[tuple[str, str]]:
     part = "all trained" if not shape.frozen else f"{shape.trained:,} trained"
     yield "parameters", f"{parameters:,}, {part}"
     how = "; counted on the meta device" if isinstance(shape, CountedShape) else ""
-    noun = stage.unit.removesuffix("s")
-    yield "FLOPs", f"{count_text(f.flops_per_token)} for each {noun}, forward and backward{how}"
+    unit = stage.unit.removesuffix("s")
+    article = "an" if unit[0] in "aeiou" else "a"
+    yield "FLOPs", f"{count_text(f.flops_per_token)} {article} {unit}, forward and backward{how}"
     yield "data", stage.data
     if plan is None:
         yield "steps", f"not known before the data is: {stage.spec.duration}"
