@@ -66,7 +66,7 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
     elif question["trains"]:
         found["config"] = _plain(read_config(folder, task))
         model, _ = open_model(folder, task)
-        task = _with_processor(task, folder)
+        task = task.reading_as(folder)
         _describe(task.processor, found)
         note = fit(folder, model, task)
         found["notes"] += [note] if note else []
@@ -75,7 +75,7 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
     else:
         found["config"] = _plain(read_config(folder, task))
         outline = check_folder(folder, task)
-        task = _with_processor(task, folder)
+        task = task.reading_as(folder)
         if outline is not None:
             fit(folder, outline, task)
         return
@@ -106,10 +106,6 @@ def _task(question: Mapping[str, Any]) -> Task:
     if counting is None:
         return kind(labels=_LABELS)
     return kind(labels=[str(index) for index in range(counting["labels"])])
-
-
-def _with_processor(task: Task, folder: Location) -> Task:
-    return type(task)(labels=task.labels, processor=task.processor_class().load(folder))
 
 
 def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrainedModel:

@@ -71,8 +71,7 @@ def load_for_use(
     """
     kind = get_task(task_name)
     model = load_model(folder, kind(), dtype=dtype)
-    processor = kind.processor_class().load(Location.parse(str(folder)))
-    task = kind(labels=labels, processor=processor)
+    task = kind(labels=labels).reading_as(Location.parse(str(folder)))
     fit(folder, model, task)
     return model, task
 

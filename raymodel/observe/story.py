@@ -26,11 +26,14 @@ WAIT_BETWEEN_SAYING_S = 30.0  # doubles each time: a wait for a node may take ho
 WAIT_BETWEEN_SAYING_MAX_S = 600.0
 PLAIN_PROGRESS_EVERY_S = 10.0
 
-_SHOWN: dict[str, Callable[[float], str]] = {
-    "loss": "loss {:.4f}".format,
-    "validation_loss": "validation loss {:.4f}".format,
-    "mfu": "MFU {:.1%}".format,
-    "goodput": "goodput {:.0%}".format,
+_SHOWN: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "loss": "loss {loss:.4f}".format_map,
+    "validation_loss": "validation loss {validation_loss:.4f}".format_map,
+    "tokens_per_s": lambda record: (
+        f"{count_text(record['tokens_per_s'])} {record.get('unit', 'tokens')}/s"
+    ),
+    "mfu": "MFU {mfu:.1%}".format_map,
+    "goodput": "goodput {goodput:.0%}".format_map,
 }
 
 
@@ -152,10 +155,7 @@ def progress_text(stage: str, record: Mapping[str, Any], total_steps: int | None
     parts = [f"step {step}/{total_steps}" if total_steps else f"step {step}"]
     for name, show in _SHOWN.items():
         if record.get(name) is not None:
-            parts.append(show(record[name]))
-        if name == "validation_loss" and record.get("tokens_per_s") is not None:
-            rate = count_text(record["tokens_per_s"])
-            parts.append(f"{rate} {record.get('unit', 'tokens')}/s")
+            parts.append(show(record))
     step_time_s = record.get("step_time_s")
     if total_steps and step_time_s and step < total_steps:
         parts.append(f"{duration_text((total_steps - step) * step_time_s)} left")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from raymodel.modality import processor_of
 from raymodel.tasks.fields import Fields
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.base import Processor
+    from raymodel.storage.uri import Location
     from raymodel.tasks.spec import AnyTask
 
 Features = dict[str, Any]
@@ -140,6 +141,11 @@ class Task(ABC):
         """Of the class that reads its modality."""
         assert self._processor is not None, f"{self.name} was made without a processor"
         return self._processor
+
+    def reading_as(self, folder: Location) -> Self:
+        """The same task with the processor of a folder. Raises ArtifactError where it has none."""
+        processor = self.processor_class().load(folder)
+        return type(self)(self.spec, labels=self.labels, processor=processor)
 
     # ---- data --------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import CheckpointError
 from raymodel.model.kernels import note_compilation
 from raymodel.observe.slow_paths import SlowPath, slow_paths
-from raymodel.tasks import get_task, make_task
+from raymodel.tasks import make_task
 from raymodel.tasks.base import Task
 from raymodel.train import zero
 from raymodel.train.batches import Collator
@@ -58,7 +58,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     join_group(work.use_gpu)
     _check_nodes(work, session)
     dataset = open_dataset(work.dataset, "train")
-    task = _task(work, dataset)
+    task = make_task(work.task, labels=work.labels).reading_as(dataset.processor)
     plan = plan_for(work.spec, dataset)
     engine = _build_engine(work, task, dataset, session)
     torn: list[CheckpointError] = []
@@ -85,11 +85,6 @@ def run_worker(work: TrainWork, session: Session) -> None:
         training.notice.close()
         training.journal.close()
     engine.close()
-
-
-def _task(work: TrainWork, dataset: Dataset) -> Task:
-    processor = get_task(work.task.name).processor_class().load(dataset.processor)
-    return make_task(work.task, labels=work.labels, processor=processor)
 
 
 def _check_nodes(work: TrainWork, session: Session) -> None:
