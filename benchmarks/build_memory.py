@@ -27,16 +27,16 @@ from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.memory import Growth, measure_memory
 from raymodel.testing.tiny import train_tiny_tokenizer
-from raymodel.train.checkpoint import TrainState, checkpoint_location
-from raymodel.train.engine import Engine, build_engine, join_group
-from raymodel.train.export import TrainedWeights
-from raymodel.train.fragments import FragmentReader
-from raymodel.train.index import load_index
+from raymodel.train.checkpoint.export import TrainedWeights
+from raymodel.train.checkpoint.fragments import FragmentReader
+from raymodel.train.checkpoint.index import load_index
+from raymodel.train.checkpoint.resume import resume
+from raymodel.train.checkpoint.saver import Saver
+from raymodel.train.checkpoint.state import TrainState, checkpoint_location
 from raymodel.train.network import Network
 from raymodel.train.plan import plan_batch
-from raymodel.train.resume import resume
-from raymodel.train.saver import Saver
 from raymodel.train.spec import PretrainSpec
+from raymodel.train.step.engine import Engine, build_engine, join_group
 
 WORLD_SIZE, VOCAB, ROWS, TOKENS = 2, 32_000, 2, 16
 SHAPE = {

@@ -22,12 +22,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.checkpoint import TrainState, checkpoint_location
-from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.checkpoint.resume import resume
+from raymodel.train.checkpoint.saver import Saver
+from raymodel.train.checkpoint.state import TrainState, checkpoint_location
 from raymodel.train.plan import plan_batch
-from raymodel.train.resume import resume
-from raymodel.train.saver import Saver
 from raymodel.train.spec import PretrainSpec
+from raymodel.train.step.engine import Engine, build_engine, join_group
 
 WORLD_SIZE, OTHERS = 2, (1, 3)
 ROWS, TOKENS = 4, 64  # a global batch: training is only there to be stopped

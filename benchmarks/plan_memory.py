@@ -54,7 +54,7 @@ def predicted_table(precision: str) -> str:
 
 
 def _precision(wanted: str, zero: int, tensor: int) -> str:
-    """Stage 0 shares matrices in fp32 only; `train/support.py` says why."""
+    """Stage 0 shares matrices in fp32 only; `train/forecast/support.py` says why."""
     return "fp32" if zero == 0 and tensor > 1 else wanted
 
 

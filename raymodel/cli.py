@@ -158,7 +158,7 @@ def _add_job(
 
 def load_checked(arguments: argparse.Namespace) -> LoadedJob:
     """The job that the arguments name, with every check passed."""
-    from raymodel.check import check_job
+    from raymodel.job.check import check_job
     from raymodel.spec.load import load_job
 
     loaded = load_job(arguments.job, arguments.overrides)
@@ -171,7 +171,7 @@ def run_job(arguments: argparse.Namespace) -> int:
 
     loaded = load_checked(arguments)
     load_variables()
-    from raymodel.pipeline import run
+    from raymodel.job.pipeline import run
 
     return run(
         loaded.job,
@@ -183,7 +183,7 @@ def run_job(arguments: argparse.Namespace) -> int:
 
 def check_job(arguments: argparse.Namespace) -> int:
     loaded = load_checked(arguments)
-    from raymodel.outline import outline
+    from raymodel.job.outline import outline
 
     print(f"{arguments.job}: ok")
     for stage, words in outline(loaded.job):
@@ -196,8 +196,8 @@ def plan_job(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from raymodel.cluster.devices import parse_fleet
-    from raymodel.plan import plan_job
-    from raymodel.plan_text import plan_text
+    from raymodel.job.forecast import plan_job
+    from raymodel.job.forecast_text import plan_text
 
     fleet = parse_fleet(arguments.on) if arguments.on else None
     plan = plan_job(loaded.job, Path.cwd(), fleet)
@@ -288,7 +288,7 @@ def print_status(arguments: argparse.Namespace) -> int:
 
 
 def describe_field(arguments: argparse.Namespace) -> int:
-    from raymodel.job import Job
+    from raymodel.job.spec import Job
     from raymodel.spec.reference import describe
 
     print(describe(Job, arguments.field))
@@ -298,7 +298,7 @@ def describe_field(arguments: argparse.Namespace) -> int:
 def print_schema(arguments: argparse.Namespace) -> int:
     import json
 
-    from raymodel.job import Job
+    from raymodel.job.spec import Job
     from raymodel.spec.schema import json_schema
 
     print(json.dumps(json_schema(Job), indent=2))  # ASCII: any terminal can show it whole

@@ -21,14 +21,14 @@ import yaml
 
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.errors import ArtifactError, SpecError
-from raymodel.job import Job
+from raymodel.job.spec import Job
+from raymodel.job.stages import Stage, Stages
 from raymodel.observe.ending import run_command
 from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import build_tracker
 from raymodel.observe.watch import watch_training
 from raymodel.spec.load import load_job
-from raymodel.stages import Stage, Stages
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest

@@ -152,9 +152,9 @@ def test_the_vocabulary_of_tokenizers() -> None:
 def test_the_precisions_of_deepspeed(precision: str) -> None:
     from deepspeed.runtime import precision_config as deepspeed
 
-    from raymodel.train.deepspeed_config import deepspeed_config
     from raymodel.train.plan import BatchPlan
     from raymodel.train.spec import PretrainSpec
+    from raymodel.train.step.deepspeed_config import deepspeed_config
 
     spec = PretrainSpec.model_validate(
         {"model": {"preset": "llama-tiny"}, "global_batch": 8, "duration": "1 step",

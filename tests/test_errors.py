@@ -22,7 +22,7 @@ from raymodel.storage.artifact import find_artifact
 from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.retry import with_retries
 from raymodel.storage.uri import Location, check_writable
-from raymodel.train.fault import classify
+from raymodel.train.fault.policy import classify
 
 PACKAGE = Path(errors.__file__).parent
 

@@ -53,7 +53,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.train.v2.api.config:ScalingConfig",
     ),
     "cluster/process_group.py": ("ray.train._internal.utils:get_address_and_port",),
-    "cluster/room.py": (
+    "cluster/places.py": (
         "ray._private.state:state",
         "ray._private.worker:global_worker",
         "ray.core.generated.autoscaler_pb2:GetClusterStatusReply",
@@ -133,26 +133,26 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.serve.context:_get_global_client",
     ),
     "serve/slots.py": ("transformers.cache_utils:CacheLayerMixin",),
-    "train/buffers.py": ("torch.nn:Module~_non_persistent_buffers_set",),
-    "train/norms.py": ("torch.nn:Module~_modules",),
-    "train/engine.py": (
+    "train/checkpoint/buffers.py": ("torch.nn:Module~_non_persistent_buffers_set",),
+    "train/step/norms.py": ("torch.nn:Module~_modules",),
+    "train/step/engine.py": (
         "deepspeed.accelerator:get_accelerator",
         # Replaced while one module is imported.
         "deepspeed.runtime:compiler.compile",
         "deepspeed.runtime:compiler.dummy_decorator",
         "deepspeed.ops:__compatible_ops__",
     ),
-    "train/guard.py": (
+    "train/update/guard.py": (
         "torch:_foreach_norm",
         # Replaced in each optimizer.
         "torch.optim:Optimizer.step",
     ),
-    "train/sequence.py": (
+    "train/step/sequence.py": (
         "deepspeed.runtime.sequence_parallel.ulysses_sp:UlyssesSPAttentionHF",
         "deepspeed.sequence.layer:register_all_to_all_group",
         "transformers.modeling_utils:ALL_ATTENTION_FUNCTIONS",
     ),
-    "train/zero.py": (
+    "train/step/zero.py": (
         "deepspeed.checkpoint.affine:AffinePiece",
         "deepspeed.checkpoint.affine:ParamAffineMap",
         # Replaced while an engine is built.

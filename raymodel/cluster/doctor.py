@@ -14,7 +14,7 @@ from raymodel.cluster.findings import Finding, no_places
 from raymodel.cluster.patience import aloud
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError
-from raymodel.job import Job
+from raymodel.job.spec import Job
 from raymodel.storage.uri import Location
 
 
@@ -45,7 +45,7 @@ def examine(address: str | None, job: Job | None = None) -> list[Finding]:
 def _examine_for(cluster: ClusterSpec, storage: Location | None) -> list[Finding]:
     from raymodel.cluster.links import examine_links, places_in_group
     from raymodel.cluster.nodes import examine_nodes
-    from raymodel.cluster.room import check_resources, reserve
+    from raymodel.cluster.places import check_resources, reserve
 
     told: list[Shortage] = []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from raymodel.errors import ClusterError, RequestError
-from raymodel.job import Job
+from raymodel.job.spec import Job
 from raymodel.spec.base import fingerprint
 from raymodel.spec.load import load_job
 

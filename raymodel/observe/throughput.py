@@ -4,9 +4,9 @@ MFU = FLOPs per token × tokens per second ÷ peak FLOPs per second of all worke
 that the model needs, not those that recomputation adds (PaLM, arXiv:2204.02311, app. B).
 
 The peak of an accelerator is that of its data sheet. On a CPU it is measured when training starts
-(`train/matmul.py`): the sum, over the workers, of the rate of a matrix product in the precision
-that is trained in, on each worker's own threads, all at the same moment. Workers that share cores
-so share their peak, and what else ran at that moment lowers it.
+(`train/forecast/matmul.py`): the sum, over the workers, of the rate of a matrix product in the
+precision that is trained in, on each worker's own threads, all at the same moment. Workers that
+share cores so share their peak, and what else ran at that moment lowers it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from raymodel.train.base import BaseModel, base_of, resolve_base
 if TYPE_CHECKING:
     from ray.serve import Application
 
-    from raymodel.job import Job
+    from raymodel.job.spec import Job
 
 ARGUMENTS = ("job", "set")
 

@@ -19,7 +19,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from raymodel.cluster.holders import app_name_of
-from raymodel.cluster.room import find_lack
+from raymodel.cluster.places import find_lack
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
 from raymodel.model.purpose import find_task, model_location

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raymodel.errors import SpecError
-from raymodel.job import Job
+from raymodel.job.spec import Job
 from raymodel.spec.document import Path, Position, parse_document
 from raymodel.spec.nodes import MAX_BYTES
 from raymodel.spec.override import apply_overrides

@@ -27,12 +27,12 @@ from raymodel.model.shape import ModelShape
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.memory import reset_peak, resident_bytes
-from raymodel.train.memory import MemoryPlan, Setup, plan_memory
+from raymodel.train.forecast.memory import MemoryPlan, Setup, plan_memory
 from raymodel.train.plan import plan_batch
 from raymodel.train.spec import PretrainSpec
 
 if TYPE_CHECKING:
-    from raymodel.train.engine import Engine
+    from raymodel.train.step.engine import Engine
 
 STEPS = 3
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
@@ -105,7 +105,7 @@ class MemoryCase:
 
 def measure_rank(rank: int, world_size: int, case: MemoryCase, folder: str) -> int:
     """By how many bytes the peak of the last step exceeds what was resident before the model."""
-    from raymodel.train.engine import join_group
+    from raymodel.train.step.engine import join_group
 
     warnings.simplefilter("ignore")
     libc = ctypes.CDLL(None)
@@ -128,9 +128,9 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
 
     from raymodel.model.build import build_config
     from raymodel.tasks import get_task
-    from raymodel.train.checkpoint import TrainState
-    from raymodel.train.engine import build_engine
-    from raymodel.train.saver import Saver
+    from raymodel.train.checkpoint.saver import Saver
+    from raymodel.train.checkpoint.state import TrainState
+    from raymodel.train.step.engine import build_engine
 
     torch.manual_seed(0)
     llama: Any = AutoModelForCausalLM  # untyped upstream

@@ -20,13 +20,13 @@ from raymodel.observe.records import RecordWriter
 from raymodel.observe.text import many
 from raymodel.observe.throughput import Peak, mfu
 from raymodel.storage.uri import Location
-from raymodel.train.checkpoint import TrainState
+from raymodel.train.checkpoint.state import TrainState
 from raymodel.train.clock import Clock
-from raymodel.train.engine import Engine
 from raymodel.train.plan import TrainPlan
-from raymodel.train.schedule import learning_rate_at
 from raymodel.train.session import Session
 from raymodel.train.spec import TrainSpec
+from raymodel.train.step.engine import Engine
+from raymodel.train.update.schedule import learning_rate_at
 from raymodel.train.work import EVENTS_FILE, METRICS_FILE, read_ledger
 
 _WAITS = ("data_wait", "checkpoint_stall")

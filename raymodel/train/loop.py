@@ -16,19 +16,19 @@ import torch
 from raymodel.data.feed import Feed, StepRows
 from raymodel.data.order import DataDigest
 from raymodel.errors import NonFiniteLossError, PreemptedError
-from raymodel.train.batches import Collator, GlobalStep, StepBatch, agree, collated, first_text
-from raymodel.train.checkpoint import TrainState
+from raymodel.train.checkpoint.saver import Saver
+from raymodel.train.checkpoint.state import TrainState
 from raymodel.train.clock import Clock
-from raymodel.train.engine import Engine
-from raymodel.train.hang import Watchdog
+from raymodel.train.fault.hang import Watchdog
+from raymodel.train.fault.notice import LeaveNotice
 from raymodel.train.journal import Journal
-from raymodel.train.nonfinite import BadSteps
-from raymodel.train.notice import LeaveNotice
 from raymodel.train.plan import TrainPlan
-from raymodel.train.saver import Saver
-from raymodel.train.schedule import learning_rate_at
 from raymodel.train.spec import TrainSpec
-from raymodel.train.validation import Validation
+from raymodel.train.step.batches import Collator, GlobalStep, StepBatch, agree, collated, first_text
+from raymodel.train.step.engine import Engine
+from raymodel.train.step.nonfinite import BadSteps
+from raymodel.train.step.validation import Validation
+from raymodel.train.update.schedule import learning_rate_at
 
 
 @dataclass(frozen=True, kw_only=True)

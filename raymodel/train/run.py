@@ -12,8 +12,8 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 
+from raymodel.cluster.places import count_train_workers, nodes_with_places
 from raymodel.cluster.process_group import ProcessGroupConfig
-from raymodel.cluster.room import count_train_workers, nodes_with_room
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.cluster.trainer import ReplicaTrainer, variables_of_workers
 from raymodel.data.feed import Feed
@@ -27,11 +27,11 @@ from raymodel.observe.trackers import build_tracker
 from raymodel.observe.watch import watch_training
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
-from raymodel.train.interrupt import run_interruptibly
-from raymodel.train.keeper import FailureKeeper, cause_of
+from raymodel.train.fault.interrupt import run_interruptibly
+from raymodel.train.fault.keeper import FailureKeeper, cause_of
+from raymodel.train.fault.notice import ask_to_leave, forget_to_leave, watch_sigterm
+from raymodel.train.fault.places import await_places, watch_places
 from raymodel.train.layout import Layout
-from raymodel.train.notice import ask_to_leave, forget_to_leave, watch_sigterm
-from raymodel.train.room import await_room, watch_room
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, work_for
 
@@ -114,11 +114,11 @@ def train_on_ray(
         ask_to_leave(work.run)
 
     start_helpers()
-    await_room(cluster, story, "places for the workers", work.run)
-    start_readers(nodes_with_room(cluster), variables_of_workers())
+    await_places(cluster, story, "places for the workers", work.run)
+    start_readers(nodes_with_places(cluster), variables_of_workers())
     with (
         watch_training(work.run, story, plan.total_steps, built),
-        watch_room(cluster, story, work.run),
+        watch_places(cluster, story, work.run),
     ):
         run_interruptibly(lambda: fit(work, cluster), ask_to_end)
     books = read_ledger(work.run).books()

@@ -13,8 +13,8 @@ from typing import Protocol
 from raymodel.data.feed import DirectFeed, Feed
 from raymodel.data.order import Order
 from raymodel.data.shard import Dataset
+from raymodel.train.fault.notice import watch_sigterm
 from raymodel.train.layout import Layout
-from raymodel.train.notice import watch_sigterm
 
 
 class Session(Protocol):

@@ -20,8 +20,8 @@ from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
 from raymodel.tasks.spec import CausalLMSpec, TaskSpec
-from raymodel.train.optimizer_spec import OptimizerSpec, find_conflict
-from raymodel.train.schedule_spec import ScheduleSpec
+from raymodel.train.update.optimizer_spec import OptimizerSpec, find_conflict
+from raymodel.train.update.schedule_spec import ScheduleSpec
 from raymodel.tune.spec import SweepSpec
 
 MAX_BATCH = 100_000_000

@@ -18,7 +18,7 @@ from raymodel.observe.slow_paths import as_content, from_events
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.tasks.spec import AnyTaskSpec
-from raymodel.train.checkpoint import find_exported
+from raymodel.train.checkpoint.state import find_exported
 from raymodel.train.plan import TrainPlan, check_rows, plan_training
 from raymodel.train.spec import TrainSpec
 

@@ -20,30 +20,30 @@ from raymodel.model.kernels import note_compilation
 from raymodel.observe.slow_paths import SlowPath, slow_paths
 from raymodel.tasks import make_task
 from raymodel.tasks.base import Task
-from raymodel.train import zero
-from raymodel.train.batches import Collator
-from raymodel.train.checkpoint import TrainState
+from raymodel.train.checkpoint.export import export_model
+from raymodel.train.checkpoint.resume import resume
+from raymodel.train.checkpoint.saver import Saver
+from raymodel.train.checkpoint.state import TrainState
 from raymodel.train.clock import Clock
-from raymodel.train.counts import find_flops_per_token, find_shape
-from raymodel.train.engine import DTYPES, Engine, build_engine, join_group
-from raymodel.train.export import export_model
-from raymodel.train.fault import memory_record
-from raymodel.train.hang import Watchdog
+from raymodel.train.fault.hang import Watchdog
+from raymodel.train.fault.notice import LeaveNotice
+from raymodel.train.fault.policy import memory_record
+from raymodel.train.forecast.counts import find_flops_per_token, find_shape
+from raymodel.train.forecast.matmul import peak_of_workers
+from raymodel.train.forecast.memory import Setup
+from raymodel.train.forecast.support import Trained, check_support
 from raymodel.train.journal import Journal
 from raymodel.train.layout import Layout, check_nodes
 from raymodel.train.loop import Training, train
-from raymodel.train.matmul import peak_of_workers
-from raymodel.train.memory import Setup
 from raymodel.train.network import build_network
-from raymodel.train.nonfinite import BadSteps
-from raymodel.train.notice import LeaveNotice
 from raymodel.train.plan import TrainPlan, data_end, plan_batch
-from raymodel.train.resume import resume
-from raymodel.train.saver import Saver
 from raymodel.train.session import Session
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.support import Trained, check_support
-from raymodel.train.validation import Validation
+from raymodel.train.step import zero
+from raymodel.train.step.batches import Collator
+from raymodel.train.step.engine import DTYPES, Engine, build_engine, join_group
+from raymodel.train.step.nonfinite import BadSteps
+from raymodel.train.step.validation import Validation
 from raymodel.train.work import TrainWork, plan_for
 
 

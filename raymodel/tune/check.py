@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raymodel.errors import SpecError
-from raymodel.job import Job
+from raymodel.job.spec import Job
 from raymodel.spec.base import OPERATIONAL
 from raymodel.spec.document import Path, dotted
 from raymodel.spec.fields import find_field, nearest, walk_fields

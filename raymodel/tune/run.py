@@ -28,9 +28,9 @@ from raymodel.observe.story import Story
 from raymodel.observe.watch import watch_trials
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
-from raymodel.train.fault import classify
+from raymodel.train.fault.places import await_places
+from raymodel.train.fault.policy import classify
 from raymodel.train.plan import TrainPlan
-from raymodel.train.room import await_room
 from raymodel.train.run import fit
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, open_plan, summary, work_for
@@ -73,7 +73,7 @@ def run_sweep(
     _story.set(story)
     start_helpers()
     what = "places for the workers of a trial"
-    await_room(_trial_cluster(execution, sweep), story, what, work.run)
+    await_places(_trial_cluster(execution, sweep), story, what, work.run)
     running: dict[str, int] = {}
     _running.set(running)
     with watch_trials(work.run / TRIALS, story, plan.total_steps, lambda: running):

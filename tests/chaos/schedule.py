@@ -11,7 +11,7 @@ from typing import Any
 
 from command import DEADLINE_S, Command
 
-from raymodel.train.checkpoint import FOLDER, checkpoint_location, committed_steps
+from raymodel.train.checkpoint.state import FOLDER, checkpoint_location, committed_steps
 
 Fault = Callable[[Command, random.Random], None]
 

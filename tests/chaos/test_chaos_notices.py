@@ -23,8 +23,8 @@ from raymodel.observe.records import read_records
 from raymodel.observe.story import Story
 from raymodel.storage.uri import Location
 from raymodel.testing.tiny import tiny_job, write_tiny_corpus
-from raymodel.train.checkpoint import checkpoint_location, committed_steps
-from raymodel.train.index import rank_file
+from raymodel.train.checkpoint.index import rank_file
+from raymodel.train.checkpoint.state import checkpoint_location, committed_steps
 from raymodel.train.run import train_on_ray
 from raymodel.train.work import TrainWork
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from ray.core.generated.gcs_pb2 import ActorTableData, JobTableData, PlacementGroupTableData
-from test_cluster_room import status
+from test_cluster_places import status
 
-from raymodel.cluster import room
+from raymodel.cluster import places
 from raymodel.cluster.holders import Holder, holders_text, sum_up
 from raymodel.cluster.spec import ClusterSpec
 
@@ -87,15 +87,15 @@ def test_many_are_told_by_the_largest() -> None:
 def test_an_app_makes_room_only_for_its_own_job_that_lacks_it(
     free: float, autoscaler: bool, app: str, is_so: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "ask_status", lambda: status((1, 2, free), autoscaler=autoscaler))
-    monkeypatch.setattr(room, "find_holders", lambda worker: [Holder(app, True, {"CPU": 1.0})])
-    assert room.holds_the_room("a", ClusterSpec(workers=2)) is is_so
+    monkeypatch.setattr(places, "ask_status", lambda: status((1, 2, free), autoscaler=autoscaler))
+    monkeypatch.setattr(places, "find_holders", lambda worker: [Holder(app, True, {"CPU": 1.0})])
+    assert places.holds_the_places("a", ClusterSpec(workers=2)) is is_so
 
 
 def test_a_wait_says_who_holds_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "ask_status", lambda: status((1, 2, 1)))
-    monkeypatch.setattr(room, "find_holders", lambda worker: [Holder("b-1", False, {"CPU": 1.0})])
-    assert str(room.find_lack(ClusterSpec(workers=2))) == (
+    monkeypatch.setattr(places, "ask_status", lambda: status((1, 2, 1)))
+    monkeypatch.setattr(places, "find_holders", lambda worker: [Holder("b-1", False, {"CPU": 1.0})])
+    assert str(places.find_lack(ClusterSpec(workers=2))) == (
         "2 workers of 1 CPU; free places: 1 on 1 node; held by job b-1 (1 CPU)"
     )
-    assert room.find_lack(ClusterSpec(workers=1)) is None
+    assert places.find_lack(ClusterSpec(workers=1)) is None

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from ray.job_submission import JobStatus
 
-from raymodel import cli, pipeline
+from raymodel import cli
 from raymodel.cluster import head as head_module
+from raymodel.job import pipeline
 from raymodel.spec.load import load_job
 from raymodel.testing.distributed import free_port
 from raymodel.testing.nodes import Nodes

@@ -29,7 +29,7 @@ from raymodel.testing.distributed import free_port
 from raymodel.testing.nodes import left_in
 from raymodel.testing.s3 import s3_bucket
 from raymodel.testing.tiny import write_tiny_corpus
-from raymodel.train.checkpoint import committed_steps
+from raymodel.train.checkpoint.state import committed_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

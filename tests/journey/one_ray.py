@@ -77,9 +77,10 @@ class OneRay:
 
 def answer_commands() -> None:
     """Runs a command for each line of arguments; answers with its exit code and output."""
-    from raymodel import cli, pipeline
+    from raymodel import cli
     from raymodel.cluster.connect import connect
     from raymodel.cluster.spec import ClusterSpec
+    from raymodel.job import pipeline
 
     answers = sys.stdout
     with connect(None, ClusterSpec(workers=2)) as connection:

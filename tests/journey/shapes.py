@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raymodel.job import Job
+from raymodel.job.spec import Job
 from raymodel.spec.fields import Field
 
 OWN, ABSENT = "own", "–"

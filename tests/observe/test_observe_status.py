@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raymodel import cli, stages
+from raymodel import cli
+from raymodel.job import stages
 from raymodel.observe import waiting
 from raymodel.observe.records import RecordWriter
 from raymodel.observe.status import print_status, run_rows

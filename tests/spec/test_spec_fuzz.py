@@ -7,10 +7,10 @@ import pytest
 from calls import few_calls
 from mutants import mutant
 
-from raymodel.check import check_job
 from raymodel.errors import SpecError
-from raymodel.job import Job
-from raymodel.outline import outline
+from raymodel.job.check import check_job
+from raymodel.job.outline import outline
+from raymodel.job.spec import Job
 from raymodel.spec.base import fingerprint
 from raymodel.spec.load import load_job
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from calls import few_calls
 
-from raymodel.check import check_job
 from raymodel.errors import SpecError
+from raymodel.job.check import check_job
 from raymodel.spec.load import load_job
 
 JOB = """\

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from raymodel.errors import SpecError
-from raymodel.job import Job
+from raymodel.job.spec import Job
 from raymodel.spec.base import Spec
 from raymodel.spec.document import dotted, parse_document
 from raymodel.spec.fields import find_field, in_words, kinds, walk_fields

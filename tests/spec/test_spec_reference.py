@@ -3,7 +3,7 @@ import json
 import pytest
 
 from raymodel.errors import SpecError
-from raymodel.job import Job
+from raymodel.job.spec import Job
 from raymodel.spec.document import dotted
 from raymodel.spec.fields import find_field, in_words, nearest, walk_fields
 from raymodel.spec.reference import describe

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from transformers import AutoConfig
 
 from raymodel.chance import Draw
-from raymodel.check import check_job
 from raymodel.data.pack import pack_rows
 from raymodel.errors import SpecError
+from raymodel.job.check import check_job
+from raymodel.job.preflight import look_at_inputs
 from raymodel.modality.characters import train_character_tokenizer
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.model.build import build_model
@@ -21,7 +22,6 @@ from raymodel.model.examine import Question
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
 from raymodel.model.spec import ModelSpec
-from raymodel.preflight import look_at_inputs
 from raymodel.spec.load import load_job
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location

@@ -26,9 +26,9 @@ from torch import nn
 from raymodel.errors import SpecError
 from raymodel.testing.distributed import run_distributed
 from raymodel.train import loop
-from raymodel.train.batch_norm import StepBatchNorm, StepNorms
-from raymodel.train.norms import replace_batch_norms
 from raymodel.train.plan import plan_batch
+from raymodel.train.step.batch_norm import StepBatchNorm, StepNorms
+from raymodel.train.step.norms import replace_batch_norms
 
 # One worker or several add the same fp32 numbers in another order: 2^-24 = 6e-8 of the largest sum,
 # and as much again in each of some ten operations after it. Rows that do not see each other are off

@@ -12,9 +12,9 @@ from raymodel.data.order import DataDigest, local_sum, slice_for
 from raymodel.data.rows import row_tokens
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.batches import Collator, agree
 from raymodel.train.layout import Layout
 from raymodel.train.plan import plan_batch
+from raymodel.train.step.batches import Collator, agree
 
 TOKENS = 8
 CPU = torch.device("cpu")

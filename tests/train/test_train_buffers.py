@@ -25,12 +25,12 @@ from raymodel.model.export import save_model
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.tiny import train_tiny_tokenizer
-from raymodel.train.buffers import persistent_buffers
-from raymodel.train.checkpoint import checkpoint_location
-from raymodel.train.export import TrainedWeights
-from raymodel.train.fragments import FragmentReader
-from raymodel.train.index import load_index, rank_file, rank_index
-from raymodel.train.resume import load_checkpoint
+from raymodel.train.checkpoint.buffers import persistent_buffers
+from raymodel.train.checkpoint.export import TrainedWeights
+from raymodel.train.checkpoint.fragments import FragmentReader
+from raymodel.train.checkpoint.index import load_index, rank_file, rank_index
+from raymodel.train.checkpoint.resume import load_checkpoint
+from raymodel.train.checkpoint.state import checkpoint_location
 
 STEP, END = 3, 5
 # As in test_train_batch_norm.py: other layouts add in another order.

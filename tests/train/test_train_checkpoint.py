@@ -11,9 +11,9 @@ from tiny_engines import Case, engine_of, join_tiny_group, save_now, train_steps
 
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
-from raymodel.train import zero
-from raymodel.train.index import load_index, statistic_name
-from raymodel.train.resume import load_checkpoint, rng_states
+from raymodel.train.checkpoint.index import load_index, statistic_name
+from raymodel.train.checkpoint.resume import load_checkpoint, rng_states
+from raymodel.train.step import zero
 
 WORLDS = (1, 2, 3, 4)
 STEP, END = 3, 6  # saved after 3 steps, then trained for 3 more

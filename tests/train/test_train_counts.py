@@ -17,9 +17,9 @@ from raymodel.model.shape import ModelShape
 from raymodel.model.spec import AdapterSpec
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.counts import find_flops_per_token, find_shape
-from raymodel.train.fault import memory_record, out_of_memory_error
-from raymodel.train.memory import Setup
+from raymodel.train.fault.policy import memory_record, out_of_memory_error
+from raymodel.train.forecast.counts import find_flops_per_token, find_shape
+from raymodel.train.forecast.memory import Setup
 
 GPT2 = {
     "vocab_size": 300,

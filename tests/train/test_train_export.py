@@ -25,10 +25,10 @@ from raymodel.testing.tiny import (
     outline_tiny_llama,
     train_tiny_tokenizer,
 )
-from raymodel.train.checkpoint import checkpoint_location
-from raymodel.train.export import TrainedWeights, _folder_for, export_model
-from raymodel.train.fragments import FragmentReader
-from raymodel.train.index import load_index
+from raymodel.train.checkpoint.export import TrainedWeights, _folder_for, export_model
+from raymodel.train.checkpoint.fragments import FragmentReader
+from raymodel.train.checkpoint.index import load_index
+from raymodel.train.checkpoint.state import checkpoint_location
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

@@ -24,7 +24,8 @@ from raymodel.model.shape import ModelShape
 from raymodel.observe.records import read_records
 from raymodel.observe.text import gib_text
 from raymodel.storage.uri import Location
-from raymodel.train.fault import (
+from raymodel.train.fault.keeper import FailureKeeper, cause_of
+from raymodel.train.fault.policy import (
     Failure,
     backoff_s,
     classify,
@@ -34,8 +35,7 @@ from raymodel.train.fault import (
     memory_record,
     out_of_memory_error,
 )
-from raymodel.train.keeper import FailureKeeper, cause_of
-from raymodel.train.memory import Setup, plan_memory
+from raymodel.train.forecast.memory import Setup, plan_memory
 from raymodel.train.spec import FaultSpec
 from raymodel.train.work import FAILURES_FILE
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from raymodel.model.shape import Adapter, ModelShape
-from raymodel.train.fit import Room, changes_text, find_fitting, list_savings
-from raymodel.train.memory import Setup, plan_memory
+from raymodel.train.forecast.fit import Room, changes_text, find_fitting, list_savings
+from raymodel.train.forecast.memory import Setup, plan_memory
 
 LLAMA_8B = ModelShape.of(
     "llama",

@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from raymodel.errors import CheckpointError, DamagedCheckpointError
 from raymodel.storage.uri import Location
 from raymodel.testing.s3 import s3_bucket
-from raymodel.train.checkpoint import checkpoint_location, find_checkpoint
-from raymodel.train.fragments import (
+from raymodel.train.checkpoint.fragments import (
     BLOCK,
     FLOAT_BYTES,
     Fragment,
@@ -19,8 +18,9 @@ from raymodel.train.fragments import (
     checksums,
     tensor_offsets,
 )
-from raymodel.train.index import INDEX, Index, load_index, rank_file, save_index
-from raymodel.train.span import Span
+from raymodel.train.checkpoint.index import INDEX, Index, load_index, rank_file, save_index
+from raymodel.train.checkpoint.span import Span
+from raymodel.train.checkpoint.state import checkpoint_location, find_checkpoint
 
 BLOCK_BYTES = BLOCK * FLOAT_BYTES
 SIZE = 5 * BLOCK + 77

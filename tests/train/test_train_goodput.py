@@ -10,7 +10,7 @@ from raymodel.observe.goodput import Ledger
 from raymodel.storage.artifact import Artifact
 from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train import loop
-from raymodel.train.checkpoint import committed_steps
+from raymodel.train.checkpoint.state import committed_steps
 from raymodel.train.work import TrainWork, read_ledger
 
 

@@ -26,7 +26,7 @@ from raymodel.data.shard import open_dataset
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.checkpoint import committed_steps
+from raymodel.train.checkpoint.state import committed_steps
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, summary
 

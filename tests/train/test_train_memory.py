@@ -7,8 +7,8 @@ import pytest
 from raymodel.model.shape import ModelShape
 from raymodel.tasks import loss
 from raymodel.testing.peak import MODEL, MemoryCase
-from raymodel.train.buckets import BUCKET_ELEMENTS
-from raymodel.train.memory import LOSS_CHUNK_ELEMENTS, Setup, plan_memory
+from raymodel.train.forecast.buckets import BUCKET_ELEMENTS
+from raymodel.train.forecast.memory import LOSS_CHUNK_ELEMENTS, Setup, plan_memory
 from raymodel.train.spec import PretrainSpec
 
 SHAPE = ModelShape.of("llama", MODEL)

@@ -11,10 +11,11 @@ from tiny_runs import events, fragments, losses, make_dataset, make_work, record
 from raymodel.storage.artifact import Artifact
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import RankError, run_distributed
-from raymodel.train import loop, zero
-from raymodel.train.checkpoint import committed_steps, find_checkpoint
-from raymodel.train.engine import Engine
-from raymodel.train.nonfinite import MAX_SKIPS_IN_A_ROW
+from raymodel.train import loop
+from raymodel.train.checkpoint.state import committed_steps, find_checkpoint
+from raymodel.train.step import zero
+from raymodel.train.step.engine import Engine
+from raymodel.train.step.nonfinite import MAX_SKIPS_IN_A_ROW
 from raymodel.train.work import TrainWork
 
 NAN, INF = float("nan"), float("inf")

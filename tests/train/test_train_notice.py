@@ -13,11 +13,12 @@ from raymodel.errors import PreemptedError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import RankError, run_distributed
-from raymodel.train import loop, notice
-from raymodel.train.checkpoint import committed_steps
-from raymodel.train.hang import EXIT_CODE, Watchdog, find_hang
-from raymodel.train.interrupt import run_interruptibly
-from raymodel.train.notice import LeaveNotice, ask_to_leave, forget_to_leave
+from raymodel.train import loop
+from raymodel.train.checkpoint.state import committed_steps
+from raymodel.train.fault import notice
+from raymodel.train.fault.hang import EXIT_CODE, Watchdog, find_hang
+from raymodel.train.fault.interrupt import run_interruptibly
+from raymodel.train.fault.notice import LeaveNotice, ask_to_leave, forget_to_leave
 from raymodel.train.session import TorchrunSession
 from raymodel.train.work import TrainWork
 from raymodel.train.worker import run_worker

@@ -32,10 +32,10 @@ from torch.nn.utils import clip_grad_norm_
 from raymodel.model.groups import parameter_groups
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.lion import CHUNK, Lion
-from raymodel.train.optimizer_spec import DEFAULTS, WHOLE_MATRICES, OptimizerSpec
-from raymodel.train.optimizers import find_maker
 from raymodel.train.spec import PretrainSpec
+from raymodel.train.update.lion import CHUNK, Lion
+from raymodel.train.update.optimizer_spec import DEFAULTS, WHOLE_MATRICES, OptimizerSpec
+from raymodel.train.update.optimizers import find_maker
 
 STEPS = 5
 ELEMENTWISE = [name for name in OPTIMIZERS if name not in WHOLE_MATRICES]

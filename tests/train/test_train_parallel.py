@@ -27,12 +27,12 @@ from transformers import AutoModelForCausalLM
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import RankError, run_distributed
-from raymodel.train import zero
-from raymodel.train.checkpoint import find_checkpoint
-from raymodel.train.engine import Engine
-from raymodel.train.index import load_index
-from raymodel.train.resume import load_checkpoint
-from raymodel.train.support import SEQUENCE, TENSOR
+from raymodel.train.checkpoint.index import load_index
+from raymodel.train.checkpoint.resume import load_checkpoint
+from raymodel.train.checkpoint.state import find_checkpoint
+from raymodel.train.forecast.support import SEQUENCE, TENSOR
+from raymodel.train.step import zero
+from raymodel.train.step.engine import Engine
 from raymodel.train.work import TrainWork
 
 # As in test_train_loop.py: a layout changes the order in which the same numbers are added, some

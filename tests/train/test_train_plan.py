@@ -9,11 +9,11 @@ import pytest
 
 from raymodel.errors import SpecError
 from raymodel.spec.base import Spec
-from raymodel.train.deepspeed_config import deepspeed_config
 from raymodel.train.plan import BatchPlan, check_rows, cut, plan_batch, plan_training
-from raymodel.train.schedule import learning_rate_at
-from raymodel.train.schedule_spec import ScheduleSpec
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
+from raymodel.train.step.deepspeed_config import deepspeed_config
+from raymodel.train.update.schedule import learning_rate_at
+from raymodel.train.update.schedule_spec import ScheduleSpec
 
 
 def spec_with(**fields) -> PretrainSpec:

@@ -11,10 +11,10 @@ from raymodel.errors import CheckpointError, DamagedCheckpointError, TrainingErr
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.s3 import s3_bucket
-from raymodel.train import fragments
-from raymodel.train.checkpoint import TrainState, checkpoint_location, committed_steps
-from raymodel.train.index import INDEX, load_index, rank_file, rank_index, save_index
-from raymodel.train.resume import resume
+from raymodel.train.checkpoint import fragments
+from raymodel.train.checkpoint.index import INDEX, load_index, rank_file, rank_index, save_index
+from raymodel.train.checkpoint.resume import resume
+from raymodel.train.checkpoint.state import TrainState, checkpoint_location, committed_steps
 
 GOOD, TORN = 2, 4
 WORKERS = 2

@@ -15,9 +15,11 @@ from raymodel.errors import StorageUnavailableError
 from raymodel.storage import retry
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import RankError, run_distributed
-from raymodel.train import saver as saver_module
-from raymodel.train import zero
-from raymodel.train.checkpoint import (
+from raymodel.train.checkpoint import saver as saver_module
+from raymodel.train.checkpoint.fragments import FragmentReader
+from raymodel.train.checkpoint.index import load_index
+from raymodel.train.checkpoint.saver import Saver
+from raymodel.train.checkpoint.state import (
     TrainState,
     checkpoint_location,
     committed_steps,
@@ -25,9 +27,7 @@ from raymodel.train.checkpoint import (
     find_best_checkpoint,
     find_checkpoint,
 )
-from raymodel.train.fragments import FragmentReader
-from raymodel.train.index import load_index
-from raymodel.train.saver import Saver
+from raymodel.train.step import zero
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from raymodel.errors import SlowPathError
 from raymodel.model import kernels
 from raymodel.observe.slow_paths import slow_paths
 from raymodel.testing.distributed import run_distributed
-from raymodel.train import engine
 from raymodel.train.spec import PretrainSpec
+from raymodel.train.step import engine
 from raymodel.train.work import TrainWork, summary
 
 

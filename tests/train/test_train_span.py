@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from raymodel.train.span import Span, overlap
+from raymodel.train.checkpoint.span import Span, overlap
 
 
 def places(span: Span) -> list[int]:

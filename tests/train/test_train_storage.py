@@ -18,7 +18,7 @@ from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.s3 import Fault, Faults, aws_environment
 from raymodel.train import loop
-from raymodel.train.checkpoint import committed_steps, find_checkpoint
+from raymodel.train.checkpoint.state import committed_steps, find_checkpoint
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import PretrainSpec
 from raymodel.train.work import EVENTS_FILE, FAILURES_FILE, TrainWork
@@ -217,12 +217,12 @@ def test_a_run_outlasts_a_disk_that_takes_no_checkpoints_for_a_while(
 def test_failures_are_written_down_in_a_bucket_that_refuses_for_a_while(
     work: TrainWork, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raymodel.train.keeper import FailureKeeper
+    from raymodel.train.fault.keeper import FailureKeeper
 
     fields = work.spec.to_dict() | {"fault": {"retries": 5}}
     keeper = FailureKeeper(replace(work, spec=PretrainSpec.model_validate(fields)))
     monkeypatch.setattr(retry, "TRIES", 2)
-    monkeypatch.setattr("raymodel.train.fault.FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("raymodel.train.fault.policy.FIRST_BACKOFF_S", 0.01)
     with RecordWriter(work.run / EVENTS_FILE) as attempts:
         attempts.write({"time_s": time.time() + 60, "event": "attempt", "workers": 2})
     lost = RuntimeError("Connection closed by peer")

@@ -4,10 +4,10 @@ import pytest
 
 from raymodel.errors import SpecError
 from raymodel.model.presets import load_presets
-from raymodel.train.deepspeed_config import deepspeed_config
+from raymodel.train.forecast.support import Trained, check_support, find_unsupported
 from raymodel.train.plan import plan_batch
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
-from raymodel.train.support import Trained, check_support, find_unsupported
+from raymodel.train.step.deepspeed_config import deepspeed_config
 
 LLAMA = {"num_attention_heads": 12, "num_key_value_heads": 4}
 COMMON = {"global_batch": 8, "duration": "1 step"}

@@ -12,9 +12,9 @@ from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.memory import measure_memory
 from raymodel.testing.tiny import outline_tiny_llama
-from raymodel.train import zero
-from raymodel.train.engine import DTYPES, build_engine, give_weights
 from raymodel.train.plan import plan_batch
+from raymodel.train.step import zero
+from raymodel.train.step.engine import DTYPES, build_engine, give_weights
 
 MODELS = {
     "untied": ({}, None),

@@ -8,7 +8,7 @@ from tiny_engines import Case, build_module, engine_of, join_tiny_group, train_s
 
 from raymodel.errors import SpecError
 from raymodel.testing.distributed import run_distributed
-from raymodel.train import zero
+from raymodel.train.step import zero
 
 OPTIMIZERS = {
     Case(0, "fp32"): "AdamW",

@@ -24,13 +24,13 @@ from raymodel.model.spec import AdapterSpec, LoraSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.testing.tiny import build_tiny_llama, outline_tiny_llama
-from raymodel.train import zero
-from raymodel.train.checkpoint import TrainState
-from raymodel.train.engine import Engine, build_engine, join_group
+from raymodel.train.checkpoint.saver import Saver
+from raymodel.train.checkpoint.state import TrainState
 from raymodel.train.layout import Layout
 from raymodel.train.plan import cut, plan_batch
-from raymodel.train.saver import Saver
 from raymodel.train.spec import PretrainSpec
+from raymodel.train.step import zero
+from raymodel.train.step.engine import Engine, build_engine, join_group
 
 VOCAB, WIDTH, TOKENS = 61, 31, 33
 GLOBAL_BATCH = 24  # 1, 2, 3 and 4 workers divide it

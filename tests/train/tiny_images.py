@@ -16,11 +16,11 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from raymodel.model.initial import InitialWeights
 from raymodel.model.materialise import materialise
-from raymodel.train import zero
-from raymodel.train.buffers import persistent_buffers
-from raymodel.train.engine import Engine, build_engine
+from raymodel.train.checkpoint.buffers import persistent_buffers
 from raymodel.train.plan import plan_batch
 from raymodel.train.spec import PretrainSpec
+from raymodel.train.step import zero
+from raymodel.train.step.engine import Engine, build_engine
 
 ROWS, CLASSES, SIDE = 7, 3, 8
 CUTS = {1: ((0, 7),), 2: ((0, 5), (5, 7)), 3: ((0, 4), (4, 7), (7, 7))}

@@ -8,12 +8,12 @@ import torch
 from raymodel.model.initial import Weights
 from raymodel.model.tensorfile import TensorInfo, write_tensors
 from raymodel.storage.uri import Location
-from raymodel.train.checkpoint import checkpoint_location
-from raymodel.train.fragments import Fragment, checksums, tensor_offsets
-from raymodel.train.index import Index, rank_file, save_index
+from raymodel.train.checkpoint.fragments import Fragment, checksums, tensor_offsets
+from raymodel.train.checkpoint.index import Index, rank_file, save_index
+from raymodel.train.checkpoint.span import Span
+from raymodel.train.checkpoint.state import checkpoint_location
 from raymodel.train.plan import cut
-from raymodel.train.span import Span
-from raymodel.train.zero import WEIGHT
+from raymodel.train.step.zero import WEIGHT
 
 
 def write_checkpoint_of(

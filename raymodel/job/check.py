@@ -1,0 +1,328 @@
+"""Checks of a job that no single section can make: they ask the tasks, the presets, transformers.
+
+Nothing here loads torch, ray, transformers or pyarrow, and nothing touches the job's data or a
+cluster: what `raymodel check` accepts can still meet a missing file (`preflight.py` looks, when the
+job runs) or too small a cluster. What only transformers knows of a model a process of its own is
+asked, once for each change of the model, and only where all else is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from raymodel.data.spec import PrepareSpec, SourceSpec
+from raymodel.errors import SpecError, UserError
+from raymodel.evaluate.gates import TEXT_PREFIX
+from raymodel.job.preflight import masking_tasks
+from raymodel.job.spec import Job
+from raymodel.model.examine import Question, examine
+from raymodel.model.fields import find_wrong_fields
+from raymodel.model.presets import resolve_model
+from raymodel.model.spec import ModelSpec
+from raymodel.spec.document import Path
+from raymodel.spec.fields import nearest
+from raymodel.spec.load import LoadedJob
+from raymodel.spec.problems import Problem, spec_error
+from raymodel.spec.show import show
+from raymodel.storage.hub import check_no_url_of_hub
+from raymodel.storage.uri import Location
+from raymodel.tasks.fields import PLAIN_TEXT, Fields, find_wrong_roles
+from raymodel.train.forecast.support import SEQUENCE, TENSOR, Trained, find_unsupported
+from raymodel.train.spec import FinetuneSpec, TrainSpec
+from raymodel.tune.check import check_sweep
+from raymodel.tune.space import adapters_of
+
+
+def check_job(loaded: LoadedJob) -> None:
+    """Raises SpecError, one line a problem, when the stages of a job do not fit together."""
+    for checks in (CHECKS, (check_built,)):
+        problems = [problem for check in checks for problem in check(loaded.job)]
+        if problems:
+            raise spec_error(problems, loaded.positions)
+
+
+def check_sources(job: Job) -> Iterator[Problem]:
+    """The sources hold what is learnt from: a text, or what the task of fine-tuning needs."""
+    from raymodel.tasks import get_task
+
+    stages: list[tuple[str, tuple[SourceSpec, ...], Fields, str]] = []
+    if job.prepare:
+        stages.append(("prepare", job.prepare.sources, PLAIN_TEXT, "prepare"))
+    if job.finetune:
+        name = job.finetune.task.name
+        stages.append(("finetune", job.finetune.sources, get_task(name).fields, name))
+    for stage, sources, fields, reader in stages:
+        for i, source in enumerate(sources):
+            for role, why in find_wrong_roles(source, fields, reader):
+                named = ("fields", role) if role in source.fields else ()
+                yield Problem((stage, "sources", i, *named), why)
+
+
+def check_processor(job: Job) -> Iterator[Problem]:
+    """A fresh model that is fine-tuned has something to read its examples with."""
+    if job.finetune is None or job.finetune.model is None:
+        return
+    from raymodel.tasks import make_task
+
+    if make_task(job.finetune.task).fresh_processor() is None:
+        yield Problem(
+            ("finetune", "model"),
+            f"{job.finetune.task.name} reads text with the tokenizer of its base, and a fresh "
+            "model has none; pretrain one first, or give `base`",
+        )
+
+
+def check_objective(job: Job) -> Iterator[Problem]:
+    """What is pretrained can be learnt from packed text, with the tokenizer that reads it."""
+    if job.pretrain is None:
+        return
+    from raymodel.tasks import TASKS, get_task
+
+    name = job.pretrain.objective.name
+    if not get_task(name).learns_from_text:
+        able = ", ".join(each for each, task in TASKS.items() if task.learns_from_text)
+        yield Problem(
+            ("pretrain", "objective"),
+            f"{name} needs labelled examples, which `finetune` has; pretraining reads plain text: "
+            f"take {able}",
+        )
+    if job.prepare is None or job.pretrain.data is not None:
+        return
+    tokenizer = job.prepare.tokenizer
+    has_mask = tokenizer.load is not None or tokenizer.mask or tokenizer.tokens == "characters"
+    for task in () if has_mask else masking_tasks(job):
+        yield Problem(
+            ("prepare", "tokenizer"),
+            f"{task} needs a token that stands for a hidden one, and a byte-level BPE has one only "
+            "where that is asked for; add mask: true",
+        )
+
+
+def check_places(job: Job) -> Iterator[Problem]:
+    """Each place that the job names is written as one: a path, or a URI of a known scheme."""
+    for path, place in _places(job):
+        try:
+            check_no_url_of_hub(place)
+            if not place.startswith("python:"):
+                Location.parse(place)
+        except UserError as error:
+            yield Problem(path, str(error))
+
+
+def _places(job: Job) -> Iterator[tuple[Path, str]]:
+    yield ("storage",), job.storage
+    for stage in ("prepare", "finetune"):
+        spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
+        for i, source in enumerate(spec.sources if spec else ()):
+            yield (stage, "sources", i, "path"), source.path
+    if job.prepare and job.prepare.tokenizer.load:
+        yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load
+    for i, dataset in enumerate(job.pretrain.datasets if job.pretrain else ()):
+        is_alone = job.pretrain is not None and isinstance(job.pretrain.data, str)
+        yield ("pretrain", "data", *(() if is_alone else (i, "path"))), dataset.path
+    if job.finetune and job.finetune.base:
+        yield ("finetune", "base"), job.finetune.base
+    if job.serve and job.serve.model:
+        yield ("serve", "model"), job.serve.model
+
+
+def check_model(job: Job) -> Iterator[Problem]:
+    """The preset of each fresh model exists, and its sizes are some that a model can have."""
+    for stage, spec in _fresh_models(job):
+        try:
+            _, fields = resolve_model(spec)
+        except SpecError as error:
+            yield Problem((stage, "model", "preset"), str(error))
+            continue
+        here: Path = (stage, "model", "config")
+        wrong = list(find_wrong_fields(fields))
+        for name, why in wrong:
+            yield Problem((*here, name), why)
+        if not wrong and stage == "pretrain":
+            yield from _too_small_for_data(job, fields, here)
+
+
+def _fresh_models(job: Job) -> Iterator[tuple[str, ModelSpec]]:
+    """Stage → the model that it makes anew."""
+    if job.pretrain is not None:
+        yield "pretrain", job.pretrain.model
+    if job.finetune is not None and job.finetune.model is not None:
+        yield "finetune", job.finetune.model
+
+
+def _too_small_for_data(job: Job, fields: Mapping[str, Any], here: Path) -> Iterator[Problem]:
+    if job.prepare is None or (job.pretrain and job.pretrain.data is not None):
+        return
+    needed = {
+        "vocab_size": (job.prepare.tokenizer.vocab_size, "prepare.tokenizer.vocab_size"),
+        "max_position_embeddings": (job.prepare.sequence_length, "prepare.sequence_length"),
+    }
+    for name, (size, origin) in needed.items():
+        if size is not None and fields.get(name, size) < size:
+            yield Problem(
+                (*here, name),
+                f"{fields[name]} is less than {origin}, {size}; leave it out, or give at least "
+                "that",
+            )
+
+
+def check_holdouts(job: Job) -> Iterator[Problem]:
+    """What is trained has rows to train on, and some to validate it on."""
+    if job.prepare is not None:
+        trains = job.pretrain is not None and job.pretrain.data is None
+        yield from _wrong_holdout("prepare", job.prepare.holdout, trains=trains)
+    if job.finetune is not None:
+        yield from _wrong_holdout("finetune", job.finetune.holdout, trains=True)
+
+
+def _wrong_holdout(stage: str, holdout: float, *, trains: bool) -> Iterator[Problem]:
+    if holdout >= 1:
+        yield Problem((stage, "holdout"), "100% of the documents leave none to train on; lower it")
+    elif trains and holdout <= 0:
+        yield Problem(
+            (stage, "holdout"),
+            "0 leaves no documents to validate the training on, and none to evaluate; give a "
+            "share, such as 1%",
+        )
+
+
+def check_lengths(job: Job) -> Iterator[Problem]:
+    """Examples are no longer than the rows that the job's own base was pretrained on."""
+    if job.finetune is None or not job.finetune.starts_from_pretrain or job.prepare is None:
+        return
+    try:
+        job.finetune.max_length_for(job.prepare.sequence_length)
+    except SpecError:
+        yield Problem(
+            ("finetune", "max_length"),
+            f"{job.finetune.max_length} tokens is more than prepare.sequence_length, "
+            f"{job.prepare.sequence_length}: the base never saw so many; lower it, or prepare "
+            "longer rows",
+        )
+
+
+def check_parallel(job: Job) -> Iterator[Problem]:
+    """The model to pretrain, and to fine-tune after that, can be spread as the job says.
+
+    What a base folder holds, `preflight.py` sees.
+    """
+    if job.pretrain is None:
+        return
+    try:
+        architecture, config = resolve_model(job.pretrain.model)
+    except SpecError:
+        return  # told by check_model
+    if not any(find_wrong_fields(config)):  # told by check_model
+        yield from _layout_problems(job, architecture, config)
+
+
+def check_built(job: Job) -> Iterator[Problem]:
+    """Each fresh model can be built, does its task, and takes the adapter of the job."""
+    yield from _pretrained_problems(job)
+    if job.finetune is None or job.finetune.model is None:
+        return
+    architecture, fields = resolve_model(job.finetune.model)
+    question = Question(task=job.finetune.task.name, architecture=architecture, fields=fields)
+    [answer] = examine([question])
+    yield from _told(answer.problems, "finetune")
+
+
+def _pretrained_problems(job: Job) -> Iterator[Problem]:
+    if job.pretrain is None:
+        return
+    architecture, fields = resolve_model(job.pretrain.model)
+    model = Question(task=job.pretrain.objective.name, architecture=architecture, fields=fields)
+    questions = [model]
+    if job.finetune is not None and job.finetune.starts_from_pretrain:
+        adapters = adapters_of(job.finetune)
+        questions.append(replace(model, task=job.finetune.task.name, adapters=adapters))
+    answers = examine(questions)
+    seen = [problem for answer in answers for problem in answer.problems]
+    yield from _told(seen, "pretrain")
+    if not seen:
+        yield from _layout_problems(job, architecture, answers[0].config)
+
+
+def _told(problems: Iterable[tuple[str, str]], stage: str) -> Iterator[Problem]:
+    """What transformers says, at the fields that it is about."""
+    places: dict[str, Path] = {
+        "config": (stage, "model", "config"),
+        "adapter": ("finetune", "adapter"),
+    }
+    for subject, message in dict.fromkeys(problems):
+        kind, _, name = subject.partition(".")
+        yield Problem((*places[kind], *([name] if name else [])), message)
+
+
+def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> Iterator[Problem]:
+    from raymodel.tasks import get_task
+
+    assert job.pretrain is not None, "the caller looked"
+    if architecture in (*TENSOR, *SEQUENCE) and not config.get("num_attention_heads"):
+        return  # its own default, which check_built knows
+    length = job.prepare.sequence_length if job.prepare else None
+    trained: list[tuple[str, TrainSpec, str]] = [
+        ("pretrain", job.pretrain, job.pretrain.objective.name)
+    ]
+    if job.finetune is not None and job.finetune.starts_from_pretrain:
+        trained.append(("finetune", job.finetune, job.finetune.task.name))
+    for stage, spec, task in trained:
+        model = Trained(architecture, config, get_task(task).cuts_rows, length)
+        for field, reason in find_unsupported(spec, model):
+            yield Problem((stage, *field.split(".")), reason)
+
+
+def check_measures(job: Job) -> Iterator[Problem]:
+    """The task of the job knows every measure, and every gate is on one that is taken."""
+    if job.evaluate is None:
+        return
+    from raymodel.tasks import get_task
+
+    task = get_task(job.task)
+    known = task.measures
+    of_examples = [name for name, measure in known.items() if measure.needs == "answers"]
+    taken = job.evaluate.metrics
+    for i, name in enumerate(taken):
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"; did you mean {close!r}?" if close else ""
+            rule = (
+                f"{show(name)} is not a measure of {job.task}, which has {', '.join(known)}{hint}"
+            )
+            yield Problem(("evaluate", "metrics", i), rule)
+        elif name in of_examples and job.finetune is None:
+            others = ", ".join(each for each in known if each not in of_examples)
+            rule = f"{name!r} compares answers with those of examples, which only `finetune` has"
+            yield Problem(("evaluate", "metrics", i), f"{rule}; of plain text take {others}")
+    of_text = [name for name in taken if name not in of_examples and _measures_text(job)]
+    gated = (*taken, *(TEXT_PREFIX + name for name in of_text))
+    for gate in job.evaluate.gates:
+        if gate not in gated:
+            close = nearest(gate, gated)
+            rule = f"the gate is on {show(gate)}, which is not measured; "
+            fix = f"did you mean {close!r}?" if close else f"add {show(gate)} to evaluate.metrics"
+            yield Problem(("evaluate", "gates", gate), rule + fix)
+
+
+def _measures_text(job: Job) -> bool:
+    """Whether plain text is measured beside the examples: rows of the job's own pretraining."""
+    pretrain, finetune = job.pretrain, job.finetune
+    if pretrain is None or finetune is None or not finetune.starts_from_pretrain:
+        return False
+    return finetune.task.name == pretrain.objective.name
+
+
+CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
+    check_sources,
+    check_processor,
+    check_objective,
+    check_places,
+    check_model,
+    check_holdouts,
+    check_lengths,
+    check_parallel,
+    check_sweep,
+    check_measures,
+)

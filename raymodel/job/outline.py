@@ -1,0 +1,81 @@
+"""A job in a few words: one line a stage, as `raymodel check` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from raymodel.cluster.spec import ClusterSpec
+from raymodel.data.spec import PrepareSpec
+from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.job.spec import Job
+from raymodel.serve.spec import ServeSpec
+from raymodel.spec.show import shorten
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
+
+_MOST_LISTED = 5
+
+
+def outline(job: Job) -> Iterator[tuple[str, str]]:
+    """(stage, what it does) of each stage of the job, in the order they run."""
+    if job.prepare:
+        yield "prepare", _prepare(job.prepare)
+    if job.pretrain:
+        yield "pretrain", _pretrain(job.pretrain, job.cluster)
+    if job.finetune:
+        yield "finetune", _finetune(job.finetune, job.cluster)
+    if job.evaluate:
+        yield "evaluate", _evaluate(job.evaluate)
+    if job.serve:
+        yield "serve", _serve(job.serve)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names; a line of a terminal holds no more."""
+    more = [f"{len(names) - _MOST_LISTED:,} more"] if len(names) > _MOST_LISTED else []
+    return ", ".join([*map(shorten, names[:_MOST_LISTED]), *more])
+
+
+def _prepare(spec: PrepareSpec) -> str:
+    tokenizer = (
+        f"vocabulary of {spec.tokenizer.vocab_size}"
+        if spec.tokenizer.vocab_size
+        else f"tokenizer of {shorten(spec.tokenizer.load or '')}"
+    )
+    sources = _listed([source.path for source in spec.sources])
+    return f"{sources}; {tokenizer}; rows of {spec.sequence_length} tokens"
+
+
+def _pretrain(spec: PretrainSpec, cluster: ClusterSpec) -> str:
+    return (
+        f"{shorten(spec.model.preset or spec.model.architecture or '')}; {_training(spec, cluster)}"
+    )
+
+
+def _finetune(spec: FinetuneSpec, cluster: ClusterSpec) -> str:
+    model = spec.model and (spec.model.preset or spec.model.architecture)
+    parts = [f"{spec.task.name} from {shorten(spec.base or model or 'pretrain')}"]
+    if spec.adapter:
+        parts.append(f"LoRA of rank {spec.adapter.lora.rank}")
+    if spec.sweep:
+        cluster = ClusterSpec(workers=spec.sweep.workers_per_trial)
+        parts.append(f"{spec.sweep.trials} trials over {_listed([*spec.sweep.search])}, each")
+    parts.append(_training(spec, cluster))
+    return "; ".join(parts)
+
+
+def _training(spec: TrainSpec, cluster: ClusterSpec) -> str:
+    least, most = cluster.min_workers, cluster.max_workers
+    workers = f"{least} to {most} workers" if least != most else f"workers: {most}"
+    return (
+        f"{spec.duration} at {spec.global_batch} rows a step; {workers}, "
+        f"ZeRO {spec.parallel.zero}, {spec.precision}"
+    )
+
+
+def _evaluate(spec: EvaluateSpec) -> str:
+    gates = _listed([f"{name} {condition.strip()}" for name, condition in spec.gates.items()])
+    return ", ".join(spec.metrics) + (f"; `best` needs {gates}" if gates else "")
+
+
+def _serve(spec: ServeSpec) -> str:
+    return f"{shorten(spec.model or 'best')} at http://{shorten(spec.host)}:{spec.port}"

@@ -1,0 +1,298 @@
+"""What a job names is looked at before its first stage: sources, tokenizers, datasets, models.
+
+`raymodel check` reads the job file alone. Here, where the job runs or is planned, each folder that
+the file names is opened, so that nothing is prepared for hours which a later stage cannot use. What
+the job makes itself is not there yet and not looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raymodel.data.mixture import Mixture, resolve_mixture
+from raymodel.data.sources import find_tokenizer, resolve_source
+from raymodel.errors import (
+    ArtifactError,
+    MissingArtifactError,
+    MissingSourceError,
+    RaymodelError,
+    SpecError,
+    StorageError,
+    StorageUnavailableError,
+)
+from raymodel.job.spec import Job
+from raymodel.model.examine import Answer, Question, examine
+from raymodel.model.positions import find_max_tokens
+from raymodel.model.presets import resolve_model
+from raymodel.model.purpose import find_task, model_location
+from raymodel.storage.registry import Run
+from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
+from raymodel.train.base import BaseModel, resolve_base
+from raymodel.train.forecast.support import Trained, find_unsupported
+from raymodel.train.spec import FinetuneSpec
+from raymodel.tune.space import adapters_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is wrong with an input."""
+
+    stage: str
+    message: str
+    is_missing: bool = False
+    """Nothing lies there, or nothing can be read from here: it may be made yet, or be seen only
+    where the job will run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What was found of a job's inputs."""
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    """What will be done that the user may not expect."""
+    base: Answer | None
+    """About the folder that `finetune.base` names, where that is there."""
+    unavailable: StorageUnavailableError | None = None
+    """A storage that failed at every try, which is no fault of the job."""
+
+    def wrong(self) -> dict[str, str]:
+        """Stage → what no waiting can mend."""
+        return self._by_stage(is_missing=False)
+
+    def missing(self) -> dict[str, str]:
+        """Stage → what is not there, or not to be seen from here."""
+        return self._by_stage(is_missing=True)
+
+    def _by_stage(self, *, is_missing: bool) -> dict[str, str]:
+        chosen = [each for each in self.findings if each.is_missing == is_missing]
+        return {
+            stage: "; ".join(each.message for each in chosen if each.stage == stage)
+            for stage in dict.fromkeys(each.stage for each in chosen)
+        }
+
+
+def check_inputs(job: Job, base_dir: Path, say: Callable[[str], None]) -> None:
+    """Looks at all that a job names, before anything is started or written.
+
+    Args:
+        job: the checked job.
+        base_dir: where relative paths start.
+        say: told what the user may not expect.
+
+    Raises:
+        SpecError: something is missing or wrong; a line for each.
+        StorageUnavailableError: a storage cannot be asked at the moment.
+    """
+    inputs = look_at_inputs(job, base_dir)
+    if inputs.unavailable is not None:
+        raise inputs.unavailable
+    if inputs.findings:
+        lines = dict.fromkeys(f"{each.stage}: {each.message}" for each in inputs.findings)
+        head = [f"{len(lines)} inputs of the job are wrong"] if len(lines) > 1 else []
+        raise SpecError("\n".join([*head, *lines]))
+    for note in inputs.notes:
+        say(note)
+
+
+def look_at_inputs(job: Job, base_dir: Path) -> Inputs:
+    """Looks at all that a job names; what is wrong is said, not raised."""
+    return _Look(job, base_dir).run()
+
+
+@dataclass
+class _Look:
+    job: Job
+    base_dir: Path
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    questions: list[tuple[str, Question]] = field(default_factory=list)
+    """Stage or field → what is asked about a folder; all are asked at once."""
+    base_answer: Answer | None = None
+    unavailable: StorageUnavailableError | None = None
+
+    def run(self) -> Inputs:
+        job = self.job
+        if job.prepare:
+            self._sources("prepare", job.prepare.sources)
+            self._tokenizer()
+        if job.pretrain and job.pretrain.data is not None:
+            self._data()
+        if job.finetune:
+            self._sources("finetune", job.finetune.sources)
+            self._base(job.finetune)
+        if job.serve and job.serve.model:
+            self._served(job.serve.model)
+        answers = examine([question for _, question in self.questions])
+        for (stage, _), answer in zip(self.questions, answers, strict=True):
+            with self._collecting(stage.partition(".")[0]):
+                self._judge(stage, answer)
+        return Inputs(
+            findings=tuple(self.findings),
+            notes=tuple(self.notes),
+            base=self.base_answer,
+            unavailable=self.unavailable,
+        )
+
+    @contextmanager
+    def _collecting(self, stage: str) -> Iterator[None]:
+        """An error becomes a finding."""
+        try:
+            yield
+        except StorageUnavailableError as error:
+            self.unavailable = error
+            self._add(stage, str(error), is_missing=True)
+        except (RaymodelError, OSError) as error:
+            missing = MissingArtifactError | MissingSourceError | StorageError | OSError
+            self._add(stage, str(error), is_missing=isinstance(error, missing))
+
+    def _add(self, stage: str, message: str, *, is_missing: bool = False) -> None:
+        self.findings.append(Finding(stage=stage, message=message, is_missing=is_missing))
+
+    @property
+    def _storage(self) -> Location:
+        return Location.parse(self.job.storage)
+
+    # ---- what lies there -------------------------------------------------------------------------
+
+    def _sources(self, stage: str, sources: tuple[Any, ...]) -> None:
+        for source in sources:
+            with self._collecting(stage):
+                resolve_source(source, self.base_dir)
+
+    def _tokenizer(self) -> None:
+        assert self.job.prepare is not None, "the caller looked"
+        named = self.job.prepare.tokenizer.load
+        if named is not None:
+            with self._collecting("prepare"):
+                folder = find_tokenizer(named, self.base_dir)
+                self.questions.append(("prepare.tokenizer", Question(folder=folder)))
+
+    def _data(self) -> None:
+        spec = self.job.pretrain
+        assert spec is not None, "the caller looked"
+        if any(self._is_made_by_this_job(each.path) for each in spec.datasets):
+            return
+        with self._collecting("pretrain"):
+            mixture = resolve_mixture(spec.datasets, self._storage, self.base_dir)
+            self._check_held_out(mixture)
+            for artifact, _ in mixture[:1]:  # the rest is alike
+                content = artifact.content
+                if "mask" in content["processor"]:  # which older ones do not say
+                    self._check_mask("pretrain", artifact.location, content["processor"]["mask"])
+                self._check_sizes(content["processor"]["vocab_size"], content["sequence_length"])
+
+    def _base(self, spec: FinetuneSpec) -> None:
+        if spec.base is None or self._is_made_by_this_job(spec.base):
+            return
+        with self._collecting("finetune"):
+            base = resolve_base(spec.base, self._storage, self.base_dir)
+            question = Question(
+                task=spec.task.name, folder=base.location, adapters=adapters_of(spec), trains=True
+            )
+            self.questions.append(("finetune.base", question))
+
+    def _served(self, named: str) -> None:
+        if self._is_made_by_this_job(named):
+            return
+        with self._collecting("serve"):
+            model: BaseModel = resolve_base(named, self._storage, self.base_dir)
+            found = model.artifact or model.location
+            question = Question(task=find_task(found), folder=model_location(found), trains=False)
+            self.questions.append(("serve.model", question))
+
+    def _is_made_by_this_job(self, reference: str) -> bool:
+        """Whether a reference is to a stage that runs before, and has no result yet."""
+        run, _, stage = reference.partition("/")
+        if run != self.job.name or stage not in (*_MAKES, "best"):
+            return False
+        makes = stage == "best" or getattr(self.job, stage) is not None
+        known = Run(self._storage / run)
+        return makes and (known.best() if stage == "best" else known.latest(stage)) is None
+
+    # ---- what it holds ---------------------------------------------------------------------------
+
+    def _judge(self, stage: str, answer: Answer) -> None:
+        owner = stage.partition(".")[0]
+        for subject, message in answer.problems:
+            where = "adapter: " if subject == "adapter" else ""
+            self._add(owner, where + message)
+        self.notes += [f"{owner}: {note}" for note in answer.notes]
+        if answer.problems:
+            return
+        if stage == "prepare.tokenizer":
+            self._judge_tokenizer(answer)
+        elif stage == "finetune.base":
+            self.base_answer = answer
+            self._judge_base(answer)
+
+    def _judge_tokenizer(self, answer: Answer) -> None:
+        prepare = self.job.prepare
+        assert prepare is not None, "the caller looked"
+        if answer.end_of_text is None:
+            self._add(
+                "prepare",
+                f"the tokenizer {prepare.tokenizer.load!r} has no end-of-text token; documents are "
+                "packed with one between them. Set `eos_token` in its tokenizer_config.json",
+            )
+        self._check_mask("prepare", f"the tokenizer {prepare.tokenizer.load!r}", answer.mask)
+        if self.job.pretrain and self.job.pretrain.data is None:
+            self._check_sizes(answer.vocab_size or 0, prepare.sequence_length)
+
+    def _judge_base(self, answer: Answer) -> None:
+        spec = self.job.finetune
+        assert spec is not None, "the caller looked"
+        if not answer.config:
+            return  # nobody here could tell
+        length = spec.max_length_for(find_max_tokens(answer.config))
+        architecture = str(answer.config.get("model_type"))
+        model = Trained(architecture, answer.config, get_task(spec.task.name).cuts_rows, length)
+        for name, reason in find_unsupported(spec, model):
+            self._add("finetune", f"{name}: {reason}")
+
+    def _check_mask(self, stage: str, where: object, mask: int | None) -> None:
+        """That what reads the data has the mask that pretraining, or what follows it, needs."""
+        for task in masking_tasks(self.job):
+            if mask is None:
+                self._add(
+                    stage,
+                    f"{where} has no token that stands for a hidden one, as {task} needs; set "
+                    "`mask_token` in its tokenizer_config.json where its model has one, or train "
+                    "one with prepare.tokenizer: {vocab_size: …, mask: true}",
+                )
+
+    def _check_sizes(self, vocab_size: int, row_tokens: int) -> None:
+        """That a model which is given its sizes has room for the data."""
+        assert self.job.pretrain is not None, "the caller looked"
+        _, fields = resolve_model(self.job.pretrain.model)
+        needed = {"vocab_size": vocab_size, "max_position_embeddings": row_tokens}
+        for name, size in needed.items():
+            if fields.get(name, size) < size:
+                self._add(
+                    "pretrain",
+                    f"model.config.{name} is {fields[name]}, but the data needs {size}; leave it "
+                    "out, or give at least that",
+                )
+
+    def _check_held_out(self, mixture: Mixture) -> None:
+        if not any(artifact.content["splits"]["holdout"]["parts"] for artifact, _ in mixture):
+            raise ArtifactError(
+                f"{', '.join(str(artifact.location) for artifact, _ in mixture)} hold no documents "
+                "out, and training is validated on some; prepare one with a `holdout` above 0"
+            )
+
+
+def masking_tasks(job: Job) -> tuple[str, ...]:
+    """Tasks of the job that hide tokens, and read text with the tokenizer of its pretraining."""
+    names = [job.pretrain.objective.name] if job.pretrain else []
+    if job.pretrain and job.finetune and job.finetune.starts_from_pretrain:
+        names.append(job.finetune.task.name)
+    return tuple(name for name in dict.fromkeys(names) if get_task(name).needs_mask)
+
+
+_MAKES = ("prepare", "pretrain", "finetune")

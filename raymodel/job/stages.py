@@ -1,0 +1,173 @@
+"""The stages of a job: which artifacts each reads, and what else decides its result.
+
+The pipeline runs them, `progress.py` looks them up and `torchrun.py` trains one of them. All
+have them from here, since a stage that is told otherwise is another execution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
+from raymodel.data.sources import prepare_identity
+from raymodel.job.spec import Job
+from raymodel.storage.artifact import Artifact, find_artifact
+from raymodel.storage.execution import execution_fingerprint
+from raymodel.storage.registry import Run, find_in_other_runs
+from raymodel.storage.uri import Location
+from raymodel.storage.versions import packages_of
+from raymodel.train.base import (
+    BaseModel,
+    base_of,
+    examples_identity,
+    finetune_identity,
+    resolve_base,
+)
+
+# Made of raw data by the same recipe under every job name, and read by training alone. A model is
+# not taken over: its run holds its checkpoints, its records and what was learnt from its failures.
+_SHARED = ("prepare", "examples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a job whose inputs are complete."""
+
+    name: str
+    identity: dict[str, Any]
+    """What of the spec and the raw input decides the result."""
+    inputs: Mapping[str, Artifact]
+    """By role."""
+
+    def fingerprint(self, seed: int) -> str:
+        """Names its execution."""
+        return execution_fingerprint(
+            self.name, seed=seed, identity=self.identity, inputs=self.inputs
+        )
+
+    def find(self, run: Run, mark: str) -> Artifact | None:
+        """Its complete artifact: of this run, else, of prepared data, of any other in its storage.
+
+        Args:
+            mark: its fingerprint.
+
+        Raises:
+            ArtifactError: this run's own is not good.
+        """
+        own = find_artifact(run.execution(self.name, mark))
+        if own is not None or self.name not in _SHARED:
+            return own
+        return find_in_other_runs(run, self.name, mark)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those that decide its result, for the manifest."""
+        return packages_of(self.name, self.identity)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Those of one job. Ask only for stages that it has, in their order.
+
+    Errors are those of `resolve_mixture`, `resolve_base` and of the sources.
+    """
+
+    job: Job
+    base_dir: Path
+    """Where relative paths start."""
+
+    @property
+    def storage(self) -> Location:
+        return Location.parse(self.job.storage)
+
+    def prepare(self) -> Stage:
+        spec = self.job.prepare
+        assert spec is not None, "the caller looked"
+        return Stage(name="prepare", identity=prepare_identity(spec, self.base_dir), inputs={})
+
+    def data(self, prepared: Artifact | None) -> Mixture:
+        """What `pretrain.data` names, else what the job prepared; empty when there is neither."""
+        spec = self.job.pretrain
+        if spec and spec.data:
+            return resolve_mixture(spec.datasets, self.storage, self.base_dir)
+        return mixture_of(prepared) if prepared else ()
+
+    def pretrain(self, data: Mixture) -> Stage:
+        spec = self.job.pretrain
+        assert spec is not None, "the caller looked"
+        return Stage(name="pretrain", identity=spec.identity(), inputs=inputs_of(data))
+
+    def base(self, pretrained: Artifact | None) -> BaseModel | None:
+        """What `finetune.base` names, else what the job pretrained; None where neither is there,
+        or the model is a fresh one."""
+        spec = self.job.finetune
+        assert spec is not None, "the caller looked"
+        if spec.base is not None:
+            return resolve_base(spec.base, self.storage, self.base_dir)
+        return base_of(pretrained) if pretrained and spec.model is None else None
+
+    def examples(self, base: BaseModel | None) -> Stage:
+        """The labelled sources as shards: an artifact of its own, shared by all trials."""
+        spec = self.job.finetune
+        assert spec is not None, "the caller looked"
+        identity = examples_identity(spec, base, self.base_dir)
+        return Stage(name="examples", identity=identity, inputs=base.inputs if base else {})
+
+    def finetune(self, base: BaseModel | None, examples: Artifact) -> Stage:
+        spec = self.job.finetune
+        assert spec is not None, "the caller looked"
+        inputs = (base.inputs if base else {}) | {"examples": examples}
+        return Stage(name="finetune", identity=finetune_identity(spec, base), inputs=inputs)
+
+    def held_out(self, data: Mixture) -> Mixture:
+        """Those of the datasets that the job's newest model can be measured on.
+
+        A base that the job names came with a tokenizer of its own: to it the tokens of other
+        datasets are other words, or none. A fresh model has seen none of them.
+        """
+        tuned = self.job.finetune
+        return () if tuned is not None and not tuned.starts_from_pretrain else data
+
+    def evaluate(
+        self,
+        model: Artifact,
+        *,
+        base: BaseModel | None,
+        examples: Artifact | None,
+        data: Mixture,
+    ) -> Stage:
+        """Measures a model, and its base where that is an artifact.
+
+        Args:
+            base: what fine-tuning started from; None when nothing was fine-tuned.
+            examples: those of the fine-tuning.
+            data: from `held_out`.
+        """
+        spec = self.job.evaluate
+        assert spec is not None, "the caller looked"
+        before = base.artifact if base else None
+        roles = {"model": model, "base": before, "examples": examples, **inputs_of(data)}
+        inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
+        return Stage(name="evaluate", identity=spec.identity(), inputs=inputs)
+
+    def served(self, newest: Artifact | None) -> BaseModel | None:
+        """What `serve.model` names, else the newest model; None when there is neither.
+
+        Args:
+            newest: trained by the job, and past its gates.
+        """
+        spec = self.job.serve
+        assert spec is not None, "the caller looked"
+        if spec.model:
+            return resolve_base(spec.model, self.storage, self.base_dir)
+        return base_of(newest) if newest else None
+
+    def serve(self, model: BaseModel) -> Stage:
+        spec = self.job.serve
+        assert spec is not None, "the caller looked"
+        identity = spec.identity() | {"base": model.identity}
+        inputs = {"model": model.artifact} if model.artifact else {}
+        return Stage(name="serve", identity=identity, inputs=inputs)

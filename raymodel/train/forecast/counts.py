@@ -1,0 +1,106 @@
+"""What a worker's own model takes: by formula where there is one, else counted on the meta device.
+
+Counted is an outline beside the model, of which DeepSpeed has made something else. It takes a
+second, and is never a reason not to train.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raymodel.errors import RaymodelError
+from raymodel.model.adapters import attach_adapter
+from raymodel.model.build import BUILD_ERRORS, outline_model
+from raymodel.model.count import can_count, count_model
+from raymodel.model.counted import CountedShape, Counting, Row, Shape, rows_of
+from raymodel.model.meta_count import count_forward_flops, count_on_meta
+from raymodel.model.shape import Adapter, ModelShape
+from raymodel.model.spec import AdapterSpec
+from raymodel.tasks.base import Task
+from raymodel.train.forecast.memory import Setup
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_NOT_COUNTED = (RaymodelError, *BUILD_ERRORS)
+
+
+def find_flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: int) -> float | None:
+    """Those of training, without those of an adapter; None where they cannot be counted.
+
+    Args:
+        config: of the model that is trained.
+        task: with its labels.
+        row_tokens: tokens of a row, on average.
+    """
+    if can_count(config.model_type):
+        count = count_model(
+            config.model_type,
+            config.to_dict(),
+            head="classification" if task.labels else "causal_lm",
+            num_labels=max(len(task.labels), 1),
+        )
+        return count.train_flops_per_token(row_tokens)
+    try:
+        size, row = _rows(task, row_tokens)[0]
+        return 3.0 * count_forward_flops(_outline(config, task), row) / size
+    except _NOT_COUNTED:
+        return None
+
+
+def find_shape(
+    config: PretrainedConfig,
+    task: Task,
+    setup: Setup,
+    *,
+    adapter: AdapterSpec | None,
+    row_tokens: int,
+) -> Shape | None:
+    """The shape of what is trained; None where it cannot be counted.
+
+    Args:
+        config: of the model that is trained.
+        task: with its labels.
+        setup: how it is trained.
+        adapter: what is trained instead of the weights.
+        row_tokens: tokens of the longest row.
+    """
+    if can_count(config.model_type):
+        return ModelShape.of(
+            config.model_type, config.to_dict(), num_labels=len(task.labels), adapter=adapter
+        )
+    if setup.sequence > 1:
+        return None  # attention is the one for shared rows by now, which talks to other workers
+    counting = Counting(
+        rows=_rows(task, row_tokens)[:1],
+        precision=setup.precision,
+        attention=setup.attention,
+        on_gpu=setup.on_gpu,
+    )
+    try:
+        count = count_on_meta(_outline(config, task, adapter), counting)
+    except _NOT_COUNTED:
+        return None
+    return CountedShape(
+        architecture=config.model_type,
+        config=config.to_dict(),
+        count=count,
+        adapter=Adapter.of(adapter),
+    )
+
+
+def _rows(task: Task, tokens: int) -> tuple[tuple[int, Row], ...]:
+    # Of a tokenizer nothing needs to be known, and asking reads its whole vocabulary.
+    facts = {} if task.modality == "text" else task.processor.facts()
+    return rows_of(task.modality, facts, tokens)
+
+
+def _outline(config: PretrainedConfig, task: Task, adapter: AdapterSpec | None = None) -> Any:
+    """The model again, on the meta device. The stream of chance that training draws from stays
+    where it is."""
+    with torch.random.fork_rng(devices=[]):
+        outline = outline_model(copy.deepcopy(config), task)
+        return outline if adapter is None else attach_adapter(outline, adapter, task)
