@@ -173,12 +173,14 @@ def run_job(arguments: argparse.Namespace) -> int:
     load_variables()
     from raymodel.job.pipeline import run
 
-    return run(
+    run(
         loaded.job,
         address=arguments.address,
         keep_serving=arguments.keep_serving,
         job_path=loaded.path,
+        settings=[word for each in arguments.overrides for word in ("--set", each)],
     )
+    return 0
 
 
 def check_job(arguments: argparse.Namespace) -> int:

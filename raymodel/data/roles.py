@@ -61,8 +61,10 @@ def _read(field: Field, reference: str, record: RawRecord, root: Location) -> Va
     if value is None:
         reason = f"record without a value in {reference!r}"
         raise RecordError(reason, reason)
-    if field.kind in ("words", "tags"):
+    if field.kind == "words":
         return _words(value, reference)
+    if field.kind == "tags":  # classes, which have no white space around them
+        return [tag.strip() for tag in _words(value, reference)]
     return _image(value, reference, root)
 
 

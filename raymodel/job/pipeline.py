@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,20 +173,22 @@ def run(
     job: Job,
     *,
     job_path: Path | str,
+    settings: Sequence[str] = (),
     address: str | None = None,
     keep_serving: bool = False,
     story: Story | None = None,
-) -> int:
-    """Runs a job from the first stage that is not complete. Returns the exit code.
+) -> None:
+    """Runs a job from the first stage that is not complete.
 
     Args:
         job: the loaded job.
         job_path: its file; paths in it are relative to the current directory.
+        settings: the words of the command line that changed what the file says.
         address: a Ray cluster; by default `RAY_ADDRESS`, else a Ray started here.
         keep_serving: leave the model served when Ray was started here, until interrupted.
 
     Raises:
-        RaymodelError: with its exit code.
+        RaymodelError: with its exit code; a GateError comes after the closing table.
     """
     story = story or Story()
     check_inputs(job, Path.cwd(), story.say)
@@ -198,14 +201,18 @@ def run(
         stack.enter_context(lock_run(the_run))
         stack.enter_context(quiet_streams(_log_file(job)))
         pipeline = Pipeline(job, the_run, story, stack, address, Path.cwd())
-        code = _run_stages(pipeline, keep_serving)
+        missed = _run_stages(pipeline, keep_serving)
     pipeline.close(time.monotonic() - started)
-    for line in [*slow_path_lines(pipeline.told), *_next_steps(job, job_path, the_run)]:
+    for line in slow_path_lines(pipeline.told):
         story.say(line)
-    return code
+    if missed:
+        raise GateError(missed)
+    for line in _next_steps(job, shlex.join([str(job_path), *settings]), the_run):
+        story.say(line)
 
 
-def _run_stages(p: Pipeline, keep_serving: bool) -> int:
+def _run_stages(p: Pipeline, keep_serving: bool) -> str:
+    """Returns which gates were not met; then nothing is served."""
     job, stages = p.job, p.stages
     prepared = _prepare(p) if job.prepare else None
     data = stages.data(prepared)
@@ -216,20 +223,18 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> int:
         examples = _examples(p, base)
         tuned = _finetune(p, base, examples)
     newest = tuned or pretrained
-    failed_gates = ""
+    missed = ""
     if job.evaluate and newest:
         held_out = stages.held_out(data)
         stage = stages.evaluate(newest, base=base, examples=examples, data=held_out)
-        failed_gates = _evaluate(p, stage, held_out)
+        missed = _evaluate(p, stage, held_out)
     elif newest:
         p.run.set_best(newest)  # nothing to compare and no gate: the newest model is the best
-    if failed_gates:
-        raise GateError(failed_gates)
-    if job.serve:
+    if job.serve and not missed:
         model = stages.served(newest)
         assert model is not None, "the job was checked"
         _serve(p, model, keep_serving)
-    return 0
+    return missed
 
 
 # ---- the stages ----------------------------------------------------------------------------------
@@ -421,10 +426,15 @@ def _log_file(job: Job) -> Path:
     return folder / job.name / "log.txt"
 
 
-def _next_steps(job: Job, job_path: Path | str, the_run: Run) -> list[str]:
+def _next_steps(job: Job, words: str, the_run: Run) -> list[str]:
+    """What can be done now.
+
+    Args:
+        words: of the command line that gave the job.
+    """
     lines = [f"  raymodel status {job.storage}"]
     if job.serve:
-        lines.append(f"  raymodel run {job_path} --keep-serving")
+        lines.append(f"  raymodel run {words} --keep-serving")
     if the_run.best():
         lines.append(f"  AutoModel.from_pretrained({str(the_run.best().location / 'model')!r})")  # type: ignore[union-attr]
     return ["next:", *lines]

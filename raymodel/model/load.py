@@ -96,7 +96,8 @@ def open_model(folder: Location, task: Task) -> tuple[PreTrainedModel, StoredWei
     """The model of a Hugging Face folder on the meta device, to be trained, and its weights.
 
     Neither a disk's nor a bucket's folder is read beyond the headers of its weights. A head that
-    it lacks, or has for other labels, is missing from the weights.
+    it lacks, or has for other classes than the task's, is missing from the weights: as many of
+    them are no sign that they are the same.
 
     Raises:
         ArtifactError: no model folder, damaged weights, or not fit for the task.
@@ -108,7 +109,10 @@ def open_model(folder: Location, task: Task) -> tuple[PreTrainedModel, StoredWei
             "from; start from that model"
         )
     stored = StoredWeights(folder, model)
-    _check_weights(folder, model, stored, may_be_new=_head_of(model, task))
+    may_be_new = _head_of(model, task)
+    if task.labels and _classes_of(folder) != task.labels:
+        stored.leave_out(lambda key: may_be_new(key) and not _is_pooler(key))
+    _check_weights(folder, model, stored, may_be_new=may_be_new)
     return model, stored
 
 
@@ -195,7 +199,17 @@ def _head_of(model: PreTrainedModel, task: Task) -> Callable[[str], bool]:
     if not task.draws_head or base is model:
         return lambda key: False
     inside = next(name for name, module in model.named_modules() if module is base)
-    return lambda key: not key.startswith(f"{inside}.") or ".pooler." in key
+    return lambda key: not key.startswith(f"{inside}.") or _is_pooler(key)
+
+
+def _is_pooler(key: str) -> bool:
+    return ".pooler." in key
+
+
+def _classes_of(folder: Location) -> tuple[str, ...]:
+    """The names of the classes that a folder's model tells apart, in the order of their numbers."""
+    named = (folder / "config.json").read_json().get("id2label") or {}
+    return tuple(str(name) for _, name in sorted(named.items(), key=lambda each: int(each[0])))
 
 
 def _check_weights(

@@ -75,6 +75,13 @@ class StoredWeights:
     def __contains__(self, name: str) -> bool:
         return name in self._recipes
 
+    def leave_out(self, is_unwanted: Callable[[str], bool]) -> None:
+        """Takes weights for missing that the folder has, by their names in the model."""
+        unwanted = [name for name in self._recipes if is_unwanted(name)]
+        for name in unwanted:
+            del self._recipes[name]
+        self.missing = (*self.missing, *unwanted)
+
     def read(self, name: str) -> torch.Tensor:
         """A weight in the type that is stored, on the CPU."""
         recipe, name = self._recipes[name]

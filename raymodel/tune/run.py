@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray import tune
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, FailureConfig, RunConfig, Stopper, TuneConfig, Tuner
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -23,7 +23,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
 from raymodel.data.stream import start_helpers
 from raymodel.errors import LastingError, NonFiniteLossError, TrainingError, UserError
-from raymodel.observe.measures import find_best, measured
+from raymodel.observe.measures import find_best, is_measured, measured
 from raymodel.observe.story import Story
 from raymodel.observe.watch import watch_trials
 from raymodel.storage.execution import Execution
@@ -117,6 +117,7 @@ def _tuner(work: TrainWork, execution: Execution, sweep: SweepSpec, plan: TrainP
             name=_NAME,
             storage_path=(work.run / _TUNE).uri,
             failure_config=FailureConfig(max_failures=0),  # each run has its own retries
+            stop=_Diverged(sweep.metric),
             callbacks=[_Teller(sweep)],
             verbose=0,
         ),
@@ -187,10 +188,12 @@ def _best(trials: Any, sweep: SweepSpec, plan: TrainPlan) -> Any:
     best = find_best(whole, lambda trial: trial.metrics[sweep.metric], higher=False)
     if best is not None:
         return best
-    if whole:
+    diverged = [trial for trial in trials if _has_diverged(trial.metrics or {}, sweep.metric)]
+    if diverged and not trials.errors:
         raise NonFiniteLossError(
-            f"{sweep.metric} is not finite in any of the {len(whole)} trials that came to their "
-            "end, so none is the best; search lower values of `optimizer.learning_rate`"
+            f"{sweep.metric} is not finite in {len(diverged)} of {len(trials)} trials, and no "
+            "other came to its end, so none is the best; search lower values of "
+            "`optimizer.learning_rate`"
         )
     errors = [unwrap(error) for error in trials.errors]
     failure = classify(errors) if errors else None
@@ -222,6 +225,24 @@ def _copy_folder(source: Location, target: Location) -> None:
     target.delete_tree()
     for entry in entries:
         (target / entry.name).write_bytes((source / entry.name).read_bytes())
+
+
+def _has_diverged(metrics: dict[str, Any], metric: str) -> bool:
+    return metric in metrics and not is_measured(metrics[metric])
+
+
+class _Diverged(Stopper):
+    """Ends a trial whose measure is NaN or infinite: schedulers compare, which NaN survives."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return _has_diverged(result, self._metric)
+
+    def stop_all(self) -> bool:
+        """The other trials go on."""
+        return False
 
 
 class _Teller(Callback):

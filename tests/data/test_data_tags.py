@@ -32,6 +32,13 @@ def test_words_have_a_tag_each(tmp_path: Path) -> None:
     }
 
 
+def test_white_space_around_a_tag_makes_no_class_of_its_own(tmp_path: Path) -> None:
+    assert read(tmp_path, tokens=["Ann ", "ran"], tags=[" B-PER", "O\r\n"]) == {
+        "tokens": ["Ann ", "ran"],
+        "tags": ["B-PER", "O"],
+    }
+
+
 @pytest.mark.parametrize(
     ("tokens", "tags", "reason"),
     [

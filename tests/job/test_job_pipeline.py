@@ -1,10 +1,15 @@
 """What a run says at its end."""
 
 import io
+import re
 from contextlib import ExitStack
 from pathlib import Path
 
-from raymodel.job.pipeline import Pipeline
+import pytest
+
+from raymodel.errors import GateError
+from raymodel.job import pipeline
+from raymodel.job.pipeline import Pipeline, _next_steps
 from raymodel.job.spec import Job
 from raymodel.observe.story import Story
 from raymodel.storage.artifact import Artifact
@@ -62,3 +67,25 @@ def test_the_closing_lines_fit_a_terminal_of_80_columns_but_for_whole_paths(tmp_
 def test_what_was_not_measured_is_not_a_number(tmp_path: Path) -> None:
     lines = closing_lines(tmp_path, {"evaluate": {"metrics": {"bleu": 1.0, "chrf": None}}})
     assert "evaluate  bleu 1 · chrf –" in lines
+
+
+def test_the_way_on_names_the_settings_of_the_command(tmp_path: Path) -> None:
+    job = Job.model_validate({"name": "j", "serve": {"model": "x"}})
+    lines = _next_steps(
+        job, "job.yaml --set 'name=a b'", Run(Location.parse(str(tmp_path)) / job.name)
+    )
+    assert "  raymodel run job.yaml --set 'name=a b' --keep-serving" in lines
+
+
+def test_a_missed_gate_is_told_after_the_closing_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Job.model_validate({"name": "gated", "serve": {"model": "x"}})
+    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(pipeline, "_run_stages", lambda *_: "accuracy is 0.1")
+    stream = io.StringIO()
+    with pytest.raises(GateError, match=r"accuracy is 0\.1"):
+        pipeline.run(job, job_path="job.yaml", story=Story(stream))
+    assert re.search(r"^gated: [\d.]+ ?s, in\b", stream.getvalue(), re.MULTILINE)
+    assert "next:" not in stream.getvalue()

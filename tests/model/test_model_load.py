@@ -216,6 +216,21 @@ def test_what_pads_the_rows_is_what_the_trained_model_takes_for_padding(decoder)
     assert model.config.pad_token_id == 0
 
 
+@pytest.mark.parametrize(
+    ("classes", "is_lent"),
+    [(("no", "yes"), True), (("yes", "no"), False), (("cat", "dog"), False)],
+)
+def test_a_base_lends_its_head_to_the_same_classes_alone(bert, classes, is_lent):
+    """As many classes do not make them the same."""
+    names = dict(enumerate(classes))
+    change_config(bert, id2label=names, label2id={name: index for index, name in names.items()})
+    task = classification_of(bert)
+    _, stored = open_model(Location.parse(str(bert)), task)
+    assert set(stored.missing) == (set() if is_lent else set(HEAD))
+    assert all((name in stored) is is_lent for name in HEAD)
+    assert "bert.pooler.dense.weight" in stored
+
+
 def test_a_trained_classifier_keeps_what_its_rows_were_padded_with(decoder):
     from types import SimpleNamespace
 

@@ -2,6 +2,7 @@
 
 import ast
 import math
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import raymodel
 from raymodel.errors import NonFiniteLossError
 from raymodel.observe.measures import find_best, holds, is_better
-from raymodel.tune.run import _best
+from raymodel.tune.run import _best, _Diverged
 
 NAN, INF = math.nan, math.inf
 
@@ -59,16 +60,32 @@ def test_what_is_not_a_number_meets_no_condition(condition: str) -> None:
     assert holds(1.0, condition, 1.0) == ("=" in condition)
 
 
-def trial(loss: float) -> SimpleNamespace:
-    return SimpleNamespace(metrics={"training_iteration": 3, "step": 6, "validation_loss": loss})
+class Trials(list[SimpleNamespace]):
+    """As Tune gives them."""
+
+    errors = ()
+
+
+def trial(loss: float, step: int = 6) -> SimpleNamespace:
+    return SimpleNamespace(metrics={"training_iteration": 3, "step": step, "validation_loss": loss})
 
 
 def test_a_trial_whose_loss_is_nan_does_not_win_a_sweep() -> None:
     sweep, plan = SimpleNamespace(metric="validation_loss"), SimpleNamespace(total_steps=6)
-    trials = [trial(NAN), trial(1.0)]
+    trials = Trials([trial(NAN), trial(1.0)])
     assert _best(trials, sweep, plan) is trials[1]
-    with pytest.raises(NonFiniteLossError, match="in any of the 2 trials"):
-        _best([trial(NAN), trial(INF)], sweep, plan)
+    for last_step in (6, 2):  # it came to its end, or was stopped
+        with pytest.raises(NonFiniteLossError, match="not finite in 2 of 2 trials"):
+            _best(Trials([trial(NAN, last_step), trial(INF, last_step)]), sweep, plan)
+
+
+@pytest.mark.parametrize(("loss", "stops"), [(NAN, True), (INF, True), (1.0, False)])
+def test_a_trial_is_stopped_once_its_loss_is_no_number(loss: float, stops: bool) -> None:
+    """By the scheduler's comparisons it would go on for ever."""
+    stopper = pickle.loads(pickle.dumps(_Diverged("validation_loss")))
+    assert stopper("a", trial(loss).metrics) is stops
+    assert not stopper("a", {"step": 1})  # before the first validation
+    assert not stopper.stop_all()
 
 
 # ---- no comparison elsewhere ---------------------------------------------------------------------

@@ -34,6 +34,7 @@ from raymodel.train.fault.policy import (
     lost_ranks,
     memory_record,
     out_of_memory_error,
+    proven,
 )
 from raymodel.train.forecast.memory import Setup, plan_memory
 from raymodel.train.spec import FaultSpec
@@ -138,6 +139,38 @@ def test_the_cause_decides_whether_it_is_tried_again(kind: str, error: Exception
     assert decide(failure, Counter({kind: 1}), BUDGET).is_retried == (
         kind in ("infrastructure", "preemption")
     )
+
+
+SHAPES = RuntimeError("mat1 and mat2 shapes cannot be multiplied (4x8 and 9x2)")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "in_a_row", "kind"),
+    [
+        (SHAPES, SHAPES, 2, "program"),
+        (SHAPES, SHAPES, 1, "infrastructure"),  # it got on in between
+        (SHAPES, RuntimeError("expected scalar type Long"), 2, "infrastructure"),
+        (BROKEN, BROKEN, 2, "infrastructure"),
+        (*(RuntimeError("CUDA error: unspecified launch failure"),) * 2, 2, "infrastructure"),
+        (*(OSError(28, "No space left on device"),) * 2, 2, "infrastructure"),
+    ],
+)
+def test_torch_saying_the_same_at_the_same_place_is_an_error_of_the_code(
+    first: Exception, second: Exception, in_a_row: int, kind: str
+) -> None:
+    before = classify([first])
+    assert before.kind == "infrastructure"
+    assert proven(classify([second]), before, in_a_row=in_a_row).kind == kind
+    assert proven(classify([second]), None, in_a_row=in_a_row).kind == "infrastructure"
+
+
+def test_what_torch_says_again_ends_the_run_at_the_second_attempt(tmp_path: Path) -> None:
+    run = Location.parse(str(tmp_path))
+    work = SimpleNamespace(stage="finetune", run=run, spec=SimpleNamespace(fault=BUDGET))
+    keeper = FailureKeeper(work)
+    keeper.failed({0: SHAPES})
+    with pytest.raises(TrainingError, match=r"shapes cannot be multiplied .* the same input gives"):
+        keeper.failed({0: SHAPES})
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from raymodel.train.fault.policy import (
     is_out_of_memory,
     lost_ranks,
     out_of_memory_error,
+    proven,
 )
 from raymodel.train.work import EVENTS_FILE, FAILURES_FILE, TrainWork
 
@@ -41,6 +42,7 @@ class FailureKeeper:
         self._since = time.time()
         self._last: list[str] = []
         self._in_a_row = 0
+        self._before: Failure | None = None
         self._step_of_last = 0
         self._records: RecordWriter | None = None
 
@@ -59,8 +61,10 @@ class FailureKeeper:
         failure = classify(errors, hang, lost)
         if failure.kind == "preemption" and self._is_known(errors):
             return  # Ray tells it again and again until the node is gone
-        self._seen[failure.kind] += 1
         self._count_in_a_row()
+        failure = proven(failure, self._before, in_a_row=self._in_a_row)
+        self._before = failure
+        self._seen[failure.kind] += 1
         decision = decide(failure, self._seen, self._work.spec.fault, in_a_row=self._in_a_row)
         if _unless_unreadable(lambda: is_asked_to_leave(run)):
             decision = Decision(False, 0.0, "run the same command again to go on")
@@ -137,7 +141,7 @@ def _final_error(failure: Failure, decision: Decision, work: TrainWork) -> Raymo
         return out_of_memory_error(failure.error, _last_attempt(work.run))
     if failure.kind == "program":
         return TrainingError(
-            f"{work.stage} failed: {failure.cause}; the same input gives the same error, so it was "
+            f"{work.stage} failed: {failure.cause}; the same input gives the same error, so it is "
             f"not tried again. The traceback is in {work.run / FAILURES_FILE}; mend the data, the "
             "model or the code that it names, and run again: it goes on from the newest checkpoint"
         )

@@ -102,12 +102,33 @@ def is_deterministic(error: BaseException) -> bool:
 
     So do the types that Python and libraries raise for a wrong value. What a device, a connection,
     a collective or a storage raises is OSError, with ConnectionError and TimeoutError, or a plain
-    RuntimeError, which torch raises for either kind, so that it counts as theirs. Ray's own errors
-    speak of processes and nodes.
+    RuntimeError, which torch raises for either kind, so that it counts as theirs the first time
+    (`proven`). Ray's own errors speak of processes and nodes.
     """
     if isinstance(error, RaymodelError | OSError) or type(error).__module__.startswith("ray."):
         return False
     return isinstance(error, _DETERMINISTIC)
+
+
+def proven(failure: Failure, before: Failure | None, *, in_a_row: int) -> Failure:
+    """The failure at hand, now that it is known which one came before it.
+
+    A plain RuntimeError, such as torch's of shapes that do not fit, which the next attempt meets
+    again in the same words and without a checkpoint in between, is one that the same input gives.
+
+    Args:
+        in_a_row: failures since the run last got on, this one included.
+    """
+    words = str(failure.error)
+    may_be_the_code = (
+        type(failure.error) is RuntimeError
+        and not _BROKEN_WORDS.search(words)
+        and not _DEVICE_WORDS.search(words)
+    )
+    is_again = before is not None and (before.kind, before.cause) == (failure.kind, failure.cause)
+    if failure.kind == "infrastructure" and may_be_the_code and is_again and in_a_row > 1:
+        return Failure("program", failure.cause, failure.error)
+    return failure
 
 
 def lost_ranks(errors: Mapping[int, BaseException], workers: int) -> list[int]:
@@ -234,6 +255,10 @@ _BROKEN_WORDS = re.compile(
     r"|socket timeout|nccl.{0,40}(system|remote|aborted)",
     re.IGNORECASE,
 )
+
+
+# What torch says when a device fails, which another one may not.
+_DEVICE_WORDS = re.compile(r"\b(cuda|cudnn|cublas|nccl|hip|device-side)\b", re.IGNORECASE)
 
 
 def _is_dead(error: BaseException) -> bool:
