@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class OneRay:
         # Ray makes sockets there, whose paths may not be longer than 107 characters.
         self._ray_folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         self._errors = folder / "one-ray.txt"
+        self._is_free = threading.Lock()
         self.port = free_port()
         """Where its Ray Serve listens, which is one for all jobs."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -66,9 +68,10 @@ class OneRay:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        stdin.write(json.dumps(arguments) + "\n")
-        stdin.flush()
-        answer = stdout.readline()
+        with self._is_free:
+            stdin.write(json.dumps(arguments) + "\n")
+            stdin.flush()
+            answer = stdout.readline()
         assert answer, f"the process ended:\n{self._errors.read_text()}"
         ended, output = json.loads(answer)
         assert ended == code, f"raymodel {' '.join(arguments)} ended with {ended}:\n{output}"
