@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import CheckpointError
+from raymodel.model.build import first_line
 from raymodel.model.kernels import note_compilation
 from raymodel.observe.slow_paths import SlowPath, slow_paths
 from raymodel.tasks import make_task
@@ -28,7 +29,7 @@ from raymodel.train.clock import Clock
 from raymodel.train.fault.hang import Watchdog
 from raymodel.train.fault.notice import LeaveNotice
 from raymodel.train.fault.policy import memory_record
-from raymodel.train.forecast.counts import find_flops_per_token, find_shape
+from raymodel.train.forecast.counts import NOT_COUNTED, find_shape, flops_per_token
 from raymodel.train.forecast.matmul import peak_of_workers
 from raymodel.train.forecast.memory import Setup
 from raymodel.train.forecast.support import Trained, check_support
@@ -173,9 +174,13 @@ def _assemble(
 ) -> Training:
     spec, rank, world_size = work.spec, session.world_rank, session.world_size
     collator = Collator(task, engine.batch.accumulation, work.seed)
-    flops_per_token = _flops_per_token(engine.deepspeed.module.config, task, plan)
-    peak = None
-    if flops_per_token is not None:
+    config = engine.deepspeed.module.config
+    flops, peak, not_counted = None, None, ""
+    try:
+        flops = flops_per_token(config, task, row_tokens=round(plan.tokens_per_row))
+    except NOT_COUNTED as error:  # no utilisation is better than a wrong one
+        not_counted = first_line(error)
+    else:
         peak = peak_of_workers(DTYPES[spec.precision], engine.device)
     journal = Journal(
         work.run,
@@ -185,9 +190,15 @@ def _assemble(
         engine=engine,
         session=session,
         clock=clock,
-        flops_per_token=flops_per_token,
+        flops_per_token=flops,
         peak=peak,
     )
+    if not_counted:
+        journal.tell(
+            "not_counted",
+            f"the arithmetic of this {config.model_type} model cannot be counted, so its records "
+            f"have no mfu ({not_counted})",
+        )
     token = torch.tensor(secrets.randbits(62), device=engine.device)
     dist.broadcast(token, src=0)
     saver = Saver(
@@ -227,8 +238,3 @@ def _assemble(
         watchdog=Watchdog(work.run, rank, spec.fault.hang_after),
         clock=clock,
     )
-
-
-def _flops_per_token(config: Any, task: Task, plan: TrainPlan) -> float | None:
-    """None where nothing can be counted: no utilisation is better than a wrong one."""
-    return find_flops_per_token(config, task, row_tokens=round(plan.tokens_per_row))

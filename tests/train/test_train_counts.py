@@ -10,6 +10,7 @@ import torch
 from tiny_engines import Case, engine_of, join_tiny_group
 from tiny_runs import events, losses, make_dataset, make_work, records, train_all
 
+from raymodel.errors import SpecError
 from raymodel.model.build import build_config
 from raymodel.model.count import count_model
 from raymodel.model.counted import CountedShape
@@ -17,9 +18,11 @@ from raymodel.model.shape import ModelShape
 from raymodel.model.spec import AdapterSpec
 from raymodel.tasks import get_task
 from raymodel.testing.distributed import run_distributed
+from raymodel.train import worker
 from raymodel.train.fault.policy import memory_record, out_of_memory_error
-from raymodel.train.forecast.counts import find_flops_per_token, find_shape
+from raymodel.train.forecast.counts import NOT_COUNTED, find_shape, flops_per_token
 from raymodel.train.forecast.memory import Setup
+from raymodel.train.work import TrainWork
 
 GPT2 = {
     "vocab_size": 300,
@@ -44,9 +47,9 @@ CAUSAL = get_task("causal_lm")()
 def test_the_arithmetic_of_a_family_is_its_formula_and_of_another_is_counted():
     llama = build_config("llama", LLAMA)
     expected = count_model("llama", llama.to_dict()).train_flops_per_token(16)
-    assert find_flops_per_token(llama, CAUSAL, row_tokens=16) == expected
+    assert flops_per_token(llama, CAUSAL, row_tokens=16) == expected
     matrices = 2 * 12 * 32 * 32 + 300 * 32
-    assert find_flops_per_token(build_config("gpt2", GPT2), CAUSAL, row_tokens=16) == pytest.approx(
+    assert flops_per_token(build_config("gpt2", GPT2), CAUSAL, row_tokens=16) == pytest.approx(
         6 * matrices + 12 * 2 * 32 * 16
     )
 
@@ -67,9 +70,10 @@ def test_the_advice_on_memory_is_there_for_a_counted_model(lora):
     assert "parallel.tensor" not in text, "AutoTP cannot cut it"
 
 
-def test_what_cannot_be_counted_is_none_and_what_has_a_formula_needs_no_counting():
+def test_what_cannot_be_counted_says_so_and_what_has_a_formula_needs_no_counting():
     vit = build_config("vit", {})
-    assert find_flops_per_token(vit, CAUSAL, row_tokens=16) is None
+    with pytest.raises(NOT_COUNTED):
+        flops_per_token(vit, CAUSAL, row_tokens=16)
     assert find_shape(vit, CAUSAL, SETUP, adapter=None, row_tokens=16) is None
     sharing = replace(SETUP, sequence=2)
     gpt2, llama = build_config("gpt2", GPT2), build_config("llama", LLAMA)
@@ -84,7 +88,7 @@ def count_beside_an_engine(rank, world_size):
 
     def count():
         shape = find_shape(config, CAUSAL, SETUP, adapter=None, row_tokens=32)
-        return find_flops_per_token(config, CAUSAL, row_tokens=32), shape
+        return flops_per_token(config, CAUSAL, row_tokens=32), shape
 
     before = count()
     with engine_of(Case(zero=3, precision="bf16", model="llama")):
@@ -107,3 +111,21 @@ def test_a_run_of_a_model_without_a_formula_says_its_utilisation(tmp_path: Path)
     assert all(0 < record["mfu"] < math.inf for record in logged)
     [attempt] = events(work, "attempt")
     assert attempt["memory"]["shape"]["count"]["trained"] == attempt["parameters"]
+
+
+def train_uncounted(rank: int, world_size: int, works: list[TrainWork]) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise SpecError("it has no end")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "flops_per_token", fail)
+        train_all(rank, world_size, works)
+
+
+def test_a_run_whose_arithmetic_is_not_known_says_so_and_trains(tmp_path: Path) -> None:
+    work = make_work(make_dataset(tmp_path), tmp_path / "run", duration="2 steps")
+    run_distributed(train_uncounted, 1, [work], init=False)
+    assert len(losses(work)) == 2
+    [told] = events(work, "not_counted")
+    assert told["level"] == "warning"
+    assert told["message"].endswith("so its records have no mfu (it has no end)")

@@ -9,7 +9,7 @@ import torch
 from tiny_runs import events, losses, make_dataset, make_work, records, train_all
 
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.forecast.stage import matmul
+from raymodel.train.forecast import matmul
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

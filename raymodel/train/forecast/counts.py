@@ -25,16 +25,20 @@ from raymodel.train.forecast.memory import Setup
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_NOT_COUNTED = (RaymodelError, *BUILD_ERRORS)
+NOT_COUNTED = (RaymodelError, *BUILD_ERRORS)
+"""What is raised where a model cannot be counted."""
 
 
-def find_flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: int) -> float | None:
-    """Those of training, without those of an adapter; None where they cannot be counted.
+def flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: int) -> float:
+    """Those of training, without those of an adapter.
 
     Args:
         config: of the model that is trained.
         task: with its labels.
         row_tokens: tokens of a row, on average.
+
+    Raises:
+        NOT_COUNTED: any of these.
     """
     if can_count(config.model_type):
         count = count_model(
@@ -44,11 +48,8 @@ def find_flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: in
             num_labels=max(len(task.labels), 1),
         )
         return count.train_flops_per_token(row_tokens)
-    try:
-        size, row = _rows(task, row_tokens)[0]
-        return 3.0 * count_forward_flops(_outline(config, task), row) / size
-    except _NOT_COUNTED:
-        return None
+    size, row = _rows(task, row_tokens)[0]
+    return 3.0 * count_forward_flops(_outline(config, task), row) / size
 
 
 def find_shape(
@@ -82,7 +83,7 @@ def find_shape(
     )
     try:
         count = count_on_meta(_outline(config, task, adapter), counting)
-    except _NOT_COUNTED:
+    except NOT_COUNTED:
         return None
     return CountedShape(
         architecture=config.model_type,
