@@ -38,12 +38,12 @@ def cut_text(text: str, max_chars: int, kept: Kept) -> str:
     return text[:max_chars] if kept == "start" else text[max(0, len(text) - max_chars) :]
 
 
-def values_digest(values: Sequence[str | bytes | list[str]]) -> bytes:
+def values_digest(values: Sequence[str | bytes | float | list[str]]) -> bytes:
     """16 bytes that stand for several values, and for where one ends and the next begins."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
         data = values_digest(value) if isinstance(value, list) else value
-        data = data.encode() if isinstance(data, str) else data
+        data = data if isinstance(data, bytes) else str(data).encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()

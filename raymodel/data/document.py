@@ -49,11 +49,10 @@ class Document:
 
 
 def classes_of(document: Document, role: str | None) -> list[str]:
-    """The classes in a document: its label, or the tag of each word; none without such a role."""
-    if role is None:
-        return []
-    value = document.values[role]
-    return [str(value)] if isinstance(value, str) else [str(tag) for tag in value]
+    """The classes in a document: its label or labels, or the tag of each word; none without such a
+    role."""
+    value = document.values[role] if role is not None else []
+    return [*value] if isinstance(value, list) else [str(value)]
 
 
 def make_document(
@@ -81,23 +80,23 @@ def make_document(
         return None
     except FieldTypeError as error:
         raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
-    texts = {role: values[role] for role, field in fields.items() if field.kind == "text"}
-    reason = reason_to_drop([str(text) for text in texts.values()], clean)
+    texts = {role: str(values[role]) for role, field in fields.items() if field.kind == "text"}
+    reason = reason_to_drop(texts.values(), clean)
     if reason is not None:
         account.leave_out(reason, record.fields)
         return None
-    kept = values | {
-        role: cut_text(str(text), clean.max_chars, fields[role].keeps)
-        for role, text in texts.items()
+    short = {
+        role: cut_text(text, clean.max_chars, fields[role].keeps) for role, text in texts.items()
     }
+    kept = values | short
     given = group or next(iter(kept.values()))
     is_part = source.format in FILE_IS_DOCUMENT and not group
-    whole = [value for role, value in values.items() if fields[role].kind != "label"]
+    whole = [value for role, value in values.items() if not fields[role].is_label]
     return Document(
         values=kept,
         key=values_digest(whole),
         group=record.document if is_part else values_digest([given]),
-        cut=tuple(role for role in texts if len(kept[role]) < len(texts[role])),
+        cut=tuple(role for role in texts if len(short[role]) < len(texts[role])),
         place=account.place,
     )
 
@@ -140,4 +139,6 @@ def documents_of(table: pa.Table, fields: Fields) -> list[Document]:
 def _num_bytes(value: Value) -> int:
     if isinstance(value, bytes):
         return len(value)
+    if isinstance(value, float):
+        return 8
     return len(value.encode()) if isinstance(value, str) else sum(map(_num_bytes, value))

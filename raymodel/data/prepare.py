@@ -162,7 +162,7 @@ class _Preparation:
         if isinstance(processor, TokenizerSpec):
             sample = processor.sample_chars / total_bytes
         num_buckets = plan_buckets(total_bytes // _MEAN_DOCUMENT_BYTES)
-        compares = recipe.clean.dedup == "exact" or recipe.kind.class_role is not None
+        compares = recipe.clean.dedup == "exact" or recipe.kind.label_role is not None
         return ReadStep(
             work=self._work,
             partitions=partitions,
@@ -193,8 +193,13 @@ class _Preparation:
             )
         self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
         labels = sorted({label for summary in summaries for label in summary["labels"]})
+        role, kind = self._recipe.kind.class_role, self._recipe.kind
+        if role is not None and not labels:
+            raise SourceError(
+                f"no record has a class in its `{role}`; at least one is needed. Check `fields` "
+                "and `label_separator`"
+            )
         if len(labels) > _MAX_LABELS:
-            role, kind = self._recipe.kind.class_role, self._recipe.kind
             assert role is not None, "only a label has values"
             named = {repr(reference_of(s, role, kind.fields[role])) for s in self._recipe.sources}
             raise SourceError(

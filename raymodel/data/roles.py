@@ -12,11 +12,11 @@ from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.tasks.fields import Field, Fields, Kind, reference_of
-from raymodel.tasks.label import label_text
+from raymodel.tasks.label import label_text, label_texts, number_value
 from raymodel.tasks.tags import check_tags
 from raymodel.tasks.template import FieldTypeError, RecordError, described, render
 
-Value = str | bytes | list[str]
+Value = str | bytes | float | list[str]
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Of one encoded image: it lies in the memory of one process."""
@@ -24,6 +24,8 @@ MAX_IMAGE_BYTES = 256 * 2**20
 COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "text": pa.large_string(),
     "label": pa.string(),
+    "labels": pa.large_list(pa.string()),
+    "number": pa.float64(),
     "image": pa.large_binary(),
     "words": pa.large_list(pa.string()),
     "tags": pa.large_list(pa.string()),
@@ -44,7 +46,7 @@ def read_roles(
         FieldTypeError: a field holds what the role cannot be.
     """
     values = {
-        role: _read(field, reference_of(source, role, field), record, root)
+        role: _read(field, reference_of(source, role, field), record, source, root)
         for role, field in fields.items()
     }
     # Here already, because the tags of every document that is kept are classes.
@@ -52,11 +54,18 @@ def read_roles(
     return values
 
 
-def _read(field: Field, reference: str, record: RawRecord, root: Location) -> Value:
+def _read(
+    field: Field, reference: str, record: RawRecord, source: SourceSpec, root: Location
+) -> Value:
     if field.kind == "text":
         return clean_text(render(reference, record.fields))
     if field.kind == "label":
         return clean_text(label_text(record.fields, reference))
+    if field.kind == "labels":
+        texts = label_texts(record.fields, reference, source.label_separator)
+        return sorted({clean_text(text) for text in texts})
+    if field.kind == "number":
+        return number_value(record.fields, reference)
     value = record.fields.get(reference)
     if value is None:
         reason = f"record without a value in {reference!r}"

@@ -25,7 +25,7 @@ from raymodel.modality.text import load_encoder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut
-from raymodel.tasks.fields import PLAIN_TEXT, Fields
+from raymodel.tasks.fields import PLAIN_TEXT, Fields, used_fields
 from raymodel.tasks.spec import AnyTask
 
 
@@ -59,16 +59,24 @@ class RowKind:
     """A `TaskSpec`; None for packed rows of plain text."""
     length: int | None
     """Tokens of a packed row, or the longest example; None where examples are not cut."""
+    sources: tuple[SourceSpec, ...] = ()
+    """Which optional roles there are, they say."""
 
     @property
     def fields(self) -> Fields:
         """The roles of a record."""
-        return PLAIN_TEXT if self.task is None else get_task(self.task.name).fields
+        whole = PLAIN_TEXT if self.task is None else get_task(self.task.name).fields
+        return used_fields(whole, self.sources)
 
     @property
     def class_role(self) -> str | None:
         """The role whose values are classes; None without."""
         return None if self.task is None else get_task(self.task.name).class_role()
+
+    @property
+    def label_role(self) -> str | None:
+        """The role that is the one answer to all others; None without."""
+        return next((role for role, field in self.fields.items() if field.is_label), None)
 
     def rows(
         self,
@@ -124,7 +132,10 @@ class RowKind:
         assert self.task is not None, "the caller looked"
         kind = get_task(self.task.name)
         task = kind(
-            self.task, labels=labels, processor=_load(kind.processor_class(), processor.place)
+            self.task,
+            labels=labels,
+            processor=_load(kind.processor_class(), processor.place),
+            roles=self.fields,
         )
         kept, features, cut = list[Document](), [], Counter[str]()
         for document in documents:

@@ -16,7 +16,7 @@ from raymodel.spec.show import show
 # Codecs of Python that no file of records is written in: for host names, source text or nothing.
 _NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "charmap"}
 _OF_LINES = ("jsonl", "csv", "pixels", "conll", "word_tags")
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 """Enters the fingerprints of what is prepared: it is raised when the same spec and sources give
 other rows, or other files of an attempt that can be gone on with."""
 MAX_LEFT_OUT = 0.5
@@ -89,6 +89,9 @@ class SourceSpec(Spec):
     `text: "{text}"`, and for `label`, `image` and the like the field of that name. A label is one
     text, number, true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one
     class; a record without a value (null, NaN, an empty text) is left out."""
+    label_separator: Text | None = None
+    """What parts the classes of a record where several stand in one text, such as `;`. By default a
+    list holds them, and a text is one class."""
     split: Literal["train", "validation", "test"] | None = None
     """Of data that comes split: `validation` is what training is validated on, `test` what is
     evaluated. By default the stage's `holdout` divides; of a source that is `train` too, unless

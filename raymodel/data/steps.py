@@ -168,9 +168,9 @@ class ReadStep:
         }
 
     def _labels(self, documents: Sequence[Document]) -> list[str | None]:
-        """The one class of each document, where it has one."""
-        role = self.kind.class_role
-        if role is None or self.kind.fields[role].kind != "label":
+        """The one answer to each document, where it has one."""
+        role = self.kind.label_role
+        if role is None:
             return [None] * len(documents)
         return [str(document.values[role]) for document in documents]
 
@@ -178,9 +178,10 @@ class ReadStep:
         return classes_of(document, self.kind.class_role)
 
     def _note_side(self, sides: Sides, document: Document, split: str, source: SourceSpec) -> None:
-        [label] = self._labels([document])
-        if label is not None and self.holdout and source.split is None:
-            key = holdout_key(document.group, self.seed)
+        if self.kind.label_role is None or not self.holdout or source.split is not None:
+            return
+        key = holdout_key(document.group, self.seed)
+        for label in self._classes(document):
             sides.add(label, split, key, document.group.hex())
 
     def _split_of(self, document: Document, source: SourceSpec) -> str:

@@ -28,7 +28,7 @@ from raymodel.spec.problems import Problem, spec_error
 from raymodel.spec.show import show
 from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
-from raymodel.tasks.fields import PLAIN_TEXT, Fields, find_wrong_roles
+from raymodel.tasks.fields import PLAIN_TEXT, Fields, find_wrong_roles, find_wrong_sources
 from raymodel.train.forecast.support import SEQUENCE, TENSOR, Trained, find_unsupported
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.tune.check import check_sweep
@@ -58,6 +58,8 @@ def check_sources(job: Job) -> Iterator[Problem]:
             for role, why in find_wrong_roles(source, fields, reader):
                 named = ("fields", role) if role in source.fields else ()
                 yield Problem((stage, "sources", i, *named), why)
+        for i, why in find_wrong_sources(sources, fields, reader):
+            yield Problem((stage, "sources", i), why)
 
 
 def check_processor(job: Job) -> Iterator[Problem]:

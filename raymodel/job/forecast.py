@@ -289,12 +289,13 @@ class _Stage:
 
     def _tuned(self, spec: FinetuneSpec, data: _Data) -> Shape:
         question, config = self._base(spec, data)
-        labels = 0
-        if get_task(spec.task.name).class_role():
+        kind, labels = get_task(spec.task.name), list[str]()
+        if kind.class_role():
             artifact = self.progress.complete.get("examples")
-            labels = len(artifact.content["labels"]) if artifact else 2
+            labels = artifact.content["labels"] if artifact else ["0", "1"]
+        outputs = kind(labels=labels).num_outputs
         adapter = next(iter(adapters_of(spec)), None)
-        return self._shape(spec, data, question, config, labels=labels, adapter=adapter)
+        return self._shape(spec, data, question, config, outputs=outputs, adapter=adapter)
 
     def _base(self, spec: FinetuneSpec, data: _Data) -> tuple[Question, Mapping[str, Any]]:
         """The same of what fine-tuning starts from."""
@@ -326,20 +327,20 @@ class _Stage:
         question: Question,
         config: Mapping[str, Any],
         *,
-        labels: int = 0,
+        outputs: int = 0,
         adapter: AdapterSpec | None = None,
     ) -> Shape:
         """By formula where there is one; else the model is counted, in a process of its own."""
         architecture = str(config["model_type"])
         if can_count(architecture):
             _check_is_known(config)
-            return ModelShape.of(architecture, config, num_labels=labels, adapter=adapter)
+            return ModelShape.of(architecture, config, num_labels=outputs, adapter=adapter)
         counting = Counting(
             rows=rows_of(data.modality, data.facts, data.row_tokens),
             precision=spec.precision,
             attention=spec.attention,
             on_gpu=self._on_gpu,
-            labels=labels or 2,
+            labels=outputs or 2,
         )
         adapters = (adapter,) if adapter else ()
         [answer] = examine([replace(question, adapters=adapters, counting=counting)])

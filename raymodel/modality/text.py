@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from raymodel.errors import ArtifactError
 from raymodel.modality.base import ModelFields, Processor, as_local
@@ -62,6 +62,18 @@ def train_tokenizer(
         **({"mask_token": hidden[0]} if mask else {}),
         clean_up_tokenization_spaces=False,
     )
+
+
+class EncodedPair(NamedTuple):
+    """Two texts as a model reads them."""
+
+    input_ids: list[int]
+    token_type_ids: list[int] | None
+    """The number of the text of each token; None where the tokenizer does not tell it."""
+    pair_start: int
+    """The place of the first token of the second text."""
+    is_cut: tuple[bool, bool]
+    """Whether each lost its end."""
 
 
 class TextProcessor(Processor):
@@ -121,6 +133,45 @@ class TextProcessor(Processor):
         if max_length is None or len(ids) <= max_length:
             return ids, False
         return self.tokenizer(text, truncation=True, max_length=max_length)["input_ids"], True
+
+    @property
+    def makes_token_types(self) -> bool:
+        """Whether it numbers the two texts of a pair, for models that were made to see that."""
+        return "token_type_ids" in self.tokenizer.model_input_names
+
+    def encode_pair(self, text: str, text_pair: str, max_length: int | None) -> EncodedPair:
+        """Two texts in the form that the tokenizer has for pairs; of those that are too long
+        together the longer one loses its end first.
+
+        Raises:
+            ValueError: it is a slow tokenizer, or `max_length` leaves no room for text.
+        """
+        if not self.tokenizer.is_fast:
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} is a slow tokenizer, which does not tell where "
+                "the second text of a pair begins; pairs need a fast one. Save it with a "
+                "tokenizer.json"
+            )
+        whole = self.tokenizer(text, text_pair, verbose=False)
+        kept = whole
+        if max_length is not None and len(whole["input_ids"]) > max_length:
+            special = self.tokenizer.num_special_tokens_to_add(pair=True)
+            if max_length < special + 2:
+                raise ValueError(
+                    f"max_length {max_length}: the tokenizer adds {special} special tokens to a "
+                    "pair, and each text needs room for a token beside them; raise it"
+                )
+            kept = self.tokenizer(
+                text, text_pair, truncation="longest_first", max_length=max_length
+            )
+        before, after = whole.sequence_ids(), kept.sequence_ids()
+        ids = kept["input_ids"]
+        return EncodedPair(
+            input_ids=ids,
+            token_type_ids=kept["token_type_ids"] if self.makes_token_types else None,
+            pair_start=after.index(1) if 1 in after else len(ids),
+            is_cut=(before.count(0) > after.count(0), before.count(1) > after.count(1)),
+        )
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of one sequence, exactly as it was, without special tokens."""

@@ -1,6 +1,8 @@
-"""What a model is for: from its manifest, else from the architecture that its folder names."""
+"""What a model is for: from its manifest, else from what the configuration in its folder says."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from raymodel.errors import ArtifactError
 from raymodel.storage.artifact import Artifact
@@ -26,9 +28,10 @@ def find_task(model: Artifact | Location) -> str:
             "model.safetensors and a tokenizer. Set serve.model to such a folder or an artifact"
         )
     task = model.content.get("task") if isinstance(model, Artifact) else None
-    architectures = _architectures(config_file)
+    config = config_file.read_json()
+    architectures = _architectures(config)
     if task is None:
-        task = _task_of_architecture(architectures)
+        task = _task_of(architectures, config)
     if task not in TASKS:
         raise ArtifactError(
             f"{config_file.parent} is a model for {task or architectures or 'no known task'}; "
@@ -37,14 +40,18 @@ def find_task(model: Artifact | Location) -> str:
     return str(task)
 
 
-def _architectures(config_file: Location) -> list[str]:
-    config = config_file.read_json()
+def _architectures(config: Any) -> list[str]:
     named = config.get("architectures") if isinstance(config, dict) else None
     return [str(name) for name in named] if isinstance(named, list) else []
 
 
-def _task_of_architecture(architectures: list[str]) -> str | None:
-    for task in TASKS.values():
-        if any(name.endswith(task.architectures) for name in architectures):
-            return task.name
-    return None
+def _task_of(architectures: list[str], config: Any) -> str | None:
+    """Of the tasks of an architecture the one that the configuration names, else the first."""
+    able = [
+        task
+        for task in TASKS.values()
+        if any(name.endswith(task.architectures) for name in architectures)
+    ]
+    problem = config.get("problem_type") if able else None
+    named = [task for task in able if problem and task.problem_type == problem]
+    return next((task.name for task in [*named, *able]), None)

@@ -1,7 +1,7 @@
 """Prediction: one answer to each input, the inputs of concurrent requests run together.
 
-`/predict` takes the roles of any task. Where the answer is the label of a text, `/classify` takes
-it as vLLM does.
+`/predict` takes the roles of any task. Where the answer is a class of a text, or several, `/classify`
+takes it as vLLM does.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
 from raymodel.serve.service import Service
 from raymodel.serve.streams import while_connected
 from raymodel.tasks.base import Answer, Features, LeftOut, Limits
+from raymodel.tasks.classes import most_probable
 from raymodel.tasks.fields import Field
 
 _UNLIMITED_INPUT_TOKENS = 4096  # for models that state no limit
@@ -55,23 +56,27 @@ class PredictionService(Service):
         self._given = {
             role: field for role, field in self.task.fields.items() if not field.is_target
         }
+        self._required = [role for role, field in self._given.items() if not field.is_optional]
         self._waiting: list[tuple[Features, asyncio.Future[Answer]]] = []
         self._thread = ThreadPoolExecutor(1, "predictor")
         self._running: asyncio.Task[None] | None = None
         self._num_answered = 0
 
     def router(self) -> APIRouter:
-        """`/predict`, and `/classify` for the labels of texts."""
+        """`/predict`, and `/classify` for the classes of texts."""
         router = APIRouter()
         router.post("/predict", response_model=PredictResponse)(self.predict)
-        if self.task.answers == "label" and list(self._given) == ["text"]:
+        if self.task.answers in ("label", "labels") and self._required == ["text"]:
             router.post("/classify", response_model=ClassifyResponse)(self.classify)
         return router
 
     def state(self) -> dict[str, Any]:
         """What is asked for, labels, limits and load."""
         return {
-            "fields": {role: field.kind for role, field in self._given.items()},
+            "fields": {role: self._given[role].kind for role in self._required},
+            "optional_fields": {
+                role: field.kind for role, field in self._given.items() if field.is_optional
+            },
             "answers": self.task.answers,
             "labels": self.labels,
             "max_input_tokens": self.max_input_tokens,
@@ -109,7 +114,7 @@ class PredictionService(Service):
         )
 
     async def classify(self, request: Request, body: ClassifyRequest) -> ClassifyResponse:
-        """The label of each text, with the probabilities of all labels."""
+        """The most probable class of each text, with the probabilities of all."""
         self.check_model(body.model)
         rows = [self._row({"text": text}, "input") for text in body.texts]
         answers = await self._answers(request, rows, "input")
@@ -118,7 +123,12 @@ class PredictionService(Service):
             created=int(time.time()),
             model=self.name,
             data=[
-                Classification(index=index, num_classes=len(answer["probs"]), **answer)
+                Classification(
+                    index=index,
+                    label=self.labels[most_probable(answer["probs"])],
+                    probs=answer["probs"],
+                    num_classes=len(answer["probs"]),
+                )
                 for index, answer in enumerate(answers)
             ],
             usage=usage(_num_tokens(rows)),
@@ -128,15 +138,20 @@ class PredictionService(Service):
 
     def _row(self, given: Mapping[str, Any], param: str) -> Features:
         unknown = [role for role in given if role not in self._given]
-        missing = [role for role in self._given if role not in given]
+        missing = [role for role in self._required if role not in given]
         if unknown or missing:
+            optional = [f"perhaps {role}" for role in self._given if role not in self._required]
             raise Refusal(
                 400,
                 f"an input has {ascii(sorted(given))[:80]}; this model is given "
-                f"{', '.join(self._given)}",
+                f"{', '.join([*self._required, *optional])}",
                 param=param,
             )
-        values = {role: _value(given[role], role, field) for role, field in self._given.items()}
+        values = {
+            role: _value(given[role], role, field)
+            for role, field in self._given.items()
+            if role in given
+        }
         try:
             example = self.task.features(values, None)
         except ValueError as error:
@@ -206,7 +221,8 @@ class PredictionService(Service):
 
     @torch.inference_mode()
     def _predict(self, rows: list[Features]) -> list[Answer]:
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name) for row in rows] for name in names}
         return self.task.predict(self.model, columns, Limits())
 
 

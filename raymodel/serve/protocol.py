@@ -199,7 +199,7 @@ class Usage(BaseModel):
 
 
 class Classification(BaseModel):
-    """The label of one input."""
+    """The class of one input, the most probable where it may have several."""
 
     index: int
     label: str

@@ -11,7 +11,9 @@ from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_lm import MaskedLM
+from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.text_classification import TextClassification
+from raymodel.tasks.text_regression import TextRegression
 from raymodel.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ _ALL: tuple[type[Task], ...] = (
     CausalLM,
     MaskedLM,
     TextClassification,
+    MultiLabelClassification,
+    TextRegression,
     TokenClassification,
     ImageClassification,
 )

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 
 Features = dict[str, Any]
 Columns = Mapping[str, Any]
-"""Columns of B rows: of a list a list of arrays, of a number or a list of fixed length an array."""
+"""Columns of B rows: of a list a list of arrays, of a number or a list of fixed length an array. Of
+requests a list of values, None where one lacks what another has."""
 Answer = dict[str, Any]
 """What a model says to one row, as JSON holds it."""
-AnswerKind = Literal["stream", "label", "spans", "fills"]
-"""`stream`: text, token by token. `label`: one class, with the probabilities of all. `spans`: runs
-of words with a class each. `fills`: what may stand at each hidden place of a text, and the text
+AnswerKind = Literal["stream", "label", "labels", "score", "spans", "fills"]
+"""`stream`: text, token by token. `label`: one class, with the probabilities of all. `labels`: any
+number of classes, with the probability of each. `score`: a number. `spans`: runs of words with a
+class each. `fills`: what may stand at each hidden place of a text, and the text
 with the most probable. Routes of the server and its page follow from it."""
 
 
@@ -92,6 +94,7 @@ class Task(ABC):
         spec: what the job says of the task; its defaults when None.
         labels: the names of the classes, in the order of their numbers.
         processor: of the dataset or the model; not needed by those who only ask about a spec.
+        roles: those that the documents have; by default all but the optional ones.
     """
 
     name: ClassVar[str]
@@ -104,6 +107,8 @@ class Task(ABC):
     architectures: ClassVar[tuple[str, ...]]
     """Ends of the names of the architectures that do the task: what a folder's configuration names
     tells what its model is for."""
+    problem_type: ClassVar[str | None] = None
+    """What the configuration of a model calls the task, where others share its architectures."""
     pipeline_tag: ClassVar[str]
     """What the Hugging Face Hub calls the task, for the model card."""
     peft_task: ClassVar[str | None]
@@ -114,6 +119,8 @@ class Task(ABC):
     measures: ClassVar[Mapping[str, Measure]]
     """By the name that `evaluate.metrics` asks for."""
     answers: ClassVar[AnswerKind]
+    no_target: ClassVar[float] = -100
+    """What stands in the `labels` of a batch for a target that must bear no loss."""
     cuts_rows: ClassVar[bool] = False
     """Whether it has a `sequence_part`, so that several workers can share a row."""
     learns_from_text: ClassVar[bool] = False
@@ -131,10 +138,13 @@ class Task(ABC):
         *,
         labels: Sequence[str] = (),
         processor: Processor | None = None,
+        roles: Collection[str] | None = None,
     ) -> None:
         self.spec = spec
         self.labels = tuple(labels)
         self._processor = processor
+        required = (role for role, each in self.fields.items() if not each.is_optional)
+        self.roles = frozenset(required if roles is None else roles)
 
     @property
     def processor(self) -> Any:
@@ -145,7 +155,7 @@ class Task(ABC):
     def reading_as(self, folder: Location) -> Self:
         """The same task with the processor of a folder. Raises ArtifactError where it has none."""
         processor = self.processor_class().load(folder)
-        return type(self)(self.spec, labels=self.labels, processor=processor)
+        return type(self)(self.spec, labels=self.labels, processor=processor, roles=self.roles)
 
     # ---- data --------------------------------------------------------------------------------
 
@@ -157,7 +167,7 @@ class Task(ABC):
     @classmethod
     def class_role(cls) -> str | None:
         """The role whose values are classes; None where the task has none."""
-        kinds = ("label", "tags")
+        kinds = ("label", "labels", "tags")
         return next((role for role, each in cls.fields.items() if each.kind in kinds), None)
 
     def fresh_processor(self) -> Processor | None:
@@ -187,7 +197,8 @@ class Task(ABC):
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
         """Columns of B examples → one padded batch on the CPU.
 
-        The result holds at least what `loss` needs. Targets that must bear no loss are -100.
+        The result holds at least what `loss` needs. Targets that must bear no loss are
+        `no_target`.
 
         Args:
             draw: the chance of these rows; None where nothing is left to chance, as in evaluation.
@@ -195,7 +206,7 @@ class Task(ABC):
 
     def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
         """How many targets bear loss in this batch (tokens, or examples)."""
-        return int((batch["labels"] != -100).sum())
+        return int((batch["labels"] != self.no_target).sum())
 
     @abstractmethod
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -217,14 +228,21 @@ class Task(ABC):
     # ---- the model ---------------------------------------------------------------------------
 
     def model_arguments(self) -> dict[str, Any]:
-        """What the model's configuration must say of the task: the names of the classes."""
+        """What the model's configuration must say of the task: the names of the classes, and what
+        it calls the task. Nothing where it is not known which classes there are."""
         if not self.labels:
             return {}
         return {
             "num_labels": len(self.labels),
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: index for index, label in enumerate(self.labels)},
+            **({"problem_type": self.problem_type} if self.problem_type else {}),
         }
+
+    @property
+    def num_outputs(self) -> int:
+        """Of the head that fine-tuning gives the model; 0 where it gives none."""
+        return int(self.model_arguments().get("num_labels", 0))
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 (most tasks take any)
         """Raises ValueError when a model of this configuration would learn the wrong thing."""
@@ -287,7 +305,7 @@ class Task(ABC):
         return {
             role: ["The"] if each.kind == "words" else "The"
             for role, each in cls.fields.items()
-            if not each.is_target
+            if not each.is_target and not each.is_optional
         }
 
     @staticmethod

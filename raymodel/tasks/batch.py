@@ -47,13 +47,29 @@ def pad_left(rows: Sequence[Any], pad_token_id: int) -> tuple[torch.Tensor, torc
 def encoder_inputs(
     batch: Mapping[str, torch.Tensor], model: PreTrainedModel
 ) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` (B, T) as far as the model knows positions, on its device.
+    """`text_inputs` as far as the model knows positions, on its device.
 
     Beyond them there is nothing but padding, which `pad_right` rounds up.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
-    names = ("input_ids", "attention_mask")
-    return {name: batch[name][:, :positions].to(model.device) for name in names}
+    inputs = text_inputs(batch, model)
+    return {name: value[:, :positions].to(model.device) for name, value in inputs.items()}
+
+
+def text_inputs(
+    batch: Mapping[str, torch.Tensor], model: PreTrainedModel
+) -> dict[str, torch.Tensor]:
+    """What a model takes of a batch of texts: `input_ids`, `attention_mask` (B, T), and
+    `token_type_ids` where there are some and it was made to tell two texts apart by them.
+
+    Args:
+        model: also one that an engine is around.
+    """
+    names = ["input_ids", "attention_mask"]
+    config = getattr(model, "module", model).config
+    if "token_type_ids" in batch and (getattr(config, "type_vocab_size", None) or 0) > 1:
+        names.append("token_type_ids")
+    return {name: batch[name] for name in names}
 
 
 def class_labels(rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:

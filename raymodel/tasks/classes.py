@@ -5,7 +5,7 @@ Shapes: B rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,19 +23,25 @@ def class_names(model: PreTrainedModel) -> dict[int, str]:
 
 @torch.inference_mode()
 def class_answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list[Answer]:
+    """`label_answers` of what a model says to its inputs."""
+    logits_BC = model(**{name: _placed(value, model) for name, value in inputs.items()}).logits
+    return label_answers(logits_BC.float(), model)
+
+
+def label_answers(logits_BC: torch.Tensor, model: PreTrainedModel) -> list[Answer]:
     """`label`, the most probable class, and `probs` of all, in the order of their numbers.
 
     They sum to one, unless the model says that its classes do not exclude each other.
     """
-    logits_BC = model(**{name: _placed(value, model) for name, value in inputs.items()}).logits
     names = class_names(model)
     independent = model.config.problem_type == "multi_label_classification" or len(names) == 1
-    logits_BC = logits_BC.float()
     probs_BC = logits_BC.sigmoid() if independent else logits_BC.softmax(-1)
-    return [
-        {"label": names[max(range(len(probs)), key=probs.__getitem__)], "probs": probs}
-        for probs in probs_BC.tolist()
-    ]
+    return [{"label": names[most_probable(probs)], "probs": probs} for probs in probs_BC.tolist()]
+
+
+def most_probable(probs: Sequence[float]) -> int:
+    """The number of the class, the first of several that are as probable."""
+    return max(range(len(probs)), key=probs.__getitem__)
 
 
 def _placed(value: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:

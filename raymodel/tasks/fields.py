@@ -6,7 +6,7 @@ and a field of the record for everything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -17,9 +17,10 @@ from raymodel.tasks.template import template_fields
 if TYPE_CHECKING:
     from raymodel.data.spec import SourceSpec
 
-Kind = Literal["text", "label", "image", "words", "tags"]
-"""`text`: a template. `label`: one class. `image`: encoded bytes, or the path of a file below the
-source. `words`: a list of texts. `tags`: a class for each word."""
+Kind = Literal["text", "label", "labels", "number", "image", "words", "tags"]
+"""`text`: a template. `label`: one class. `labels`: any number of classes. `number`: a finite one.
+`image`: encoded bytes, or the path of a file below the source. `words`: a list of texts. `tags`: a
+class for each word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,14 @@ class Field:
     """Of a text: which end stays when it is too long."""
     is_target: bool = False
     """What the model must answer, which a request does not have."""
+    is_optional: bool = False
+    """Whether a job may do without it: then none of its sources names it."""
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it is the one answer to all that the model is given: a second record with the
+        same input and answer is a duplicate, and one with another answer contradicts it."""
+        return self.kind in ("label", "labels", "number")
 
 
 Fields = Mapping[str, Field]
@@ -40,6 +49,15 @@ Fields = Mapping[str, Field]
 
 PLAIN_TEXT: Fields = MappingProxyType({"text": Field(kind="text", default="{text}")})
 """What `prepare` reads."""
+
+
+def used_fields(fields: Fields, sources: Sequence[SourceSpec]) -> Fields:
+    """Without the optional roles that no source names."""
+    return {
+        role: field
+        for role, field in fields.items()
+        if not field.is_optional or any(role in source.fields for source in sources)
+    }
 
 
 def reference_of(source: SourceSpec, role: str, field: Field) -> str:
@@ -63,6 +81,8 @@ def find_wrong_roles(source: SourceSpec, fields: Fields, reader: str) -> Iterato
             yield role, f"{reader} has no role {role!r}, it has {', '.join(fields)}{hint}"
     for role, field in fields.items():
         named = source.fields.get(role, field.default)
+        if named is None and field.is_optional:
+            continue
         if named is None:
             example = f'"{{{role}}}"' if field.kind == "text" else role
             what = "a template over the record's fields" if field.kind == "text" else "a field"
@@ -75,6 +95,33 @@ def find_wrong_roles(source: SourceSpec, fields: Fields, reader: str) -> Iterato
             yield from _wrong_template(role, named)
         elif "{" in named:
             yield role, f"{named!r} is a template; `{role}` takes a field's name, without braces"
+
+
+def find_wrong_sources(
+    sources: Sequence[SourceSpec], fields: Fields, reader: str
+) -> Iterator[tuple[int, str]]:
+    """The number of a source → what it says otherwise than the others, or of no role there is.
+
+    Args:
+        fields: the roles that there are.
+        reader: whose they are.
+    """
+    has_labels = any(field.kind == "labels" for field in fields.values())
+    for role in used_fields(fields, sources):
+        lacking = [i for i, each in enumerate(sources) if role not in each.fields]
+        if fields[role].is_optional and lacking:
+            yield (
+                lacking[0],
+                f"source {sources[lacking[0]].path!r} says nothing of the role `{role}`, which "
+                "another one names; name it in all sources, or in none",
+            )
+    for index, source in enumerate(sources):
+        if source.label_separator is not None and not has_labels:
+            yield (
+                index,
+                f"`label_separator` parts the classes of a record, and {reader} has no role of "
+                "several classes; leave it out",
+            )
 
 
 def _wrong_template(role: str, template: str) -> Iterator[tuple[str, str]]:

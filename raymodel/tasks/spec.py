@@ -58,9 +58,23 @@ class MaskedLMSpec(AnyTask):
 
 
 class TextClassificationSpec(AnyTask):
-    """One class of a fixed set for each text."""
+    """One class of a fixed set for each text, or pair of texts."""
 
     name: Literal["text_classification"] = "text_classification"
+    """Which task."""
+
+
+class MultiLabelClassificationSpec(AnyTask):
+    """Any number of classes of a fixed set for each text, or pair of texts."""
+
+    name: Literal["multi_label_classification"] = "multi_label_classification"
+    """Which task."""
+
+
+class TextRegressionSpec(AnyTask):
+    """A number for each text, or pair of texts."""
+
+    name: Literal["text_regression"] = "text_regression"
     """Which task."""
 
 
@@ -86,6 +100,8 @@ AnyTaskSpec = (
     CausalLMSpec
     | MaskedLMSpec
     | TextClassificationSpec
+    | MultiLabelClassificationSpec
+    | TextRegressionSpec
     | TokenClassificationSpec
     | ImageClassificationSpec
 )

@@ -85,6 +85,7 @@ def test_tokens_are_counted_without_padding_and_images_as_one(columns):
 
 
 class Chancy:
+    no_target = -100
     """A task whose batches are chance alone."""
 
     def collate(self, rows, draw):

@@ -44,8 +44,8 @@ def flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: int) ->
         count = count_model(
             config.model_type,
             config.to_dict(),
-            head="classification" if task.labels else "causal_lm",
-            num_labels=max(len(task.labels), 1),
+            head="classification" if task.num_outputs else "causal_lm",
+            num_labels=max(task.num_outputs, 1),
         )
         return count.train_flops_per_token(row_tokens)
     size, row = _rows(task, row_tokens)[0]
@@ -71,7 +71,7 @@ def find_shape(
     """
     if can_count(config.model_type):
         return ModelShape.of(
-            config.model_type, config.to_dict(), num_labels=len(task.labels), adapter=adapter
+            config.model_type, config.to_dict(), num_labels=task.num_outputs, adapter=adapter
         )
     if setup.sequence > 1:
         return None  # attention is the one for shared rows by now, which talks to other workers

@@ -87,7 +87,8 @@ class Collator:
         batch = self._task.collate(piece, draw)
         if self._blank is None:
             first_row = {name: tensor[:1].clone() for name, tensor in batch.items()}
-            self._blank = first_row | {"labels": torch.full_like(first_row["labels"], -100)}
+            no_target = torch.full_like(first_row["labels"], self._task.no_target)
+            self._blank = first_row | {"labels": no_target}
         return batch
 
     def _blank_batch(self) -> Batch:

@@ -1,0 +1,200 @@
+"""What the tasks share that answer to a whole text, or to a pair of texts, with one head."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sample, Task
+from raymodel.tasks.fields import Field, Fields, Kind
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from raymodel.chance import Draw
+
+
+def fields_of_texts(label: Kind) -> Fields:
+    """A text, perhaps another one that it is held against, and what is to be said of them."""
+    return MappingProxyType(
+        {
+            "text": Field(kind="text", default="{text}"),
+            "text_pair": Field(kind="text", is_optional=True),
+            "label": Field(kind=label, default="label", is_target=True),
+        }
+    )
+
+
+class TextHead(Task):
+    """An encoder or decoder with a head (`AutoModelForSequenceClassification`).
+
+    A pair is given to the model in the form that its tokenizer has for pairs. Rows of pairs have
+    two columns more: `token_type_ids`, where the tokenizer makes some, and `pair_start`, the place
+    of the first token of the second text.
+    """
+
+    modality = "text"
+    auto_class = "AutoModelForSequenceClassification"
+    architectures = ("ForSequenceClassification",)
+    pipeline_tag = "text-classification"
+    peft_task = "SEQ_CLS"
+    draws_head = True
+
+    # ---- what a task adds ------------------------------------------------------------------------
+
+    @abstractmethod
+    def label_type(self) -> pa.DataType:
+        """Of the column `label`."""
+
+    @abstractmethod
+    def stored_label(self, value: Any) -> Any:
+        """What that column holds for the value of the role.
+
+        Raises:
+            ValueError: a value that the data must not have.
+        """
+
+    @abstractmethod
+    def batch_labels(self, column: Any) -> torch.Tensor:
+        """That column of B rows → `labels` of a batch (B, …)."""
+
+    @abstractmethod
+    def loss_of(self, logits_BC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The sum of the loss over the rows, a scalar in fp32."""
+
+    @abstractmethod
+    def answers_of(self, logits_BC: torch.Tensor, model: PreTrainedModel) -> list[Answer]:
+        """What the model says to B rows."""
+
+    @abstractmethod
+    def label_text(self, label: Any) -> str:
+        """What is answered or would be right, for people.
+
+        Args:
+            label: what an answer has under the name of its kind, or a reference.
+        """
+
+    # ---- data ------------------------------------------------------------------------------------
+
+    def schema(self) -> pa.Schema:
+        """`input_ids` list<int32>, `label`; of pairs also `pair_start` int32 and, where the
+        tokenizer makes some, `token_type_ids` list<int8>."""
+        import pyarrow as pa
+
+        columns = [("input_ids", pa.list_(pa.int32())), ("label", self.label_type())]
+        if "text_pair" in self.roles:
+            columns.append(("pair_start", pa.int32()))
+            if self.processor.makes_token_types:
+                columns.append(("token_type_ids", pa.list_(pa.int8())))
+        return pa.schema(columns)
+
+    def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
+        """Token ids with the tokenizer's special tokens; a text that is too long loses its end, of
+        a pair the longer one first.
+
+        Raises:
+            ValueError: the data must not have the label.
+        """
+        if "text_pair" in values:
+            features, cut = self._pair(values["text"], values["text_pair"], max_length)
+        else:
+            input_ids, is_cut = self.processor.encode(values["text"], max_length)
+            features, cut = {"input_ids": input_ids}, ("text",) if is_cut else ()
+        if "label" in values:
+            features["label"] = self.stored_label(values["label"])
+        return Example(features=features, cut=cut)
+
+    def _pair(
+        self, text: str, text_pair: str, max_length: int | None
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        encoded = self.processor.encode_pair(text, text_pair, max_length)
+        features = {"input_ids": encoded.input_ids, "pair_start": encoded.pair_start}
+        if encoded.token_type_ids is not None:
+            features["token_type_ids"] = encoded.token_type_ids
+        roles = zip(("text", "text_pair"), encoded.is_cut, strict=True)
+        return features, tuple(role for role, is_cut in roles if is_cut)
+
+    # ---- training --------------------------------------------------------------------------------
+
+    def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` (B, T), of pairs also `token_type_ids`; `labels` (B, …),
+        where rows have labels."""
+        from raymodel.tasks.batch import pad_right
+
+        input_ids, mask = pad_right(rows["input_ids"], self.processor.padding)
+        batch = {"input_ids": input_ids, "attention_mask": mask}
+        if "token_type_ids" in rows:
+            # Requests for pairs and for single texts may meet in a batch.
+            types = zip(rows["token_type_ids"], rows["input_ids"], strict=True)
+            filled = [[0] * len(ids) if each is None else each for each, ids in types]
+            batch["token_type_ids"] = pad_right(filled, 0)[0]
+        if "label" in rows:
+            batch["labels"] = self.batch_labels(rows["label"])
+        return batch
+
+    def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The sum of the loss over the rows."""
+        from raymodel.tasks.batch import text_inputs
+
+        return self.loss_of(model(**text_inputs(batch, model)).logits, batch["labels"])
+
+    # ---- the model -------------------------------------------------------------------------------
+
+    def settle(self, config: PretrainedConfig) -> str | None:
+        """Padding is the tokenizer's, else its end of text.
+
+        A decoder's class is read off the last token that is not padding, so another id than that
+        which rows are filled with would read it off the padding.
+        """
+        tokenizer = self.processor.tokenizer
+        padding = tokenizer.pad_token_id
+        if padding is None:
+            padding = tokenizer.eos_token_id
+        if padding is None:
+            raise ValueError(
+                "the tokenizer has neither a padding nor an end-of-text token, and texts of "
+                "different lengths need one to be filled up with; set tokenizer.pad_token and save "
+                "it again"
+            )
+        text_config = config.get_text_config()
+        if text_config.pad_token_id == padding:
+            return None
+        before, text_config.pad_token_id = text_config.pad_token_id, padding
+        word = "padding" if tokenizer.pad_token_id is not None else "end-of-text"
+        return (
+            f"pad_token_id of the model becomes {padding}, the tokenizer's {word} token, which its "
+            f"texts are filled up with (it was {before})"
+        )
+
+    # ---- answers ---------------------------------------------------------------------------------
+
+    def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
+        """What the head says to each text."""
+        import torch
+
+        from raymodel.tasks.batch import encoder_inputs
+
+        inputs = encoder_inputs(self.collate(rows), model)
+        with torch.inference_mode():
+            return self.answers_of(model(**inputs).logits.float(), model)
+
+    def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
+        """The text, or both of a pair, beside both labels."""
+        ids = list(rows["input_ids"][index])
+        texts = {"text": self.processor.decode(ids)}
+        if "pair_start" in rows:
+            start = int(rows["pair_start"][index])
+            texts = {
+                "text": self.processor.decode(ids[:start]),
+                "text_pair": self.processor.decode(ids[start:]),
+            }
+        return Sample(
+            prompt="\n".join(texts.values()),
+            answer=self.label_text(answer[self.answers]),
+            reference=self.label_text(reference),
+            request=texts,
+        )
