@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,9 @@ class _Preparation:
     """One run over the steps."""
 
     def __init__(self, recipe: Recipe, place: Location, execute: Execute, say: Say) -> None:
-        self._recipe, self._place, self._execute, self._say = recipe, place, execute, say
+        kind = replace(recipe.kind, sources=recipe.sources)
+        self._recipe, self._place = replace(recipe, kind=kind), place
+        self._execute, self._say = execute, say
         self._work, self._processor = place / "work", place / PROCESSOR
         self._ledger = Ledger([source.path for source in recipe.sources])
 

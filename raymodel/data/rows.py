@@ -60,7 +60,7 @@ class RowKind:
     length: int | None
     """Tokens of a packed row, or the longest example; None where examples are not cut."""
     sources: tuple[SourceSpec, ...] = ()
-    """Which optional roles there are, they say."""
+    """Which optional roles there are, they say; `prepare_dataset` knows them."""
 
     @property
     def fields(self) -> Fields:

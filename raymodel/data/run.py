@@ -96,7 +96,7 @@ def run_examples(
         clean=spec.clean,
         holdout=spec.holdout,
         seed=execution.seed,
-        kind=RowKind(task=spec.task, length=spec.max_length_for(most), sources=spec.sources),
+        kind=RowKind(task=spec.task, length=spec.max_length_for(most)),
         reads=task.processor_class(),
         processor=processor,
         max_left_out=spec.max_left_out,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -144,14 +145,10 @@ class TextProcessor(Processor):
         together the longer one loses its end first.
 
         Raises:
-            ValueError: it is a slow tokenizer, or `max_length` leaves no room for text.
+            ValueError: it has no form for pairs, it is a slow one, or `max_length` leaves no room
+                for text.
         """
-        if not self.tokenizer.is_fast:
-            raise ValueError(
-                f"{type(self.tokenizer).__name__} is a slow tokenizer, which does not tell where "
-                "the second text of a pair begins; pairs need a fast one. Save it with a "
-                "tokenizer.json"
-            )
+        _ = self._has_pairs
         whole = self.tokenizer(text, text_pair, verbose=False)
         kept = whole
         if max_length is not None and len(whole["input_ids"]) > max_length:
@@ -172,6 +169,23 @@ class TextProcessor(Processor):
             pair_start=after.index(1) if 1 in after else len(ids),
             is_cut=(before.count(0) > after.count(0), before.count(1) > after.count(1)),
         )
+
+    @cached_property
+    def _has_pairs(self) -> bool:
+        if not self.tokenizer.is_fast:
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} is a slow tokenizer, which does not tell where "
+                "the second text of a pair begins; pairs need a fast one. Save it with a "
+                "tokenizer.json"
+            )
+        parts = self.tokenizer("a", "b").sequence_ids()
+        if None not in parts[parts.index(0) : parts.index(1)] and not self.makes_token_types:
+            raise ValueError(
+                "the tokenizer has no form for pairs: it puts nothing between two texts; write "
+                'both into one, with what parts them, such as text: "{text}\\n{text_pair}", and '
+                "leave the role text_pair out"
+            )
+        return True
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of one sequence, exactly as it was, without special tokens."""

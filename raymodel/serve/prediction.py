@@ -1,7 +1,7 @@
 """Prediction: one answer to each input, the inputs of concurrent requests run together.
 
-`/predict` takes the roles of any task. Where the answer is a class of a text, or several, `/classify`
-takes it as vLLM does.
+`/predict` takes the roles of any task. Where the answer is a class of a text, or several,
+`/classify` takes it as vLLM does.
 """
 
 from __future__ import annotations

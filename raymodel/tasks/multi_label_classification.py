@@ -48,12 +48,13 @@ class MultiLabelClassification(TextHead):
 
     def batch_labels(self, column: Any) -> torch.Tensor:
         """(B, C) in fp32: 1 at the classes of a row, else 0."""
+        import numpy as np
         import torch
 
-        labels_BC = torch.zeros(len(column), len(self.labels))
+        labels_BC = np.zeros((len(column), len(self.labels)), dtype=np.float32)
         for labels_C, numbers in zip(labels_BC, column, strict=True):
-            labels_C[torch.as_tensor(numbers, dtype=torch.int64)] = 1.0
-        return labels_BC
+            labels_C[np.asarray(numbers, dtype=np.int64)] = 1.0
+        return torch.from_numpy(labels_BC)
 
     def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
         """The rows: the curve does not shrink with the number of classes."""

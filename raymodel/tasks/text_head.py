@@ -123,6 +123,10 @@ class TextHead(Task):
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
         """`input_ids`, `attention_mask` (B, T), of pairs also `token_type_ids`; `labels` (B, …),
         where rows have labels."""
+        labels = {"labels": self.batch_labels(rows["label"])} if "label" in rows else {}
+        return self._inputs(rows) | labels
+
+    def _inputs(self, rows: Columns) -> dict[str, torch.Tensor]:
         from raymodel.tasks.batch import pad_right
 
         input_ids, mask = pad_right(rows["input_ids"], self.processor.padding)
@@ -132,8 +136,6 @@ class TextHead(Task):
             types = zip(rows["token_type_ids"], rows["input_ids"], strict=True)
             filled = [[0] * len(ids) if each is None else each for each, ids in types]
             batch["token_type_ids"] = pad_right(filled, 0)[0]
-        if "label" in rows:
-            batch["labels"] = self.batch_labels(rows["label"])
         return batch
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -178,7 +180,7 @@ class TextHead(Task):
 
         from raymodel.tasks.batch import encoder_inputs
 
-        inputs = encoder_inputs(self.collate(rows), model)
+        inputs = encoder_inputs(self._inputs(rows), model)
         with torch.inference_mode():
             return self.answers_of(model(**inputs).logits.float(), model)
 

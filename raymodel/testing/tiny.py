@@ -162,6 +162,27 @@ def train_tiny_tokenizer(texts: Iterable[str], vocab_size: int = 300) -> PreTrai
     )
 
 
+def train_pair_tokenizer(texts: Iterable[str], vocab_size: int = 300) -> PreTrainedTokenizerFast:
+    """The same with the form for pairs that BERT's has: `[CLS] a [SEP] b [SEP]`, and types."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = train_tiny_tokenizer(texts, vocab_size - 2).backend_tokenizer
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]"])
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="<|pad|>",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
 class ModelWeights:
     """The weights that a model in memory has."""
 

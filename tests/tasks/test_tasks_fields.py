@@ -4,7 +4,7 @@ import pytest
 
 from raymodel.data.spec import SourceSpec
 from raymodel.tasks import TASKS, get_task
-from raymodel.tasks.fields import PLAIN_TEXT, find_wrong_roles
+from raymodel.tasks.fields import PLAIN_TEXT, find_wrong_roles, find_wrong_sources, used_fields
 
 
 def wrong(task, **fields):
@@ -39,6 +39,29 @@ def test_every_task_is_given_something_and_asked_for_something(name):
     fields = get_task(name).fields
     assert any(not field.is_target for field in fields.values())
     assert not next(iter(fields.values())).is_target, "the first role is what the model is given"
+
+
+def sources(*fields, **more):
+    return [SourceSpec(path=f"s{i}", fields=each, **more) for i, each in enumerate(fields)]
+
+
+def test_an_optional_role_is_named_by_all_sources_or_by_none():
+    roles = get_task("text_classification").fields
+    pair = {"text_pair": "{b}"}
+    for named, used in ((sources(pair, pair), True), (sources({}, {}), False)):
+        assert [*find_wrong_sources(named, roles, "text_classification")] == []
+        assert ("text_pair" in used_fields(roles, named)) is used
+    [(index, why)] = find_wrong_sources(sources(pair, {}), roles, "text_classification")
+    assert index == 1
+    assert "'s1' says nothing of the role `text_pair`" in why
+    assert "in all sources, or in none" in why
+    assert "like {b}" in wrong("text_classification", text_pair="b")[0][1]
+
+
+def test_a_separator_is_for_roles_of_several_classes():
+    named = sources({}, label_separator=";")
+    for task, count in (("multi_label_classification", 0), ("text_classification", 1)):
+        assert len([*find_wrong_sources(named, get_task(task).fields, task)]) == count
 
 
 def test_the_old_names_of_roles_are_answered_with_where_they_stand_now():
