@@ -13,15 +13,31 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 
 
+STATEMENTS: dict[type[ast.AST], str] = {
+    ast.Assert: "assert",
+    ast.AsyncFor: "for",
+    ast.AsyncWith: "with",
+    ast.For: "for",
+    ast.If: "if",
+    ast.Match: "match",
+    ast.Raise: "raise",
+    ast.Try: "try",
+    ast.TryStar: "try",
+    ast.While: "while",
+    ast.With: "with",
+}
+"""Node → the word that begins the statement."""
+
+
 class Function(NamedTuple):
     """One documented function."""
 
     line: int
     """Where it begins, its decorators included; the first line is 1."""
-    fields: dict[str, str]
+    fields: dict[str, str | list[str]]
     """`code`, the source with its signature and decorators but without the docstring, dedented;
     `docstring`, cleaned of its indentation; `name`; `returns`, what a call gives back: `value`,
-    `nothing` (None) or `generator`."""
+    `nothing` (None) or `generator`; `statements`, those of `STATEMENTS` that it has, sorted."""
 
 
 def read_functions(text: str) -> list[Function]:
@@ -59,17 +75,18 @@ def _pair(node: _Function, lines: list[str]) -> Function | None:
     while after and not after[0].strip():
         after = after[1:]
     code = textwrap.dedent("\n".join([*before, *after])).rstrip()
-    fields = {
+    own = list(_own_nodes(node))
+    fields: dict[str, str | list[str]] = {
         "code": code,
         "docstring": cleaned,
         "name": node.name,
-        "returns": _returns(node),
+        "returns": _returns(own),
+        "statements": sorted({STATEMENTS[type(each)] for each in own if type(each) in STATEMENTS}),
     }
     return Function(first_line, fields)
 
 
-def _returns(function: _Function) -> str:
-    own = list(_own_nodes(function))
+def _returns(own: list[ast.AST]) -> str:
     if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in own):
         return "generator"
     values = [node.value for node in own if isinstance(node, ast.Return)]

@@ -56,8 +56,9 @@ class SourceSpec(Spec):
     """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
     of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
-    function of a Python file, fields `code` (its source without the docstring), `docstring`, `name`
-    and `returns` (what a call gives back: `value`, `nothing` or `generator`).
+    function of a Python file, fields `code` (its source without the docstring), `docstring`,
+    `name`, `returns` (what a call gives back: `value`, `nothing` or `generator`) and `statements`
+    (a list of the words that begin those it has: `for`, `if`, `raise`, `try`, `with`, …).
     `class_folders`: each image file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM) is a record, fields
     `image`, `label` (the name of its folder) and `path`. `idx`: MNIST's files of images
     (`train-images-idx3-ubyte`), each with its labels beside it (`train-labels-idx1-ubyte`), fields

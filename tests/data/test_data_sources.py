@@ -232,6 +232,16 @@ def test_what_a_function_gives_back_is_read_off_its_own_body(body: str, returns:
     assert function.fields["returns"] == returns
 
 
+def test_the_statements_of_a_function_are_those_of_its_own_body() -> None:
+    body = "for x in y:\n        if x:\n            raise x\n    for z in y: pass\n    "
+    body += "def inner():\n        while True: assert x\n    with x: return"
+    functions = read_functions(
+        f'def f(y):\n    """Says."""\n    {body}\ndef g():\n    """Says."""\n    return 1\n'
+    )
+    found = [function.fields["statements"] for function in functions]
+    assert found == [["for", "if", "raise", "with"], []]
+
+
 def test_all_functions_of_a_module_share_the_document_of_its_text(tmp_path: Path) -> None:
     write(tmp_path, m_dot_py=MODULE)
     functions, _ = read_all(SourceSpec(path=str(tmp_path), format="python_functions"))
