@@ -38,7 +38,7 @@ def cut_text(text: str, max_chars: int, kept: Kept) -> str:
     return text[:max_chars] if kept == "start" else text[max(0, len(text) - max_chars) :]
 
 
-def values_digest(values: Sequence[str | bytes | float | list[str]]) -> bytes:
+def values_digest(values: Sequence[str | bytes | float | list[Any]]) -> bytes:
     """16 bytes that stand for several values, and for where one ends and the next begins."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:

@@ -44,7 +44,7 @@ class Document:
 
     @property
     def num_bytes(self) -> int:
-        """Of all values but the label: UTF-8 of texts, and encoded images."""
+        """Of texts in UTF-8, but for the label, and of encoded images."""
         return sum(_num_bytes(value) for role, value in self.values.items() if role != "label")
 
 
@@ -52,7 +52,7 @@ def classes_of(document: Document, role: str | None) -> list[str]:
     """The classes in a document: its label or labels, or the tag of each word; none without such a
     role."""
     value = document.values[role] if role is not None else []
-    return [*value] if isinstance(value, list) else [str(value)]
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
 def make_document(
@@ -139,6 +139,6 @@ def documents_of(table: pa.Table, fields: Fields) -> list[Document]:
 def _num_bytes(value: Value) -> int:
     if isinstance(value, bytes):
         return len(value)
-    if isinstance(value, float):
-        return 8
-    return len(value.encode()) if isinstance(value, str) else sum(map(_num_bytes, value))
+    if isinstance(value, str):
+        return len(value.encode())
+    return sum(map(_num_bytes, value)) if isinstance(value, list) else 0

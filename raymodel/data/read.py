@@ -14,6 +14,7 @@ from raymodel.data.readers.lines import is_wide
 from raymodel.data.readers.media import read_class_folders
 from raymodel.data.readers.parquet import read_parquet
 from raymodel.data.readers.pixels import read_pixels
+from raymodel.data.readers.squad import read_squad
 from raymodel.data.readers.tagged import read_conll, read_word_tags
 from raymodel.data.readers.text import read_python, read_text
 from raymodel.data.record import FileSlice, RawRecord
@@ -36,6 +37,7 @@ _READERS: dict[str, _Reader] = {
     "pixels": read_pixels,
     "conll": read_conll,
     "word_tags": read_word_tags,
+    "squad": read_squad,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,10 +14,11 @@ from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.tasks.fields import Field, Fields, Kind, reference_of
 from raymodel.tasks.label import label_text, label_texts, number_value
+from raymodel.tasks.squad import place_answers, read_answers
 from raymodel.tasks.tags import check_tags
 from raymodel.tasks.template import FieldTypeError, RecordError, described, render
 
-Value = str | bytes | float | list[str]
+Value = str | bytes | float | list[Any]
 
 MAX_IMAGE_BYTES = 256 * 2**20
 """Of one encoded image: it lies in the memory of one process."""
@@ -29,6 +31,7 @@ COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "image": pa.large_binary(),
     "words": pa.large_list(pa.string()),
     "tags": pa.large_list(pa.string()),
+    "answers": pa.large_list(pa.struct({"text": pa.large_string(), "start": pa.int64()})),
 }
 """How documents keep each kind of value."""
 
@@ -51,7 +54,13 @@ def read_roles(
     }
     # Here already, because the tags of every document that is kept are classes.
     _check_tags({field.kind: values[role] for role, field in fields.items()})
-    return values
+    given = next(iter(values.values()))
+    placed = {
+        role: place_answers(answers, str(given))
+        for role, answers in values.items()
+        if fields[role].kind == "answers" and isinstance(answers, list)
+    }
+    return values | placed
 
 
 def _read(
@@ -70,6 +79,9 @@ def _read(
     if value is None:
         reason = f"record without a value in {reference!r}"
         raise RecordError(reason, reason)
+    if field.kind == "answers":
+        answers = read_answers(value, reference)
+        return [answer | {"text": clean_text(answer["text"])} for answer in answers]
     if field.kind == "words":
         return _words(value, reference)
     if field.kind == "tags":  # classes, which have no white space around them

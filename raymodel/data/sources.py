@@ -30,6 +30,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "python_functions": ("*.py",),
     "class_folders": tuple(f"*{suffix}" for suffix in MEDIA_SUFFIXES),
     "idx": ("*idx3-ubyte",),
+    "squad": ("*.json",),
     # As both sets are given out; CIFAR-100's pickles have no other names.
     "cifar": ("*.bin", "data_batch*", "test_batch*", "train", "test"),
 }

@@ -52,6 +52,7 @@ class SourceSpec(Spec):
         "pixels",
         "conll",
         "word_tags",
+        "squad",
     ] = "text"
     """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
     of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
@@ -70,7 +71,9 @@ class SourceSpec(Spec):
     `conll`: a token a line, its tag in the last column, sentences parted by blank lines; fields
     `tokens` and `tags` (lists), `column_2` and so on for columns between them, and `document` (how
     many `-DOCSTART-` lines came before). `word_tags`: a sentence a line, `word/TAG word/TAG`;
-    fields `tokens` and `tags`.
+    fields `tokens` and `tags`. `squad`: SQuAD's JSON files, of both versions; each question is a
+    record, fields `context`, `question`, `answers` (none where it is impossible), `title` and what
+    else it has, such as `id`.
     Files packed with gzip, bzip2, xz or Zstandard are read as what is in them."""
     encoding: Text = "utf-8"
     """Text encoding. What does not decode – a line, a row, or a file that is one document – is

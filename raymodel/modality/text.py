@@ -148,7 +148,7 @@ class TextProcessor(Processor):
             ValueError: it has no form for pairs, it is a slow one, or `max_length` leaves no room
                 for text.
         """
-        _ = self._has_pairs
+        self.check_pairs()
         whole = self.tokenizer(text, text_pair, verbose=False)
         kept = whole
         if max_length is not None and len(whole["input_ids"]) > max_length:
@@ -169,6 +169,10 @@ class TextProcessor(Processor):
             pair_start=after.index(1) if 1 in after else len(ids),
             is_cut=(before.count(0) > after.count(0), before.count(1) > after.count(1)),
         )
+
+    def check_pairs(self) -> None:
+        """Raises ValueError where the tokenizer has no form for two texts."""
+        _ = self._has_pairs  # asked once, and not for every pair
 
     @cached_property
     def _has_pairs(self) -> bool:

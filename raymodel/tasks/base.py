@@ -34,11 +34,11 @@ Columns = Mapping[str, Any]
 requests a list of values, None where one lacks what another has."""
 Answer = dict[str, Any]
 """What a model says to one row, as JSON holds it."""
-AnswerKind = Literal["stream", "label", "labels", "score", "spans", "fills"]
+AnswerKind = Literal["stream", "label", "labels", "score", "spans", "fills", "extract"]
 """`stream`: text, token by token. `label`: one class, with the probabilities of all. `labels`: any
 number of classes, with the probability of each. `score`: a number. `spans`: runs of words with a
-class each. `fills`: what may stand at each hidden place of a text, and the text
-with the most probable. Routes of the server and its page follow from it."""
+class each. `fills`: what may stand at each hidden place of a text, and the text with the most
+probable. `extract`: a piece of a text. Routes of the server and its page follow from it."""
 
 
 @dataclass(frozen=True, kw_only=True)

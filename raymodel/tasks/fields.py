@@ -17,10 +17,10 @@ from raymodel.tasks.template import template_fields
 if TYPE_CHECKING:
     from raymodel.data.spec import SourceSpec
 
-Kind = Literal["text", "label", "labels", "number", "image", "words", "tags"]
+Kind = Literal["text", "label", "labels", "number", "image", "words", "tags", "answers"]
 """`text`: a template. `label`: one class. `labels`: any number of classes. `number`: a finite one.
 `image`: encoded bytes, or the path of a file below the source. `words`: a list of texts. `tags`: a
-class for each word."""
+class for each word. `answers`: pieces of the first role, and where they begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Field:
     def is_label(self) -> bool:
         """Whether it is the one answer to all that the model is given: a second record with the
         same input and answer is a duplicate, and one with another answer contradicts it."""
-        return self.kind in ("label", "labels", "number")
+        return self.kind in ("label", "labels", "number", "answers")
 
 
 Fields = Mapping[str, Field]

@@ -78,6 +78,13 @@ class TextRegressionSpec(AnyTask):
     """Which task."""
 
 
+class QuestionAnsweringSpec(AnyTask):
+    """The piece of a context that answers a question, or none."""
+
+    name: Literal["question_answering"] = "question_answering"
+    """Which task."""
+
+
 class ImageClassificationSpec(AnyTask):
     """One class of a fixed set for each image."""
 
@@ -103,6 +110,7 @@ AnyTaskSpec = (
     | MultiLabelClassificationSpec
     | TextRegressionSpec
     | TokenClassificationSpec
+    | QuestionAnsweringSpec
     | ImageClassificationSpec
 )
 TASK_SPECS: tuple[type[AnyTask], ...] = get_args(AnyTaskSpec)

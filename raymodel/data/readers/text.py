@@ -19,7 +19,7 @@ def read_text(
     root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     """The file as the one record that it is."""
-    found = _read_document(root, piece, account, lambda data: spec.encoding)
+    found = read_document(root, piece, account, lambda data: spec.encoding)
     if found is None:
         return
     data, text = found
@@ -36,7 +36,7 @@ def read_python(
     root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     """The documented functions of the file; a file without any is a record that is left out."""
-    found = _read_document(root, piece, account, lambda data: _coding_line(data) or spec.encoding)
+    found = read_document(root, piece, account, lambda data: _coding_line(data) or spec.encoding)
     if found is None:
         return
     data, text = found
@@ -67,7 +67,7 @@ def folder_label(piece: FileSlice, account: Account) -> str | None:
     return folder.rpartition("/")[2]
 
 
-def _read_document(
+def read_document(
     root: Location, piece: FileSlice, account: Account, encoding_of: Callable[[bytes], str]
 ) -> tuple[bytes, str] | None:
     """The record that a file is: its bytes and its text; None, left out, when it cannot be read."""
