@@ -2,28 +2,74 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from raymodel.data.spec import CleanSpec
+from raymodel.errors import SpecError
+from raymodel.tasks.own import own_step
+from raymodel.tasks.template import RecordError
 
 Kept = Literal["start", "end"]
 """Which end of a text stays when it is too long."""
 
 
 TOO_SHORT = "shorter than clean.min_chars"
-ASKED_FOR = frozenset({TOO_SHORT})
-"""Reasons to leave a record out that the job file gives; all others say that the data is bad."""
+
+
+def asked_for(spec: CleanSpec) -> frozenset[str]:
+    """Reasons to leave a record out that the job file gives; all others say that the data is
+    bad."""
+    return frozenset({TOO_SHORT, *map(_reason_of, spec.steps)})
+
+
+class StepError(ValueError):
+    """A cleaning step of the user's that ended in an error, or gave no text."""
 
 
 def clean_text(text: str) -> str:
     """Line ends become `\\n`; lone surrogates (legal in JSON, not in UTF-8) become `?`."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def run_steps(texts: Mapping[str, str], spec: CleanSpec) -> dict[str, str]:
+    """The texts after the user's own steps.
+
+    Raises:
+        RecordError: a step leaves the document out.
+        StepError: a step failed.
+    """
+    return {role: functools.reduce(_run_step, spec.steps, text) for role, text in texts.items()}
+
+
+def _run_step(text: str, step: str) -> str:
+    try:
+        kept = own_step(step)(text)
+    except SpecError as error:
+        raise StepError(str(error)) from error
+    except Exception as error:  # a user's function may end in anything
+        raise StepError(
+            f"the cleaning step {step!r} ended in {type(error).__name__}: {error}; a step takes "
+            "any text, and gives None for one to leave out"
+        ) from error
+    if isinstance(kept, str):
+        return clean_text(kept)
+    if kept is None:
+        raise RecordError(_reason_of(step), _reason_of(step))
+    raise StepError(
+        f"the cleaning step {step!r} gave a {type(kept).__name__}; it must give the text to keep, "
+        "or None to leave its document out"
+    )
+
+
+def _reason_of(step: str) -> str:
+    return f"left out by {step}"
 
 
 def reason_to_drop(texts: Collection[str], spec: CleanSpec) -> str | None:

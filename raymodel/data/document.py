@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from raymodel.data.account import PLACE_COLUMNS, Account, Place
-from raymodel.data.clean import clean_text, cut_text, reason_to_drop, values_digest
+from raymodel.data.clean import (
+    StepError,
+    clean_text,
+    cut_text,
+    reason_to_drop,
+    run_steps,
+    values_digest,
+)
 from raymodel.data.record import RawRecord
 from raymodel.data.roles import COLUMN_TYPES, Value, read_roles
 from raymodel.data.spec import CleanSpec, SourceSpec
@@ -70,17 +77,20 @@ def make_document(
         fields: the roles.
 
     Raises:
-        SourceError: a field that the job file names holds what the role cannot be.
+        SourceError: a field that the job file names holds what the role cannot be, or a step of
+            the user's own failed.
     """
     try:
         values = read_roles(record, source, root, fields)
+        texts = {role: str(values[role]) for role, each in fields.items() if each.kind == "text"}
+        texts = run_steps(texts, clean)
         group = source.group and clean_text(label_text(record.fields, source.group))
     except RecordError as error:
         account.leave_out(error.reason, record.fields)
         return None
-    except FieldTypeError as error:
+    except (FieldTypeError, StepError) as error:
         raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
-    texts = {role: str(values[role]) for role, field in fields.items() if field.kind == "text"}
+    values |= texts
     reason = reason_to_drop(texts.values(), clean)
     if reason is not None:
         account.leave_out(reason, record.fields)

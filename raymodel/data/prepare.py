@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.clean import ASKED_FOR
+from raymodel.data.clean import asked_for
 from raymodel.data.ledger import Ledger
 from raymodel.data.parts import plan_partitions, plan_parts, split_content
 from raymodel.data.plan import plan_buckets
@@ -193,7 +193,9 @@ class _Preparation:
                 f"({_counts(self._ledger.left_out) or 'no records'}); at least one is needed"
                 f"{have}. Check `format`, `encoding`, the templates and `clean`{self._see()}"
             )
-        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
+        self._ledger.check_share(
+            self._recipe.max_left_out, asked_for(self._recipe.clean), self._see()
+        )
         labels = sorted({label for summary in summaries for label in summary["labels"]})
         role, kind = self._recipe.kind.class_role, self._recipe.kind
         if role is not None and not labels:
@@ -242,7 +244,9 @@ class _Preparation:
             self._say(f"left out: {_counts(left_out)}{self._see()}")
         if cut := _cut(summaries):
             self._say(f"cut, since they were too long: {_counts(cut)}")
-        self._ledger.check_share(self._recipe.max_left_out, ASKED_FOR, self._see())
+        self._ledger.check_share(
+            self._recipe.max_left_out, asked_for(self._recipe.clean), self._see()
+        )
 
     def _write_rejects(self) -> None:
         lines = (json.dumps(reject, ensure_ascii=False) for reject in self._ledger.rejects)

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
+from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
+from raymodel.spec.own import check_reference, own_digest
 from raymodel.spec.quantity import Count, Fraction
 from raymodel.spec.show import show
 
@@ -194,6 +195,24 @@ class CleanSpec(Spec):
     dedup: Literal["exact", "none"] = "exact"
     """`exact` keeps the first of all documents with the same text (prompt and response, text and
     label), as it was before it was cut. One text with several labels is kept with each."""
+    steps: Annotated[Many[Text], DISTINCT] = ()
+    """Functions of your own, `module.path:Name`, that each text goes through in this order before
+    all else: they give the text to keep, or null to leave its document out, which is counted under
+    the step's name."""
+
+    @field_validator("steps")
+    @classmethod
+    def _are_references(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        for step in steps:
+            check_reference(step)
+        return steps
+
+    def identity(self) -> dict[str, Any]:
+        """With the text of the steps' modules: a step that changed gives other documents."""
+        known = super().identity()
+        if not known.pop("steps"):
+            return known
+        return known | {"steps": [[step, own_digest(step)] for step in self.steps]}
 
     @model_validator(mode="after")
     def _ordered(self) -> CleanSpec:

@@ -14,9 +14,11 @@ from raymodel.evaluate.gates import TEXT_PREFIX
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.observe.measures import measured
 from raymodel.observe.slow_paths import as_content, slow_paths
+from raymodel.spec.own import is_own
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Limits, Task
 from raymodel.tasks.likelihood import likelihood_scores
+from raymodel.tasks.own import measure_named, own_measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,7 +116,7 @@ def _ask(
     part: tuple[int, int],
 ) -> Found:
     row_ids = dataset.spread(spec.max_rows)
-    needs = {task.measures[name].needs for name in spec.metrics}
+    needs = {measure_named(task, name).needs for name in spec.metrics}
     found = Found()
     if "loss" in needs:
         for rows in _batches(dataset, _share(row_ids, part)):
@@ -208,10 +210,12 @@ def _joined(parts: Sequence[Found]) -> Found:
 
 def _scores(task: Task, found: Found, names: Collection[str]) -> dict[str, float]:
     scores: dict[str, float] = {}
-    if any(task.measures[name].needs == "loss" for name in names):
+    if any(measure_named(task, name).needs == "loss" for name in names):
         scores |= likelihood_scores(found.nats, found.num_targets, found.num_bytes)
     if found.answers:
-        scores |= task.measure(found.answers, found.references, names)
+        own = [name for name in names if is_own(name)]
+        scores |= task.measure(found.answers, found.references, {*names} - {*own})
+        scores |= {name: own_measure(name)(found.answers, found.references) for name in own}
     return {name: scores[name] for name in names if name in scores}
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
 from raymodel.spec.base import DISTINCT, Many, Spec, Text
+from raymodel.spec.own import is_own, own_digest
 from raymodel.spec.quantity import Count
 from raymodel.spec.show import shorten, show
 
@@ -19,7 +20,8 @@ class EvaluateSpec(Spec):
 
     metrics: Annotated[Many[Text], DISTINCT] = Field(min_length=1)
     """What to measure. Each task has its own: `accuracy` and `f1` of classes, `perplexity` and
-    `bits_per_byte` of text, `bleu`, `chrf` and `exact_match` of answers."""
+    `bits_per_byte` of text, `bleu`, `chrf` and `exact_match` of answers. `module.path:name` is a
+    function of your own, of lists of answers and references."""
     max_rows: Count = Field(default=512, ge=1)
     """Held-out rows used for the loss-based measures."""
     generate_rows: Count = Field(default=32, ge=1)
@@ -28,6 +30,11 @@ class EvaluateSpec(Spec):
     """Longest answer generated, in tokens."""
     gates: dict[str, str] = Field(default_factory=dict, max_length=100)
     """Measure → condition, such as `perplexity: "< 40"`. All must hold for `best` to move."""
+
+    def identity(self) -> dict[str, Any]:
+        """With the text of the modules of measures that are the user's own."""
+        own = {name: own_digest(name) for name in self.metrics if is_own(name)}
+        return super().identity() | ({"source": own} if own else {})
 
     @field_validator("gates")
     @classmethod

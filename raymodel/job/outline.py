@@ -46,13 +46,11 @@ def _prepare(spec: PrepareSpec) -> str:
 
 
 def _pretrain(spec: PretrainSpec, cluster: ClusterSpec) -> str:
-    return (
-        f"{shorten(spec.model.preset or spec.model.architecture or '')}; {_training(spec, cluster)}"
-    )
+    return f"{shorten(spec.model.called)}; {_training(spec, cluster)}"
 
 
 def _finetune(spec: FinetuneSpec, cluster: ClusterSpec) -> str:
-    model = spec.model and (spec.model.preset or spec.model.architecture)
+    model = spec.model and spec.model.called
     parts = [f"{spec.task.name} from {shorten(spec.base or model or 'pretrain')}"]
     if spec.adapter:
         parts.append(f"LoRA of rank {spec.adapter.lora.rank}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from raymodel.modality.base import Processor
 
 _PLACES = MappingProxyType({"text": "text:TextProcessor", "image": "image:ImageProcessor"})
+MODALITIES = tuple(_PLACES)
 
 
 def processor_of(modality: str) -> type[Processor]:

@@ -14,6 +14,8 @@ from raymodel.errors import SpecError
 from raymodel.model.spec import ModelSpec
 from raymodel.spec.show import show
 
+OWN = "raymodel_own"
+"""The `model_type` of a user's own module, of which `config` holds the arguments."""
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 
 
@@ -29,15 +31,18 @@ def _read() -> dict[str, dict[str, Any]]:
 
 
 def resolve_model(spec: ModelSpec) -> tuple[str, dict[str, Any]]:
-    """The `model_type` and configuration fields that `spec` stands for.
+    """The `model_type` and configuration fields that `spec` stands for. Of a module of the user's
+    own these are `module` and the `arguments` of its constructor.
 
     Raises:
         SpecError: the preset does not exist; the message holds the nearest name.
     """
+    if spec.module is not None:
+        return OWN, {"module": spec.module, "arguments": copy.deepcopy(spec.config)}
     if spec.architecture is not None:
         return spec.architecture, copy.deepcopy(spec.config)
     presets = load_presets()
-    assert spec.preset is not None  # ModelSpec holds exactly one of the two
+    assert spec.preset is not None  # ModelSpec holds exactly one of the three
     if spec.preset not in presets:
         nearest = difflib.get_close_matches(spec.preset, presets, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -7,12 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from raymodel.spec.fields import nearest
+from raymodel.spec.own import is_own
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.question_answering import QuestionAnswering
+from raymodel.tasks.own import own_measure, own_task
 from raymodel.tasks.text_classification import TextClassification
 from raymodel.tasks.text_regression import TextRegression
 from raymodel.tasks.token_classification import TokenClassification
@@ -35,9 +37,15 @@ TASKS = MappingProxyType({task.name: task for task in _ALL})
 
 
 def get_task(name: str) -> type[Task]:
-    """The task class called `name`. Raises ValueError with the nearest name for any other."""
+    """The task class called `name`, or that a user's own name `module.path:Name` leads to.
+
+    Raises:
+        ValueError: there is none, with the nearest name; or the user's own keeps no contract.
+    """
     if name in TASKS:
         return TASKS[name]
+    if is_own(name):
+        return own_task(name)
     close = nearest(name, TASKS)
     hint = f"; did you mean {close!r}?" if close else ""
     raise ValueError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}{hint}")
@@ -51,7 +59,10 @@ def make_task(
 
 
 def is_higher_better(measure: str) -> bool:
-    """Which way a measure of any task goes. Raises ValueError where none has it."""
+    """Which way a measure of any task, or a user's own, goes. Raises ValueError where none has
+    it."""
+    if is_own(measure):
+        return own_measure(measure).higher_is_better
     for task in TASKS.values():
         if measure in task.measures:
             return task.measures[measure].higher_is_better

@@ -129,6 +129,11 @@ class Task(ABC):
     """Whether its tokenizer must have a token that stands for a hidden one."""
     needs_encoder: ClassVar[bool] = False
     """Whether its models must see what follows a token: whether no decoder can do it."""
+    logits: ClassVar[str | None] = None
+    """Shape of what its models give, of the letters B rows, T tokens, C classes, V ids: a user's
+    own network is held against it. None where it is not checked."""
+    spec_class: ClassVar[type[AnyTask] | None] = None
+    """Of a user's own task: what a job may say of it besides its name."""
     draws_head: ClassVar[bool] = False
     """Whether fine-tuning gives the model a head of its own, so that a base may lack one."""
 

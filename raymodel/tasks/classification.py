@@ -19,6 +19,7 @@ class Classification(Task):
         }
     )
     answers = "label"
+    logits = "BC"
     draws_head = True
 
     def references(self, rows: Columns) -> list[Any]:

@@ -47,6 +47,7 @@ class MaskedLM(Task):
     fields = PLAIN_TEXT
     measures = MappingProxyType({"perplexity": Measure(needs="loss", higher_is_better=False)})
     answers = "fills"
+    logits = "BTV"
     learns_from_text = True
     needs_mask = True
     needs_encoder = True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
 from raymodel.modality.spec import AugmentSpec, ImageSpec
 from raymodel.spec.base import Spec
 from raymodel.spec.fields import by_name, own_name
+from raymodel.spec.own import is_own, own_digest
 from raymodel.spec.quantity import Fraction
 
 
@@ -25,14 +26,20 @@ class AnyTask(Spec):
     name: str
     """Which task."""
 
+    def identity(self) -> dict[str, Any]:
+        """Of a user's own task the text of its module too: a class that changed is another one."""
+        source = {"source": own_digest(self.name)} if is_own(self.name) else {}
+        return super().identity() | source
+
     def examples_identity(self) -> dict[str, Any]:
         """What decides the examples of the task."""
-        whole = self.identity()
-        return {
-            name: whole[name]
-            for name, field in type(self).model_fields.items()
-            if not any(isinstance(mark, OfTraining) for mark in field.metadata)
+        fields = type(self).model_fields.items()
+        of_training = {
+            name
+            for name, field in fields
+            if any(isinstance(mark, OfTraining) for mark in field.metadata)
         }
+        return {name: v for name, v in self.identity().items() if name not in of_training}
 
 
 class CausalLMSpec(AnyTask):
@@ -122,9 +129,20 @@ def default_spec(name: str) -> AnyTask:
     return kind()  # type: ignore[no-any-return]
 
 
-def _by_name(value: Any) -> Any:
-    return by_name(value, TASK_SPECS, "a task")
+def _read_task(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """A task of this package by its name, a user's own by where its class is."""
+    if isinstance(value, AnyTask):
+        return value
+    name = value.get("name") if isinstance(value, dict) else value
+    if isinstance(name, str) and is_own(name):
+        from raymodel.tasks.own import read_own_task
+
+        return read_own_task(value if isinstance(value, dict) else {"name": name})
+    return read(by_name(value, TASK_SPECS, "a task"))
 
 
-TaskSpec = Annotated[AnyTaskSpec, Field(discriminator="name"), BeforeValidator(_by_name)]
-"""A name, such as `text_classification`, or a mapping with `name` and what the task takes."""
+TaskSpec = Annotated[
+    SerializeAsAny[AnyTaskSpec], Field(discriminator="name"), WrapValidator(_read_task)
+]
+"""A name, such as `text_classification`, or a mapping with `name` and what the task takes. The name
+`module.path:Name` is a user's own task."""

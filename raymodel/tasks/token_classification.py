@@ -48,6 +48,7 @@ class TokenClassification(Task):
         }
     )
     answers = "spans"
+    logits = "BTC"
     draws_head = True
 
     @cached_property
