@@ -52,9 +52,8 @@ def run_prepare(
     Raises:
         SourceError: a source is missing, empty or unreadable.
     """
-    tokenizer: TokenizerSpec | Location = spec.tokenizer
-    if spec.tokenizer.load is not None:
-        tokenizer = find_tokenizer(spec.tokenizer.load, base_dir)
+    tokenizer = _tokenizer(spec.tokenizer, base_dir)
+    assert tokenizer is not None, "there is a spec of it"
     recipe = Recipe(
         sources=spec.sources,
         clean=spec.clean,
@@ -79,7 +78,7 @@ def run_examples(
 
     Args:
         base: the Hugging Face folder of the model to start from; None for a fresh one, whose
-            processor the task makes.
+            tokenizer the job names, or whose processor the task makes.
 
     Returns: the `content` of the artifact's manifest.
 
@@ -88,7 +87,7 @@ def run_examples(
         SourceError: a source is missing, empty or unreadable.
     """
     task = make_task(spec.task)
-    processor = base or task.fresh_processor()
+    processor = base or _tokenizer(spec.tokenizer, base_dir) or task.fresh_processor()
     assert processor is not None, "the job was checked"
     most = None if base is None else find_max_tokens((base / "config.json").read_json())
     recipe = Recipe(
@@ -103,6 +102,15 @@ def run_examples(
     )
     execute = functools.partial(execute_step, story=story, stage=execution.stage)
     return prepare_dataset(recipe, execution.location, execute, story.say, base_dir)
+
+
+def _tokenizer(
+    spec: TokenizerSpec | None, base_dir: Path | None
+) -> TokenizerSpec | Location | None:
+    """The one to load, else what to train; None where nothing is said."""
+    if spec is not None and spec.load is not None:
+        return find_tokenizer(spec.load, base_dir)
+    return spec
 
 
 def execute_step(step: Step, story: Story, stage: str) -> None:

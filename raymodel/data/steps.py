@@ -135,7 +135,7 @@ class ReadStep:
         account = Account()
         documents, splits, sample, sides = list[Document](), list[str](), list[str](), Sides()
         fields, seen_fields = self.kind.fields, list[str]()
-        texts = [role for role, field in fields.items() if field.kind == "text"]
+        texts = [role for role, field in fields.items() if field.kind in ("text", "words")]
         for piece in partition.pieces:
             for record in read_slice(root, piece, source, account):
                 seen_fields = seen_fields or sorted(record.fields)
@@ -146,7 +146,7 @@ class ReadStep:
                 splits.append(self._split_of(document, source))
                 self._note_side(sides, document, splits[-1], source)
                 if splits[-1] == "train" and self._is_sampled(record.document):
-                    sample += [str(document.values[role]) for role in texts]
+                    sample += [_as_text(document.values[role]) for role in texts]
         _write_table(
             _item_file(self.work, "documents", item), documents_table(documents, splits, fields)
         )
@@ -244,6 +244,10 @@ class DedupStep:
         with _item_file(self.work, "documents", partition).open_input() as stream:
             places = pq.read_table(stream, columns=list(PLACE_COLUMNS)).slice(index, 1)
         return str(Place(**places.to_pylist()[0]))
+
+
+def _as_text(value: object) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,18 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from raymodel.data.spec import PrepareSpec, SourceSpec
+from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.evaluate.gates import TEXT_PREFIX
-from raymodel.job.preflight import masking_tasks
+from raymodel.job.preflight import masking_tasks, offered_to_own
 from raymodel.job.spec import Job
 from raymodel.model.examine import Question, examine
 from raymodel.model.fields import find_wrong_fields
-from raymodel.model.presets import resolve_model
+from raymodel.model.presets import OWN, resolve_model
 from raymodel.model.spec import ModelSpec
 from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
+from raymodel.spec.own import is_own, own_digest
 from raymodel.spec.problems import Problem, spec_error
 from raymodel.spec.show import show
 from raymodel.storage.hub import check_no_url_of_hub
@@ -68,12 +69,31 @@ def check_processor(job: Job) -> Iterator[Problem]:
         return
     from raymodel.tasks import make_task
 
-    if make_task(job.finetune.task).fresh_processor() is None:
+    task, tokenizer = make_task(job.finetune.task), job.finetune.tokenizer
+    if tokenizer is not None and task.modality != "text":
+        yield Problem(("finetune", "tokenizer"), f"{task.name} reads no text; leave it out")
+    elif tokenizer is not None and task.needs_mask and not has_mask(tokenizer):
+        yield Problem(("finetune", "tokenizer"), _needs_mask(task.name))
+    elif tokenizer is None and task.fresh_processor() is None:
         yield Problem(
             ("finetune", "model"),
-            f"{job.finetune.task.name} reads text with the tokenizer of its base, and a fresh "
-            "model has none; pretrain one first, or give `base`",
+            f"{task.name} reads text with the tokenizer of its base, and a fresh model has none; "
+            "give `tokenizer`, such as {vocab_size: 4000}, which is trained on the examples, "
+            "pretrain a model first, or give `base`",
         )
+
+
+def has_mask(spec: TokenizerSpec) -> bool:
+    """Whether a tokenizer to train has a token for a hidden one; of one to load, its folder
+    says."""
+    return spec.load is not None or spec.mask or spec.tokens == "characters"
+
+
+def _needs_mask(task: str) -> str:
+    return (
+        f"{task} needs a token that stands for a hidden one, and a byte-level BPE has one only "
+        "where that is asked for; add mask: true"
+    )
 
 
 def check_objective(job: Job) -> Iterator[Problem]:
@@ -92,14 +112,8 @@ def check_objective(job: Job) -> Iterator[Problem]:
         )
     if job.prepare is None or job.pretrain.data is not None:
         return
-    tokenizer = job.prepare.tokenizer
-    has_mask = tokenizer.load is not None or tokenizer.mask or tokenizer.tokens == "characters"
-    for task in () if has_mask else masking_tasks(job):
-        yield Problem(
-            ("prepare", "tokenizer"),
-            f"{task} needs a token that stands for a hidden one, and a byte-level BPE has one only "
-            "where that is asked for; add mask: true",
-        )
+    for task in () if has_mask(job.prepare.tokenizer) else masking_tasks(job):
+        yield Problem(("prepare", "tokenizer"), _needs_mask(task))
 
 
 def check_places(job: Job) -> Iterator[Problem]:
@@ -126,6 +140,8 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
         yield ("pretrain", "data", *(() if is_alone else (i, "path"))), dataset.path
     if job.finetune and job.finetune.base:
         yield ("finetune", "base"), job.finetune.base
+    if job.finetune and job.finetune.tokenizer and job.finetune.tokenizer.load:
+        yield ("finetune", "tokenizer", "load"), job.finetune.tokenizer.load
     if job.serve and job.serve.model:
         yield ("serve", "model"), job.serve.model
 
@@ -222,19 +238,30 @@ def check_parallel(job: Job) -> Iterator[Problem]:
 
 def check_built(job: Job) -> Iterator[Problem]:
     """Each fresh model can be built, does its task, and takes the adapter of the job."""
+    from raymodel.tasks import get_task
+
     yield from _pretrained_problems(job)
     if job.finetune is None or job.finetune.model is None:
         return
     architecture, fields = resolve_model(job.finetune.model)
+    if architecture == OWN:
+        fields |= offered_to_own(job.finetune)
     question = Question(task=job.finetune.task.name, architecture=architecture, fields=fields)
     [answer] = examine([question])
     yield from _told(answer.problems, "finetune")
+    if not answer.problems:
+        cuts_rows = get_task(job.finetune.task.name).cuts_rows
+        model = Trained(architecture, answer.config, cuts_rows, job.finetune.max_length)
+        for field, reason in find_unsupported(job.finetune, model):
+            yield Problem(("finetune", *field.split(".")), reason)
 
 
 def _pretrained_problems(job: Job) -> Iterator[Problem]:
     if job.pretrain is None:
         return
     architecture, fields = resolve_model(job.pretrain.model)
+    if architecture == OWN and job.prepare is not None and job.prepare.tokenizer.vocab_size:
+        fields["vocab_size"] = job.prepare.tokenizer.vocab_size
     model = Question(task=job.pretrain.objective.name, architecture=architecture, fields=fields)
     questions = [model]
     if job.finetune is not None and job.finetune.starts_from_pretrain:
@@ -247,10 +274,30 @@ def _pretrained_problems(job: Job) -> Iterator[Problem]:
         yield from _layout_problems(job, architecture, answers[0].config)
 
 
+def check_own(job: Job) -> Iterator[Problem]:
+    """The user's own cleaning steps can be called, and the text of a module of his is there."""
+    from raymodel.tasks.own import own_step
+
+    for stage in ("prepare", "finetune"):
+        spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
+        for i, step in enumerate(spec.clean.steps if spec else ()):
+            try:
+                own_step(step)
+            except SpecError as error:
+                yield Problem((stage, "clean", "steps", i), str(error))
+    for stage, model in _fresh_models(job):
+        if model.module is not None:
+            try:
+                own_digest(model.module)
+            except SpecError as error:
+                yield Problem((stage, "model", "module"), str(error))
+
+
 def _told(problems: Iterable[tuple[str, str]], stage: str) -> Iterator[Problem]:
     """What transformers says, at the fields that it is about."""
     places: dict[str, Path] = {
         "config": (stage, "model", "config"),
+        "module": (stage, "model", "module"),
         "adapter": ("finetune", "adapter"),
     }
     for subject, message in dict.fromkeys(problems):
@@ -287,7 +334,9 @@ def check_measures(job: Job) -> Iterator[Problem]:
     of_examples = [name for name, measure in known.items() if measure.needs == "answers"]
     taken = job.evaluate.metrics
     for i, name in enumerate(taken):
-        if name not in known:
+        if is_own(name):
+            yield from _own_measure_problems(job, i, name)
+        elif name not in known:
             close = nearest(name, known)
             hint = f"; did you mean {close!r}?" if close else ""
             rule = (
@@ -298,7 +347,8 @@ def check_measures(job: Job) -> Iterator[Problem]:
             others = ", ".join(each for each in known if each not in of_examples)
             rule = f"{name!r} compares answers with those of examples, which only `finetune` has"
             yield Problem(("evaluate", "metrics", i), f"{rule}; of plain text take {others}")
-    of_text = [name for name in taken if name not in of_examples and _measures_text(job)]
+    by_answers = {*of_examples, *filter(is_own, taken)}
+    of_text = [name for name in taken if name not in by_answers and _measures_text(job)]
     gated = (*taken, *(TEXT_PREFIX + name for name in of_text))
     for gate in job.evaluate.gates:
         if gate not in gated:
@@ -306,6 +356,20 @@ def check_measures(job: Job) -> Iterator[Problem]:
             rule = f"the gate is on {show(gate)}, which is not measured; "
             fix = f"did you mean {close!r}?" if close else f"add {show(gate)} to evaluate.metrics"
             yield Problem(("evaluate", "gates", gate), rule + fix)
+
+
+def _own_measure_problems(job: Job, index: int, name: str) -> Iterator[Problem]:
+    from raymodel.tasks.own import own_measure
+
+    here: Path = ("evaluate", "metrics", index)
+    if job.finetune is None:
+        yield Problem(
+            here, f"{show(name)} compares answers with those of examples, which only `finetune` has"
+        )
+    try:
+        own_measure(name)
+    except (SpecError, ValueError) as error:
+        yield Problem(here, str(error))
 
 
 def _measures_text(job: Job) -> bool:
@@ -322,6 +386,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_objective,
     check_places,
     check_model,
+    check_own,
     check_holdouts,
     check_lengths,
     check_parallel,

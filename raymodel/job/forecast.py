@@ -23,7 +23,7 @@ from raymodel.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from raymodel.job.preflight import Inputs, look_at_inputs
+from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own
 from raymodel.job.progress import Progress, find_progress
 from raymodel.job.spec import Job
 from raymodel.modality import processor_of
@@ -31,7 +31,7 @@ from raymodel.model.count import can_count
 from raymodel.model.counted import CountedShape, Counting, Shape, rows_of
 from raymodel.model.examine import Question, examine
 from raymodel.model.fields import NEEDED
-from raymodel.model.presets import resolve_model
+from raymodel.model.presets import OWN, resolve_model
 from raymodel.model.shape import Adapter, ModelShape
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.registry import Run, artifact_text
@@ -308,6 +308,8 @@ class _Stage:
         if spec.model is not None:
             architecture, fields = resolve_model(spec.model)
             made = {name: size for name, size in data.facts.items() if name == "num_channels"}
+            if architecture == OWN:
+                made = offered_to_own(spec)
             question = Question(
                 task=spec.task.name, architecture=architecture, fields=made | fields
             )

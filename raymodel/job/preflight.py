@@ -15,6 +15,7 @@ from typing import Any
 
 from raymodel.data.mixture import Mixture, resolve_mixture
 from raymodel.data.sources import find_tokenizer, resolve_source
+from raymodel.data.spec import TokenizerSpec
 from raymodel.errors import (
     ArtifactError,
     MissingArtifactError,
@@ -31,7 +32,7 @@ from raymodel.model.presets import resolve_model
 from raymodel.model.purpose import find_task, model_location
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
+from raymodel.tasks import get_task, make_task
 from raymodel.train.base import BaseModel, resolve_base
 from raymodel.train.forecast.support import Trained, find_unsupported
 from raymodel.train.spec import FinetuneSpec
@@ -120,11 +121,12 @@ class _Look:
         job = self.job
         if job.prepare:
             self._sources("prepare", job.prepare.sources)
-            self._tokenizer()
+            self._tokenizer("prepare", job.prepare.tokenizer)
         if job.pretrain and job.pretrain.data is not None:
             self._data()
         if job.finetune:
             self._sources("finetune", job.finetune.sources)
+            self._tokenizer("finetune", job.finetune.tokenizer)
             self._base(job.finetune)
         if job.serve and job.serve.model:
             self._served(job.serve.model)
@@ -165,13 +167,11 @@ class _Look:
             with self._collecting(stage):
                 resolve_source(source, self.base_dir)
 
-    def _tokenizer(self) -> None:
-        assert self.job.prepare is not None, "the caller looked"
-        named = self.job.prepare.tokenizer.load
-        if named is not None:
-            with self._collecting("prepare"):
-                folder = find_tokenizer(named, self.base_dir)
-                self.questions.append(("prepare.tokenizer", Question(folder=folder)))
+    def _tokenizer(self, stage: str, spec: TokenizerSpec | None) -> None:
+        if spec is not None and spec.load is not None:
+            with self._collecting(stage):
+                folder = find_tokenizer(spec.load, self.base_dir)
+                self.questions.append((f"{stage}.tokenizer", Question(folder=folder)))
 
     def _data(self) -> None:
         spec = self.job.pretrain
@@ -230,6 +230,8 @@ class _Look:
         elif stage == "finetune.base":
             self.base_answer = answer
             self._judge_base(answer)
+        elif stage == "finetune.tokenizer":
+            self._judge_tokenizer_of_examples(answer)
 
     def _judge_tokenizer(self, answer: Answer) -> None:
         prepare = self.job.prepare
@@ -243,6 +245,17 @@ class _Look:
         self._check_mask("prepare", f"the tokenizer {prepare.tokenizer.load!r}", answer.mask)
         if self.job.pretrain and self.job.pretrain.data is None:
             self._check_sizes(answer.vocab_size or 0, prepare.sequence_length)
+
+    def _judge_tokenizer_of_examples(self, answer: Answer) -> None:
+        spec = self.job.finetune
+        assert spec is not None and spec.tokenizer is not None, "the caller looked"
+        if answer.mask is None and get_task(spec.task.name).needs_mask:
+            self._add(
+                "finetune",
+                f"the tokenizer {spec.tokenizer.load!r} has no token that stands for a hidden one, "
+                f"as {spec.task.name} needs; set `mask_token` in its tokenizer_config.json, or "
+                "train one with mask: true",
+            )
 
     def _judge_base(self, answer: Answer) -> None:
         spec = self.job.finetune
@@ -293,6 +306,15 @@ def masking_tasks(job: Job) -> tuple[str, ...]:
     if job.pretrain and job.finetune and job.finetune.starts_from_pretrain:
         names.append(job.finetune.task.name)
     return tuple(name for name in dict.fromkeys(names) if get_task(name).needs_mask)
+
+
+def offered_to_own(spec: FinetuneSpec) -> dict[str, Any]:
+    """What is known, before there is data, of what a fresh module of the user's own is offered."""
+    processor = make_task(spec.task).fresh_processor()
+    if processor is not None:
+        return processor.facts()
+    sizes = {"vocab_size": spec.tokenizer and spec.tokenizer.vocab_size}
+    return {name: size for name, size in sizes.items() if size is not None}
 
 
 _MAKES = ("prepare", "pretrain", "finetune")

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from raymodel.errors import SpecError
-from raymodel.model.initial import InitialWeights, Weights, seeded
+from raymodel.model.initial import Weights, seeded
+from raymodel.model.presets import OWN
 from raymodel.model.spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -34,9 +35,15 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
     A classification head is new and therefore trained in full.
 
     Raises:
-        SpecError: `target` names what is no module of the model, or one with tied weights; or the
+        SpecError: the model is a module of the user's own; `target` names what is no module of the model, or one with tied weights; or the
             rank is more than any of its matrices can have.
     """
+    if model.config.model_type == OWN:
+        raise SpecError(
+            f"adapter.lora is beside a model of transformers, and {model.config.module} is a "
+            "module of your own, of which peft does not know the layers that must be trained in "
+            "full; leave `adapter` out, or write the update into the module"
+        )
     import peft  # seconds, which a run without an adapter need not wait for
 
     lora = spec.lora
@@ -115,7 +122,7 @@ def is_update(name: str) -> bool:
 class AdaptedWeights:
     """The first weights of an adapted model: the plain model's, and updates that change nothing."""
 
-    def __init__(self, network: peft.PeftModel, first: InitialWeights, seed: int) -> None:
+    def __init__(self, network: peft.PeftModel, first: Weights, seed: int) -> None:
         self._network = copy.deepcopy(network)  # weightless; layers are drawn on it
         self._first, self._seed = first, seed
         self._drawn: dict[str, torch.Tensor] = {}

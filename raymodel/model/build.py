@@ -15,7 +15,8 @@ from raymodel.errors import SpecError
 from raymodel.modality.base import ModelFields
 from raymodel.model.fields import find_wrong_fields
 from raymodel.model.positions import positions_before
-from raymodel.model.presets import resolve_model
+from raymodel.model.own import OwnConfig, outline_own, own_config
+from raymodel.model.presets import OWN, resolve_model
 from raymodel.model.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def build_model(
             or a model that cannot do the task.
     """
     architecture, fields = resolve_model(spec)
+    if architecture == OWN:
+        return outline_own(own_config(fields, task, needed), task)
     at_least = dict(needed.at_least)
     if "max_position_embeddings" in at_least:
         padding = fields.get("pad_token_id", needed.given.get("pad_token_id"))
@@ -71,6 +74,8 @@ def outline_config(config: PretrainedConfig, task: Task) -> PreTrainedModel:
     Raises:
         SpecError: no model can be built of it, or none that can do the task.
     """
+    if isinstance(config, OwnConfig):
+        return outline_own(config, task)
     try:
         task.check_model(config)
     except ValueError as error:
@@ -86,6 +91,8 @@ def outline_config(config: PretrainedConfig, task: Task) -> PreTrainedModel:
 
 def outline_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
     """A model on the meta device, in training mode, of whatever kind the task needs."""
+    if isinstance(config, OwnConfig):
+        return outline_own(config, task)
     with torch.device("meta"):
         model: PreTrainedModel = auto_class(task).from_config(config, dtype=torch.float32)
     model.train()

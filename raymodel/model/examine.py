@@ -8,6 +8,7 @@ the version of transformers alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -15,17 +16,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from raymodel import __version__
-from raymodel.errors import RaymodelError
+from raymodel.errors import RaymodelError, SpecError
 from raymodel.model.counted import Counting, MetaCount
 from raymodel.model.fields import is_plain, is_plain_adapter
+from raymodel.model.presets import OWN
 from raymodel.model.spec import AdapterSpec
+from raymodel.spec.own import is_own, own_digest
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
@@ -86,9 +89,24 @@ class Question:
         files = None
         if self.folder is not None:
             files = [[e.name, e.bytes, e.changed_ns] for e in self.folder.walk()]
+        own = {reference: own_digest(reference) for reference in self._own_parts()}
         versions = [__version__, *(_version(n) for n in ("transformers", "peft", "torch"))]
-        data = json.dumps([_FORMAT, versions, files, self.to_dict()], sort_keys=True, default=str)
+        asked = [_FORMAT, versions, files, self.to_dict(), *([own] if own else [])]
+        data = json.dumps(asked, sort_keys=True, default=str)
         return hashlib.sha256(data.encode()).hexdigest()[:32]
+
+    def _own_parts(self) -> Iterator[str]:
+        """Parts of the user's own that the answer depends on."""
+        if self.task is not None and is_own(self.task):
+            yield self.task
+        config = self.fields if self.architecture == OWN else {}
+        if self.folder is not None and (self.folder / "config.json").exists():
+            told = (self.folder / "config.json").read_json()
+            config = told if isinstance(told, dict) and told.get("model_type") == OWN else {}
+        if "module" in config:
+            with contextlib.suppress(SpecError):  # the examiner says it
+                own_digest(config["module"])
+                yield config["module"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +114,8 @@ class Answer:
     """What transformers says."""
 
     problems: tuple[tuple[str, str], ...] = ()
-    """(subject, why it cannot work); the subject is `config`, `config.FIELD`, `adapter` or
-    `folder`."""
+    """(subject, why it cannot work); the subject is `config`, `config.FIELD`, `module`, `adapter`
+    or `folder`."""
     notes: tuple[str, ...] = ()
     """What will be done that the user may not expect."""
     config: Mapping[str, Any] = field(default_factory=dict)

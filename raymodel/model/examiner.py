@@ -20,9 +20,11 @@ from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import build_config, outline_config
-from raymodel.model.counted import Counting
+from raymodel.model.counted import Counting, rows_of
 from raymodel.model.load import check_folder, fit, open_model, read_config
 from raymodel.model.meta_count import count_on_meta
+from raymodel.model.own import OwnModel, check_forward, outline_own, own_config
+from raymodel.model.presets import OWN
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 _LABELS = ("one", "other")
 """Stand for the labels of a task that has some: how many there are changes only the head."""
+
+_MODULE = "model.module: "
+_TRIED_TOKENS = 8
+"""Of the rows on which a user's own module is tried; its rows may have any number."""
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +85,20 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         if outline is not None:
             fit(folder, outline, task)
         return
+    if isinstance(model, OwnModel) and folder is None:
+        _try(model, task, question["fields"])
     adapted: list[Any] = [_adapted(model, adapter, task) for adapter in question["adapters"]]
     if question["counting"] is not None:
         _count((adapted or [model])[0], Counting.from_dict(question["counting"]), found)
+
+
+def _try(model: OwnModel, task: Task, known: Mapping[str, Any]) -> None:
+    """A forward of a user's own module, where it is known what a row is."""
+    try:
+        [(_, row), *_] = rows_of(task.modality, known, _TRIED_TOKENS)
+    except KeyError:
+        return
+    check_forward(model, task, row)
 
 
 def _adapted(model: PreTrainedModel, adapter: Mapping[str, Any], task: Task) -> Any:
@@ -109,6 +126,8 @@ def _task(question: Mapping[str, Any]) -> Task:
 
 
 def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrainedModel:
+    if architecture == OWN:
+        return outline_own(own_config(fields, task, None), task)
     config = build_config(architecture, {**fields, **task.model_arguments()})
     return outline_config(config, task)
 
@@ -126,6 +145,8 @@ def _plain(config: PretrainedConfig) -> dict[str, Any]:
 
 def _placed(subject: str, message: str) -> tuple[str, str]:
     """A message about one field goes to that field, without its name."""
+    if subject == "config" and message.startswith(_MODULE):
+        return "module", message.removeprefix(_MODULE)
     found = re.match(r"model\.config(?:\.(\w+))?(?::| is)? ?", message)
     if subject != "config" or found is None:
         return subject, message

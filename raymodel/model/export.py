@@ -14,6 +14,7 @@ import torch
 
 from raymodel.model.card import render_card
 from raymodel.model.initial import Weights
+from raymodel.model.own import OwnModel, save_source
 from raymodel.model.stored import INDEX, ONE_FILE
 from raymodel.model.tensorfile import TensorInfo, write_tensors
 
@@ -54,9 +55,10 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = _split(_tensors(model, dtype), file_bytes)
+    named = {_name_in_files(model, name): name for name in model.state_dict()}
     for name, tensors in files.items():
         with open(folder / name, "wb") as stream:
-            write_tensors(stream, tensors, weights.read)
+            write_tensors(stream, tensors, lambda name: weights.read(named[name]))
         on_file(folder / name)
     written = {folder / name for name in files}
     if len(files) > 1:
@@ -77,7 +79,11 @@ def _tensors(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[TensorInfo]
         if name not in left_out:
             is_cast = name in parameters and tensor.is_floating_point()
             kept = dtype if is_cast else tensor.dtype
-            yield TensorInfo(name, kept, tuple(tensor.shape))
+            yield TensorInfo(_name_in_files(model, name), kept, tuple(tensor.shape))
+
+
+def _name_in_files(model: PreTrainedModel, name: str) -> str:
+    return model.name_in_files(name) if isinstance(model, OwnModel) else name
 
 
 def _split(tensors: Iterator[TensorInfo], file_bytes: int) -> dict[str, list[TensorInfo]]:
@@ -108,6 +114,8 @@ def _index(files: Mapping[str, list[TensorInfo]]) -> dict[str, Any]:
 def _save_config(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> None:
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
+    if isinstance(model, OwnModel):
+        save_source(model.config, folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
     # The configuration holds the format of the model in memory, not that of its weights here.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import transformers
 
-from raymodel.errors import ArtifactError
+from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.build import BUILD_ERRORS, auto_class, first_line, outline_model
+from raymodel.model.own import OwnConfig, OwnModel, check_source, load_own_model
 from raymodel.model.stored import StoredWeights
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
@@ -42,8 +43,11 @@ def load_model(
         ArtifactError: no model folder, weights that are damaged or do not fit its configuration,
             or not fit for the task.
     """
-    check_folder(Location.parse(str(folder)), task)
+    outline = check_folder(Location.parse(str(folder)), task)
     speed_up_bf16()
+    if isinstance(outline, OwnModel):
+        stored = StoredWeights(Location.parse(str(folder)), outline)
+        return load_own_model(outline.config, task, stored, dtype)
     try:
         model: PreTrainedModel = auto_class(task).from_pretrained(
             folder, dtype=dtype, **_LOCAL_ONLY
@@ -166,8 +170,13 @@ def _config_of(folder: Location, task: Task) -> Iterator[tuple[PretrainedConfig,
             config = transformers.AutoConfig.from_pretrained(
                 local, local_files_only=True, trust_remote_code=False, **arguments
             )
-            task.check_model(config)
+            if isinstance(config, OwnConfig):
+                check_source(folder, config)
+            else:
+                task.check_model(config)
             yield config, local
+        except RaymodelError:
+            raise
         except BUILD_ERRORS as error:
             raise _cannot_load(folder, task, error) from error
 

@@ -7,7 +7,8 @@ from typing import Any
 from raymodel.errors import ArtifactError
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
-from raymodel.tasks import TASKS
+from raymodel.spec.own import is_own
+from raymodel.tasks import TASKS, get_task
 
 
 def model_location(model: Artifact | Location) -> Location:
@@ -19,7 +20,8 @@ def find_task(model: Artifact | Location) -> str:
     """The task that a model was made for.
 
     Raises:
-        ArtifactError: not a model folder, or one that no task fits.
+        ArtifactError: not a model folder, or one that no task fits; or its task is one of a user's
+            own, which is not here.
     """
     config_file = model_location(model) / "config.json"
     if not config_file.exists():
@@ -32,12 +34,25 @@ def find_task(model: Artifact | Location) -> str:
     architectures = _architectures(config)
     if task is None:
         task = _task_of(architectures, config)
+    if task is not None and is_own(task):
+        return _own_task(config_file.parent, task)
     if task not in TASKS:
         raise ArtifactError(
             f"{config_file.parent} is a model for {task or architectures or 'no known task'}; "
             f"the tasks are {', '.join(TASKS)}. Give another model"
         )
     return str(task)
+
+
+def _own_task(folder: Location, task: str) -> str:
+    """The name of a user's own task, which can be imported here."""
+    try:
+        get_task(task)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{folder} is a model for the task {error}; use it where that is the working directory"
+        ) from error
+    return task
 
 
 def _architectures(config: Any) -> list[str]:

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from raymodel.model.purpose import find_task, model_location
 from raymodel.serve.load import load_service, service_of
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
+from raymodel.spec.own import use_folder
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
@@ -254,7 +256,12 @@ def _deployment(
 ) -> serve.Application:
     """One deployment whose replicas each load the model when they start."""
 
+    folder = Path.cwd()
+
     def build() -> FastAPI:
+        # Serve's controller, which starts replicas, may be of a job in another working directory.
+        if folder.is_dir():
+            use_folder(folder)
         return _build_replica(spec, model, task, name, token, cluster)
 
     @serve.ingress(build)

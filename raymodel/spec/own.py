@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,22 @@ def check_reference(name: str) -> str:
     return name
 
 
+def working_folder() -> Path:
+    """Where modules are looked for first."""
+    return _chosen[-1] if _chosen else Path.cwd()
+
+
 def use_folder(folder: Path) -> None:
-    """Makes modules of a folder be found before installed ones. The one place that does."""
-    if str(folder) not in sys.path:
+    """Makes another folder this process's working folder, as to parts of the user's own."""
+    _chosen.append(folder)
+
+
+_chosen: list[Path] = []
+
+
+def _put_first(folder: Path) -> None:
+    """Of where Python looks for modules. Ray's workers have the driver's folder there already."""
+    if sys.path[:1] != [str(folder)] and (sys.path[:1] != [""] or folder != Path.cwd()):
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()
 
@@ -54,8 +68,8 @@ def load_own(reference: str) -> Any:
         SpecError: it cannot be imported, with the words of the import, or has no such name.
     """
     module_name, _, name = check_reference(reference).partition(":")
-    if _in_folder(Path.cwd(), module_name) is not None:
-        use_folder(Path.cwd())
+    if _in_folder(working_folder(), module_name) is not None:
+        _put_first(working_folder())
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # a user's module may end in anything
@@ -79,11 +93,10 @@ def own_files(reference: str) -> dict[str, Path]:
         SpecError: there is no such module, or its file is no Python text.
     """
     module_name = check_reference(reference).partition(":")[0]
-    folder, top = Path.cwd(), module_name.partition(".")[0]
+    folder = working_folder()
     if _in_folder(folder, module_name) is None:
-        folder, package = _root_of(reference, module_name), top
-    else:
-        package = ""
+        folder = _root_of(reference, module_name)
+    package = module_name.partition(".")[0] if _is_of_packages(folder) else ""
     found: dict[str, Path] = {}
     waiting = [module_name]
     while waiting:
@@ -120,6 +133,11 @@ def _in_folder(folder: Path, module_name: str) -> Path | None:
     return None
 
 
+def _is_of_packages(folder: Path) -> bool:
+    """Whether it holds what is installed, in which each package stands for itself."""
+    return str(folder) in sysconfig.get_paths().values() or folder.name == "site-packages"
+
+
 def _root_of(reference: str, module_name: str) -> Path:
     """The folder on `sys.path` that holds a module."""
     try:
@@ -154,11 +172,11 @@ def _imported(reference: str, module_name: str, file: Path) -> Iterator[str]:
 def _not_imported(reference: str, module_name: str, error: BaseException) -> SpecError:
     is_absent = isinstance(error, ModuleNotFoundError) and error.name is not None
     if is_absent and f"{module_name}.".startswith(f"{getattr(error, 'name', '')}."):
-        close = nearest(module_name, [file.stem for file in Path.cwd().glob("*.py")])
+        close = nearest(module_name, [file.stem for file in working_folder().glob("*.py")])
         hint = f"; did you mean {close}?" if close else ""
         return SpecError(
             f"{show(reference)}: there is no module {module_name} in the working directory "
-            f"{Path.cwd()}, nor among the installed packages{hint}"
+            f"{working_folder()}, nor among the installed packages{hint}"
         )
     where = f" ({error.filename}:{error.lineno})" if isinstance(error, SyntaxError) else ""
     said = error.msg if isinstance(error, SyntaxError) else str(error)

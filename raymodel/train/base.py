@@ -18,7 +18,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.train.spec import FinetuneSpec
 
-EXAMPLE_FIELDS = ("task", "sources", "clean", "holdout", "max_length")
+EXAMPLE_FIELDS = ("task", "sources", "clean", "holdout", "max_length", "tokenizer")
 """Fields of `finetune:` that decide its examples, which are an artifact of their own."""
 
 
@@ -94,7 +94,7 @@ def _check_is_finished(reference: str, location: Location) -> None:
 def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path) -> dict[str, Any]:
     """What decides the examples of a fine-tuning, besides an artifact that is its base."""
     whole = spec.identity()
-    return {name: whole[name] for name in EXAMPLE_FIELDS} | {
+    return {name: whole[name] for name in EXAMPLE_FIELDS if name in whole} | {
         "task": spec.task.examples_identity(),
         "task_version": get_task(spec.task.name).version,
         "rows_version": ROWS_VERSION,

@@ -11,8 +11,9 @@ from torch import nn
 from raymodel.data.shard import Dataset
 from raymodel.model.adapters import AdaptedWeights, attach_adapter
 from raymodel.model.build import build_model
-from raymodel.model.initial import InitialWeights, Weights
+from raymodel.model.initial import Weights
 from raymodel.model.load import fit, open_model
+from raymodel.model.own import first_weights
 from raymodel.tasks.base import Task
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 
@@ -32,7 +33,7 @@ class Network:
     """The first weights of `module`."""
     plain: PreTrainedModel
     """The model without the adapter: what is written in the end."""
-    first: InitialWeights
+    first: Weights
     """The first weights of `plain`."""
 
 
@@ -49,7 +50,7 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
     else:
         plain, stored = open_model(work.base, task)
         fit(work.base, plain, task)
-    first = InitialWeights(plain, work.seed, stored)
+    first = first_weights(plain, work.seed, stored)
     adapter = spec.adapter if isinstance(spec, FinetuneSpec) else None
     if adapter is None:
         return Network(module=copy.deepcopy(plain), weights=first, plain=plain, first=first)

@@ -14,6 +14,7 @@ from raymodel.data.spec import (
     CleanSpec,
     DatasetSpec,
     SourceSpec,
+    TokenizerSpec,
 )
 from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
@@ -247,6 +248,9 @@ class FinetuneSpec(TrainSpec):
     default this job's `pretrain`. Nothing is downloaded: an id of the Hub is no folder."""
     model: ModelSpec | None = None
     """A fresh model in place of a base, for tasks that learn from their examples alone."""
+    tokenizer: TokenizerSpec | None = None
+    """What a fresh model reads text with: trained on the texts of its examples, or loaded. A base
+    has its own."""
     adapter: AdapterSpec | None = None
     """Train an adapter and merge it at the end; by default all weights are trained."""
     sweep: Annotated[SweepSpec | None, "sweep"] = None
@@ -260,7 +264,16 @@ class FinetuneSpec(TrainSpec):
             raise ValueError(
                 "adapter is for the weights of a base, and `model` is fresh; leave adapter out"
             )
+        if self.tokenizer is not None and self.model is None:
+            raise ValueError(
+                "tokenizer is for a fresh `model`, and a base reads with its own; leave it out"
+            )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """A tokenizer that is not named changes nothing."""
+        known = super().identity()
+        return known if self.tokenizer else {k: v for k, v in known.items() if k != "tokenizer"}
 
     @property
     def starts_from_pretrain(self) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from raymodel.errors import SpecError
+from raymodel.model.presets import OWN
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 
 # Architectures that train to the curve of plain data parallelism and whose checkpoints come back as
@@ -53,12 +54,26 @@ def check_support(spec: TrainSpec, model: Trained) -> None:
 
 def find_unsupported(spec: TrainSpec, model: Trained) -> Iterator[tuple[str, str]]:
     """Field below the stage, and why its value cannot work with this model."""
+    if model.architecture == OWN:
+        yield from _own_problems(spec)
     if spec.parallel.tensor > 1:
         for reason in _tensor_problems(spec, model):
             yield "parallel.tensor", reason
     if spec.parallel.sequence > 1:
         for reason in _sequence_problems(spec, model):
             yield "parallel.sequence", reason
+
+
+def _own_problems(spec: TrainSpec) -> Iterator[tuple[str, str]]:
+    """Of a module of the user's own, whose inside nobody else knows."""
+    if spec.attention != "sdpa":
+        yield "attention", "a module of your own attends as it is written; leave it out"
+    if spec.activation_checkpointing:
+        yield (
+            "activation_checkpointing",
+            "it is not known where a module of your own may be cut; call torch.utils.checkpoint in "
+            "its forward, or leave it out",
+        )
 
 
 def _tensor_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:

@@ -1,0 +1,74 @@
+"""Networks in plain PyTorch. `model: {module: "networks:SmallCNN"}` trains one.
+
+The constructor is given the arguments below `model.config`, and besides these what it asks for by
+name of what data and task offer. The forward gives logits.
+"""
+
+import torch
+from torch import nn
+
+
+class SmallCNN(nn.Module):
+    """Two convolutions with batch norm, a pool over what is left of the image, and the classes."""
+
+    def __init__(self, num_labels: int, num_channels: int, width: int = 16, dropout: float = 0.0):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(num_channels, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_labels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x))  # (B, C, H, W) → (B, classes)
+
+
+class TextLSTM(nn.Module):
+    """Reads a text in both directions; the class is told by the mean over its real tokens."""
+
+    def __init__(self, vocab_size: int, num_labels: int, width: int = 64):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
+        self.classifier = nn.Linear(2 * width, num_labels)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        states, _ = self.lstm(self.embedding(input_ids))  # (B, T, 2 × width)
+        weight = attention_mask.unsqueeze(-1).to(states.dtype)
+        pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return self.classifier(pooled)
+
+
+class TextTransformer(nn.Module):
+    """`nn.TransformerEncoder` with learnt positions; the class is told by the mean of its tokens."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_position_embeddings: int,
+        num_labels: int,
+        width: int = 64,
+        heads: int = 4,
+        layers: int = 2,
+    ):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.position = nn.Embedding(max_position_embeddings, width)
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.classifier = nn.Linear(width, num_labels)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        states = self.embedding(input_ids) + self.position(places)
+        states = self.encoder(states, src_key_padding_mask=attention_mask == 0)  # (B, T, width)
+        weight = attention_mask.unsqueeze(-1).to(states.dtype)
+        pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return self.classifier(pooled)

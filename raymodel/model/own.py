@@ -1,0 +1,444 @@
+"""A user's own `torch.nn.Module` as a model that trains, is saved and is loaded like any other.
+
+`OwnModel` stands between: transformers and DeepSpeed see a `PreTrainedModel` with a configuration,
+and the user's module is called as plain PyTorch would. Its constructor is given the arguments of
+the job and what else it asks for by name of what data and task offer; its forward the inputs of the
+task by name, the first whatever it is called, and gives logits.
+
+Shapes: B rows, T tokens, C classes, V ids.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from raymodel.errors import ArtifactError, SpecError
+from raymodel.model.initial import InitialWeights, Weights, seeded
+from raymodel.model.presets import OWN
+from raymodel.spec.fields import nearest
+from raymodel.spec.own import load_own, own_digest, own_files
+from raymodel.spec.show import show
+
+if TYPE_CHECKING:
+    from raymodel.model.stored import StoredWeights
+    from raymodel.modality.base import ModelFields
+    from raymodel.tasks.base import Task
+
+_MULTIPLE = 8
+"""Rows are padded to one of tokens, and each of these has a position."""
+
+
+class OwnConfig(PretrainedConfig):
+    """`config.json` of a user's own module: where its class is, and what it was made with."""
+
+    model_type = OWN
+
+    def __init__(
+        self,
+        module: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        offered: Mapping[str, Any] | None = None,
+        source: str = "",
+        **kwargs: Any,
+    ) -> None:
+        self.module = module
+        self.arguments = dict(arguments or {})
+        self.offered = dict(offered or {})
+        self.source = source
+        # Said too where models of transformers say it, and where it is looked for.
+        kwargs = {"pad_token_id": None, **self.offered, **kwargs}
+        super().__init__(**kwargs)
+
+
+class OwnModel(PreTrainedModel):
+    """Holds a user's module as `own`. In the files its weights have the names that they have in the
+    module, so that `module.load_state_dict(load_file("model.safetensors"))` reads them too."""
+
+    config_class = OwnConfig
+    base_model_prefix = "own"
+
+    def __init__(self, config: OwnConfig) -> None:
+        super().__init__(config)
+        self.own = build_module(config)
+        self._inputs = _named_inputs(self.own)
+        self.post_init()
+
+    def forward(self, **inputs: Any) -> ModelOutput:
+        """`logits`, of the inputs that the module's forward names; the first of them whatever it is
+        called there."""
+        given = {name: value for name, value in inputs.items() if value is not None}
+        first = next(iter(given))
+        names, takes_any = self._inputs
+        by_position = ()
+        if first not in names and any(name not in given for name in names[:1]):
+            by_position = (given.pop(first),)
+        by_name = given if takes_any else {name: given[name] for name in names if name in given}
+        return ModelOutput(logits=_logits(self.own(*by_position, **by_name), self.own))
+
+    def get_input_embeddings(self) -> Any:
+        """The table with a row for each id; None where the module has none."""
+        tables = [m for m in self.own.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+        return max(tables, key=lambda table: table.num_embeddings, default=None)
+
+    def get_output_embeddings(self) -> None:
+        """Not known of a plain module."""
+        return
+
+    def init_weights(self) -> None:
+        """The module's constructor does."""
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Name → the first name of the same parameter."""
+        first: dict[nn.Parameter, str] = {}
+        tied = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            known = first.setdefault(parameter, name)
+            if known != name:
+                tied[name] = known
+        return tied
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """The module's own code decides how it attends."""
+
+    def name_in_files(self, name: str) -> str:
+        """What a parameter or buffer is called in the files: what the module calls it."""
+        return name.removeprefix(f"{self.base_model_prefix}.")
+
+
+transformers.AutoConfig.register(OWN, OwnConfig)
+
+
+def own_config(fields: Mapping[str, Any], task: Task, needed: ModelFields | None) -> OwnConfig:
+    """The configuration of a user's own module.
+
+    Args:
+        fields: `module` and `arguments`, and what else is known of the data.
+        needed: what the processor asks of a model; None where it is not known yet: then sizes
+            stand in that any data could have.
+
+    Raises:
+        SpecError: it cannot be imported, or its arguments are smaller than the data needs.
+    """
+    known = {name: v for name, v in fields.items() if name not in ("module", "arguments")}
+    offered = {**(_STAND_INS.get(task.modality, {}) if needed is None else {}), **known}
+    if needed is not None:
+        offered |= {**needed.at_least, **needed.given}
+    if (positions := offered.get("max_position_embeddings")) is not None:
+        offered["max_position_embeddings"] = -(-positions // _MULTIPLE) * _MULTIPLE
+    arguments = fields["arguments"]
+    for name, least in (needed.at_least if needed else {}).items():
+        if isinstance(arguments.get(name, least), int) and arguments.get(name, least) < least:
+            raise SpecError(
+                f"model.config.{name} is {arguments[name]}, but the data needs {least}; leave it "
+                "out, or give at least that"
+            )
+    return OwnConfig(
+        module=fields["module"],
+        arguments=arguments,
+        offered=offered,
+        source=own_digest(fields["module"]),
+        **task.model_arguments(),
+    )
+
+
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "text": {"vocab_size": 1024, "max_position_embeddings": 512, "pad_token_id": 0},
+    "image": {"num_channels": 3, "image_size": 32},
+}
+
+
+def outline_own(config: OwnConfig, task: Task) -> OwnModel:
+    """On the meta device, in training mode; its class is called after the user's and the task.
+
+    Raises:
+        SpecError: the task cannot be done so, or the class cannot be made with the arguments.
+    """
+    if task.answers == "stream":
+        raise SpecError(
+            f"model.module: {task.name} needs a model of transformers, since its answers are written "
+            f"with the keys and values of earlier tokens, which {config.module} does not keep; "
+            "take a preset or an architecture"
+        )
+    kind = _class_for(config, task)
+    try:
+        with torch.device("meta"):
+            model: OwnModel = kind(config)
+    except SpecError:
+        # Some constructors ask for values, which the meta device has none of.
+        with torch.random.fork_rng(devices=[]):
+            model = kind(config).to("meta")
+    model.train()
+    return model
+
+
+def load_own_model(
+    config: OwnConfig, task: Task, stored: StoredWeights, dtype: torch.dtype | str
+) -> OwnModel:
+    """With the weights of a folder, on the CPU, to be used as it is."""
+    with torch.random.fork_rng(devices=[]):
+        model = _class_for(config, task)(config)
+    wanted = (config.dtype or torch.float32) if dtype == "auto" else dtype
+    assert isinstance(wanted, torch.dtype), "only `auto` is no type"
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(wanted)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name not in model.all_tied_weights_keys:
+                tensor.copy_(stored.read(name))
+    model.train(False)
+    return model
+
+
+def check_source(folder: object, config: OwnConfig) -> None:
+    """Raises ArtifactError where a folder's module is not here as it was, so that it would compute
+    something else than what was trained."""
+    try:
+        found = own_digest(config.module)
+    except SpecError as error:
+        raise ArtifactError(
+            f"{folder} is a model of the module {error}. Its text as it was trained lies in the "
+            "folder, from where nothing is imported: copy it to the working directory"
+        ) from error
+    if config.source and found != config.source:
+        files = ", ".join(str(file) for file in own_files(config.module).values())
+        raise ArtifactError(
+            f"{folder} was trained with another text of {show(config.module)} ({config.source}) "
+            f"than that of {files} ({found}), which may compute something else; bring back the "
+            "text that lies in the folder, or train again"
+        )
+
+
+def save_source(config: OwnConfig, folder: Path) -> None:
+    """Keeps the text of the module beside its weights, for people: it is never imported there."""
+    for name, file in own_files(config.module).items():
+        (folder / f"{name}.py").write_bytes(file.read_bytes())
+
+
+def first_weights(
+    model: PreTrainedModel, seed: int, stored: StoredWeights | None = None
+) -> Weights:
+    """Those that a run starts from, of any model on the meta device."""
+    if isinstance(model, OwnModel):
+        return OwnWeights(model, seed, stored)
+    return InitialWeights(model, seed, stored)
+
+
+class OwnWeights:
+    """The first weights of a user's module: those of a folder, else what its constructor draws.
+
+    Drawn with torch's numbers of the seed, they are the same on every rank. The whole module is
+    made for it, in the memory of the process, and given away tensor by tensor.
+    """
+
+    def __init__(self, model: OwnModel, seed: int, stored: StoredWeights | None) -> None:
+        self._config, self._seed, self._stored = model.config, seed, stored
+        self._sources = model.all_tied_weights_keys
+        self._made: dict[str, torch.Tensor] = {}
+
+    def read(self, name: str) -> torch.Tensor:
+        """A parameter or buffer, on the CPU."""
+        name = self._sources.get(name, name)
+        if self._stored is not None and name in self._stored:
+            return self._stored.read(name)
+        if name not in self._made:
+            with seeded(self._seed, ""):
+                module = build_module(self._config)
+            tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            self._made = {f"own.{key}": tensor.detach() for key, tensor in tensors.items()}
+        return self._made.pop(name)
+
+
+# ---- the user's class ----------------------------------------------------------------------------
+
+
+def build_module(config: OwnConfig) -> nn.Module:
+    """The user's module, on the device that is the default.
+
+    Raises:
+        SpecError: it is no module, or cannot be made with its arguments.
+    """
+    kind = load_module(config.module)
+    arguments = _arguments(kind, config)
+    try:
+        module: nn.Module = kind(**arguments)
+    except Exception as error:  # a user's class may end in anything
+        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise SpecError(
+            f"model.module: {kind.__name__}({written}) ended in {type(error).__name__}: "
+            f"{_line(error)}; mend the class, or its arguments below model.config"
+        ) from error
+    if not any(True for _ in module.parameters()):
+        raise SpecError(
+            f"model.module: {show(config.module)} has no parameters, so that there is nothing to "
+            "train; give it layers in its constructor, as attributes"
+        )
+    return module
+
+
+def load_module(reference: str) -> type[nn.Module]:
+    """The class that a job names. Raises SpecError where it is no module."""
+    try:
+        kind = load_own(reference)
+    except ValueError as error:
+        raise SpecError(f"model.module: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        what = f"the class {kind.__name__}" if isinstance(kind, type) else f"a {type(kind).__name__}"
+        raise SpecError(
+            f"model.module: {show(reference)} is {what}; a model is a class derived from "
+            "torch.nn.Module"
+        )
+    return kind
+
+
+def _arguments(kind: type[nn.Module], config: OwnConfig) -> dict[str, Any]:
+    """Those of the job, and what else the constructor asks for by name of what is offered."""
+    offered = {"num_labels": config.num_labels, **config.offered}
+    taken = inspect.signature(kind).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+    for name in config.arguments:
+        if name not in taken and not takes_any:
+            close = nearest(name, taken)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise SpecError(
+                f"model.config.{name} is no argument of {kind.__name__}, which takes "
+                f"{', '.join(taken) or 'none'}{hint}"
+            )
+    given = {**{name: v for name, v in offered.items() if name in taken}, **config.arguments}
+    lacking = [
+        name
+        for name, each in taken.items()
+        if each.default is each.empty
+        and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+        and name not in given
+    ]
+    if lacking:
+        raise SpecError(
+            f"model.config lacks {', '.join(lacking)}, which {kind.__name__} takes; give it there. "
+            f"What data and task offer by these names comes by itself: {', '.join(offered)}"
+        )
+    return given
+
+
+def _class_for(config: OwnConfig, task: Task) -> type[OwnModel]:
+    """Called `SmallCNNForImageClassification`: by the end of it others know what it is for."""
+    name = config.module.partition(":")[2]
+    end = next((each for each in task.architectures if each.startswith("For")), "")
+    return type(f"{name}{end}", (OwnModel,), {"__module__": OwnModel.__module__})
+
+
+def _named_inputs(module: nn.Module) -> tuple[tuple[str, ...], bool]:
+    """What its forward names, and whether it takes any other too."""
+    taken = inspect.signature(module.forward).parameters.values()
+    names = [each.name for each in taken if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    return tuple(names), any(each.kind is each.VAR_KEYWORD for each in taken)
+
+
+def _logits(found: Any, module: nn.Module) -> torch.Tensor:
+    logits = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", found)
+    if isinstance(logits, torch.Tensor):
+        return logits
+    raise SpecError(
+        f"model.module: the forward of {type(module).__name__} gives a {type(found).__name__}; it "
+        "must give logits: a tensor, or a mapping or an object with `logits`"
+    )
+
+
+# ---- what is looked at before anything starts ----------------------------------------------------
+
+
+def check_forward(model: OwnModel, task: Task, row: Mapping[str, Any]) -> None:
+    """Runs the forward on two rows of ones.
+
+    Args:
+        model: on the meta device, where it is tried first.
+        row: argument → shape and kind, of one row.
+
+    Raises:
+        SpecError: it fails, or gives no logits of the task's shape.
+    """
+    try:
+        logits = _try_forward(model, row, "meta")
+    except Exception as error:
+        if not _asks_for_values(error) or _num_elements(model) > _SMALL:
+            if _asks_for_values(error):
+                return  # seen when it trains
+            raise _failed(model, row, error) from error
+        try:
+            with torch.random.fork_rng(devices=[]):
+                logits = _try_forward(type(model)(model.config), row, "cpu")
+        except Exception as error_here:
+            raise _failed(model, row, error_here) from error_here
+    _check_shape(model, task, row, tuple(logits.shape))
+
+
+_SMALL = 50_000_000
+"""Elements of a module that is made for a try where the meta device does not do."""
+_ROWS = 2
+
+
+@torch.no_grad()
+def _try_forward(model: OwnModel, row: Mapping[str, Any], device: str) -> torch.Tensor:
+    types = {"ids": torch.long, "numbers": torch.float32}
+    model.train(False)
+    try:
+        batch = {
+            name: torch.ones((_ROWS, *each.shape), dtype=types[each.kind], device=device)
+            for name, each in row.items()
+        }
+        logits: torch.Tensor = model(**batch).logits
+    finally:
+        model.train(True)
+    return logits
+
+
+def _asks_for_values(error: Exception) -> bool:
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+
+
+def _num_elements(model: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in model.parameters())
+
+
+def _failed(model: OwnModel, row: Mapping[str, Any], error: Exception) -> SpecError:
+    if isinstance(error, SpecError):
+        return error
+    shapes = ", ".join(f"{name} {(_ROWS, *each.shape)}" for name, each in row.items())
+    return SpecError(
+        f"model.module: the forward of {show(model.config.module)} ended in "
+        f"{type(error).__name__}: {_line(error)}; it was given {shapes}"
+    )
+
+
+def _check_shape(
+    model: OwnModel, task: Task, row: Mapping[str, Any], seen: tuple[int, ...]
+) -> None:
+    if task.logits is None:
+        return
+    tokens = next(iter(row.values())).shape[0]
+    sizes = {"B": _ROWS, "T": tokens, "C": model.config.num_labels}
+    sizes["V"] = model.config.offered.get("vocab_size", seen[-1] if seen else 0)
+    wanted = tuple(sizes[letter] for letter in task.logits)
+    has_room = task.logits.endswith("V") and seen[:-1] == wanted[:-1] and seen[-1] > wanted[-1]
+    if seen == wanted or has_room:
+        return
+    words = {"B": "rows", "T": "tokens", "C": "classes", "V": "ids"}
+    named = " × ".join(words[letter] for letter in task.logits)
+    raise SpecError(
+        f"model.module: the forward of {show(model.config.module)} gives logits of shape {seen}, "
+        f"and {task.name} needs {wanted}: {named}; num_labels and vocab_size are given to a "
+        "constructor that asks for them"
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
