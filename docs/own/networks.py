@@ -47,7 +47,7 @@ class TextLSTM(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """`nn.TransformerEncoder` with learnt positions; the class is told by the mean of its tokens."""
+    """`nn.TransformerEncoder` with learnt positions; the mean over the tokens tells the class."""
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 # The walk that Ray packs with, so that the size is that of what will be sent; private, so a new
@@ -37,11 +38,21 @@ def find_excludes(folder: Path, storage: str) -> list[str]:
     return excludes
 
 
-def check_folder(folder: Path, excludes: list[str], max_bytes: int = MAX_BYTES) -> None:
+def check_folder(
+    folder: Path,
+    excludes: list[str],
+    max_bytes: int = MAX_BYTES,
+    *,
+    needed: Collection[Path] = (),
+) -> None:
     """Looks at all that Ray would pack, since packing ends at the first thing that it cannot read.
 
+    Args:
+        needed: files that the job cannot do without; those elsewhere are the cluster's affair.
+
     Raises:
-        RequestError: more than `max_bytes`, naming the largest files; or what cannot be packed.
+        RequestError: more than `max_bytes`, naming the largest files; or what cannot be packed, or
+            a needed file that stays here.
     """
     sizes: dict[Path, int] = {}
 
@@ -63,6 +74,13 @@ def check_folder(folder: Path, excludes: list[str], max_bytes: int = MAX_BYTES) 
             f"readable. {_WAY_ON}, or submit from another directory"
         ) from error
     _check_size(folder, sizes, max_bytes)
+    stays = [file for file in needed if file.is_relative_to(folder) and file not in sizes]
+    if stays:
+        raise RequestError(
+            f"{stays[0].relative_to(folder)} holds a part of the job and would stay here, since "
+            ".gitignore or .rayignore names it; take it out of there, or submit from another "
+            "directory"
+        )
 
 
 def why_not_packed(path: Path) -> str | None:

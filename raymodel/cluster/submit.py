@@ -23,7 +23,9 @@ from raymodel.cluster.package import check_folder, find_excludes
 from raymodel.cluster.submissions import check_no_rival, family_of, find_newest, metadata_of
 from raymodel.cluster.variables import take_variables, write_package
 from raymodel.errors import ClusterError, RequestError
+from raymodel.job.spec import own_parts
 from raymodel.spec.load import LoadedJob
+from raymodel.spec.own import own_files
 
 _POLL_S = 1.0
 _AGENT_S = 60.0
@@ -62,7 +64,8 @@ def submit(
     variables = take_variables(environment)
     client = open_client(url)
     excludes = find_excludes(folder, loaded.job.storage)
-    check_folder(folder, excludes)
+    parts = [file for part in own_parts(loaded.job) for file in own_files(part).values()]
+    check_folder(folder, excludes, needed=parts)
     _warn_of_storage(loaded.job.storage)
     runtime_env: dict[str, Any] = {
         "working_dir": str(folder),

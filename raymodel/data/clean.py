@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,14 +38,14 @@ def clean_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def run_steps(texts: Mapping[str, str], spec: CleanSpec) -> dict[str, str]:
-    """The texts after the user's own steps.
+def run_steps(text: str, steps: Sequence[str]) -> str:
+    """A text after the user's own steps.
 
     Raises:
         RecordError: a step leaves the document out.
         StepError: a step failed.
     """
-    return {role: functools.reduce(_run_step, spec.steps, text) for role, text in texts.items()}
+    return functools.reduce(_run_step, steps, text)
 
 
 def _run_step(text: str, step: str) -> str:
@@ -69,7 +69,7 @@ def _run_step(text: str, step: str) -> str:
 
 
 def _reason_of(step: str) -> str:
-    return f"left out by {step}"
+    return f"dropped by {step}"
 
 
 def reason_to_drop(texts: Collection[str], spec: CleanSpec) -> str | None:

@@ -13,7 +13,6 @@ from raymodel.data.clean import (
     clean_text,
     cut_text,
     reason_to_drop,
-    run_steps,
     values_digest,
 )
 from raymodel.data.record import RawRecord
@@ -81,16 +80,14 @@ def make_document(
             the user's own failed.
     """
     try:
-        values = read_roles(record, source, root, fields)
-        texts = {role: str(values[role]) for role, each in fields.items() if each.kind == "text"}
-        texts = run_steps(texts, clean)
+        values = read_roles(record, source, root, fields, clean.steps)
         group = source.group and clean_text(label_text(record.fields, source.group))
     except RecordError as error:
         account.leave_out(error.reason, record.fields)
         return None
     except (FieldTypeError, StepError) as error:
         raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
-    values |= texts
+    texts = {role: str(values[role]) for role, each in fields.items() if each.kind == "text"}
     reason = reason_to_drop(texts.values(), clean)
     if reason is not None:
         account.leave_out(reason, record.fields)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from raymodel.data.clean import clean_text
+from raymodel.data.clean import clean_text, run_steps
 from raymodel.data.record import RawRecord
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
@@ -37,21 +37,31 @@ COLUMN_TYPES: dict[Kind, pa.DataType] = {
 
 
 def read_roles(
-    record: RawRecord, source: SourceSpec, root: Location, fields: Fields
+    record: RawRecord,
+    source: SourceSpec,
+    root: Location,
+    fields: Fields,
+    steps: Sequence[str] = (),
 ) -> dict[str, Value]:
     """Role → its cleaned value.
 
     Args:
         root: of the source, below which the files lie that a record names.
+        steps: of the user's own, which every text goes through.
 
     Raises:
-        RecordError: this record lacks a value, or its tags are not those of its words.
+        RecordError: this record lacks a value, or its tags are not those of its words; or a step
+            leaves it out.
         FieldTypeError: a field holds what the role cannot be.
+        StepError: a step failed.
     """
     values = {
         role: _read(field, reference_of(source, role, field), record, source, root)
         for role, field in fields.items()
     }
+    for role, value in values.items():
+        if fields[role].kind == "text":
+            values[role] = run_steps(str(value), steps)
     # Here already, because the tags of every document that is kept are classes.
     _check_tags({field.kind: values[role] for role, field in fields.items()})
     given = next(iter(values.values()))

@@ -21,6 +21,7 @@ from raymodel.errors import GateError
 from raymodel.job.preflight import check_inputs
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stage, Stages
+from raymodel.model.presets import OWN
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.slow_paths import slow_path_lines
 from raymodel.observe.story import Story
@@ -372,7 +373,8 @@ def _question(p: Pipeline) -> tuple[str, dict[str, Any]]:
     one that any model can answer."""
     evaluated = p.run.latest("evaluate")
     if evaluated is not None:
-        samples = (evaluated.location / "report/metrics.json").read_json()["samples"]
+        told = (evaluated.location / "report/metrics.json").read_json()["samples"]
+        samples = [sample for sample in told if sample["request"]]  # a task may know none
         if samples:
             # The shortest leaves the most room for an answer, and reads well in a terminal.
             shortest = min(samples, key=lambda sample: len(sample["prompt"]))
@@ -435,6 +437,11 @@ def _next_steps(job: Job, words: str, the_run: Run) -> list[str]:
     lines = [f"  raymodel status {job.storage}"]
     if job.serve:
         lines.append(f"  raymodel run {words} --keep-serving")
-    if the_run.best():
-        lines.append(f"  AutoModel.from_pretrained({str(the_run.best().location / 'model')!r})")  # type: ignore[union-attr]
+    best = the_run.best()
+    if best is not None:
+        folder = best.location / "model"
+        is_own = (folder / "config.json").read_json().get("model_type") == OWN
+        load = "load_file({!r})" if is_own else "AutoModel.from_pretrained({!r})"
+        place = folder / "model.safetensors" if is_own else folder
+        lines.append("  " + load.format(str(place)))
     return ["next:", *lines]

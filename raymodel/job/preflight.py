@@ -248,7 +248,8 @@ class _Look:
 
     def _judge_tokenizer_of_examples(self, answer: Answer) -> None:
         spec = self.job.finetune
-        assert spec is not None and spec.tokenizer is not None, "the caller looked"
+        assert spec is not None, "the caller looked"
+        assert spec.tokenizer is not None, "the caller looked"
         if answer.mask is None and get_task(spec.task.name).needs_mask:
             self._add(
                 "finetune",

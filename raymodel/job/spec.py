@@ -12,6 +12,7 @@ from raymodel.errors import SpecError
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.base import DISTINCT, Many, Spec, Text
+from raymodel.spec.own import is_own
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 
 
@@ -71,6 +72,19 @@ class Job(Spec):
         if self.finetune:
             return self.finetune.task.name
         return self.pretrain.objective.name if self.pretrain else "causal_lm"
+
+
+def own_parts(job: Job) -> tuple[str, ...]:
+    """All parts of the user's own that a job names, as `module.path:Name`."""
+    models = [each.model for each in (job.pretrain, job.finetune) if each and each.model]
+    named: list[str | None] = [
+        job.pretrain.objective.name if job.pretrain else None,
+        job.finetune.task.name if job.finetune else None,
+        *(model.module for model in models),
+        *(step for each in (job.prepare, job.finetune) if each for step in each.clean.steps),
+        *(job.evaluate.metrics if job.evaluate else ()),
+    ]
+    return tuple(name for name in dict.fromkeys(named) if name is not None and is_own(name))
 
 
 def _check_global_batch(stage: str, spec: TrainSpec, cluster: ClusterSpec) -> None:

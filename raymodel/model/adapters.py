@@ -35,8 +35,8 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
     A classification head is new and therefore trained in full.
 
     Raises:
-        SpecError: the model is a module of the user's own; `target` names what is no module of the model, or one with tied weights; or the
-            rank is more than any of its matrices can have.
+        SpecError: the model is a module of the user's own; or `target` names what is no module of
+            it, or one with tied weights; or the rank is more than any of its matrices can have.
     """
     if model.config.model_type == OWN:
         raise SpecError(

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from raymodel.errors import SpecError
 from raymodel.modality.base import ModelFields
 from raymodel.model.fields import find_wrong_fields
-from raymodel.model.positions import positions_before
 from raymodel.model.own import OwnConfig, outline_own, own_config
+from raymodel.model.positions import positions_before
 from raymodel.model.presets import OWN, resolve_model
 from raymodel.model.spec import ModelSpec
 

@@ -23,7 +23,8 @@ from raymodel.model.build import build_config, outline_config
 from raymodel.model.counted import Counting, rows_of
 from raymodel.model.load import check_folder, fit, open_model, read_config
 from raymodel.model.meta_count import count_on_meta
-from raymodel.model.own import OwnModel, check_forward, outline_own, own_config
+from raymodel.model.own import OwnModel, outline_own, own_config
+from raymodel.model.own_try import check_forward
 from raymodel.model.presets import OWN
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location

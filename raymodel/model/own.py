@@ -10,7 +10,6 @@ Shapes: B rows, T tokens, C classes, V ids.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,25 +18,25 @@ import torch
 import transformers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.initial import InitialWeights, Weights, seeded
+from raymodel.model.own_module import build_module, logits_of, named_inputs
 from raymodel.model.presets import OWN
-from raymodel.spec.fields import nearest
-from raymodel.spec.own import load_own, own_digest, own_files
+from raymodel.spec.own import own_digest, own_files
 from raymodel.spec.show import show
 
 if TYPE_CHECKING:
-    from raymodel.model.stored import StoredWeights
     from raymodel.modality.base import ModelFields
+    from raymodel.model.stored import StoredWeights
     from raymodel.tasks.base import Task
 
 _MULTIPLE = 8
 """Rows are padded to one of tokens, and each of these has a position."""
 
 
-class OwnConfig(PretrainedConfig):
+class OwnConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """`config.json` of a user's own module: where its class is, and what it was made with."""
 
     model_type = OWN
@@ -59,18 +58,19 @@ class OwnConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class OwnModel(PreTrainedModel):
+class OwnModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """Holds a user's module as `own`. In the files its weights have the names that they have in the
     module, so that `module.load_state_dict(load_file("model.safetensors"))` reads them too."""
 
+    config: OwnConfig
     config_class = OwnConfig
     base_model_prefix = "own"
 
     def __init__(self, config: OwnConfig) -> None:
         super().__init__(config)
         self.own = build_module(config)
-        self._inputs = _named_inputs(self.own)
-        self.post_init()
+        self._inputs = named_inputs(self.own)
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, **inputs: Any) -> ModelOutput:
         """`logits`, of the inputs that the module's forward names; the first of them whatever it is
@@ -78,11 +78,12 @@ class OwnModel(PreTrainedModel):
         given = {name: value for name, value in inputs.items() if value is not None}
         first = next(iter(given))
         names, takes_any = self._inputs
-        by_position = ()
+        by_position: tuple[Any, ...] = ()
         if first not in names and any(name not in given for name in names[:1]):
             by_position = (given.pop(first),)
         by_name = given if takes_any else {name: given[name] for name in names if name in given}
-        return ModelOutput(logits=_logits(self.own(*by_position, **by_name), self.own))
+        logits = logits_of(self.own(*by_position, **by_name), self.own)
+        return ModelOutput(logits=logits)  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> Any:
         """The table with a row for each id; None where the module has none."""
@@ -164,9 +165,9 @@ def outline_own(config: OwnConfig, task: Task) -> OwnModel:
     """
     if task.answers == "stream":
         raise SpecError(
-            f"model.module: {task.name} needs a model of transformers, since its answers are written "
-            f"with the keys and values of earlier tokens, which {config.module} does not keep; "
-            "take a preset or an architecture"
+            f"model.module: {task.name} needs a model of transformers, since its answers are "
+            f"written with the keys and values of earlier tokens, which {config.module} does not "
+            "keep; take a preset or an architecture"
         )
     kind = _class_for(config, task)
     try:
@@ -175,7 +176,8 @@ def outline_own(config: OwnConfig, task: Task) -> OwnModel:
     except SpecError:
         # Some constructors ask for values, which the meta device has none of.
         with torch.random.fork_rng(devices=[]):
-            model = kind(config).to("meta")
+            model = kind(config)
+        model.to(torch.device("meta"))  # type: ignore[arg-type]  # mistyped upstream
     model.train()
     return model
 
@@ -258,187 +260,8 @@ class OwnWeights:
         return self._made.pop(name)
 
 
-# ---- the user's class ----------------------------------------------------------------------------
-
-
-def build_module(config: OwnConfig) -> nn.Module:
-    """The user's module, on the device that is the default.
-
-    Raises:
-        SpecError: it is no module, or cannot be made with its arguments.
-    """
-    kind = load_module(config.module)
-    arguments = _arguments(kind, config)
-    try:
-        module: nn.Module = kind(**arguments)
-    except Exception as error:  # a user's class may end in anything
-        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        raise SpecError(
-            f"model.module: {kind.__name__}({written}) ended in {type(error).__name__}: "
-            f"{_line(error)}; mend the class, or its arguments below model.config"
-        ) from error
-    if not any(True for _ in module.parameters()):
-        raise SpecError(
-            f"model.module: {show(config.module)} has no parameters, so that there is nothing to "
-            "train; give it layers in its constructor, as attributes"
-        )
-    return module
-
-
-def load_module(reference: str) -> type[nn.Module]:
-    """The class that a job names. Raises SpecError where it is no module."""
-    try:
-        kind = load_own(reference)
-    except ValueError as error:
-        raise SpecError(f"model.module: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        what = f"the class {kind.__name__}" if isinstance(kind, type) else f"a {type(kind).__name__}"
-        raise SpecError(
-            f"model.module: {show(reference)} is {what}; a model is a class derived from "
-            "torch.nn.Module"
-        )
-    return kind
-
-
-def _arguments(kind: type[nn.Module], config: OwnConfig) -> dict[str, Any]:
-    """Those of the job, and what else the constructor asks for by name of what is offered."""
-    offered = {"num_labels": config.num_labels, **config.offered}
-    taken = inspect.signature(kind).parameters
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in taken.values())
-    for name in config.arguments:
-        if name not in taken and not takes_any:
-            close = nearest(name, taken)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise SpecError(
-                f"model.config.{name} is no argument of {kind.__name__}, which takes "
-                f"{', '.join(taken) or 'none'}{hint}"
-            )
-    given = {**{name: v for name, v in offered.items() if name in taken}, **config.arguments}
-    lacking = [
-        name
-        for name, each in taken.items()
-        if each.default is each.empty
-        and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-        and name not in given
-    ]
-    if lacking:
-        raise SpecError(
-            f"model.config lacks {', '.join(lacking)}, which {kind.__name__} takes; give it there. "
-            f"What data and task offer by these names comes by itself: {', '.join(offered)}"
-        )
-    return given
-
-
 def _class_for(config: OwnConfig, task: Task) -> type[OwnModel]:
     """Called `SmallCNNForImageClassification`: by the end of it others know what it is for."""
     name = config.module.partition(":")[2]
     end = next((each for each in task.architectures if each.startswith("For")), "")
     return type(f"{name}{end}", (OwnModel,), {"__module__": OwnModel.__module__})
-
-
-def _named_inputs(module: nn.Module) -> tuple[tuple[str, ...], bool]:
-    """What its forward names, and whether it takes any other too."""
-    taken = inspect.signature(module.forward).parameters.values()
-    names = [each.name for each in taken if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
-    return tuple(names), any(each.kind is each.VAR_KEYWORD for each in taken)
-
-
-def _logits(found: Any, module: nn.Module) -> torch.Tensor:
-    logits = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", found)
-    if isinstance(logits, torch.Tensor):
-        return logits
-    raise SpecError(
-        f"model.module: the forward of {type(module).__name__} gives a {type(found).__name__}; it "
-        "must give logits: a tensor, or a mapping or an object with `logits`"
-    )
-
-
-# ---- what is looked at before anything starts ----------------------------------------------------
-
-
-def check_forward(model: OwnModel, task: Task, row: Mapping[str, Any]) -> None:
-    """Runs the forward on two rows of ones.
-
-    Args:
-        model: on the meta device, where it is tried first.
-        row: argument → shape and kind, of one row.
-
-    Raises:
-        SpecError: it fails, or gives no logits of the task's shape.
-    """
-    try:
-        logits = _try_forward(model, row, "meta")
-    except Exception as error:
-        if not _asks_for_values(error) or _num_elements(model) > _SMALL:
-            if _asks_for_values(error):
-                return  # seen when it trains
-            raise _failed(model, row, error) from error
-        try:
-            with torch.random.fork_rng(devices=[]):
-                logits = _try_forward(type(model)(model.config), row, "cpu")
-        except Exception as error_here:
-            raise _failed(model, row, error_here) from error_here
-    _check_shape(model, task, row, tuple(logits.shape))
-
-
-_SMALL = 50_000_000
-"""Elements of a module that is made for a try where the meta device does not do."""
-_ROWS = 2
-
-
-@torch.no_grad()
-def _try_forward(model: OwnModel, row: Mapping[str, Any], device: str) -> torch.Tensor:
-    types = {"ids": torch.long, "numbers": torch.float32}
-    model.train(False)
-    try:
-        batch = {
-            name: torch.ones((_ROWS, *each.shape), dtype=types[each.kind], device=device)
-            for name, each in row.items()
-        }
-        logits: torch.Tensor = model(**batch).logits
-    finally:
-        model.train(True)
-    return logits
-
-
-def _asks_for_values(error: Exception) -> bool:
-    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
-
-
-def _num_elements(model: nn.Module) -> int:
-    return sum(tensor.numel() for tensor in model.parameters())
-
-
-def _failed(model: OwnModel, row: Mapping[str, Any], error: Exception) -> SpecError:
-    if isinstance(error, SpecError):
-        return error
-    shapes = ", ".join(f"{name} {(_ROWS, *each.shape)}" for name, each in row.items())
-    return SpecError(
-        f"model.module: the forward of {show(model.config.module)} ended in "
-        f"{type(error).__name__}: {_line(error)}; it was given {shapes}"
-    )
-
-
-def _check_shape(
-    model: OwnModel, task: Task, row: Mapping[str, Any], seen: tuple[int, ...]
-) -> None:
-    if task.logits is None:
-        return
-    tokens = next(iter(row.values())).shape[0]
-    sizes = {"B": _ROWS, "T": tokens, "C": model.config.num_labels}
-    sizes["V"] = model.config.offered.get("vocab_size", seen[-1] if seen else 0)
-    wanted = tuple(sizes[letter] for letter in task.logits)
-    has_room = task.logits.endswith("V") and seen[:-1] == wanted[:-1] and seen[-1] > wanted[-1]
-    if seen == wanted or has_room:
-        return
-    words = {"B": "rows", "T": "tokens", "C": "classes", "V": "ids"}
-    named = " × ".join(words[letter] for letter in task.logits)
-    raise SpecError(
-        f"model.module: the forward of {show(model.config.module)} gives logits of shape {seen}, "
-        f"and {task.name} needs {wanted}: {named}; num_labels and vocab_size are given to a "
-        "constructor that asks for them"
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

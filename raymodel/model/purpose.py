@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from raymodel.errors import ArtifactError
+from raymodel.spec.own import is_own
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
-from raymodel.spec.own import is_own
 from raymodel.tasks import TASKS, get_task
 
 

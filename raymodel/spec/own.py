@@ -145,8 +145,8 @@ def _root_of(reference: str, module_name: str) -> Path:
     except (Exception, SystemExit) as error:  # of the packages around it
         raise _not_imported(reference, module_name, error) from error
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        error = ModuleNotFoundError(f"No module named {module_name!r}", name=module_name)
-        raise _not_imported(reference, module_name, error)
+        absent = ModuleNotFoundError(f"No module named {module_name!r}", name=module_name)
+        raise _not_imported(reference, module_name, absent)
     file = Path(spec.origin)
     depth = module_name.count(".") + (1 if file.name == "__init__.py" else 0)
     return file.parents[depth]

@@ -13,8 +13,8 @@ from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
-from raymodel.tasks.question_answering import QuestionAnswering
 from raymodel.tasks.own import own_measure, own_task
+from raymodel.tasks.question_answering import QuestionAnswering
 from raymodel.tasks.text_classification import TextClassification
 from raymodel.tasks.text_regression import TextRegression
 from raymodel.tasks.token_classification import TokenClassification

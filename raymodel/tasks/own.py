@@ -175,9 +175,7 @@ def _made(reference: str, kind: type) -> Any:
 def _check_call(reference: str, found: Any, what: str, arguments: tuple[str, ...]) -> None:
     taken = ", ".join(arguments)
     if not callable(found) or isinstance(found, type):
-        raise SpecError(
-            f"{show(reference)} is {_called(found)}; {what} is a function of ({taken})"
-        )
+        raise SpecError(f"{show(reference)} is {_called(found)}; {what} is a function of ({taken})")
     try:
         inspect.signature(found).bind(*arguments)
     except TypeError as error:
