@@ -59,3 +59,27 @@ def server() -> Iterator[Any]:
     faults = Faults()
     with s3_bucket(faults) as bucket:
         yield bucket, faults
+
+
+@pytest.fixture
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Makes a folder the working directory, by default an empty one; returns it.
+
+    What was imported from it is forgotten at the end, as it is between processes.
+    """
+    from raymodel.tasks.own import own_step
+
+    path, entered = list(sys.path), list[Path]()
+
+    def enter(folder: Path | None = None) -> Path:
+        entered.append(folder or tmp_path)
+        monkeypatch.chdir(entered[-1])
+        return entered[-1]
+
+    yield enter
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if any(Path(file).is_relative_to(folder) for folder in entered):
+            del sys.modules[name]
+    own_step.cache_clear()

@@ -177,9 +177,22 @@ def outline_own(config: OwnConfig, task: Task) -> OwnModel:
         # Some constructors ask for values, which the meta device has none of.
         with torch.random.fork_rng(devices=[]):
             model = kind(config)
-        model.to(torch.device("meta"))  # type: ignore[arg-type]  # mistyped upstream
+        _put_on_meta(model)
     model.train()
     return model
+
+
+def _put_on_meta(model: nn.Module) -> None:
+    """Module by module: `to` would untie what is tied."""
+    outlines: dict[torch.Tensor, Any] = {}
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and parameter not in outlines:
+                outline = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+                outlines[parameter] = outline
+            module._parameters[key] = None if parameter is None else outlines[parameter]
+        for key, buffer in module._buffers.items():
+            module._buffers[key] = None if buffer is None else buffer.to("meta")
 
 
 def load_own_model(

@@ -33,7 +33,7 @@ def is_own(name: str) -> bool:
 
 def check_reference(name: str) -> str:
     """The name itself. Raises ValueError unless it is written as `module.path:Name`."""
-    if not _REFERENCE.fullmatch(name):
+    if not _REFERENCE.fullmatch(name) or name.partition(":")[0].endswith(".py"):
         raise ValueError(
             f"{show(name)} names no part of your own; write module.path:Name, such as parts:Mine "
             "for the class or function Mine in parts.py of the working directory"
@@ -144,10 +144,11 @@ def _root_of(reference: str, module_name: str) -> Path:
         spec = importlib.util.find_spec(module_name)
     except (Exception, SystemExit) as error:  # of the packages around it
         raise _not_imported(reference, module_name, error) from error
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    origin = spec.origin if spec is not None else None
+    if origin is None or not origin.endswith(".py") or not Path(origin).is_file():
         absent = ModuleNotFoundError(f"No module named {module_name!r}", name=module_name)
         raise _not_imported(reference, module_name, absent)
-    file = Path(spec.origin)
+    file = Path(origin)
     depth = module_name.count(".") + (1 if file.name == "__init__.py" else 0)
     return file.parents[depth]
 

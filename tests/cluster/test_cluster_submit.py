@@ -19,6 +19,7 @@ from raymodel.cluster import patience
 from raymodel.cluster import submit as submit_module
 from raymodel.cluster.package import check_folder, find_excludes
 from raymodel.errors import ClusterError, RequestError
+from raymodel.spec.own import own_files
 
 
 class Head(BaseHTTPRequestHandler):
@@ -609,3 +610,14 @@ def test_a_traceback_of_the_head_becomes_one_line(folder, head, client, monkeypa
     monkeypatch.setattr(client, "list_jobs", fail)
     assert submit(head) == 1
     assert "could not answer (KeyError: 'x')" in capsys.readouterr().err
+
+
+def test_a_part_of_the_job_that_would_stay_here_is_named(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net_parts.py").write_text("import layer_parts\n", encoding="utf-8")
+    (tmp_path / "layer_parts.py").write_text("", encoding="utf-8")
+    needed = own_files("net_parts:Net").values()
+    check_folder(tmp_path, [], needed=needed)
+    (tmp_path / ".gitignore").write_text("layer_parts.py\n", encoding="utf-8")
+    with pytest.raises(RequestError, match=r"layer_parts\.py holds a part of the job and would st"):
+        check_folder(tmp_path, [], needed=needed)
