@@ -440,7 +440,8 @@ def _next_steps(job: Job, words: str, the_run: Run) -> list[str]:
     best = the_run.best()
     if best is not None:
         folder = best.location / "model"
-        is_own = (folder / "config.json").read_json().get("model_type") == OWN
+        config = folder / "config.json"
+        is_own = config.exists() and config.read_json().get("model_type") == OWN
         load = "load_file({!r})" if is_own else "AutoModel.from_pretrained({!r})"
         place = folder / "model.safetensors" if is_own else folder
         lines.append("  " + load.format(str(place)))

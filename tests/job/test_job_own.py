@@ -31,13 +31,13 @@ CNN = {
 
 @pytest.fixture
 def folder(own_folder) -> Path:
-    """The working directory: a copy of the templates, and some pairs."""
+    """The working directory: a copy of the templates, and a text."""
     folder = own_folder()
     for file in TEMPLATES.iterdir():
         if file.is_file():
             (folder / file.name).write_text(file.read_text())
-    pair = {"first": "a", "second": "b", "label": "same"}
-    (folder / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    record = {"text": "a", "label": "same"}
+    (folder / "texts.jsonl").write_text(json.dumps(record) + "\n")
     return folder
 
 
@@ -53,10 +53,10 @@ def written(folder: Path, job: dict) -> Path:
 
 def test_the_template_of_a_job_passes_check_and_names_all_parts(folder, ask_here, capsys):
     assert check("job.yaml") == 0
-    assert "tasks:PairClassification from networks:TextLSTM" in capsys.readouterr().out
-    assert [question.task for question in ask_here] == ["tasks:PairClassification"]
+    assert "tasks:LongTextClassification from networks:TextLSTM" in capsys.readouterr().out
+    assert [question.task for question in ask_here] == ["tasks:LongTextClassification"]
     assert own_parts(load_job("job.yaml").job) == (
-        "tasks:PairClassification",
+        "tasks:LongTextClassification",
         "networks:TextLSTM",
         "steps:drop_tables",
         "steps:drop_links",
@@ -92,8 +92,8 @@ def test_a_part_that_changed_changes_the_stages_that_it_decides(folder):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("finetune.task=tasks:PairClasification", "did you mean tasks:PairClassification"),
-        ("finetune.task.swop=true", "unknown key 'swop'; did you mean 'swap'"),
+        ("finetune.task=tasks:LongTextClasification", "did you mean tasks:LongTextClassification"),
+        ("finetune.task.strat=0.5", "unknown key 'strat'; did you mean 'start'"),
         ("finetune.clean.steps=[steps:drop_table]", "did you mean steps:drop_tables"),
         ("finetune.clean.steps=[drop_tables]", "names no part of your own; write module.path"),
         ("finetune.model.module=network:TextLSTM", "there is no module network in the working"),

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from raymodel.errors import SpecError
 from raymodel.modality.text import TextProcessor
 from raymodel.tasks import is_higher_better, make_task
-from raymodel.tasks.base import LeftOut
 from raymodel.tasks.own import own_measure, own_task
 from raymodel.testing.tiny import train_tiny_tokenizer
 from raymodel.train.base import examples_identity, finetune_identity
@@ -20,7 +20,7 @@ from raymodel.train.spec import FinetuneSpec
 from raymodel.tune.space import apply_setting
 
 TEMPLATES = Path(__file__).parents[2] / "docs/own"
-PAIRS = "tasks:PairClassification"
+LONG = "tasks:LongTextClassification"
 
 
 def spec_of(task, **fields) -> FinetuneSpec:
@@ -28,34 +28,40 @@ def spec_of(task, **fields) -> FinetuneSpec:
     return FinetuneSpec.model_validate(data | {"task": task} | fields)
 
 
-def test_the_template_makes_rows_batches_and_answers_of_pairs(own_folder):
+def test_the_template_reads_both_ends_of_a_text_and_smooths_its_targets(own_folder):
     own_folder(TEMPLATES)
     processor = TextProcessor(train_tiny_tokenizer(["a cat sleeps"]))
-    spec = spec_of({"name": PAIRS, "swap": True}).task
+    spec = spec_of({"name": LONG, "start": 0.5, "smoothing": 0.2}).task
     task = make_task(spec, labels=("no", "yes"), processor=processor)
-    values = {"first": "a cat", "second": "sleeps", "label": "yes"}
-    example = task.features(values, 64)
-    assert processor.decode(example.features["input_ids"]) == "sleeps\na cat"
-    assert example.features["label"] == 1
-    assert isinstance(task.features(values | {"second": " "}, 64), LeftOut)
-    assert task.features(values, 3).cut == ("second",)
+    values = {"text": "abcdefgh", "label": "yes"}
+    assert task.features(values, None).features["label"] == 1
+    example = task.features(values, 4)
+    assert processor.decode(example.features["input_ids"]) == "abgh"
+    assert example.cut == ("text",)
     rows = {name: [value] for name, value in example.features.items()}
     assert set(task.collate(rows)) == {"input_ids", "attention_mask", "labels"}
-    assert task.name == PAIRS
-    assert task.class_role() == "label"
+    logits = torch.tensor([[0.0, 2.0], [0.0, 2.0]])
+    plain, smoothed = (
+        make_task(spec_of({"name": LONG, "smoothing": share}).task).loss_of(
+            logits, torch.tensor([1, -100])
+        )
+        for share in (0.0, 0.5)
+    )
+    assert float(smoothed - plain) == pytest.approx(0.5 * 0.5 * 2.0)
+    assert (task.name, task.class_role()) == (LONG, "label")
 
 
 def test_a_job_says_the_fields_that_the_class_declares(own_folder):
     own_folder(TEMPLATES)
-    spec = spec_of({"name": PAIRS, "swap": True})
-    assert spec.to_dict()["task"] == {"name": PAIRS, "swap": True}
-    assert spec_of(PAIRS).task.swap is False
+    spec = spec_of({"name": LONG, "start": 0.5})
+    assert spec.to_dict()["task"] == {"name": LONG, "start": 0.5, "smoothing": 0.1}
+    assert spec_of(LONG).task.start == 0.25
     assert pickle.loads(pickle.dumps(spec)).task == spec.task, "so it travels to workers"
     assert apply_setting(spec, {"optimizer.learning_rate": 0.5}).task == spec.task
-    with pytest.raises(ValidationError, match="unknown key 'swop'; did you mean 'swap'"):
-        spec_of({"name": PAIRS, "swop": True})
-    with pytest.raises(ValidationError, match="swap: 3 is not true or false"):
-        spec_of({"name": PAIRS, "swap": 3})
+    with pytest.raises(ValidationError, match="unknown key 'strat'; did you mean 'start'"):
+        spec_of({"name": LONG, "strat": 1})
+    with pytest.raises(ValidationError, match="start: true"):
+        spec_of({"name": LONG, "start": True})
 
 
 def test_a_class_whose_text_changed_makes_other_rows_and_another_model(own_folder):
@@ -63,7 +69,7 @@ def test_a_class_whose_text_changed_makes_other_rows_and_another_model(own_folde
     (folder / "data.txt").write_text("x")
     text = (TEMPLATES / "tasks.py").read_text()
     (folder / "mine.py").write_text(text)
-    spec = spec_of("mine:PairClassification", sources=[{"path": "data.txt"}])
+    spec = spec_of("mine:LongTextClassification", sources=[{"path": "data.txt"}])
 
     def marks() -> tuple[str, str]:
         found = examples_identity(spec, None, folder), finetune_identity(spec, None)
@@ -122,8 +128,8 @@ def test_a_task_derived_from_one_with_fields_needs_a_spec_of_its_own(own_folder)
 
 def test_asking_a_task_of_ones_own_loads_nothing_heavy():
     code = (
-        f"from raymodel.tasks import get_task; task = get_task({PAIRS!r}); "
-        "import sys; assert list(task.fields) == ['first', 'second', 'label']; "
+        f"from raymodel.tasks import get_task; task = get_task({LONG!r}); "
+        "import sys; assert list(task.fields) == ['text', 'label']; "
         "print([m for m in ('torch', 'pyarrow', 'transformers', 'ray') if m in sys.modules])"
     )
     done = subprocess.run(
