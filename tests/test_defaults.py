@@ -100,18 +100,22 @@ def test_the_adapter_of_peft() -> None:
     )
 
 
-def test_the_measures_of_sacrebleu() -> None:
+def test_the_measures_of_texts() -> None:
     import sacrebleu
+    from rouge_score.rouge_scorer import RougeScorer
 
-    bleu = ("smooth_method", "tokenize", "lowercase", "use_effective_order", "force")
-    chrf = ("char_order", "word_order", "beta", "eps_smoothing")
+    bleu = ("smooth_method", "tokenize", "lowercase", "effective_order", "force")
+    chrf = ("char_order", "word_order", "beta", "lowercase", "whitespace", "eps_smoothing")
+    none = {"references": None}
     check(
-        arguments_of(sacrebleu.corpus_bleu), dict.fromkeys(bleu, WRITTEN) | {"smooth_value": None}
+        arguments_of(sacrebleu.BLEU),
+        dict.fromkeys(bleu, WRITTEN)
+        | none
+        | {"smooth_value": None, "max_ngram_order": 4, "trg_lang": ""},
     )
-    check(
-        arguments_of(sacrebleu.corpus_chrf),
-        dict.fromkeys(chrf, WRITTEN) | {"remove_whitespace": True},
-    )
+    check(arguments_of(sacrebleu.CHRF), dict.fromkeys(chrf, WRITTEN) | none)
+    rouge = ("use_stemmer", "split_summaries")
+    check(arguments_of(RougeScorer), dict.fromkeys(rouge, WRITTEN) | {"tokenizer": None})
 
 
 def test_the_optimizers_of_torch() -> None:

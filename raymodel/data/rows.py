@@ -161,13 +161,14 @@ class RowKind:
 
 
 def row_tokens(table: pa.Table) -> Any:
-    """Real tokens of each row: `length` of packed rows, else the length of the token list; rows
-    without tokens, such as images, count one each. (n,) int64"""
+    """Real tokens of each row: `length` of packed rows, else of what is read and what is written;
+    rows without tokens, such as images, count one each. (n,) int64"""
     if "length" in table.column_names:
         return table["length"].to_numpy().astype(np.int64)
-    if "input_ids" in table.column_names:
-        return pc.list_value_length(table["input_ids"]).to_numpy().astype(np.int64)
-    return np.ones(table.num_rows, dtype=np.int64)
+    lists = [table[name] for name in ("input_ids", "target_ids") if name in table.column_names]
+    if not lists:
+        return np.ones(table.num_rows, dtype=np.int64)
+    return sum(pc.list_value_length(ids).to_numpy().astype(np.int64) for ids in lists)
 
 
 @functools.lru_cache(maxsize=2)

@@ -235,6 +235,9 @@ class TokenizerSpec(Spec):
     mask: bool = False
     """The byte-level BPE has a token that stands for a hidden one, as `masked_lm` needs; that of
     characters always has."""
+    sentinels: int = Field(default=0, ge=0, le=1000)
+    """So many tokens of the byte-level BPE, `<extra_id_0>` and so on, stand for runs of hidden
+    ones, as `seq2seq_lm` needs to pretrain: one for each twenty tokens of a row. T5 has 100."""
     load: Text | None = None
     """A Hugging Face folder with a `tokenizer.json`, or `python:PACKAGE/path`."""
     sample_chars: Count = Field(default=50_000_000, ge=1, le=10**12)
@@ -244,9 +247,13 @@ class TokenizerSpec(Spec):
     def _one_way(self) -> TokenizerSpec:
         if (self.vocab_size is None) == (self.load is None):
             raise ValueError("give either `vocab_size` (train a tokenizer) or `load` (use one)")
-        if self.load is not None and self.model_fields_set & {"tokens", "mask"}:
-            raise ValueError("`tokens` and `mask` are for a tokenizer that is trained; drop them")
-        least = 264 if self.tokens == "bytes" else 6
+        if self.load is not None and self.model_fields_set & {"tokens", "mask", "sentinels"}:
+            raise ValueError(
+                "`tokens`, `mask` and `sentinels` are for a tokenizer that is trained; drop them"
+            )
+        if self.sentinels and self.tokens != "bytes":
+            raise ValueError("`sentinels` are for tokens: bytes; leave one of the two out")
+        least = 264 + self.sentinels if self.tokens == "bytes" else 6
         if self.tokens == "characters" and self.vocab_size is not None and self.vocab_size < least:
             raise ValueError(
                 f"a vocab_size of {self.vocab_size} is too small; beside the special tokens it "
@@ -255,7 +262,7 @@ class TokenizerSpec(Spec):
         if self.vocab_size is not None and self.vocab_size < least:
             raise ValueError(
                 f"a vocab_size of {self.vocab_size} is too small; a byte-level BPE needs 256 bytes "
-                "and its special tokens, so at least 264"
+                f"and its special tokens, so at least {least}"
             )
         return self
 

@@ -280,7 +280,9 @@ class TokenizerStep:
         if self.spec.tokens == "characters":
             tokenizer = train_character_tokenizer(texts, self.spec.vocab_size)
         else:
-            tokenizer = train_tokenizer(texts, self.spec.vocab_size, mask=self.spec.mask)
+            tokenizer = train_tokenizer(
+                texts, self.spec.vocab_size, mask=self.spec.mask, sentinels=self.spec.sentinels
+            )
         TextProcessor(tokenizer).save(self.output)
         return {"characters": sum(map(len, texts)), "vocab_size": len(tokenizer)}
 

@@ -16,7 +16,7 @@ from raymodel.observe.measures import measured
 from raymodel.observe.slow_paths import as_content, slow_paths
 from raymodel.spec.own import is_own
 from raymodel.tasks import get_task
-from raymodel.tasks.base import Limits, Task
+from raymodel.tasks.base import WRITTEN, Limits, Task
 from raymodel.tasks.likelihood import likelihood_scores
 from raymodel.tasks.own import measure_named, own_measure
 
@@ -43,6 +43,8 @@ class Measured:
     """`prompt`, `answer`, `reference` and `request` of a few held-out examples."""
     rows: dict[str, int] = field(default_factory=dict)
     """Held-out rows used, by the role of their dataset."""
+    signatures: dict[str, str] = field(default_factory=dict)
+    """Measure → how exactly it was taken, where there are several ways."""
     slow_paths: list[dict[str, str]] = field(default_factory=list)
     """See `observe/slow_paths.py`."""
 
@@ -122,7 +124,7 @@ def _ask(
         for rows in _batches(dataset, _share(row_ids, part)):
             _add_loss(model, task, rows, found)
     if "answers" in needs:
-        asked = _asked(row_ids, spec.generate_rows) if task.answers == "stream" else row_ids
+        asked = _asked(row_ids, spec.generate_rows) if task.answers in WRITTEN else row_ids
         for rows in _batches(dataset, _share(asked, part)):
             if task.has_answers(rows):
                 _add_answers(model, task, rows, spec, found)
@@ -161,7 +163,8 @@ def _add_loss(model: PreTrainedModel, task: Task, rows: Mapping[str, Any], found
 def _add_answers(
     model: PreTrainedModel, task: Task, rows: Mapping[str, Any], spec: EvaluateSpec, found: Found
 ) -> None:
-    answers = task.predict(model, rows, Limits(max_new_tokens=spec.max_new_tokens))
+    limits = Limits(max_new_tokens=spec.max_new_tokens, beams=spec.beams)
+    answers = task.predict(model, rows, limits)
     references = task.references(rows)
     for index in range(min(SAMPLES - len(found.samples), len(answers))):
         sample = task.sample(rows, index, answers[index], references[index])
@@ -193,6 +196,7 @@ def combine(
         metrics=metrics,
         samples=samples,
         rows={role: min(data.num_rows, spec.max_rows) for role, data in held_out.items()},
+        signatures={n: s for n, s in task.signatures().items() if n in spec.metrics},
         slow_paths=list(paths.values()),
     )
 

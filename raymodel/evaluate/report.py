@@ -26,6 +26,7 @@ def write_report(
         "base_metrics": base.metrics if base else {},
         "gates": [gate.to_dict() for gate in gates],
         "rows": tuned.rows,
+        "signatures": tuned.signatures,
         "samples": tuned.samples,
     }
     (folder / "metrics.json").write_json(data)
@@ -36,6 +37,7 @@ def render_report(tuned: Measured, base: Measured | None, gates: Sequence[GateRe
     """Markdown: measures side by side, gates, samples with their references."""
     rows = ", ".join(f"{count} of `{role}`" for role, count in tuned.rows.items())
     parts = ["# Evaluation", f"Held-out rows: {rows}.", _metrics_table(tuned, base)]
+    parts += [f"`{name}`: {signature}" for name, signature in tuned.signatures.items()]
     if gates:
         parts += ["## Gates", _gates_table(gates)]
     if tuned.samples:

@@ -20,14 +20,18 @@ class EvaluateSpec(Spec):
 
     metrics: Annotated[Many[Text], DISTINCT] = Field(min_length=1)
     """What to measure. Each task has its own: `accuracy` and `f1` of classes, `perplexity` and
-    `bits_per_byte` of text, `bleu`, `chrf` and `exact_match` of answers. `module.path:name` is a
-    function of your own, of lists of answers and references."""
+    `bits_per_byte` of text, `bleu`, `chrf` and `exact_match` of answers, and of an
+    encoder–decoder's `rouge1`, `rouge2` and `rougeL`. `module.path:name` is a function of your own,
+    of lists of answers and references."""
     max_rows: Count = Field(default=512, ge=1)
     """Held-out rows used for the loss-based measures."""
     generate_rows: Count = Field(default=32, ge=1)
     """Held-out prompts answered for the measures on generated text."""
     max_new_tokens: Count = Field(default=64, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer generated, in tokens."""
+    beams: int = Field(default=1, ge=1, le=64)
+    """Of answers that come whole (`seq2seq_lm`), how many beginnings are carried on beside each
+    other; 1 is greedy. Each costs as much as an answer of its own."""
     gates: dict[str, str] = Field(default_factory=dict, max_length=100)
     """Measure → condition, such as `perplexity: "< 40"`. All must hold for `best` to move."""
 

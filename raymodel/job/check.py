@@ -15,7 +15,7 @@ from typing import Any
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.evaluate.gates import TEXT_PREFIX
-from raymodel.job.preflight import masking_tasks, offered_to_own
+from raymodel.job.preflight import lacking_in_pretraining, lacking_tokens, offered_to_own
 from raymodel.job.spec import Job
 from raymodel.model.examine import Question, examine
 from raymodel.model.fields import find_wrong_fields
@@ -72,8 +72,9 @@ def check_processor(job: Job) -> Iterator[Problem]:
     task, tokenizer = make_task(job.finetune.task), job.finetune.tokenizer
     if tokenizer is not None and task.modality != "text":
         yield Problem(("finetune", "tokenizer"), f"{task.name} reads no text; leave it out")
-    elif tokenizer is not None and task.needs_mask and not has_mask(tokenizer):
-        yield Problem(("finetune", "tokenizer"), _needs_mask(task.name))
+    elif tokenizer is not None and tokenizer.load is None:
+        for lack in lacking_tokens([(job.finetune.task, None)], _trained(tokenizer)):
+            yield Problem(("finetune", "tokenizer"), f"{lack.text}; add {lack.fix}")
     elif tokenizer is None and task.fresh_processor() is None:
         yield Problem(
             ("finetune", "model"),
@@ -83,17 +84,12 @@ def check_processor(job: Job) -> Iterator[Problem]:
         )
 
 
-def has_mask(spec: TokenizerSpec) -> bool:
-    """Whether a tokenizer to train has a token for a hidden one; of one to load, its folder
-    says."""
-    return spec.load is not None or spec.mask or spec.tokens == "characters"
-
-
-def _needs_mask(task: str) -> str:
-    return (
-        f"{task} needs a token that stands for a hidden one, and a byte-level BPE has one only "
-        "where that is asked for; add mask: true"
-    )
+def _trained(spec: TokenizerSpec) -> dict[str, int]:
+    """Kind of special token → how many a tokenizer that is trained will have."""
+    return {
+        "mask": int(spec.mask or spec.tokens == "characters"),
+        "sentinels": spec.sentinels,
+    }
 
 
 def check_objective(job: Job) -> Iterator[Problem]:
@@ -112,8 +108,11 @@ def check_objective(job: Job) -> Iterator[Problem]:
         )
     if job.prepare is None or job.pretrain.data is not None:
         return
-    for task in () if has_mask(job.prepare.tokenizer) else masking_tasks(job):
-        yield Problem(("prepare", "tokenizer"), _needs_mask(task))
+    tokenizer = job.prepare.tokenizer
+    if tokenizer.load is not None:
+        return  # what it has, preflight.py sees
+    for lack in lacking_in_pretraining(job, _trained(tokenizer), job.prepare.sequence_length):
+        yield Problem(("prepare", "tokenizer"), f"{lack.text}; add {lack.fix}")
 
 
 def check_places(job: Job) -> Iterator[Problem]:

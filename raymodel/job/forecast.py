@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from raymodel.job.progress import Progress, find_progress
 from raymodel.job.spec import Job
 from raymodel.modality import processor_of
 from raymodel.model.count import can_count
-from raymodel.model.counted import CountedShape, Counting, Shape, rows_of
+from raymodel.model.counted import CountedShape, Counting, Lengths, Shape, rows_of
 from raymodel.model.examine import Question, examine
 from raymodel.model.fields import NEEDED
 from raymodel.model.presets import OWN, resolve_model
@@ -232,12 +233,13 @@ class _Stage:
             return self._images(spec, task)
         artifact = self.progress.complete.get("examples")
         if artifact is not None:
-            return _counted(mixture_of(artifact), spec.max_length)
+            return _counted(mixture_of(artifact), task.longest_row(spec.max_length))
+        longest = task.longest_row(spec.max_length)
         return _Data(
-            row_tokens=spec.max_length,
+            row_tokens=longest,
             vocab_size=0,  # that of the base
             rows_per_epoch=None,
-            tokens_per_row=float(spec.max_length),
+            tokens_per_row=float(longest),
             words="not prepared: the longest examples are taken for all",
         )
 
@@ -285,7 +287,7 @@ class _Stage:
         if can_count(architecture):
             defaults = examine([question])[0].config
         config = {**defaults, **sizes, **fields, "model_type": architecture}
-        return replace(question, fields=sizes | fields), config
+        return replace(question, sizes=sizes), config
 
     def _tuned(self, spec: FinetuneSpec, data: _Data) -> Shape:
         question, config = self._base(spec, data)
@@ -338,7 +340,7 @@ class _Stage:
             _check_is_known(config)
             return ModelShape.of(architecture, config, num_labels=outputs, adapter=adapter)
         counting = Counting(
-            rows=rows_of(data.modality, data.facts, data.row_tokens),
+            rows=rows_of(data.modality, data.facts, data.row_tokens, _lengths(spec)),
             precision=spec.precision,
             attention=spec.attention,
             on_gpu=self._on_gpu,
@@ -358,6 +360,13 @@ class _Stage:
             count=answer.count,
             adapter=Adapter.of(adapter),
         )
+
+
+def _lengths(spec: TrainSpec) -> Lengths:
+    if isinstance(spec, FinetuneSpec):
+        return partial(make_task(spec.task).forward_lengths, max_length=spec.max_length)
+    assert isinstance(spec, PretrainSpec), "there are two kinds of training"
+    return partial(make_task(spec.objective).forward_lengths, max_length=None)
 
 
 def _counted(data: Mixture, row_tokens: int) -> _Data:

@@ -7,11 +7,11 @@ the job makes itself is not there yet and not looked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raymodel.data.mixture import Mixture, resolve_mixture
 from raymodel.data.sources import find_tokenizer, resolve_source
@@ -33,6 +33,7 @@ from raymodel.model.purpose import find_task, model_location
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
+from raymodel.tasks.spec import AnyTaskSpec
 from raymodel.train.base import BaseModel, resolve_base
 from raymodel.train.forecast.support import Trained, find_unsupported
 from raymodel.train.spec import FinetuneSpec
@@ -183,9 +184,9 @@ class _Look:
             self._check_held_out(mixture)
             for artifact, _ in mixture[:1]:  # the rest is alike
                 content = artifact.content
-                if "mask" in content["processor"]:  # which older ones do not say
-                    self._check_mask("pretrain", artifact.location, content["processor"]["mask"])
-                self._check_sizes(content["processor"]["vocab_size"], content["sequence_length"])
+                facts, row_tokens = content["processor"], content["sequence_length"]
+                self._check_tokens("pretrain", artifact.location, facts, row_tokens)
+                self._check_sizes(facts["vocab_size"], row_tokens)
 
     def _base(self, spec: FinetuneSpec) -> None:
         if spec.base is None or self._is_made_by_this_job(spec.base):
@@ -242,7 +243,9 @@ class _Look:
                 f"the tokenizer {prepare.tokenizer.load!r} has no end-of-text token; documents are "
                 "packed with one between them. Set `eos_token` in its tokenizer_config.json",
             )
-        self._check_mask("prepare", f"the tokenizer {prepare.tokenizer.load!r}", answer.mask)
+        where = f"the tokenizer {prepare.tokenizer.load!r}"
+        facts = {"mask": answer.mask, "sentinels": answer.sentinels}
+        self._check_tokens("prepare", where, facts, prepare.sequence_length)
         if self.job.pretrain and self.job.pretrain.data is None:
             self._check_sizes(answer.vocab_size or 0, prepare.sequence_length)
 
@@ -269,16 +272,23 @@ class _Look:
         for name, reason in find_unsupported(spec, model):
             self._add("finetune", f"{name}: {reason}")
 
-    def _check_mask(self, stage: str, where: object, mask: int | None) -> None:
-        """That what reads the data has the mask that pretraining, or what follows it, needs."""
-        for task in masking_tasks(self.job):
-            if mask is None:
-                self._add(
-                    stage,
-                    f"{where} has no token that stands for a hidden one, as {task} needs; set "
-                    "`mask_token` in its tokenizer_config.json where its model has one, or train "
-                    "one with prepare.tokenizer: {vocab_size: …, mask: true}",
-                )
+    def _check_tokens(
+        self, stage: str, where: object, facts: Mapping[str, Any], row_tokens: int
+    ) -> None:
+        """That what reads the data has the special tokens that the training on it needs.
+
+        Args:
+            facts: of the tokenizer; what older datasets do not say of it is not looked at.
+            row_tokens: of packed rows.
+        """
+        has = {"mask": int(facts.get("mask") is not None), "sentinels": facts.get("sentinels", 0)}
+        told = {kind: number for kind, number in has.items() if kind in facts}
+        for lack in lacking_in_pretraining(self.job, told, row_tokens):
+            self._add(
+                stage,
+                f"{where}: {lack.text}; take the tokenizer of a model that was trained so, or "
+                f"train one with prepare.tokenizer: {{vocab_size: …, {lack.fix}}}",
+            )
 
     def _check_sizes(self, vocab_size: int, row_tokens: int) -> None:
         """That a model which is given its sizes has room for the data."""
@@ -301,12 +311,48 @@ class _Look:
             )
 
 
-def masking_tasks(job: Job) -> tuple[str, ...]:
-    """Tasks of the job that hide tokens, and read text with the tokenizer of its pretraining."""
-    names = [job.pretrain.objective.name] if job.pretrain else []
+class Lack(NamedTuple):
+    """What a tokenizer has too few of."""
+
+    text: str
+    fix: str
+    """What is added to `prepare.tokenizer`."""
+
+
+def lacking_in_pretraining(job: Job, has: Mapping[str, int], row_tokens: int) -> Iterator[Lack]:
+    """Special tokens that the tokenizer of the job's pretraining lacks.
+
+    Args:
+        has: see `lacking_tokens`.
+        row_tokens: of the packed rows.
+    """
+    tasks: list[tuple[AnyTaskSpec, int | None]] = []
+    if job.pretrain:
+        tasks.append((job.pretrain.objective, row_tokens))
     if job.pretrain and job.finetune and job.finetune.starts_from_pretrain:
-        names.append(job.finetune.task.name)
-    return tuple(name for name in dict.fromkeys(names) if get_task(name).needs_mask)
+        tasks.append((job.finetune.task, None))
+    yield from lacking_tokens(tasks, has)
+
+
+def lacking_tokens(
+    tasks: Iterable[tuple[AnyTaskSpec, int | None]], has: Mapping[str, int]
+) -> Iterator[Lack]:
+    """Special tokens that a tokenizer lacks.
+
+    Args:
+        tasks: that read with it, each with the tokens of its packed rows; None for examples.
+        has: kind of special token → how many the tokenizer has; others are not looked at.
+    """
+    told = set[str]()
+    for spec, tokens in tasks:
+        for kind, number in make_task(spec).special_tokens(tokens).items():
+            if has.get(kind, number) >= number or spec.name in told:
+                continue
+            told.add(spec.name)
+            what, fix = _SPECIAL[kind]
+            seen = f"{has[kind]:,}" if has[kind] else "none"
+            text = f"{spec.name} needs {what.format(number)}, and the tokenizer has {seen}"
+            yield Lack(text, fix.format(number))
 
 
 def offered_to_own(spec: FinetuneSpec) -> dict[str, Any]:
@@ -318,4 +364,13 @@ def offered_to_own(spec: FinetuneSpec) -> dict[str, Any]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
+_SPECIAL = {
+    "mask": ("a token that stands for a hidden one", "mask: true"),
+    "sentinels": (
+        "{} tokens that stand for runs of hidden ones (`<extra_id_0>` and so on) in rows as long "
+        "as these",
+        "sentinels: {}",
+    ),
+}
+"""Kind of special token → what it is, and what of `prepare.tokenizer` gives it."""
 _MAKES = ("prepare", "pretrain", "finetune")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
 MASK = "<|mask|>"
+SENTINEL = "<extra_id_{}>"
+"""Stands for the run of tokens of that number, from 0, that was taken out of a text: T5's name."""
 # Roles of a conversation for whatever template is laid over the model later. Named after no one's
 # chat format, and there from the start, because a vocabulary cannot grow without new weights.
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
 def train_tokenizer(
-    texts: Sequence[str], vocab_size: int, *, mask: bool = False
+    texts: Sequence[str], vocab_size: int, *, mask: bool = False, sentinels: int = 0
 ) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE (arXiv:1508.07909, GPT-2's pre-tokenisation by bytes).
 
@@ -36,6 +39,7 @@ def train_tokenizer(
         texts: what to train on.
         vocab_size: tokens in all, specials included; fewer when the text does not hold as many.
         mask: one of the special tokens stands for a hidden one.
+        sentinels: so many of them stand for runs of hidden ones.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -46,10 +50,11 @@ def train_tokenizer(
     tokenizer.decoder = decoders.ByteLevel()
     # A token comes with the space before it, so what hides one stands for that space too.
     hidden = [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if mask else []
+    others = [*ROLES, *(SENTINEL.format(number) for number in range(sentinels))]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=0,
-        special_tokens=[END_OF_TEXT, PADDING, *ROLES, *hidden],
+        special_tokens=[END_OF_TEXT, PADDING, *others, *hidden],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -59,7 +64,7 @@ def train_tokenizer(
         bos_token=END_OF_TEXT,  # a text begins where another ended
         eos_token=END_OF_TEXT,
         pad_token=PADDING,
-        additional_special_tokens=list(ROLES),
+        additional_special_tokens=others,
         **({"mask_token": hidden[0]} if mask else {}),
         clean_up_tokenization_spaces=False,
     )
@@ -127,6 +132,13 @@ class TextProcessor(Processor):
             if token_id is not None:
                 return int(token_id)
         return 0
+
+    @functools.cached_property
+    def sentinels(self) -> tuple[int, ...]:
+        """The ids that stand for runs of hidden tokens, in their order."""
+        vocab = self.tokenizer.get_vocab()
+        names = map(SENTINEL.format, itertools.count())
+        return tuple(vocab[name] for name in itertools.takewhile(vocab.__contains__, names))
 
     def encode(self, text: str, max_length: int | None) -> tuple[list[int], bool]:
         """Ids with the special tokens, and whether a text that is too long lost its end."""
@@ -200,12 +212,14 @@ class TextProcessor(Processor):
         )
 
     def facts(self) -> dict[str, Any]:
-        """`vocab_size`, `padding`, and where there are none None: `end_of_text`, `mask`."""
+        """`vocab_size`, `padding`, and where there are none None: `end_of_text`, `mask`; how many
+        `sentinels` there are."""
         return {
             "vocab_size": self.num_ids,
             "end_of_text": self.end_of_text,
             "padding": self.padding,
             "mask": self.tokenizer.mask_token_id,
+            "sentinels": len(self.sentinels),
         }
 
     def model_fields(self, max_length: int | None) -> ModelFields:
@@ -221,6 +235,9 @@ class TextProcessor(Processor):
             "cls_token_id": self.tokenizer.cls_token_id,
             "sep_token_id": self.tokenizer.sep_token_id,
             "mask_token_id": self.tokenizer.mask_token_id,
+            # As T5 does: what is written begins after padding, and may end anywhere.
+            "decoder_start_token_id": self.padding,
+            "forced_eos_token_id": None,
         }
         return ModelFields(at_least=at_least, given=special)
 

@@ -134,7 +134,9 @@ def known_fields(architecture: str) -> set[str]:
             f"there is no architecture {architecture!r} in transformers "
             f"{transformers.__version__}{_nearest(architecture, names)}"
         ) from error
-    return {*default.to_dict(), *default.attribute_map, *_LEGACY_FIELDS, "num_labels"}
+    known = {*default.to_dict(), *default.attribute_map, *_LEGACY_FIELDS, "num_labels"}
+    # Where what is written begins: folders of T5 say it, and its configuration has no default.
+    return known | ({"decoder_start_token_id"} if default.is_encoder_decoder else set())
 
 
 def auto_class(task: Task) -> Any:

@@ -5,7 +5,7 @@ For architectures without a formula (`count.py`). `meta_count.py` counts; nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -34,9 +34,23 @@ def text_row(tokens: int) -> Row:
     return {name: Input(shape=(tokens,)) for name in ("input_ids", "attention_mask")}
 
 
-def text_rows(tokens: int) -> tuple[tuple[int, Row], ...]:
-    """Rows of so many tokens and of half as many, as `Counting` takes them."""
-    return tuple((size, text_row(size)) for size in dict.fromkeys((tokens, tokens // 2 or 1)))
+Lengths = Callable[[int], Mapping[str, int]]
+"""Tokens of a row → argument of the forward → its length, as `Task.forward_lengths`."""
+
+
+def text_rows(tokens: int, lengths: Lengths | None = None) -> tuple[tuple[int, Row], ...]:
+    """Rows of so many tokens and of half as many, as `Counting` takes them.
+
+    Args:
+        lengths: of the arguments; by default those of `text_row`.
+    """
+    sizes = dict.fromkeys((tokens, tokens // 2 or 1))
+    if lengths is None:
+        return tuple((size, text_row(size)) for size in sizes)
+    return tuple(
+        (size, {name: Input(shape=(length,)) for name, length in lengths(size).items()})
+        for size in sizes
+    )
 
 
 def image_row(channels: int, height: int, width: int) -> Row:
@@ -44,15 +58,18 @@ def image_row(channels: int, height: int, width: int) -> Row:
     return {"pixel_values": Input(shape=(channels, height, width), kind="numbers")}
 
 
-def rows_of(modality: str, facts: Mapping[str, Any], tokens: int) -> tuple[tuple[int, Row], ...]:
+def rows_of(
+    modality: str, facts: Mapping[str, Any], tokens: int, lengths: Lengths | None = None
+) -> tuple[tuple[int, Row], ...]:
     """The rows of a modality, as `Counting` takes them.
 
     Args:
         facts: of its processor.
         tokens: of the longest row, where rows have tokens; an image counts as one.
+        lengths: of what a model is given of so many tokens.
     """
     if modality == "text":
-        return text_rows(tokens)
+        return text_rows(tokens, lengths)
     size = facts["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     return ((1, image_row(facts["num_channels"], height, width)),)

@@ -33,7 +33,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
-_FORMAT = 3  # of questions and answers
+_FORMAT = 4  # of questions and answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class Question:
     """Of a fresh model: its `model_type`."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """Of a fresh model: the fields of its configuration."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Of a fresh model: what follows from the data, for architectures that have such a field."""
     folder: Location | None = None
     """Of a Hugging Face folder."""
     trains: bool = True
@@ -61,6 +63,7 @@ class Question:
             "task": self.task,
             "architecture": self.architecture,
             "fields": dict(self.fields),
+            "sizes": dict(self.sizes),
             "folder": self.folder.uri if self.folder else None,
             "trains": self.trains,
             "adapters": [adapter.to_dict() for adapter in self.adapters],
@@ -130,6 +133,8 @@ class Answer:
     """Why it could not be."""
     mask: int | None = None
     """Its id that stands for a hidden token."""
+    sentinels: int = 0
+    """How many of its ids stand for runs of hidden tokens."""
 
 
 def examine(questions: Sequence[Question]) -> list[Answer]:
@@ -254,6 +259,7 @@ def _answer(data: Mapping[str, Any]) -> Answer:
         count=MetaCount.from_dict(count) if count else None,
         not_counted=data.get("not_counted", ""),
         mask=data.get("mask"),
+        sentinels=data.get("sentinels", 0),
     )
 
 

@@ -19,7 +19,7 @@ from raymodel.errors import NotPlannedError, RaymodelError, SpecError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
 from raymodel.model.adapters import attach_adapter
-from raymodel.model.build import build_config, outline_config
+from raymodel.model.build import build_config, known_fields, outline_config
 from raymodel.model.counted import Counting, rows_of
 from raymodel.model.load import check_folder, fit, open_model, read_config
 from raymodel.model.meta_count import count_on_meta
@@ -68,7 +68,7 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         return
     task = _task(question)
     if folder is None:
-        model = _fresh(question["architecture"], question["fields"], task)
+        model = _fresh(question["architecture"], question["sizes"], question["fields"], task)
         found["config"] = _plain(model.config)
     elif question["trains"]:
         found["config"] = _plain(read_config(folder, task))
@@ -126,16 +126,20 @@ def _task(question: Mapping[str, Any]) -> Task:
     return kind(labels=[str(index) for index in range(counting["labels"])])
 
 
-def _fresh(architecture: str, fields: Mapping[str, Any], task: Task) -> PreTrainedModel:
+def _fresh(
+    architecture: str, sizes: Mapping[str, int], fields: Mapping[str, Any], task: Task
+) -> PreTrainedModel:
     if architecture == OWN:
         return outline_own(own_config(fields, task, None), task)
-    config = build_config(architecture, {**fields, **task.model_arguments()})
+    known = known_fields(architecture) if sizes else set()
+    made = {name: size for name, size in sizes.items() if name in known}
+    config = build_config(architecture, {**made, **fields, **task.model_arguments()})
     return outline_config(config, task)
 
 
 def _describe(processor: Processor, found: dict[str, Any]) -> None:
     facts = processor.facts()
-    told = ("vocab_size", "end_of_text", "mask")
+    told = ("vocab_size", "end_of_text", "mask", "sentinels")
     found |= {name: facts[name] for name in told if name in facts}
 
 

@@ -223,7 +223,8 @@ class PredictionService(Service):
     def _predict(self, rows: list[Features]) -> list[Answer]:
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: [row.get(name) for row in rows] for name in names}
-        return self.task.predict(self.model, columns, Limits())
+        limits = Limits(max_new_tokens=self.spec.max_tokens, beams=self.spec.beams)
+        return self.task.predict(self.model, columns, limits)
 
 
 def _value(value: Any, role: str, field: Field) -> Any:

@@ -47,6 +47,8 @@ class ServeSpec(Spec):
     """Requests that wait for a place; more are refused with 503 and Retry-After."""
     max_tokens: Count = Field(default=256, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer of one request, in tokens."""
+    beams: int = Field(default=1, ge=1, le=64)
+    """Of answers that come whole (`seq2seq_lm`), as in `evaluate`; 1 is greedy."""
     timeout: Seconds = Field(default="120s", gt=0)  # type: ignore[assignment]
     """A request that takes longer is ended with 504."""
 

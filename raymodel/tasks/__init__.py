@@ -15,6 +15,7 @@ from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.own import own_measure, own_task
 from raymodel.tasks.question_answering import QuestionAnswering
+from raymodel.tasks.seq2seq_lm import Seq2SeqLM
 from raymodel.tasks.text_classification import TextClassification
 from raymodel.tasks.text_regression import TextRegression
 from raymodel.tasks.token_classification import TokenClassification
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _ALL: tuple[type[Task], ...] = (
     CausalLM,
     MaskedLM,
+    Seq2SeqLM,
     TextClassification,
     MultiLabelClassification,
     TextRegression,

@@ -34,11 +34,14 @@ Columns = Mapping[str, Any]
 requests a list of values, None where one lacks what another has."""
 Answer = dict[str, Any]
 """What a model says to one row, as JSON holds it."""
-AnswerKind = Literal["stream", "label", "labels", "score", "spans", "fills", "extract"]
-"""`stream`: text, token by token. `label`: one class, with the probabilities of all. `labels`: any
-number of classes, with the probability of each. `score`: a number. `spans`: runs of words with a
-class each. `fills`: what may stand at each hidden place of a text, and the text with the most
-probable. `extract`: a piece of a text. Routes of the server and its page follow from it."""
+AnswerKind = Literal["stream", "text", "label", "labels", "score", "spans", "fills", "extract"]
+"""`stream`: text, token by token. `text`: one that comes whole. `label`: one class, with the
+probabilities of all. `labels`: any number of classes, with the probability of each. `score`: a
+number. `spans`: runs of words with a class each. `fills`: what may stand at each hidden place of a
+text, and the text with the most probable. `extract`: a piece of a text. Routes of the server and
+its page follow from it."""
+WRITTEN: frozenset[AnswerKind] = frozenset({"stream", "text"})
+"""Answers that are made token by token, which takes long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,9 @@ class Limits:
     """Of answers."""
 
     max_new_tokens: int = 64
-    """Longest answer of a stream."""
+    """Longest answer that is written."""
+    beams: int = 1
+    """Of an answer that comes whole: how many beginnings are carried on beside each other."""
 
 
 class Task(ABC):
@@ -125,8 +130,6 @@ class Task(ABC):
     """Whether it has a `sequence_part`, so that several workers can share a row."""
     learns_from_text: ClassVar[bool] = False
     """Whether it can be an objective of pretraining: whether `collate` takes packed rows."""
-    needs_mask: ClassVar[bool] = False
-    """Whether its tokenizer must have a token that stands for a hidden one."""
     needs_encoder: ClassVar[bool] = False
     """Whether its models must see what follows a token: whether no decoder can do it."""
     logits: ClassVar[str | None] = None
@@ -255,6 +258,15 @@ class Task(ABC):
     def check_processor(self, processor: Any) -> None:  # noqa: B027 (as above)
         """Raises ValueError when a processor lacks what the examples need."""
 
+    def special_tokens(self, row_tokens: int | None) -> Mapping[str, int]:
+        """Kind of special token → how many of it a tokenizer must have: `mask`, which stands for a
+        hidden token, and `sentinels`, for runs of them.
+
+        Args:
+            row_tokens: of packed rows; None for examples.
+        """
+        return {}
+
     def settle(self, config: PretrainedConfig) -> str | None:
         """Tells a model's configuration what it must know of the processor.
 
@@ -264,6 +276,20 @@ class Task(ABC):
             ValueError: the processor lacks it.
         """
         return None
+
+    # ---- size --------------------------------------------------------------------------------
+
+    def longest_row(self, max_length: int) -> int:
+        """Tokens of the longest example, where `features` is given this `max_length`."""
+        return max_length
+
+    def forward_lengths(self, tokens: int, max_length: int | None) -> dict[str, int]:
+        """Argument of the model's forward → its length, for a row of text of so many tokens.
+
+        Args:
+            max_length: of examples, as `features` is given it; None for packed rows.
+        """
+        return {"input_ids": tokens, "attention_mask": tokens}
 
     # ---- answers -----------------------------------------------------------------------------
 
@@ -299,6 +325,11 @@ class Task(ABC):
         Args:
             names: asked for; others may be in the result too.
         """
+
+    def signatures(self) -> Mapping[str, str]:
+        """Measure → how exactly it is taken, where there are several ways: by that name figures of
+        others compare."""
+        return {}
 
     @abstractmethod
     def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:

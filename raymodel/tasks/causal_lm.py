@@ -198,6 +198,11 @@ class CausalLM(Task):
 
         return score_answers([answer["text"] for answer in answers], references)
 
+    def signatures(self) -> Mapping[str, str]:
+        from raymodel.tasks.text_scores import signatures
+
+        return signatures()
+
     def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
         """Prompt, answer and response."""
         prompt = self.processor.decode(self._parted(rows)[index][0])

@@ -49,7 +49,6 @@ class MaskedLM(Task):
     answers = "fills"
     logits = "BTV"
     learns_from_text = True
-    needs_mask = True
     needs_encoder = True
 
     def check_model(self, config: PretrainedConfig) -> None:
@@ -71,6 +70,10 @@ class MaskedLM(Task):
         _mask_of(processor)
         if self._training.whole_words:
             word_starts(processor.tokenizer)
+
+    def special_tokens(self, row_tokens: int | None) -> Mapping[str, int]:
+        """A mask."""
+        return {"mask": 1}
 
     # ---- data ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from raymodel.modality.spec import AugmentSpec, ImageSpec
 from raymodel.spec.base import Spec
 from raymodel.spec.fields import by_name, own_name
 from raymodel.spec.own import is_own, own_digest
-from raymodel.spec.quantity import Fraction
+from raymodel.spec.quantity import Count, Fraction
 
 
 class OfTraining:
@@ -64,6 +64,23 @@ class MaskedLMSpec(AnyTask):
     of their own."""
 
 
+class Seq2SeqLMSpec(AnyTask):
+    """Write a text that follows from another: its translation, its summary; or, of plain text, what
+    was taken out of it."""
+
+    name: Literal["seq2seq_lm"] = "seq2seq_lm"
+    """Which task."""
+    corrupt: Annotated[Fraction, OF_TRAINING] = Field(default=0.15, ge=0.01, le=0.9)
+    """Of plain text, the share of the tokens that training takes out, anew at every step, and asks
+    for. 15 % as for T5 (arXiv:1910.10683). Validation and evaluation take out 15 % in runs of 3,
+    whatever is said here, so that figures compare."""
+    mean_span: Annotated[float, OF_TRAINING] = Field(default=3.0, ge=1, le=1000)
+    """Tokens of a run that is taken out, on average: 3 as for T5."""
+    max_target_length: Count | None = Field(default=None, gt=1)
+    """Longest target in tokens; by default, and at most, `max_length`. A longer one loses its
+    end."""
+
+
 class TextClassificationSpec(AnyTask):
     """One class of a fixed set for each text, or pair of texts."""
 
@@ -113,6 +130,7 @@ class TokenClassificationSpec(AnyTask):
 AnyTaskSpec = (
     CausalLMSpec
     | MaskedLMSpec
+    | Seq2SeqLMSpec
     | TextClassificationSpec
     | MultiLabelClassificationSpec
     | TextRegressionSpec

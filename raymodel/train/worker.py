@@ -39,7 +39,7 @@ from raymodel.train.loop import Training, train
 from raymodel.train.network import build_network
 from raymodel.train.plan import TrainPlan, data_end, plan_batch
 from raymodel.train.session import Session
-from raymodel.train.spec import FinetuneSpec
+from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.step import zero
 from raymodel.train.step.batches import Collator
 from raymodel.train.step.engine import DTYPES, Engine, build_engine, join_group
@@ -126,12 +126,15 @@ def _about(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any]:
 def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any] | None:
     """For the advice when memory runs out; None where nothing can be counted."""
     spec, config = work.spec, engine.deepspeed.module.config
-    adapter, row_tokens = None, dataset.sequence_length
+    adapter, row_tokens, max_length = None, dataset.sequence_length, None
     if isinstance(spec, FinetuneSpec):
-        adapter, row_tokens = spec.adapter, spec.max_length
+        adapter, max_length = spec.adapter, spec.max_length
+        row_tokens = engine.task.longest_row(max_length)
     assert row_tokens is not None, "pretraining reads packed rows"
     setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
-    shape = find_shape(config, engine.task, setup, adapter=adapter, row_tokens=row_tokens)
+    shape = find_shape(
+        config, engine.task, setup, adapter=adapter, row_tokens=row_tokens, max_length=max_length
+    )
     return None if shape is None else memory_record(shape, setup, row_tokens=row_tokens)
 
 
@@ -175,9 +178,12 @@ def _assemble(
     spec, rank, world_size = work.spec, session.world_rank, session.world_size
     collator = Collator(task, engine.batch.accumulation, work.seed)
     config = engine.deepspeed.module.config
+    max_length = spec.max_length if isinstance(spec, FinetuneSpec) else None
     flops, peak, not_counted = None, None, ""
     try:
-        flops = flops_per_token(config, task, row_tokens=round(plan.tokens_per_row))
+        flops = flops_per_token(
+            config, task, row_tokens=round(plan.tokens_per_row), max_length=max_length
+        )
     except NOT_COUNTED as error:  # no utilisation is better than a wrong one
         not_counted = first_line(error)
     else:

@@ -10,6 +10,7 @@ TUNED = Measured(
     metrics={"perplexity": 10.0, "bleu": 3.0, "chrf": None},
     samples=[SAMPLE],
     rows={"examples": 64},
+    signatures={"bleu": "nrefs:1|tok:13a"},
 )
 BASE = Measured(
     metrics={"perplexity": 90.0, "bleu": 4.0, "chrf": 9.0}, samples=[SAMPLE | {"answer": "x"}]
@@ -22,6 +23,10 @@ def test_the_better_model_is_named_by_the_direction_of_each_measure():
     assert "| perplexity | 90 | 10 | model |" in lines
     assert "| bleu | 4 | 3 | base |" in lines
     assert "| chrf | 9 | not finite or not measured | – |" in lines
+
+
+def test_it_says_how_a_measure_was_taken_that_is_taken_in_several_ways():
+    assert "\n`bleu`: nrefs:1|tok:13a\n" in render_report(TUNED, BASE, GATES)
 
 
 def test_gates_say_whether_they_are_met():
@@ -47,6 +52,7 @@ def test_both_files_are_written(tmp_path):
     data = (folder / "metrics.json").read_json()
     assert data["metrics"]["chrf"] is None
     assert data["base_metrics"]["perplexity"] == 90.0
+    assert data["signatures"] == TUNED.signatures
     assert [gate["passed"] for gate in data["gates"]] == [True, False]
     assert (folder / "report.md").read_text().startswith("# Evaluation")
 

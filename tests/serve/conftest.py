@@ -66,3 +66,28 @@ def classification(bert, text_classification):
     service = PredictionService(bert, text_classification, name="tiny", spec=spec)
     yield service
     service.close()
+
+
+@pytest.fixture(scope="session")
+def t5(tokenizer):
+    from raymodel.model.build import build_model
+    from raymodel.model.initial import InitialWeights
+    from raymodel.model.materialise import materialise
+    from raymodel.model.spec import ModelSpec
+
+    fields = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    task = get_task("seq2seq_lm")()
+    needed = TextProcessor(tokenizer).model_fields(None)
+    outline = build_model(ModelSpec(architecture="t5", config=fields), task, needed)
+    return materialise(outline, InitialWeights(outline, 0), torch.float32).eval()
+
+
+@pytest.fixture
+def translation(t5, tokenizer):
+    from raymodel.serve.prediction import PredictionService
+
+    spec = ServeSpec(batch=2, queue=2, max_tokens=5, beams=2)
+    task = get_task("seq2seq_lm")(processor=TextProcessor(tokenizer))
+    service = PredictionService(t5, task, name="tiny", spec=spec)
+    yield service
+    service.close()

@@ -10,6 +10,7 @@ import torch
 from raymodel.serve.app import build_app
 from raymodel.serve.generation import GenerationService
 from raymodel.serve.spec import ServeSpec
+from raymodel.tasks.base import Limits
 
 
 def client_of(service, **kwargs):
@@ -428,6 +429,21 @@ def test_inputs_of_another_shape_are_400(classification, inputs):
     response = predict(classification, inputs=inputs)
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"].startswith("inputs")
+
+
+def test_a_text_that_comes_whole_is_what_evaluation_measures(translation, t5):
+    task, sources = translation.task, ["def read", "user: hi"]
+    rows = [task.features({"source": source}, None).features for source in sources]
+    columns = {"input_ids": [row["input_ids"] for row in rows]}
+    expected = task.predict(t5, columns, Limits(max_new_tokens=5, beams=2))
+    told = predict(translation, inputs=[{"source": source} for source in sources]).json()
+    assert [each["text"] for each in told["data"]] == [each["text"] for each in expected]
+    assert told["usage"]["prompt_tokens"] == sum(len(row["input_ids"]) for row in rows)
+    health = call(translation, "GET", "/health").json()
+    assert (health["answers"], health["fields"]) == ("text", {"source": "text"})
+    check_error(predict(translation, inputs={"source": " "}), 400, "empty source", param="inputs")
+    check_error(predict(translation, inputs={"target": "a"}), 400, "is given source")
+    assert "/classify" not in {route.path for route in translation.router().routes}
 
 
 def test_predict_asks_for_inputs_and_for_this_model(classification):

@@ -7,6 +7,7 @@ second, and is never a reason not to train.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,13 +30,16 @@ NOT_COUNTED = (RaymodelError, *BUILD_ERRORS)
 """What is raised where a model cannot be counted."""
 
 
-def flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: int) -> float:
+def flops_per_token(
+    config: PretrainedConfig, task: Task, *, row_tokens: int, max_length: int | None = None
+) -> float:
     """Those of training, without those of an adapter.
 
     Args:
         config: of the model that is trained.
         task: with its labels.
         row_tokens: tokens of a row, on average.
+        max_length: of examples; None for packed rows.
 
     Raises:
         NOT_COUNTED: any of these.
@@ -48,7 +52,7 @@ def flops_per_token(config: PretrainedConfig, task: Task, *, row_tokens: int) ->
             num_labels=max(task.num_outputs, 1),
         )
         return count.train_flops_per_token(row_tokens)
-    size, row = _rows(task, row_tokens)[0]
+    size, row = _rows(task, row_tokens, max_length)[0]
     return 3.0 * count_forward_flops(_outline(config, task), row) / size
 
 
@@ -59,6 +63,7 @@ def find_shape(
     *,
     adapter: AdapterSpec | None,
     row_tokens: int,
+    max_length: int | None = None,
 ) -> Shape | None:
     """The shape of what is trained; None where it cannot be counted.
 
@@ -68,6 +73,7 @@ def find_shape(
         setup: how it is trained.
         adapter: what is trained instead of the weights.
         row_tokens: tokens of the longest row.
+        max_length: of examples; None for packed rows.
     """
     if can_count(config.model_type):
         return ModelShape.of(
@@ -76,7 +82,7 @@ def find_shape(
     if setup.sequence > 1:
         return None  # attention is the one for shared rows by now, which talks to other workers
     counting = Counting(
-        rows=_rows(task, row_tokens)[:1],
+        rows=_rows(task, row_tokens, max_length)[:1],
         precision=setup.precision,
         attention=setup.attention,
         on_gpu=setup.on_gpu,
@@ -93,10 +99,11 @@ def find_shape(
     )
 
 
-def _rows(task: Task, tokens: int) -> tuple[tuple[int, Row], ...]:
+def _rows(task: Task, tokens: int, max_length: int | None) -> tuple[tuple[int, Row], ...]:
     # Of a tokenizer nothing needs to be known, and asking reads its whole vocabulary.
     facts = {} if task.modality == "text" else task.processor.facts()
-    return rows_of(task.modality, facts, tokens)
+    lengths = partial(task.forward_lengths, max_length=max_length)
+    return rows_of(task.modality, facts, tokens, lengths)
 
 
 def _outline(config: PretrainedConfig, task: Task, adapter: AdapterSpec | None = None) -> Any:

@@ -25,12 +25,17 @@ _WHY_NOT_TENSOR = {
     "phi3": "AutoTP cannot cut its fused projections",
     "t5": "AutoTP cannot put its parts together into a model again",
 }
+_READS_ANOTHER = "its decoder looks at all of another text, which is not cut"
 _WHY_NOT_SEQUENCE = {
+    "bart": _READS_ANOTHER,
     "bert": "it reads a text in both directions, under a mask that is not cut",
     "gemma2": "it bounds its attention scores, which the kernel for shared rows does not",
     "gpt2": "its attention does not pass on the positions",
     "gpt_neox": "its attention does not pass on the positions",
+    "marian": _READS_ANOTHER,
+    "mt5": _READS_ANOTHER,
     "opt": "its attention does not pass on the positions",
+    "t5": _READS_ANOTHER,
 }
 
 
