@@ -20,6 +20,7 @@ from raymodel.job.preflight import look_at_inputs
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import build_model
+from raymodel.model.examine import Question
 from raymodel.model.initial import InitialWeights
 from raymodel.model.load import load_for_use
 from raymodel.model.materialise import materialise
@@ -56,6 +57,15 @@ BART = {
     "dropout": 0.0,
 }
 MODELS = {"t5": T5, "bart": BART, "marian": BART}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Of models so small several threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +373,6 @@ def in_folder(tmp_path: Path):
         ("sentinels: 16", "sentinels: 12", "needs 13 tokens.* has 12; add sentinels: 13"),
         ("sentinels: 16", "sentinels: 250", "vocab_size of 512 is too small.* at least 514"),
         ("corrupt: 15%", "corrupt: 60%", "needs 51 tokens"),
-        ("architecture: t5, config: {d_", "preset: llama-tiny, config: {", "pretrain.model.config"),
         ("{source: ", "{text: ", "has no role 'text', it has source, target"),
         ("duration: 10 steps\nfine", "duration: 10 steps\n  parallel: {tensor: 2}\nfine", "tensor"),
         (
@@ -393,14 +402,20 @@ def test_a_right_job_is_planned_in_the_tokens_that_are_read_and_written(in_folde
 
 
 def test_a_tokenizer_that_is_loaded_is_looked_at_before_the_first_stage(in_folder, tmp_path):
-    for sentinels in (12, 13):
-        place = tmp_path / f"{sentinels}"
-        TextProcessor(train_tokenizer(TEXTS, 300, sentinels=sentinels)).save(
-            Location.parse(str(place))
-        )
-        job = in_folder("vocab_size: 512, sentinels: 16", f"load: {place}").job
-        found = [each.message for each in look_at_inputs(job, tmp_path).findings]
-        assert [("needs 13 tokens" in message) for message in found] == [True] * (sentinels < 13)
+    tokenizer = TextProcessor(train_tokenizer(TEXTS, 300, sentinels=12))
+    tokenizer.save(Location.parse(str(tmp_path / "tokenizer")))
+    load = f"load: {tmp_path / 'tokenizer'}"
+    job = in_folder("vocab_size: 512, sentinels: 16", load).job
+    [found] = look_at_inputs(job, tmp_path).findings
+    assert "needs 13 tokens" in found.message
+    assert "has 12; take the tokenizer" in found.message
+
+
+def test_no_model_is_thought_to_fit_without_asking():
+    fields = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    llama = fields | {"num_attention_heads": 4, "num_key_value_heads": 2}
+    assert Question(task="causal_lm", architecture="llama", fields=llama).is_plain
+    assert not Question(task="seq2seq_lm", architecture="llama", fields=llama).is_plain
 
 
 # ---- measures ------------------------------------------------------------------------------------
