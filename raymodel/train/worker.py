@@ -39,7 +39,7 @@ from raymodel.train.loop import Training, train
 from raymodel.train.network import build_network
 from raymodel.train.plan import TrainPlan, data_end, plan_batch
 from raymodel.train.session import Session
-from raymodel.train.spec import FinetuneSpec, TrainSpec
+from raymodel.train.spec import FinetuneSpec
 from raymodel.train.step import zero
 from raymodel.train.step.batches import Collator
 from raymodel.train.step.engine import DTYPES, Engine, build_engine, join_group
