@@ -371,6 +371,23 @@ def _own_measure_problems(job: Job, index: int, name: str) -> Iterator[Problem]:
         yield Problem(here, str(error))
 
 
+def check_beams(job: Job) -> Iterator[Problem]:
+    """Several beams are asked for only where an answer is searched with them."""
+    if job.pretrain is None and job.finetune is None:
+        return  # what the model is for, is seen when it is opened
+    from raymodel.tasks import get_task
+
+    if get_task(job.task).answers == "text":
+        return
+    asked = {"evaluate": job.evaluate.beams if job.evaluate else 1}
+    if job.serve and job.serve.model is None:
+        asked["serve"] = job.serve.beams
+    for stage, beams in asked.items():
+        if beams > 1:
+            rule = f"{job.task} has no answers that are searched with beams, as seq2seq_lm has"
+            yield Problem((stage, "beams"), f"{rule}; leave it out")
+
+
 def _measures_text(job: Job) -> bool:
     """Whether plain text is measured beside the examples: rows of the job's own pretraining."""
     pretrain, finetune = job.pretrain, job.finetune
@@ -391,4 +408,5 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_parallel,
     check_sweep,
     check_measures,
+    check_beams,
 )

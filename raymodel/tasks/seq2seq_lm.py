@@ -36,7 +36,11 @@ class Seq2SeqLM(Task):
     name = "seq2seq_lm"
     modality = "text"
     auto_class = "AutoModelForSeq2SeqLM"
-    architectures = ("ForConditionalGeneration", "MTModel")
+    # Of those that read text: others are called ForConditionalGeneration too.
+    architectures = (
+        *("T5ForConditionalGeneration", "BartForConditionalGeneration", "MTModel"),
+        *("PegasusForConditionalGeneration", "M2M100ForConditionalGeneration"),
+    )
     pipeline_tag = "text2text-generation"
     peft_task = "SEQ_2_SEQ_LM"
     fields = MappingProxyType(
@@ -209,21 +213,24 @@ class Seq2SeqLM(Task):
         or peft."""
         from raymodel.tasks.loss import cross_entropy_sum
 
+        config = getattr(model, "module", model).config  # DeepSpeed calls something else its own
+        # What lies beyond the positions of a model is padding, which `pad_right` rounds up.
+        positions = getattr(config, "max_position_embeddings", None)
+        labels_BU = batch["labels"][:, :positions]
         logits_BUV = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            decoder_input_ids=self._read_before(batch["labels"], model),
+            input_ids=batch["input_ids"][:, :positions],
+            attention_mask=batch["attention_mask"][:, :positions],
+            decoder_input_ids=self._read_before(labels_BU, config.decoder_start_token_id),
             use_cache=False,
         ).logits
-        return cross_entropy_sum(logits_BUV.flatten(0, 1), batch["labels"].flatten())
+        return cross_entropy_sum(logits_BUV.flatten(0, 1), labels_BU.flatten())
 
-    def _read_before(self, labels_BU: torch.Tensor, model: Any) -> torch.Tensor:
-        """What the decoder reads where it is to write each label: the label before it, or what the
-        model begins with. (B, U)"""
+    def _read_before(self, labels_BU: torch.Tensor, start: int) -> torch.Tensor:
+        """What the decoder reads where it is to write each label: the label before it, or `start`.
+        (B, U)"""
         import torch
 
-        config = getattr(model, "module", model).config  # DeepSpeed calls something else its own
-        before_BU = torch.full_like(labels_BU, config.decoder_start_token_id)
+        before_BU = torch.full_like(labels_BU, start)
         before_BU[:, 1:] = labels_BU[:, :-1]
         return before_BU.masked_fill(before_BU < 0, self.processor.padding)
 

@@ -288,6 +288,17 @@ def test_no_answer_is_longer_than_a_decoder_has_positions(processor):
     assert len(answers) == 2
 
 
+def test_padding_does_not_reach_beyond_the_positions_of_a_model(processor):
+    task = make(processor)
+    made = task.features({"source": TEXTS[0], "target": TEXTS[1]}, 9).features
+    batch = task.collate({name: [ids] for name, ids in made.items()})
+    assert batch["input_ids"].shape == batch["labels"].shape == (1, 16)
+    model = build(task, "bart", positions=9).eval()
+    padded = build(task, "t5").eval()
+    assert torch.isfinite(task.loss(model, batch))
+    assert torch.isfinite(task.loss(padded, batch))
+
+
 def test_an_adapter_learns_beside_the_frozen_weights(processor):
     task = make(processor)
     outline = build_model(ModelSpec(architecture="t5", config=T5), task, processor.model_fields(64))
@@ -379,6 +390,11 @@ def in_folder(tmp_path: Path):
             "duration: 10 steps\nfine",
             "duration: 10 steps\n  parallel: {sequence: 2}\nfine",
             "its decoder looks at all of another text",
+        ),
+        (
+            "task: {name: seq2seq_lm, max_target_length: 16}",
+            "task: causal_lm",
+            "serve.beams: causal",
         ),
         ("beams: 4}\nserve", "beams: 0}\nserve", "evaluate.beams"),
     ],
