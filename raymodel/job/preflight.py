@@ -253,12 +253,13 @@ class _Look:
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
         assert spec.tokenizer is not None, "the caller looked"
-        if answer.mask is None and get_task(spec.task.name).needs_mask:
+        has = _special_tokens({"mask": answer.mask, "sentinels": answer.sentinels})
+        for lack in lacking_tokens([(spec.task, None)], has):
             self._add(
                 "finetune",
-                f"the tokenizer {spec.tokenizer.load!r} has no token that stands for a hidden one, "
-                f"as {spec.task.name} needs; set `mask_token` in its tokenizer_config.json, or "
-                "train one with mask: true",
+                f"the tokenizer {spec.tokenizer.load!r}: {lack.text}; take that of a model that "
+                f"was trained so, or train one with finetune.tokenizer: {{vocab_size: …, "
+                f"{lack.fix}}}",
             )
 
     def _judge_base(self, answer: Answer) -> None:
@@ -281,9 +282,7 @@ class _Look:
             facts: of the tokenizer; what older datasets do not say of it is not looked at.
             row_tokens: of packed rows.
         """
-        has = {"mask": int(facts.get("mask") is not None), "sentinels": facts.get("sentinels", 0)}
-        told = {kind: number for kind, number in has.items() if kind in facts}
-        for lack in lacking_in_pretraining(self.job, told, row_tokens):
+        for lack in lacking_in_pretraining(self.job, _special_tokens(facts), row_tokens):
             self._add(
                 stage,
                 f"{where}: {lack.text}; take the tokenizer of a model that was trained so, or "
@@ -309,6 +308,12 @@ class _Look:
                 f"{', '.join(str(artifact.location) for artifact, _ in mixture)} hold no documents "
                 "out, and training is validated on some; prepare one with a `holdout` above 0"
             )
+
+
+def _special_tokens(facts: Mapping[str, Any]) -> dict[str, int]:
+    """Kind of special token → how many a tokenizer has, of those that its facts speak of."""
+    has = {"mask": int(facts.get("mask") is not None), "sentinels": facts.get("sentinels", 0)}
+    return {kind: number for kind, number in has.items() if kind in facts}
 
 
 class Lack(NamedTuple):
