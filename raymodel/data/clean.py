@@ -13,6 +13,7 @@ import pyarrow as pa
 from raymodel.data.spec import CleanSpec
 from raymodel.errors import SpecError
 from raymodel.tasks.own import own_step
+from raymodel.tasks.prompt import TOO_LONG
 from raymodel.tasks.template import RecordError
 
 Kept = Literal["start", "end"]
@@ -25,7 +26,7 @@ TOO_SHORT = "shorter than clean.min_chars"
 def asked_for(spec: CleanSpec) -> frozenset[str]:
     """Reasons to leave a record out that the job file gives; all others say that the data is
     bad."""
-    return frozenset({TOO_SHORT, *map(_reason_of, spec.steps)})
+    return frozenset({TOO_SHORT, TOO_LONG, *map(_reason_of, spec.steps)})
 
 
 class StepError(ValueError):
@@ -84,11 +85,16 @@ def cut_text(text: str, max_chars: int, kept: Kept) -> str:
     return text[:max_chars] if kept == "start" else text[max(0, len(text) - max_chars) :]
 
 
-def values_digest(values: Sequence[str | bytes | float | list[Any]]) -> bytes:
-    """16 bytes that stand for several values, and for where one ends and the next begins."""
+def values_digest(values: Sequence[Any]) -> bytes:
+    """16 bytes that stand for several values, and for where one ends and the next begins.
+
+    Args:
+        values: texts, bytes, numbers, lists of them, and mappings, of which the values count.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
-        data = values_digest(value) if isinstance(value, list) else value
+        data = [*value.values()] if isinstance(value, dict) else value
+        data = values_digest(data) if isinstance(data, list) else data
         data = data if isinstance(data, bytes) else str(data).encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)

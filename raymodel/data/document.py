@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ from raymodel.data.roles import COLUMN_TYPES, Value, read_roles
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
+from raymodel.tasks.conversation import opening
 from raymodel.tasks.fields import Fields
 from raymodel.tasks.label import label_text
 from raymodel.tasks.template import FieldTypeError, RecordError
@@ -42,8 +44,8 @@ class Document:
     """All documents of a group fall on the same side of the holdout, in every stage of the job.
     What the source names as `group`; else, where a file is one document (`FILE_IS_DOCUMENT`), a
     digest of the file: all functions of a module. Else of what the model is given: a prompt with
-    all its answers, a text with all its labels. A prompt that two files have with different answers
-    can fall on both sides."""
+    all its answers, a text with all its labels, conversations that begin alike. A prompt that two
+    files have with different answers can fall on both sides."""
     cut: tuple[str, ...]
     """Roles whose text was longer than `clean.max_chars`."""
     place: Place
@@ -88,7 +90,8 @@ def make_document(
     except (FieldTypeError, StepError) as error:
         raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
     texts = {role: str(values[role]) for role, each in fields.items() if each.kind == "text"}
-    reason = reason_to_drop(texts.values(), clean)
+    reason = reason_to_drop([*_texts(values, fields)], clean)
+    reason = reason or _too_long(values, fields, clean)
     if reason is not None:
         account.leave_out(reason, record.fields)
         return None
@@ -96,7 +99,7 @@ def make_document(
         role: cut_text(text, clean.max_chars, fields[role].keeps) for role, text in texts.items()
     }
     kept = values | short
-    given = group or next(iter(kept.values()))
+    given = group or _given(next(iter(kept.values())), fields)
     is_part = source.format in FILE_IS_DOCUMENT and not group
     whole = [value for role, value in values.items() if not fields[role].is_label]
     return Document(
@@ -143,9 +146,36 @@ def documents_of(table: pa.Table, fields: Fields) -> list[Document]:
     ]
 
 
-def _num_bytes(value: Value) -> int:
+def _texts(values: Mapping[str, Any], fields: Fields) -> Iterator[str]:
+    """All that people wrote."""
+    for role, field in fields.items():
+        if field.kind == "text":
+            yield values[role]
+        elif field.kind == "messages":
+            yield from (turn["content"] for turn in values[role])
+
+
+def _too_long(values: Mapping[str, Any], fields: Fields, clean: CleanSpec) -> str | None:
+    """Why a conversation, of which no end can be cut off, is not kept."""
+    for role, field in fields.items():
+        if field.kind == "messages" and _num_chars(values[role]) > clean.max_chars:
+            return "conversation longer than clean.max_chars"
+    return None
+
+
+def _num_chars(turns: Sequence[Mapping[str, str]]) -> int:
+    return sum(len(turn["content"]) for turn in turns)
+
+
+def _given(value: Any, fields: Fields) -> Any:
+    """What documents of one group share."""
+    return opening(value) if next(iter(fields.values())).kind == "messages" else value
+
+
+def _num_bytes(value: Any) -> int:
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, str):
         return len(value.encode())
-    return sum(map(_num_bytes, value)) if isinstance(value, list) else 0
+    parts = value.values() if isinstance(value, Mapping) else value
+    return sum(map(_num_bytes, parts)) if isinstance(value, Mapping | list) else 0

@@ -12,6 +12,7 @@ from raymodel.data.record import RawRecord
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
+from raymodel.tasks.conversation import find_form, read_turns
 from raymodel.tasks.fields import Field, Fields, Kind, reference_of
 from raymodel.tasks.label import label_text, label_texts, number_value
 from raymodel.tasks.squad import place_answers, read_answers
@@ -32,6 +33,7 @@ COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "words": pa.large_list(pa.string()),
     "tags": pa.large_list(pa.string()),
     "answers": pa.large_list(pa.struct({"text": pa.large_string(), "start": pa.int64()})),
+    "messages": pa.large_list(pa.struct({"role": pa.string(), "content": pa.large_string()})),
 }
 """How documents keep each kind of value."""
 
@@ -62,6 +64,8 @@ def read_roles(
     for role, value in values.items():
         if fields[role].kind == "text":
             values[role] = run_steps(str(value), steps)
+        elif fields[role].kind == "messages":
+            values[role] = [t | {"content": run_steps(t["content"], steps)} for t in value]
     # Here already, because the tags of every document that is kept are classes.
     _check_tags({field.kind: values[role] for role, field in fields.items()})
     given = next(iter(values.values()))
@@ -71,6 +75,15 @@ def read_roles(
         if fields[role].kind == "answers" and isinstance(answers, list)
     }
     return values | placed
+
+
+def forms_of(record: RawRecord, source: SourceSpec, fields: Fields) -> dict[str, str]:
+    """Role → in words how a record, which has been read, writes what it was not told to hold."""
+    return {
+        role: find_form(record.fields, reference_of(source, role, field)).text
+        for role, field in fields.items()
+        if field.kind == "messages"
+    }
 
 
 def _read(
@@ -85,6 +98,9 @@ def _read(
         return sorted({clean_text(text) for text in texts})
     if field.kind == "number":
         return number_value(record.fields, reference)
+    if field.kind == "messages":
+        turns = read_turns(record.fields, reference)
+        return [turn | {"content": clean_text(turn["content"])} for turn in turns]
     value = record.fields.get(reference)
     if value is None:
         reason = f"record without a value in {reference!r}"
@@ -108,10 +124,9 @@ def _words(value: object, reference: str) -> list[str]:
     return [clean_text(word) for word in value]
 
 
-def _check_tags(by_kind: Mapping[Kind, Value]) -> None:
-    words, tags = by_kind.get("words"), by_kind.get("tags")
-    if isinstance(words, list) and isinstance(tags, list):
-        check_tags(words, tags)
+def _check_tags(by_kind: Mapping[Kind, Any]) -> None:
+    if "words" in by_kind and "tags" in by_kind:
+        check_tags(by_kind["words"], by_kind["tags"])
 
 
 def _image(value: object, reference: str, root: Location) -> bytes:

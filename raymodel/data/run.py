@@ -21,6 +21,7 @@ from raymodel.model.positions import find_max_tokens
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
+from raymodel.tasks.files import read_files
 
 if TYPE_CHECKING:
     from raymodel.train.spec import FinetuneSpec
@@ -84,10 +85,16 @@ def run_examples(
 
     Raises:
         SpecError: the examples are to be longer than the model can take.
+        ArtifactError: the base has no processor.
         SourceError: a source is missing, empty or unreadable.
     """
     task = make_task(spec.task)
-    processor = base or _tokenizer(spec.tokenizer, base_dir) or task.fresh_processor()
+    if base is None:
+        processor = _tokenizer(spec.tokenizer, base_dir) or task.fresh_processor()
+    else:
+        task = task.reading_as(base)
+        task.adapt_processor(read_files(spec.task, base_dir))
+        processor = task.processor
     assert processor is not None, "the job was checked"
     most = None if base is None else find_max_tokens((base / "config.json").read_json())
     recipe = Recipe(

@@ -88,10 +88,13 @@ class SourceSpec(Spec):
     cannot be told from the numbers."""
     fields: dict[str, Text] = Field(default_factory=dict, max_length=100)
     """Role → what of a record stands for it. Which roles there are, the task says: `text` of
-    `prepare`; `text` and `label`; `prompt` and `response`; `image` and `label`. A text is a
-    template over the record's fields, `"{title}: {body}"`, with the parts of a list or mapping in
-    brackets, `"{messages[0][content]}"`. Every other role is the name of a field. By default
-    `text: "{text}"`, and for `label`, `image` and the like the field of that name. A label is one
+    `prepare`; `text` and `label`; `prompt` and `response`; `messages`; `image` and `label`. A text
+    is a template over the record's fields, `"{title}: {body}"`, with the parts of a list or mapping
+    in brackets, `"{messages[0][content]}"`. Every other role is the name of a field. By default
+    `text: "{text}"`, and for `label`, `image` and the like the field of that name; `messages` is
+    found: the list of turns in `messages`, `conversations` or `conversation` (`role` and `content`
+    as OpenAI writes them, or `from` and `value` as ShareGPT), else Alpaca's `instruction`, `input`
+    and `output`. A label is one
     text, number, true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one
     class; a record without a value (null, NaN, an empty text) is left out."""
     label_separator: Text | None = None
@@ -191,7 +194,7 @@ class CleanSpec(Spec):
     """Documents shorter than this, all their texts together, are dropped."""
     max_chars: Count = Field(default=10_000_000, ge=1, le=MAX_CHARS)
     """Texts longer than this are cut and counted, so that one file cannot fill a worker's memory. A
-    prompt keeps its end, every other text its start."""
+    prompt keeps its end, every other text its start. Conversations longer than this are dropped."""
     dedup: Literal["exact", "none"] = "exact"
     """`exact` keeps the first of all documents with the same text (prompt and response, text and
     label), as it was before it was cut. One text with several labels is kept with each."""

@@ -35,6 +35,7 @@ from raymodel.data.document import (
 )
 from raymodel.data.read import read_slice
 from raymodel.data.record import FileSlice, digest_of
+from raymodel.data.roles import forms_of
 from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.sides import Sides
@@ -134,7 +135,7 @@ class ReadStep:
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
         account = Account()
         documents, splits, sample, sides = list[Document](), list[str](), list[str](), Sides()
-        fields, seen_fields = self.kind.fields, list[str]()
+        fields, seen_fields, forms = self.kind.fields, list[str](), Counter[str]()
         texts = [role for role, field in fields.items() if field.kind in ("text", "words")]
         for piece in partition.pieces:
             for record in read_slice(root, piece, source, account):
@@ -143,6 +144,7 @@ class ReadStep:
                 if document is None:
                     continue
                 documents.append(document)
+                forms.update(forms_of(record, source, fields).values())
                 splits.append(self._split_of(document, source))
                 self._note_side(sides, document, splits[-1], source)
                 if splits[-1] == "train" and self._is_sampled(record.document):
@@ -163,6 +165,7 @@ class ReadStep:
                 {label for document in documents for label in self._classes(document)}
             ),
             "fields": seen_fields,
+            "forms": dict(forms),
             "sides": sides.summary(),
             "account": account.summary(source.path),
         }

@@ -132,6 +132,8 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
         spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
         for i, source in enumerate(spec.sources if spec else ()):
             yield (stage, "sources", i, "path"), source.path
+    for file in job.finetune.task.files if job.finetune else ():
+        yield ("finetune", "task"), file
     if job.prepare and job.prepare.tokenizer.load:
         yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load
     for i, dataset in enumerate(job.pretrain.datasets if job.pretrain else ()):

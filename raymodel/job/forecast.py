@@ -24,7 +24,7 @@ from raymodel.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own
+from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress, find_progress
 from raymodel.job.spec import Job
 from raymodel.modality import processor_of
@@ -306,7 +306,7 @@ class _Stage:
             config = (base.location / "config.json").read_json()
             if self.inputs.base is not None:  # with the defaults that the folder leaves out
                 config |= self.inputs.base.config
-            return Question(task=spec.task.name, folder=base.location), config
+            return replace(question_of(spec.task, self.base_dir), folder=base.location), config
         if spec.model is not None:
             architecture, fields = resolve_model(spec.model)
             made = {name: size for name, size in data.facts.items() if name == "num_channels"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,8 @@ from raymodel.model.purpose import find_task, model_location
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
-from raymodel.tasks.spec import AnyTaskSpec
+from raymodel.tasks.files import read_files
+from raymodel.tasks.spec import AnyTask
 from raymodel.train.base import BaseModel, resolve_base
 from raymodel.train.forecast.support import Trained, find_unsupported
 from raymodel.train.spec import FinetuneSpec
@@ -128,6 +129,8 @@ class _Look:
         if job.finetune:
             self._sources("finetune", job.finetune.sources)
             self._tokenizer("finetune", job.finetune.tokenizer)
+            with self._collecting("finetune"):
+                read_files(job.finetune.task, self.base_dir)
             self._base(job.finetune)
         if job.serve and job.serve.model:
             self._served(job.serve.model)
@@ -193,8 +196,10 @@ class _Look:
             return
         with self._collecting("finetune"):
             base = resolve_base(spec.base, self._storage, self.base_dir)
-            question = Question(
-                task=spec.task.name, folder=base.location, adapters=adapters_of(spec), trains=True
+            question = replace(
+                question_of(spec.task, self.base_dir),
+                folder=base.location,
+                adapters=adapters_of(spec),
             )
             self.questions.append(("finetune.base", question))
 
@@ -310,6 +315,15 @@ class _Look:
             )
 
 
+def question_of(task: AnyTask, base_dir: Path) -> Question:
+    """About a model that is trained for a task, which is to be filled in.
+
+    Raises:
+        SourceError: a file that the task names is missing.
+    """
+    return Question(task=task.name, task_spec=task.to_dict(), files=read_files(task, base_dir))
+
+
 def _special_tokens(facts: Mapping[str, Any]) -> dict[str, int]:
     """Kind of special token → how many a tokenizer has, of those that its facts speak of."""
     has = {"mask": int(facts.get("mask") is not None), "sentinels": facts.get("sentinels", 0)}
@@ -321,7 +335,7 @@ class Lack(NamedTuple):
 
     text: str
     fix: str
-    """What is added to `prepare.tokenizer`."""
+    """What is added to the tokenizer's section."""
 
 
 def lacking_in_pretraining(job: Job, has: Mapping[str, int], row_tokens: int) -> Iterator[Lack]:
@@ -331,7 +345,7 @@ def lacking_in_pretraining(job: Job, has: Mapping[str, int], row_tokens: int) ->
         has: see `lacking_tokens`.
         row_tokens: of the packed rows.
     """
-    tasks: list[tuple[AnyTaskSpec, int | None]] = []
+    tasks: list[tuple[AnyTask, int | None]] = []
     if job.pretrain:
         tasks.append((job.pretrain.objective, row_tokens))
     if job.pretrain and job.finetune and job.finetune.starts_from_pretrain:
@@ -340,7 +354,7 @@ def lacking_in_pretraining(job: Job, has: Mapping[str, int], row_tokens: int) ->
 
 
 def lacking_tokens(
-    tasks: Iterable[tuple[AnyTaskSpec, int | None]], has: Mapping[str, int]
+    tasks: Iterable[tuple[AnyTask, int | None]], has: Mapping[str, int]
 ) -> Iterator[Lack]:
     """Special tokens that a tokenizer lacks.
 

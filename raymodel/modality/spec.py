@@ -9,6 +9,11 @@ from pydantic import Field
 from raymodel.spec.base import Spec
 from raymodel.spec.quantity import Fraction
 
+TEMPLATES = ("chatml", "roles", "plain")
+"""Chat templates that come with raymodel, by name, see `chat.py`. `chatml` and `roles` need their
+special tokens in the vocabulary (`roles` those of the tokenizers that raymodel trains), `plain` an
+end of text alone."""
+
 
 class ImageSpec(Spec):
     """What images a fresh model takes; a base brings its own `preprocessor_config.json`."""

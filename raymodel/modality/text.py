@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from raymodel.modality.chat import ChatFormat
+
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
 MASK = "<|mask|>"
@@ -109,6 +111,13 @@ class TextProcessor(Processor):
     def save_pretrained(self, folder: Path) -> None:
         """`tokenizer.json` and what belongs to it."""
         self.tokenizer.save_pretrained(folder)
+
+    @functools.cached_property
+    def chat(self) -> ChatFormat:
+        """How it writes conversations."""
+        from raymodel.modality.chat import ChatFormat
+
+        return ChatFormat(self.tokenizer)
 
     @property
     def num_ids(self) -> int:

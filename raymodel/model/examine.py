@@ -42,6 +42,10 @@ class Question:
 
     task: str | None = None
     """What it is to do."""
+    task_spec: Mapping[str, Any] = field(default_factory=dict)
+    """What the job says of the task; nothing where a model is used as it is."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The texts of the files that it names there, by path."""
     architecture: str | None = None
     """Of a fresh model: its `model_type`."""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -61,6 +65,8 @@ class Question:
         """Plain JSON-able data, as the examiner reads it."""
         return {
             "task": self.task,
+            "task_spec": dict(self.task_spec),
+            "files": dict(self.files),
             "architecture": self.architecture,
             "fields": dict(self.fields),
             "sizes": dict(self.sizes),

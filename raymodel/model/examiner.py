@@ -29,6 +29,7 @@ from raymodel.model.presets import OWN
 from raymodel.model.spec import AdapterSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
+from raymodel.tasks.spec import task_spec
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -75,10 +76,11 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         model, _ = open_model(folder, task)
         task = task.reading_as(folder)
         _describe(task.processor, found)
+        with _as_spec_error(f"the tokenizer of {folder}"):
+            task.adapt_processor(question["files"])
+            task.check_processor(task.processor)
         note = fit(folder, model, task)
         found["notes"] += [note] if note else []
-        with _as_spec_error(f"the tokenizer of {folder}"):
-            task.check_processor(task.processor)
     else:
         found["config"] = _plain(read_config(folder, task))
         outline = check_folder(folder, task)
@@ -117,13 +119,14 @@ def _count(model: Any, counting: Counting, found: dict[str, Any]) -> None:
 
 
 def _task(question: Mapping[str, Any]) -> Task:
-    kind = get_task(question["task"])
+    kind, said = get_task(question["task"]), question["task_spec"]
+    spec = task_spec(said) if said else None
     if not (question["trains"] and kind.draws_head):
-        return kind()
+        return kind(spec)
     counting = question["counting"]
     if counting is None:
-        return kind(labels=_LABELS)
-    return kind(labels=[str(index) for index in range(counting["labels"])])
+        return kind(spec, labels=_LABELS)
+    return kind(spec, labels=[str(index) for index in range(counting["labels"])])
 
 
 def _fresh(

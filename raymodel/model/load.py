@@ -91,7 +91,7 @@ def fit(folder: str | Path | Location, model: PreTrainedModel, task: Task) -> st
     """
     try:
         task.processor.check_fits(model)
-        return task.settle(model.config)
+        return task.settle(model)
     except ValueError as error:
         raise ArtifactError(f"{folder}: {error}") from error
 

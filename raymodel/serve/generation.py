@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from raymodel.serve.chat import PLAIN_STOPS, has_template, render_chat
+from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.engine import Engine
 from raymodel.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, usage
 from raymodel.serve.refusal import Refusal, too_long
@@ -28,6 +28,7 @@ class GenerationService(Service):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tokenizer = self.task.processor.tokenizer
+        self._format = self.task.processor.chat
         self.engine = Engine(
             self.model, self.tokenizer, batch=self.spec.batch, queue=self.spec.queue
         )
@@ -45,7 +46,7 @@ class GenerationService(Service):
         """Mode, limits and load."""
         return {
             "engine": self.engine.mode,
-            "chat_template": "model" if has_template(self.tokenizer) else "plain",
+            "chat_template": "model" if self._format.has_template else "plain",
             "context_tokens": self.engine.context_tokens,
             "max_tokens": self.spec.max_tokens,
             "active": self.engine.num_active,
@@ -62,11 +63,13 @@ class GenerationService(Service):
 
     @staticmethod
     def question(values: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-        return "/v1/completions", {"model": name, "prompt": values["prompt"], "temperature": 0}
+        path = "/v1/chat/completions" if "messages" in values else "/v1/completions"
+        return path, {"model": name, "temperature": 0, **values}
 
     @staticmethod
     def answer(response: dict[str, Any]) -> Answer:
-        return {"text": response["choices"][0]["text"]}
+        [choice] = response["choices"]
+        return {"text": choice["message"]["content"] if "message" in choice else choice["text"]}
 
     async def complete(self, request: Request, body: CompletionRequest) -> Response:
         """Goes on with one text, or with several."""
@@ -77,8 +80,8 @@ class GenerationService(Service):
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        prompt = render_chat(self.tokenizer, body.messages)
-        stops = () if has_template(self.tokenizer) else PLAIN_STOPS
+        prompt = render_chat(self._format, body.messages)
+        stops = () if self._format.has_template else PLAIN_STOPS
         return await self._respond(request, body, [prompt], ChatShape(self.name), stops)
 
     # ---- from the request to the engine --------------------------------------------------------

@@ -136,11 +136,12 @@ class Message(WireModel):
     content: Text | list[TextPart]
 
     @property
-    def text(self) -> str:
-        """The parts joined."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
+    def turn(self) -> dict[str, str]:
+        """As a chat template takes it: the parts joined, and a `developer`, which is OpenAI's newer
+        name, as `system`."""
+        is_text = isinstance(self.content, str)
+        text = self.content if is_text else "".join(part.text for part in self.content)  # type: ignore[union-attr]
+        return {"role": "system" if self.role == "developer" else self.role, "content": str(text)}
 
 
 class ChatRequest(GenerationRequest):

@@ -10,6 +10,7 @@ from raymodel.spec.fields import nearest
 from raymodel.spec.own import is_own
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
+from raymodel.tasks.chat import Chat
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _ALL: tuple[type[Task], ...] = (
     CausalLM,
+    Chat,
     MaskedLM,
     Seq2SeqLM,
     TextClassification,

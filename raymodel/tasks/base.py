@@ -182,6 +182,16 @@ class Task(ABC):
         """The processor for a model without a base; None where the data has to bring one."""
         return None
 
+    def adapt_processor(self, files: Mapping[str, str]) -> None:  # noqa: B027 (most take it as it is)
+        """Makes of its processor, which is a base's, the one that its examples are read with.
+
+        Args:
+            files: the texts of `spec.files`, by path.
+
+        Raises:
+            ValueError: that cannot be.
+        """
+
     @abstractmethod
     def schema(self) -> pa.Schema:
         """Columns of one example in a shard."""
@@ -267,8 +277,8 @@ class Task(ABC):
         """
         return {}
 
-    def settle(self, config: PretrainedConfig) -> str | None:
-        """Tells a model's configuration what it must know of the processor.
+    def settle(self, model: PreTrainedModel) -> str | None:
+        """Tells a model's configurations what they must know of the processor.
 
         Returns: what was changed, in words; None when nothing was.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
-from raymodel.tasks.prompt import end_of_prompt
+from raymodel.tasks.prompt import TOO_LONG, fit_answer
+from raymodel.tasks.spec import AnyAnswerSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,7 +78,8 @@ class CausalLM(Task):
         The two are tokenised apart, so that the boundary is where it is when the model is served.
         An example that is too long loses the *start* of its prompt's text (what the tokenizer puts
         in front, such as a beginning-of-text token, stays), and of a response of more than half of
-        `max_length` the end (without end-of-text then, since it does not end there).
+        `max_length` the end (without end-of-text then, since it does not end there); or it is left
+        out, where the job says so.
 
         Raises:
             ValueError: the tokenizer has no end-of-text token.
@@ -91,16 +93,20 @@ class CausalLM(Task):
             return LeftOut("empty response")
         response = tokenizer(values["response"], add_special_tokens=False)["input_ids"]
         response.append(tokenizer.eos_token_id)
-        cut = []
+        whole = {"response": len(response), "prompt": len(prompt)}
         if max_length is not None and len(prompt) + len(response) > max_length:
-            room = max(max_length // 2, max_length - len(prompt))
-            cut += ["response"] if len(response) > room else []
-            response = response[:room]
-            room = max_length - len(response)
-            cut += ["prompt"] if len(prompt) > room else []
-            prompt = end_of_prompt(prompt, room, tokenizer)
+            if self._drops_too_long:
+                return LeftOut(TOO_LONG)
+            prompt, response = fit_answer(prompt, response, max_length, tokenizer)
+        kept = {"response": len(response), "prompt": len(prompt)}
         features = {"input_ids": prompt + response, "prompt_length": len(prompt)}
-        return Example(features=features, cut=tuple(cut))
+        return Example(
+            features=features, cut=tuple(role for role in whole if kept[role] < whole[role])
+        )
+
+    @property
+    def _drops_too_long(self) -> bool:
+        return isinstance(self.spec, AnyAnswerSpec) and self.spec.too_long == "drop"
 
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
         """`input_ids` and `labels`, both (B, T).

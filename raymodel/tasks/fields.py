@@ -17,10 +17,11 @@ from raymodel.tasks.template import template_fields
 if TYPE_CHECKING:
     from raymodel.data.spec import SourceSpec
 
-Kind = Literal["text", "label", "labels", "number", "image", "words", "tags", "answers"]
+Kind = Literal["text", "label", "labels", "number", "image", "words", "tags", "answers", "messages"]
 """`text`: a template. `label`: one class. `labels`: any number of classes. `number`: a finite one.
 `image`: encoded bytes, or the path of a file below the source. `words`: a list of texts. `tags`: a
-class for each word. `answers`: pieces of the first role, and where they begin."""
+class for each word. `answers`: pieces of the first role, and where they begin. `messages`: a
+conversation, see `conversation.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,13 @@ class Field:
 
     kind: Kind
     default: str | None = None
-    """What stands for the role where a source says nothing; None where it has to."""
+    """What stands for the role where a source says nothing; None where it has to. Empty where each
+    record tells it, as conversations do."""
     keeps: Literal["start", "end"] = "start"
     """Of a text: which end stays when it is too long."""
     is_target: bool = False
-    """What the model must answer, which a request does not have."""
+    """What the model must answer, which a request does not have. A conversation is none: a request
+    has one too, without the last answer."""
     is_optional: bool = False
     """Whether a job may do without it: then none of its sources names it."""
 

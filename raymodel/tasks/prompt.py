@@ -1,4 +1,4 @@
-"""How a prompt that is too long is cut, in training as in evaluation. Loads no torch."""
+"""How what is too long is cut, in training as in evaluation. Loads no torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def end_of_prompt(ids: Sequence[int], room: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """At most `room` ids: those that the tokenizer puts in front of a text, then the last ones.
+TOO_LONG = "longer than max_length"
+"""Why an example is left out where the job says `too_long: drop`."""
 
-    What is nearest to the answer matters most; a beginning-of-text token is what the model has
-    seen at the start of every text.
+
+def fit_answer(
+    prompt: Sequence[int],
+    response: Sequence[int],
+    max_length: int,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[list[int], list[int]]:
+    """At most `max_length` ids of both. The prompt loses the start of its text, and a response of
+    more than half of the room its end: with it the token that closes it, since it does not end
+    there."""
+    kept = list(response[: max(max_length // 2, max_length - len(prompt))])
+    return end_of_prompt(prompt, max_length - len(kept), tokenizer), kept
+
+
+def end_of_prompt(ids: Sequence[int], room: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """At most `room` ids: those that stand in front of every text, then the last ones.
+
+    What is nearest to the answer matters most; a beginning-of-text token, which the tokenizer or a
+    chat template puts in front, is what the model has seen at the start of every text.
     """
     if len(ids) <= room:
         return list(ids)
     is_added = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     in_front = is_added.index(0) if 0 in is_added else 0
+    in_front = max(in_front, int(ids[0] == tokenizer.bos_token_id))
     front = list(ids[: min(in_front, room)])
     return front + list(ids[len(ids) - (room - len(front)) :])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
-from raymodel.modality.spec import AugmentSpec, ImageSpec
-from raymodel.spec.base import Spec
-from raymodel.spec.fields import by_name, own_name
+from raymodel.modality.spec import TEMPLATES, AugmentSpec, ImageSpec
+from raymodel.spec.base import Spec, Text
+from raymodel.spec.fields import by_name, nearest, own_name
 from raymodel.spec.own import is_own, own_digest
 from raymodel.spec.quantity import Count, Fraction
 
@@ -31,6 +38,11 @@ class AnyTask(Spec):
         source = {"source": own_digest(self.name)} if is_own(self.name) else {}
         return super().identity() | source
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files that it names, whose text decides the examples."""
+        return ()
+
     def examples_identity(self) -> dict[str, Any]:
         """What decides the examples of the task."""
         fields = type(self).model_fields.items()
@@ -42,11 +54,58 @@ class AnyTask(Spec):
         return {name: v for name, v in self.identity().items() if name not in of_training}
 
 
-class CausalLMSpec(AnyTask):
+class AnyAnswerSpec(AnyTask):
+    """What the specs of those tasks share that learn answers of any length."""
+
+    too_long: Literal["cut", "drop"] = "cut"
+    """What becomes of an example of more than `max_length` tokens. `cut`: of a prompt with its
+    response the prompt loses the start of its text, and a long response its end; a conversation
+    loses its last turns. What was cut off is not learnt, nor that an answer ends where it was cut.
+    `drop`: it is left out. Both are counted."""
+
+
+class CausalLMSpec(AnyAnswerSpec):
     """Predict the next token of a text, or of the answer to a prompt."""
 
     name: Literal["causal_lm"] = "causal_lm"
     """Which task."""
+
+
+class ChatSpec(AnyAnswerSpec):
+    """Answer as the assistant of conversations does, in one turn or several."""
+
+    name: Literal["chat"] = "chat"
+    """Which task."""
+    chat_template: Text | None = None
+    """How conversations are written as text: the path of a Jinja file, `my/chat.jinja`, or
+    `chatml`, `roles` (which has the special tokens of tokenizers that raymodel trains) or `plain`
+    (for any tokenizer with an end of text). It is saved with the model. By default the one that
+    the base brings."""
+    loss: Annotated[Literal["answers", "all"], OF_TRAINING] = "answers"
+    """`answers`: only what the assistant says is learnt, with the token that ends its turn. `all`:
+    every token, also of the system's and the user's turns. Validation and evaluation measure the
+    answers, whatever is said here, so that figures compare."""
+
+    @field_validator("chat_template")
+    @classmethod
+    def _is_known(cls, template: str | None) -> str | None:
+        if template is None or template in TEMPLATES or _is_path(template):
+            return template
+        close = nearest(template, TEMPLATES)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise ValueError(
+            f"there is no chat template {template!r}{hint} (there are {', '.join(TEMPLATES)}; a "
+            "file of your own ends in .jinja)"
+        )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        is_file = self.chat_template is not None and self.chat_template not in TEMPLATES
+        return (str(self.chat_template),) if is_file else ()
+
+
+def _is_path(template: str) -> bool:
+    return template.endswith((".jinja", ".jinja2", ".j2"))
 
 
 class MaskedLMSpec(AnyTask):
@@ -129,6 +188,7 @@ class TokenClassificationSpec(AnyTask):
 
 AnyTaskSpec = (
     CausalLMSpec
+    | ChatSpec
     | MaskedLMSpec
     | Seq2SeqLMSpec
     | TextClassificationSpec
@@ -145,6 +205,17 @@ def default_spec(name: str) -> AnyTask:
     """A task of which nothing is said."""
     kind: Any = next(spec for spec in TASK_SPECS if own_name(spec) == name)
     return kind()  # type: ignore[no-any-return]
+
+
+def task_spec(data: Mapping[str, Any]) -> AnyTask:
+    """A task by what `to_dict` gives of it."""
+    name = str(data["name"])
+    if is_own(name):
+        from raymodel.tasks.own import read_own_task
+
+        return read_own_task(dict(data))
+    kind: Any = next(spec for spec in TASK_SPECS if own_name(spec) == name)
+    return kind.model_validate(data)  # type: ignore[no-any-return]
 
 
 def _read_task(value: Any, read: ValidatorFunctionWrapHandler) -> Any:

@@ -13,7 +13,7 @@ from raymodel.tasks.fields import Field, Fields, Kind
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from raymodel.chance import Draw
 
@@ -146,7 +146,7 @@ class TextHead(Task):
 
     # ---- the model -------------------------------------------------------------------------------
 
-    def settle(self, config: PretrainedConfig) -> str | None:
+    def settle(self, model: PreTrainedModel) -> str | None:
         """Padding is the tokenizer's, else its end of text.
 
         A decoder's class is read off the last token that is not padding, so another id than that
@@ -162,7 +162,7 @@ class TextHead(Task):
                 "different lengths need one to be filled up with; set tokenizer.pad_token and save "
                 "it again"
             )
-        text_config = config.get_text_config()
+        text_config = model.config.get_text_config()
         if text_config.pad_token_id == padding:
             return None
         before, text_config.pad_token_id = text_config.pad_token_id, padding

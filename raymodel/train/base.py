@@ -16,6 +16,7 @@ from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.registry import resolve_artifact
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
+from raymodel.tasks.files import read_files
 from raymodel.train.spec import FinetuneSpec
 
 EXAMPLE_FIELDS = ("task", "sources", "clean", "holdout", "max_length", "tokenizer")
@@ -94,7 +95,10 @@ def _check_is_finished(reference: str, location: Location) -> None:
 def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path) -> dict[str, Any]:
     """What decides the examples of a fine-tuning, besides an artifact that is its base."""
     whole = spec.identity()
+    files = read_files(spec.task, base_dir)
     return {name: whole[name] for name in EXAMPLE_FIELDS if name in whole} | {
+        # Of a task without files nothing, so that its examples keep their name.
+        **({"task_files": files} if files else {}),
         "task": spec.task.examples_identity(),
         "task_version": get_task(spec.task.name).version,
         "rows_version": ROWS_VERSION,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from raymodel.tasks.conversation import is_turn
+
 MAX_DEPTH = 100
 """Of lists and objects in each other. Python's own limit depends on where a function is called."""
 
@@ -87,10 +89,13 @@ def as_record(value: Any) -> dict[str, Any]:
 
 
 def unwrapped_field(fields: dict[str, Any]) -> str | None:
-    """The one field of an object that is a list of objects: records that it was put around."""
+    """The one field of an object that is a list of objects: records that it was put around. Turns
+    of a conversation are none."""
     lists = [
         name
         for name, value in fields.items()
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+        if isinstance(value, list)
+        and value
+        and all(isinstance(item, dict) and not is_turn(item) for item in value)
     ]
     return lists[0] if len(lists) == 1 else None
