@@ -142,6 +142,11 @@ class ChatFormat:
         assert closing is not None, "a special token closes"
         return closing
 
+    def control_tokens(self) -> dict[str, int]:
+        """Text → id of the special tokens that the template names."""
+        template = str(getattr(self._tokenizer, "chat_template", ""))
+        return {name: token for name, token in self._special_ids.items() if name in template}
+
     # ---- the template's text and the turns' ------------------------------------------------------
 
     def _render(self, turns: Sequence[Turn], *, is_prompt: bool) -> str:

@@ -49,9 +49,14 @@ class Chat(CausalLM):
         processor.chat.end_of_turn()
 
     def settle(self, model: PreTrainedModel) -> str | None:
-        """The token that closes an answer is one at which the model's answers end."""
+        """The token that closes an answer is one at which the model's answers end.
+
+        Raises:
+            ValueError: the model has no embedding for a token that the template writes.
+        """
         from raymodel.tasks.boundaries import end_tokens
 
+        self._check_rows(model)
         end, tokenizer = self.processor.chat.end_of_turn(), self.processor.tokenizer
         known = end_tokens(model, tokenizer)
         # The file that other programs, too, take the ends of answers from.
@@ -63,6 +68,19 @@ class Chat(CausalLM):
             f"an answer of the model ends at {tokenizer.convert_ids_to_tokens(end)!r} too, with "
             "which its chat template closes one"
         )
+
+    def _check_rows(self, model: PreTrainedModel) -> None:
+        """`check_fits` passes over special tokens that no plain text becomes; a template writes
+        some of them."""
+        embedding: Any = model.get_input_embeddings()
+        rows = embedding.weight.shape[0]
+        for name, token in self.processor.chat.control_tokens().items():
+            if token >= rows:
+                raise ValueError(
+                    f"the chat template writes {name!r}, the tokenizer's id {token:,}, and its "
+                    f"model has {rows:,} rows of embeddings; each id needs one. Take the "
+                    "tokenizer that the model was trained with, or another chat_template"
+                )
 
     # ---- data ------------------------------------------------------------------------------------
 

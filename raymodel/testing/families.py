@@ -131,17 +131,15 @@ SEEK = Family(  # as DeepSeek does: a thought is left out of older answers
     eos="<｜end▁of▁sentence｜>",
     adds_bos=True,
 )
-THINKING = (
-    Family(  # as Qwen 3 does: the last answer begins with an empty thought, older ones do not
-        template="""
+THINKING = Family(  # as Qwen 3 does: of all answers the last begins with an empty thought
+    template="""
 {%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}
 {%- if m.role == 'assistant' and loop.last %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
 {{- m.content + '<|im_end|>\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}""",
-        specials=("<|im_start|>", "<|im_end|>"),
-        closing="<|im_end|>",
-        eos="<|im_end|>",
-    )
+    specials=("<|im_start|>", "<|im_end|>"),
+    closing="<|im_end|>",
+    eos="<|im_end|>",
 )
 FAMILIES = {
     "chatml": CHATML,

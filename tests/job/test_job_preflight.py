@@ -40,6 +40,7 @@ FINETUNE = {
     "duration": "2 steps",
 }
 LABELLED = {"sources": [{"path": "labels.jsonl", "format": "jsonl", "fields": {"label": "label"}}]}
+CHAT = {"sources": [{"path": "chats.jsonl", "format": "jsonl"}]}
 CLASSIFY = FINETUNE | {"task": "text_classification"} | LABELLED
 
 
@@ -48,6 +49,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whole models, and sources; each test that breaks one works on a copy of its files."""
     here = tmp_path_factory.mktemp("here")
     (here / "corpus.txt").write_text("def read(line): return line\n" * 50)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    (here / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (here / "labels.jsonl").write_text('{"text": "a b", "label": "x"}\n' * 50)
     tokenizer = train_tiny_tokenizer(["def read(line): return line"] * 3, vocab_size=300)
     size = len(tokenizer)
@@ -89,6 +92,10 @@ def with_config(architecture: str = "llama", **fields: Any) -> dict[str, Any]:
 
 def finetuning(base: str | None = "llama", **changes: Any) -> dict[str, Any]:
     return job(finetune=FINETUNE | {"base": base} | changes)
+
+
+def chatting(template: str | None) -> dict[str, Any]:
+    return finetuning(task={"name": "chat", "chat_template": template}, **CHAT)
 
 
 def adapting(base: str | None = "llama", **lora: Any) -> dict[str, Any]:
@@ -339,6 +346,9 @@ Q = "model.layers.1.self_attn.q_proj.weight"
             lambda: edit_tokenizer("llama", lambda t: setattr(t, "eos_token", None)),
             "no end-of-text token",
         ),
+        (chatting(None), None, "the tokenizer has no chat template; name one with"),
+        (chatting("chatml"), None, "closes an answer with no special token of this tokenizer"),
+        (chatting("plain"), None, None),
         (
             job(pretrain=PRETRAIN | {"data": "other/prepare"}),
             lambda: prepared("other"),
@@ -395,6 +405,11 @@ def test_what_the_job_makes_itself_is_not_looked_for(here):
     serving = job(serve={"model": "tiny/pretrain"})
     (finding,) = look_at_inputs(Job.model_validate(serving), here).findings
     assert finding.is_missing
+
+
+def test_a_template_of_the_job_that_is_not_there_stops_the_run_and_not_the_plan(capsys):
+    assert codes(chatting("other.jinja"), capsys) == {"check": 0, "plan": 0, "run": 2}
+    assert "other.jinja does not exist; chat needs that file" in errors[-1]
 
 
 def test_all_wrong_inputs_come_at_once(capsys):

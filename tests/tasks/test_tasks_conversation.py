@@ -10,6 +10,7 @@ from raymodel.tasks.conversation import find_form, opening, read_turns
 from raymodel.tasks.template import FieldTypeError, RecordError
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+HUMAN = {"from": "human", "value": "Hi"}
 SYSTEM = {"role": "system", "content": "Be kind."}
 
 
@@ -109,7 +110,7 @@ def test_what_cannot_be_learnt_from_has_a_reason(turns: list[Any], reason: str) 
 def test_a_conversation_with_tools_and_none_at_all_have_a_reason() -> None:
     with pytest.raises(RecordError, match="conversation with tools"):
         read_turns(listed(USER, ANSWER, tools=[{"type": "function"}]), "")
-    with pytest.raises(RecordError, match="without messages, conversations.*; it has text"):
+    with pytest.raises(RecordError, match=r"without messages, conversations.*; it has text"):
         read_turns({"text": "x"}, "")
 
 
