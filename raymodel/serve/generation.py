@@ -43,8 +43,10 @@ class GenerationService(Service):
         return router
 
     def state(self) -> dict[str, Any]:
-        """Mode, limits and load."""
+        """What is asked for, mode, limits and load."""
+        given = {r: field.kind for r, field in self.task.fields.items() if not field.is_target}
         return {
+            "fields": given,
             "engine": self.engine.mode,
             "chat_template": "model" if self._format.has_template else "plain",
             "context_tokens": self.engine.context_tokens,

@@ -271,6 +271,7 @@ def test_what_was_taught_is_served_and_ends(name: str, tmp_path: Path) -> None:
     spec = ServeSpec(batch=2, queue=2, max_tokens=60)
     service = GenerationService(model, used, name="tiny", spec=spec)
     try:
+        assert service.state()["fields"] == {"messages": "messages"}
         told = ask(service, sample.request["messages"])
         assert service.answer(told)["text"].strip() == references[0]
         assert told["choices"][0]["finish_reason"] == "stop"
