@@ -126,10 +126,10 @@ class ChatFormat:
         return Conversation(ids, answers)
 
     def end_of_turn(self) -> int:
-        """The token that closes an answer.
+        """The token that closes an answer, as a short conversation shows it.
 
         Raises:
-            ChatError: the tokenizer has no template, or one that no short conversation fits.
+            ChatError: the tokenizer has no template, or no conversation can be learnt with it.
         """
         if not self.has_template:
             raise ChatError(
@@ -137,10 +137,8 @@ class ChatFormat:
                 f"{', '.join(TEMPLATES)}, or the path of a .jinja file"
             )
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        runs = self._runs(self._render(turns, is_prompt=False), turns, is_prompt=False)
-        closing = _closing(runs, 1).special
-        assert closing is not None, "a special token closes"
-        return closing
+        ids, [(_, end)] = self.conversation(turns)
+        return ids[end - 1]
 
     def control_tokens(self) -> dict[str, int]:
         """Text → id of the special tokens that the template names."""

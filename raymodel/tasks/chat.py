@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,10 @@ class Chat(CausalLM):
         """A chat template, which closes answers with a special token."""
         processor.chat.end_of_turn()
 
+    @cached_property
+    def _end_of_turn(self) -> int:
+        return int(self.processor.chat.end_of_turn())
+
     def settle(self, model: PreTrainedModel) -> str | None:
         """The token that closes an answer is one at which the model's answers end.
 
@@ -57,7 +62,7 @@ class Chat(CausalLM):
         from raymodel.tasks.boundaries import end_tokens
 
         self._check_rows(model)
-        end, tokenizer = self.processor.chat.end_of_turn(), self.processor.tokenizer
+        end, tokenizer = self._end_of_turn, self.processor.tokenizer
         known = end_tokens(model, tokenizer)
         # The file that other programs, too, take the ends of answers from.
         config: Any = model.generation_config
@@ -103,7 +108,7 @@ class Chat(CausalLM):
         """
         from raymodel.modality.chat import ChatError
 
-        self.check_processor(self.processor)
+        _ = self._end_of_turn  # where there is none, no conversation can be learnt
         turns = values["messages"]
         try:
             ids, answers = self.processor.chat.conversation(turns)
