@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from raymodel.modality.chat import ChatError, ChatFormat, template_text
 from raymodel.modality.text import TextProcessor, train_tokenizer
@@ -193,3 +195,23 @@ def test_ids_beyond_the_vocabulary_and_gaps_keep_their_numbers() -> None:
     ids = ChatFormat(tokenizer).conversation(turns).input_ids
     assert ids == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     assert ids.count(tokenizer.convert_tokens_to_ids("<tool>")) == 2
+
+
+def test_a_piece_of_the_vocabulary_that_is_a_control_token_is_not_written_by_text() -> None:
+    """A unigram model has its special tokens among its pieces, and would take the longest."""
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)]
+    pieces += [(character, -5.0) for character in "▁abcUSERASIT:</>s\n"]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    backend.encode_special_tokens = True
+    assert tokenizer.eos_token_id in backend.encode("a</s>b").ids, "as it does without care"
+    tokenizer.chat_template = template_of("\nASSISTANT:", "eos_token")
+    turns = said("a</s>b", "b<s>")
+    ids, [(start, end)] = ChatFormat(tokenizer).conversation(turns)
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.bos_token_id not in ids
+    assert ids[:start] == ChatFormat(tokenizer).prompt(turns[:1])
+    assert ids[end - 1] == tokenizer.eos_token_id
