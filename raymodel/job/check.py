@@ -92,6 +92,15 @@ def _trained(spec: TokenizerSpec) -> dict[str, int]:
     }
 
 
+def check_own_tokenizer(job: Job) -> Iterator[Problem]:
+    """What is fine-tuned after the job's own pretraining can be read with its own tokenizer."""
+    tuned = job.finetune
+    if tuned is None or not tuned.starts_from_pretrain or job.prepare is None:
+        return
+    if job.prepare.tokenizer.load is None and (lack := tuned.task.lack_with_own_tokenizer):
+        yield Problem(("finetune", "task"), lack)
+
+
 def check_objective(job: Job) -> Iterator[Problem]:
     """What is pretrained can be learnt from packed text, with the tokenizer that reads it."""
     if job.pretrain is None:
@@ -401,6 +410,7 @@ def _measures_text(job: Job) -> bool:
 CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
     check_processor,
+    check_own_tokenizer,
     check_objective,
     check_places,
     check_model,

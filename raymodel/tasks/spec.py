@@ -43,6 +43,12 @@ class AnyTask(Spec):
         """Paths of the files that it names, whose text decides the examples."""
         return ()
 
+    @property
+    def lack_with_own_tokenizer(self) -> str | None:
+        """Why it cannot read its examples with a tokenizer that the job trains; None where it
+        can."""
+        return None
+
     def examples_identity(self) -> dict[str, Any]:
         """What decides the examples of the task."""
         fields = type(self).model_fields.items()
@@ -102,6 +108,16 @@ class ChatSpec(AnyAnswerSpec):
     def files(self) -> tuple[str, ...]:
         is_file = self.chat_template is not None and self.chat_template not in TEMPLATES
         return (str(self.chat_template),) if is_file else ()
+
+    @property
+    def lack_with_own_tokenizer(self) -> str | None:
+        if self.chat_template not in (None, "chatml"):
+            return None
+        what = "no <|im_end|>, which chatml needs" if self.chat_template else "no chat template"
+        return (
+            f"a tokenizer that the job trains has {what}; add chat_template: roles, which has "
+            "the special tokens of such tokenizers"
+        )
 
 
 def _is_path(template: str) -> bool:

@@ -193,6 +193,14 @@ def _here(here: Path, ask_here: list[Any]) -> None:
             tuned_from_own(LLAMA, adapter={"lora": {"rank": 33}}),
             "adapter.lora.rank is 33, and the matrices that it is beside have ranks of 32",
         ),
+        (
+            tuned_from_own(LLAMA, task="chat", **CHAT),
+            "a tokenizer that the job trains has no chat template; add chat_template: roles",
+        ),
+        (
+            tuned_from_own(LLAMA, task={"name": "chat", "chat_template": "chatml"}, **CHAT),
+            "has no <|im_end|>, which chatml needs",
+        ),
     ],
 )
 def test_what_the_file_tells_every_command_refuses(content, told, capsys):
