@@ -62,10 +62,7 @@ def read_roles(
         for role, field in fields.items()
     }
     for role, value in values.items():
-        if fields[role].kind == "text":
-            values[role] = run_steps(str(value), steps)
-        elif fields[role].kind == "messages":
-            values[role] = [t | {"content": run_steps(t["content"], steps)} for t in value]
+        values[role] = _after_steps(value, fields[role].kind, steps)
     # Here already, because the tags of every document that is kept are classes.
     _check_tags({field.kind: values[role] for role, field in fields.items()})
     given = next(iter(values.values()))
@@ -75,6 +72,14 @@ def read_roles(
         if fields[role].kind == "answers" and isinstance(answers, list)
     }
     return values | placed
+
+
+def _after_steps(value: Any, kind: Kind, steps: Sequence[str]) -> Any:
+    if kind == "text":
+        return run_steps(value, steps)
+    if kind == "messages":
+        return [turn | {"content": run_steps(turn["content"], steps)} for turn in value]
+    return value
 
 
 def forms_of(record: RawRecord, source: SourceSpec, fields: Fields) -> dict[str, str]:

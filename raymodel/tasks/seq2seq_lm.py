@@ -89,8 +89,9 @@ class Seq2SeqLM(Task):
         asked = count_spans(row_tokens, spec.corrupt, spec.mean_span)[1]
         return {"sentinels": max(asked, count_spans(row_tokens)[1])}
 
-    def settle(self, config: PretrainedConfig) -> str | None:
+    def settle(self, model: PreTrainedModel) -> str | None:
         """Raises ValueError where a folder does not say with what its decoder begins."""
+        config = model.config
         if getattr(config, "decoder_start_token_id", None) is None:
             raise ValueError(
                 f"the config.json of this {config.model_type} model does not say with which token "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -325,8 +326,8 @@ def test_models_that_are_no_encoder_with_a_decoder_are_refused(processor, archit
 
 def test_a_folder_that_does_not_say_with_what_its_decoder_begins_is_refused(processor):
     with pytest.raises(ValueError, match="set decoder_start_token_id"):
-        make(processor).settle(AutoConfig.for_model("t5"))
-    assert make(processor).settle(AutoConfig.for_model("bart")) is None
+        make(processor).settle(SimpleNamespace(config=AutoConfig.for_model("t5")))
+    assert make(processor).settle(SimpleNamespace(config=AutoConfig.for_model("bart"))) is None
 
 
 def test_a_tokenizer_without_sentinels_reads_pairs_and_no_plain_text():

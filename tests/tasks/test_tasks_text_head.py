@@ -149,7 +149,7 @@ def test_a_model_sees_which_text_is_which(processor: TextProcessor) -> None:
 def test_a_decoder_takes_pairs_without_types(processor: TextProcessor) -> None:
     task = task_of("text_classification", processor, pairs=True)
     model = build(task, "llama")
-    task.settle(model.config)
+    task.settle(model)
     rows = columns(task, {**PAIR, "label": "if"})
     assert len(task.predict(model, rows, Limits())[0]["probs"]) == 3
     assert task.loss(model, task.collate(rows)).isfinite()
