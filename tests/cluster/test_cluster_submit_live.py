@@ -1,5 +1,6 @@
 """`raymodel submit` against a real Ray head with a token, started and ended here."""
 
+import json
 import os
 import re
 import shutil
@@ -342,3 +343,27 @@ def test_ray_itself_refuses_a_wrong_token_with_one_message(work, tmp_path, head)
     assert done.returncode == 2
     assert "asks for a token, and this process sent none or a wrong one" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_parts_of_ones_own_travel_and_are_imported_where_the_job_runs(work, tmp_path, head, capsys):
+    """The folder that they were submitted from is empty by then."""
+    templates = Path(__file__).parents[2] / "docs/own"
+    for file in templates.iterdir():
+        if file.is_file():
+            shutil.copy(file, work)
+    lines = [{"text": f"{'ab'[i % 2] * 9} {i}", "label": "ab"[i % 2]} for i in range(60)]
+    table = {"text": "1 | 2 | 3\n4 | 5 | 6", "label": "a"}
+    (work / "texts.jsonl").write_text("\n".join(map(json.dumps, [*lines, table])))
+    own = yaml.safe_load((work / "job.yaml").read_text()) | {"storage": str(tmp_path / "runs")}
+    own["finetune"] |= {"duration": "8 steps", "parallel": {"zero": 3}}
+    own["evaluate"]["gates"] = {}
+    del own["serve"]
+    (work / "job.yaml").write_text(yaml.safe_dump(own))
+    submission_id = submit(head, "job.yaml", capsys)
+    for path in work.iterdir():
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    code = cli.main(["logs", submission_id, "--address", head.url, "--follow"])
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert "1 × dropped by steps:drop_tables" in out
+    assert "measures:macro_recall" in out

@@ -8,7 +8,7 @@ from labelled import classes, documents, labelled, texts_of, write_records
 
 from raymodel.data.prepare import prepare_dataset
 from raymodel.data.sources import prepare_identity
-from raymodel.data.spec import CleanSpec, PrepareSpec
+from raymodel.data.spec import CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import SourceError, SpecError
 from raymodel.tasks.own import own_step
 
@@ -87,3 +87,15 @@ def test_what_is_no_step_is_refused(own_folder):
         own_step("no_steps:number")
     with pytest.raises(SpecError, match=r"cannot be called with \(text\)"):
         own_step("no_steps:none")
+
+
+@pytest.mark.parametrize("task", ["text_classification", "token_classification"])
+def test_examples_of_a_fresh_model_bring_forth_their_tokenizer(place, tmp_path, execute, task):
+    texts = [{"text": f"tree house {i}", "label": "xy"[i % 2]} for i in range(20)]
+    words = [{"tokens": ["tree", "house", str(i)], "tags": ["x", "y", "x"]} for i in range(20)]
+    path = write_records(tmp_path / "d.jsonl", words if task.startswith("token") else texts)
+    source = SourceSpec(path=path, format="jsonl")
+    recipe = labelled(source, task, TokenizerSpec(vocab_size=290), holdout=0)
+    content = prepare_dataset(recipe, place, execute, lambda text: None)
+    assert documents(content) == 20
+    assert content["processor"]["vocab_size"] > 264, "more than single bytes: `tree`, `house`"
