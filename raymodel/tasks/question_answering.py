@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from raymodel.tasks.windows import Window
 
 _WINDOW_TOKENS = 384  # when asked, where the model knows as many; as the pipeline of transformers
+_UNUSED_POSITIONS = 2  # RoBERTa's kind counts from after the padding's id, which is 1
 _WINDOWS_AT_ONCE = 16  # in a forward pass: a long context has hundreds
 _OWN_WINDOW = 0.5
 """How often training shows the window that has the answer; else one of the others, by chance."""
@@ -191,8 +192,9 @@ class QuestionAnswering(Task):
 
         from raymodel.tasks.windows import find_answer, windows_of
 
-        positions = getattr(model.config, "max_position_embeddings", None) or _WINDOW_TOKENS
-        size = min(_WINDOW_TOKENS, positions)
+        size, positions = _WINDOW_TOKENS, getattr(model.config, "max_position_embeddings", None)
+        if positions is not None:
+            size = min(size, positions - _UNUSED_POSITIONS)
         pairs = list(zip(rows["question"], rows["context"], strict=True))
         cut = [windows_of(self.processor.tokenizer, q, c, size)[0] for q, c in pairs]
         windows = [window for each in cut for window in each]
