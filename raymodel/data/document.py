@@ -22,7 +22,7 @@ from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.tasks.conversation import opening
-from raymodel.tasks.fields import Fields
+from raymodel.tasks.fields import Field, Fields
 from raymodel.tasks.label import label_text
 from raymodel.tasks.template import FieldTypeError, RecordError
 
@@ -89,16 +89,12 @@ def make_document(
         return None
     except (FieldTypeError, StepError) as error:
         raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
-    texts = {role: str(values[role]) for role, each in fields.items() if each.kind == "text"}
     reason = reason_to_drop([*_texts(values, fields)], clean)
     reason = reason or _too_long(values, fields, clean)
     if reason is not None:
         account.leave_out(reason, record.fields)
         return None
-    short = {
-        role: cut_text(text, clean.max_chars, fields[role].keeps) for role, text in texts.items()
-    }
-    kept = values | short
+    kept = {role: _cut(value, fields[role], clean.max_chars) for role, value in values.items()}
     given = group or _given(next(iter(kept.values())), fields)
     is_part = source.format in FILE_IS_DOCUMENT and not group
     whole = [value for role, value in values.items() if not fields[role].is_label]
@@ -106,7 +102,7 @@ def make_document(
         values=kept,
         key=values_digest(whole),
         group=record.document if is_part else values_digest([given]),
-        cut=tuple(role for role in texts if len(short[role]) < len(texts[role])),
+        cut=tuple(role for role, value in kept.items() if value != values[role]),
         place=account.place,
     )
 
@@ -151,6 +147,8 @@ def _texts(values: Mapping[str, Any], fields: Fields) -> Iterator[str]:
     for role, field in fields.items():
         if field.kind == "text":
             yield values[role]
+        elif field.kind == "texts":
+            yield from values[role]
         elif field.kind == "messages":
             yield from (turn["content"] for turn in values[role])
 
@@ -170,6 +168,15 @@ def _num_chars(turns: Sequence[Mapping[str, str]]) -> int:
 def _given(value: Any, fields: Fields) -> Any:
     """What documents of one group share."""
     return opening(value) if next(iter(fields.values())).kind == "messages" else value
+
+
+def _cut(value: Value, field: Field, max_chars: int) -> Value:
+    """The value of a role, each of its texts no longer than it may be."""
+    if field.kind == "text":
+        return cut_text(str(value), max_chars, field.keeps)
+    if field.kind == "texts" and isinstance(value, list):
+        return [cut_text(str(text), max_chars, field.keeps) for text in value]
+    return value
 
 
 def _num_bytes(value: Any) -> int:

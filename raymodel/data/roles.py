@@ -26,6 +26,7 @@ MAX_IMAGE_BYTES = 256 * 2**20
 
 COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "text": pa.large_string(),
+    "texts": pa.large_list(pa.large_string()),
     "label": pa.string(),
     "labels": pa.large_list(pa.string()),
     "number": pa.float64(),
@@ -113,7 +114,7 @@ def _read(
     if field.kind == "answers":
         answers = read_answers(value, reference)
         return [answer | {"text": clean_text(answer["text"])} for answer in answers]
-    if field.kind == "words":
+    if field.kind in ("texts", "words"):
         return _words(value, reference)
     if field.kind == "tags":  # classes, which have no white space around them
         return [tag.strip() for tag in _words(value, reference)]

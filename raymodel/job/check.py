@@ -31,6 +31,7 @@ from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
 from raymodel.tasks.fields import PLAIN_TEXT, Fields, find_wrong_roles, find_wrong_sources
 from raymodel.train.forecast.support import SEQUENCE, TENSOR, Trained, find_unsupported
+from raymodel.train.plan import find_step_conflict, plan_batch
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.tune.check import check_sweep
 from raymodel.tune.space import adapters_of
@@ -99,6 +100,25 @@ def check_own_tokenizer(job: Job) -> Iterator[Problem]:
         return
     if job.prepare.tokenizer.load is None and (lack := tuned.task.lack_with_own_tokenizer):
         yield Problem(("finetune", "task"), lack)
+
+
+def check_step(job: Job) -> Iterator[Problem]:
+    """A task that holds each row against all others of its step is given the whole of it."""
+    spec = job.finetune
+    if spec is None or not spec.task.sees_whole_step:
+        return
+    workers = spec.sweep.workers_per_trial if spec.sweep else job.cluster.min_workers
+    try:
+        batch = plan_batch(spec.global_batch, spec.micro_batch, spec.parallel.data_workers(workers))
+    except SpecError:
+        return  # told by those who know the number of workers
+    reason = find_step_conflict(spec, batch)
+    if reason is not None:
+        field = ("micro_batch",) if batch.accumulation > 1 else ("parallel",)
+        yield Problem(
+            ("finetune", *field),
+            f"{spec.task.name} holds each row against all others of its step, and {reason}",
+        )
 
 
 def check_objective(job: Job) -> Iterator[Problem]:
@@ -411,6 +431,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
     check_processor,
     check_own_tokenizer,
+    check_step,
     check_objective,
     check_places,
     check_model,

@@ -239,7 +239,7 @@ class _Stage:
             row_tokens=longest,
             vocab_size=0,  # that of the base
             rows_per_epoch=None,
-            tokens_per_row=float(longest),
+            tokens_per_row=float(longest * spec.task.row_texts),
             words="not prepared: the longest examples are taken for all",
         )
 
@@ -336,7 +336,7 @@ class _Stage:
     ) -> Shape:
         """By formula where there is one; else the model is counted, in a process of its own."""
         architecture = str(config["model_type"])
-        if can_count(architecture):
+        if can_count(architecture) and get_task(str(question.task)).has_counted_head():
             _check_is_known(config)
             return ModelShape.of(architecture, config, num_labels=outputs, adapter=adapter)
         counting = Counting(

@@ -14,6 +14,10 @@ TEMPLATES = ("chatml", "roles", "plain")
 special tokens in the vocabulary (`roles` those of the tokenizers that raymodel trains), `plain` an
 end of text alone."""
 
+Pooling = Literal["mean", "cls", "last"]
+"""How the vectors of a text's tokens become one: their mean, that of the first token (which
+encoders call CLS), or that of the last, which alone has read all of the text in a decoder."""
+
 
 class ImageSpec(Spec):
     """What images a fresh model takes; a base brings its own `preprocessor_config.json`."""

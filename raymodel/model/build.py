@@ -95,6 +95,7 @@ def outline_model(config: PretrainedConfig, task: Task) -> PreTrainedModel:
         return outline_own(config, task)
     with torch.device("meta"):
         model: PreTrainedModel = auto_class(task).from_config(config, dtype=torch.float32)
+    task.trim(model)
     model.train()
     return model
 

@@ -66,8 +66,9 @@ def save_model(
     _save_config(model, folder, dtype)
     processor.save_pretrained(folder)
     (folder / "README.md").write_text(render_card(card), encoding="utf-8")
-    for file in sorted(set(folder.iterdir()) - written):
-        on_file(file)
+    for file in sorted(set(folder.rglob("*")) - written):
+        if file.is_file():
+            on_file(file)
 
 
 def _tensors(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[TensorInfo]:

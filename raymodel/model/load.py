@@ -54,6 +54,7 @@ def load_model(
         )
     except BUILD_ERRORS as error:
         raise _cannot_load(folder, task, error) from error
+    task.trim(model)
     model.train(False)
     return model
 

@@ -67,6 +67,5 @@ def _task_of(architectures: list[str], config: Any) -> str | None:
         for task in TASKS.values()
         if any(name.endswith(task.architectures) for name in architectures)
     ]
-    problem = config.get("problem_type") if able else None
-    named = [task for task in able if problem and task.problem_type == problem]
+    named = [task for task in able if task.is_named_by(config)]
     return next((task.name for task in [*named, *able]), None)

@@ -1,7 +1,7 @@
 """Prediction: one answer to each input, the inputs of concurrent requests run together.
 
-`/predict` takes the roles of any task. Where the answer is a class of a text, or several,
-`/classify` takes it as vLLM does.
+`/predict` takes the roles of any task. Beside it stand the routes that others have for an answer of
+the kind: `/classify` for the classes of a text, those of `retrieval.py` for vectors and scores.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from raymodel.serve.protocol import (
     usage,
 )
 from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
+from raymodel.serve.retrieval import ScoreRoutes, VectorRoutes
 from raymodel.serve.service import Service
 from raymodel.serve.streams import while_connected
 from raymodel.tasks.base import Answer, Features, LeftOut, Limits
@@ -63,11 +64,16 @@ class PredictionService(Service):
         self._num_answered = 0
 
     def router(self) -> APIRouter:
-        """`/predict`, and `/classify` for the classes of texts."""
+        """`/predict`, and what follows from the kind of the answers."""
         router = APIRouter()
         router.post("/predict", response_model=PredictResponse)(self.predict)
-        if self.task.answers in ("label", "labels") and self._required == ["text"]:
-            router.post("/classify", response_model=ClassifyResponse)(self.classify)
+        match self.task.answers, self._required:
+            case (("label" | "labels"), ["text"]):
+                router.post("/classify", response_model=ClassifyResponse)(self.classify)
+            case "vector", [role]:
+                VectorRoutes(self, role).add_to(router)
+            case "scores", [query, document]:
+                ScoreRoutes(self, (query, document)).add_to(router)
         return router
 
     def state(self) -> dict[str, Any]:
@@ -103,21 +109,21 @@ class PredictionService(Service):
     async def predict(self, request: Request, body: PredictRequest) -> PredictResponse:
         """What the model says to each input."""
         self.check_model(body.model)
-        rows = [self._row(values, "inputs") for values in body.all_inputs]
-        answers = await self._answers(request, rows, "inputs")
+        rows = [self.row(values, "inputs") for values in body.all_inputs]
+        answers = await self.ask(request, rows, "inputs")
         return PredictResponse(
             id=f"predict-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=self.name,
             data=[{"index": index, **answer} for index, answer in enumerate(answers)],
-            usage=usage(_num_tokens(rows)),
+            usage=usage(self.count_tokens(rows)),
         )
 
     async def classify(self, request: Request, body: ClassifyRequest) -> ClassifyResponse:
         """The most probable class of each text, with the probabilities of all."""
         self.check_model(body.model)
-        rows = [self._row({"text": text}, "input") for text in body.texts]
-        answers = await self._answers(request, rows, "input")
+        rows = [self.row({"text": text}, "input") for text in body.texts]
+        answers = await self.ask(request, rows, "input")
         return ClassifyResponse(
             id=f"classify-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -131,12 +137,21 @@ class PredictionService(Service):
                 )
                 for index, answer in enumerate(answers)
             ],
-            usage=usage(_num_tokens(rows)),
+            usage=usage(self.count_tokens(rows)),
         )
 
     # ---- from the request to rows --------------------------------------------------------------
 
-    def _row(self, given: Mapping[str, Any], param: str) -> Features:
+    def row(self, given: Mapping[str, Any], param: str, *, is_cut: bool = False) -> Features:
+        """The row of an input: role → value, as JSON holds it.
+
+        Args:
+            param: the field of the request that it stands in.
+            is_cut: a text that is too long loses its end.
+
+        Raises:
+            Refusal: it has other roles, or is nothing that the model can answer.
+        """
         unknown = [role for role in given if role not in self._given]
         missing = [role for role in self._required if role not in given]
         if unknown or missing:
@@ -153,12 +168,13 @@ class PredictionService(Service):
             if role in given
         }
         try:
-            example = self.task.features(values, None)
+            most = self.max_input_tokens if is_cut else None
+            example = self.task.features(values, most)
         except ValueError as error:
             raise Refusal(400, str(error), param=param) from error
         if isinstance(example, LeftOut):
             raise Refusal(400, f"there is nothing to answer: {example.reason}", param=param)
-        num_tokens = _num_tokens([example.features])
+        num_tokens = self.count_tokens([example.features])
         if num_tokens > self.max_input_tokens:
             raise too_long(num_tokens, self.max_input_tokens, param)
         if "input_ids" in example.features and not num_tokens:
@@ -166,9 +182,15 @@ class PredictionService(Service):
             raise Refusal(400, message, param=param)
         return example.features
 
+    @staticmethod
+    def count_tokens(rows: list[Features]) -> int:
+        """Of all rows."""
+        return sum(len(row.get("input_ids", ())) for row in rows)
+
     # ---- from rows to answers ------------------------------------------------------------------
 
-    async def _answers(self, request: Request, rows: list[Features], param: str) -> list[Answer]:
+    async def ask(self, request: Request, rows: list[Features], param: str) -> list[Answer]:
+        """The answers to rows, which wait for the model together."""
         results = self._submit(rows, param)
         try:
             async with asyncio.timeout(self.spec.timeout):
@@ -229,7 +251,7 @@ class PredictionService(Service):
 
 def _value(value: Any, role: str, field: Field) -> Any:
     """What stands for a role in a request, as a document has it."""
-    if field.kind == "words":
+    if field.kind in ("texts", "words"):
         if isinstance(value, list) and all(isinstance(word, str) for word in value):
             return [_text(word, role) for word in value]
         raise Refusal(400, f"{role} is not a list of texts", param=role)
@@ -249,10 +271,6 @@ def _text(value: str, role: str) -> str:
         return check_unicode(value)
     except ValueError as error:
         raise Refusal(400, f"{role} is {ascii(value)[:80]}: {error}", param=role) from None
-
-
-def _num_tokens(rows: list[Features]) -> int:
-    return sum(len(row.get("input_ids", ())) for row in rows)
 
 
 def _find_max_tokens(model: Any, processor: Any) -> int:

@@ -11,11 +11,13 @@ from raymodel.spec.own import is_own
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.chat import Chat
+from raymodel.tasks.embedding import Embedding
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.own import own_measure, own_task
 from raymodel.tasks.question_answering import QuestionAnswering
+from raymodel.tasks.ranking import Ranking
 from raymodel.tasks.seq2seq_lm import Seq2SeqLM
 from raymodel.tasks.text_classification import TextClassification
 from raymodel.tasks.text_regression import TextRegression
@@ -36,6 +38,8 @@ _ALL: tuple[type[Task], ...] = (
     TokenClassification,
     QuestionAnswering,
     ImageClassification,
+    Ranking,
+    Embedding,  # last: many names end in the bare "Model" of its architecture
 )
 TASKS = MappingProxyType({task.name: task for task in _ALL})
 

@@ -34,12 +34,24 @@ Columns = Mapping[str, Any]
 requests a list of values, None where one lacks what another has."""
 Answer = dict[str, Any]
 """What a model says to one row, as JSON holds it."""
-AnswerKind = Literal["stream", "text", "label", "labels", "score", "spans", "fills", "extract"]
+AnswerKind = Literal[
+    "stream",
+    "text",
+    "label",
+    "labels",
+    "score",
+    "spans",
+    "fills",
+    "extract",
+    "vector",
+    "scores",
+]
 """`stream`: text, token by token. `text`: one that comes whole. `label`: one class, with the
 probabilities of all. `labels`: any number of classes, with the probability of each. `score`: a
 number. `spans`: runs of words with a class each. `fills`: what may stand at each hidden place of a
-text, and the text with the most probable. `extract`: a piece of a text. Routes of the server and
-its page follow from it."""
+text, and the text with the most probable. `extract`: a piece of a text. `vector`:
+numbers that stand for a text. `scores`: how relevant documents are to a query. Routes of the server
+and its page follow from it."""
 WRITTEN: frozenset[AnswerKind] = frozenset({"stream", "text"})
 """Answers that are made token by token, which takes long."""
 
@@ -178,6 +190,12 @@ class Task(ABC):
         kinds = ("label", "labels", "tags")
         return next((role for role, each in cls.fields.items() if each.kind in kinds), None)
 
+    @classmethod
+    def has_counted_head(cls) -> bool:
+        """Whether its head is over the vocabulary or over classes: the formulas of `model/count.py`
+        have these."""
+        return cls.learns_from_text or cls.draws_head
+
     def fresh_processor(self) -> Processor | None:
         """The processor for a model without a base; None where the data has to bring one."""
         return None
@@ -231,7 +249,8 @@ class Task(ABC):
         """The *sum* of the loss over the batch's targets, a scalar in fp32.
 
         The caller divides by the targets of the global batch, so the curve does not depend on how
-        the batch was cut up.
+        the batch was cut up. A loss that holds a row against others of its step must gather them
+        from all workers (`tasks/gather.py`), and the spec of its task says so: `sees_whole_step`.
         """
 
     def sequence_part(
@@ -244,6 +263,12 @@ class Task(ABC):
         raise NotImplementedError(f"{self.name} needs whole rows")
 
     # ---- the model ---------------------------------------------------------------------------
+
+    @classmethod
+    def is_named_by(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a folder's config.json, of which an architecture fits, says that it is this task
+        and no other of that architecture."""
+        return cls.problem_type is not None and config.get("problem_type") == cls.problem_type
 
     def model_arguments(self) -> dict[str, Any]:
         """What the model's configuration must say of the task: the names of the classes, and what
@@ -261,6 +286,10 @@ class Task(ABC):
     def num_outputs(self) -> int:
         """Of the head that fine-tuning gives the model; 0 where it gives none."""
         return int(self.model_arguments().get("num_labels", 0))
+
+    def trim(self, model: PreTrainedModel) -> None:  # noqa: B027 (most tasks use all)
+        """Takes out of a model what the task has no use for, so that a base may lack it and no
+        weight is kept that nothing teaches."""
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 (most tasks take any)
         """Raises ValueError when a model of this configuration would learn the wrong thing."""
@@ -349,7 +378,7 @@ class Task(ABC):
     def example_request(cls) -> dict[str, Any]:
         """Something that any model of the task can be asked: role → value, as JSON holds it."""
         return {
-            role: ["The"] if each.kind == "words" else "The"
+            role: ["The"] if each.kind in ("texts", "words") else "The"
             for role, each in cls.fields.items()
             if not each.is_target and not each.is_optional
         }

@@ -17,11 +17,23 @@ from raymodel.tasks.template import template_fields
 if TYPE_CHECKING:
     from raymodel.data.spec import SourceSpec
 
-Kind = Literal["text", "label", "labels", "number", "image", "words", "tags", "answers", "messages"]
-"""`text`: a template. `label`: one class. `labels`: any number of classes. `number`: a finite one.
-`image`: encoded bytes, or the path of a file below the source. `words`: a list of texts. `tags`: a
-class for each word. `answers`: pieces of the first role, and where they begin. `messages`: a
-conversation, see `conversation.py`."""
+Kind = Literal[
+    "text",
+    "texts",
+    "label",
+    "labels",
+    "number",
+    "image",
+    "words",
+    "tags",
+    "answers",
+    "messages",
+]
+"""`text`: a template. `texts`: a list of texts, each a document of its own. `label`: one class.
+`labels`: any number of classes. `number`: a finite one. `image`: encoded bytes, or the path of a
+file below the source. `words`: a text as the list of its words. `tags`: a class for each word.
+`answers`: pieces of the first role, and where they begin. `messages`: a conversation, see
+`conversation.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)

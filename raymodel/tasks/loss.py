@@ -90,6 +90,6 @@ def _minus_ones(targets_N: torch.Tensor) -> torch.Tensor:
 def _chunks(logits_NV: torch.Tensor) -> Iterator[slice]:
     elements = _CHUNK_ELEMENTS_GPU if logits_NV.is_cuda else _CHUNK_ELEMENTS_CPU
     num_rows, num_classes = logits_NV.shape
-    step = max(1, elements // num_classes)
+    step = max(1, elements // max(1, num_classes))
     for start in range(0, num_rows, step):
         yield slice(start, min(start + step, num_rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     Field,
@@ -13,7 +13,7 @@ from pydantic import (
     field_validator,
 )
 
-from raymodel.modality.spec import TEMPLATES, AugmentSpec, ImageSpec
+from raymodel.modality.spec import TEMPLATES, AugmentSpec, ImageSpec, Pooling
 from raymodel.spec.base import Spec, Text
 from raymodel.spec.fields import by_name, nearest, own_name
 from raymodel.spec.own import is_own, own_digest
@@ -29,6 +29,10 @@ OF_TRAINING = OfTraining()
 
 class AnyTask(Spec):
     """What the specs of all tasks share."""
+
+    sees_whole_step: ClassVar[bool] = False
+    """Whether the loss of a row depends on the other rows of its step, so that each worker has to
+    compute all of its rows in one pass."""
 
     name: str
     """Which task."""
@@ -48,6 +52,11 @@ class AnyTask(Spec):
         """Why it cannot read its examples with a tokenizer that the job trains; None where it
         can."""
         return None
+
+    @property
+    def row_texts(self) -> int:
+        """Texts of a row that go through the model each by itself, as far as the spec tells."""
+        return 1
 
     def examples_identity(self) -> dict[str, Any]:
         """What decides the examples of the task."""
@@ -202,6 +211,45 @@ class TokenClassificationSpec(AnyTask):
     """Which task."""
 
 
+class EmbeddingSpec(AnyTask):
+    """A vector for each text, close to those of the texts that belong to it."""
+
+    sees_whole_step = True
+
+    name: Literal["embedding"] = "embedding"
+    """Which task."""
+    pooling: Annotated[Pooling | None, OF_TRAINING] = None
+    """How the vectors of a text's tokens become one: `mean`, `cls` (the first token), or `last`,
+    as for decoders. By default as the base says in the files of sentence-transformers, else
+    `mean`."""
+    temperature: Annotated[float, OF_TRAINING] = Field(default=0.05, ge=0.001, le=10)
+    """Similarities, from -1 to 1, are divided by it: the lower, the more the nearest wrong texts
+    count. 0.05 as for SimCSE (arXiv:2104.08821) and sentence-transformers."""
+    negatives: Annotated[Count | None, OF_TRAINING] = Field(default=None, ge=0)
+    """How many of a record's own negatives are used at each step, drawn anew; by default all. The
+    texts of all other rows of the step are negatives in any case, and cost nothing."""
+
+    @property
+    def row_texts(self) -> int:
+        """Query, positive, negatives."""
+        return 2 + (self.negatives or 0)
+
+
+class RankingSpec(AnyTask):
+    """How relevant a document is to a query, for both read together."""
+
+    name: Literal["ranking"] = "ranking"
+    """Which task."""
+    negatives: Annotated[Count | None, OF_TRAINING] = Field(default=None, ge=1)
+    """How many of a record's negatives are used at each step, drawn anew; by default all. Each is a
+    pass of its own through the model. Validation and evaluation use all."""
+
+    @property
+    def row_texts(self) -> int:
+        """The query with its document, and with each negative."""
+        return 1 + (self.negatives or 1)
+
+
 AnyTaskSpec = (
     CausalLMSpec
     | ChatSpec
@@ -213,6 +261,8 @@ AnyTaskSpec = (
     | TokenClassificationSpec
     | QuestionAnsweringSpec
     | ImageClassificationSpec
+    | EmbeddingSpec
+    | RankingSpec
 )
 TASK_SPECS: tuple[type[AnyTask], ...] = get_args(AnyTaskSpec)
 

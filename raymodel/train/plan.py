@@ -119,6 +119,29 @@ def plan_batch(global_batch: int, micro_batch: int | None, world_size: int) -> B
     return BatchPlan(micro_batch=-(-worker_rows // accumulation), accumulation=accumulation)
 
 
+def find_step_conflict(spec: TrainSpec, batch: BatchPlan) -> str | None:
+    """Why a worker does not compute all its rows of a step, and those alone, in one pass, with the
+    fix: what looks at several rows of a step needs that to see the whole of it. None where it does.
+    """
+    if batch.accumulation > 1:
+        enough = -(-spec.global_batch // (spec.micro_batch or spec.global_batch))
+        return (
+            f"micro_batch is {spec.micro_batch}, so that a worker computes its rows in "
+            f"{batch.accumulation} passes, of which none sees the others; leave out micro_batch, "
+            f"use {enough} workers or more"
+        )
+    for field, workers in (
+        ("tensor", spec.parallel.tensor),
+        ("sequence", spec.parallel.sequence),
+    ):
+        if workers > 1:
+            return (
+                f"parallel.{field} is {workers}, so that workers have rows in common, which would "
+                "count more than once; leave it out"
+            )
+    return None
+
+
 def cut(num_rows: int, pieces: int) -> list[tuple[int, int]]:
     """Cuts rows into `pieces` runs that differ by at most one row: [(start, stop), …].
 

@@ -181,9 +181,9 @@ def _assemble(
     max_length = spec.max_length if isinstance(spec, FinetuneSpec) else None
     flops, peak, not_counted = None, None, ""
     try:
-        flops = flops_per_token(
-            config, task, row_tokens=round(plan.tokens_per_row), max_length=max_length
-        )
+        texts = 1 if task.spec is None else task.spec.row_texts
+        row_tokens = max(1, round(plan.tokens_per_row / texts))
+        flops = flops_per_token(config, task, row_tokens=row_tokens, max_length=max_length)
     except NOT_COUNTED as error:  # no utilisation is better than a wrong one
         not_counted = first_line(error)
     else:
@@ -235,7 +235,11 @@ def _assemble(
         collator=collator,
         feed=session.feed(dataset, order, state.data_step, end, spec.on_bad_shard, engine.layout),
         validation=Validation(
-            open_dataset(work.dataset, "holdout"), spec.validate_rows, engine, collator
+            open_dataset(work.dataset, "holdout"),
+            spec.validate_rows,
+            spec.global_batch,
+            engine,
+            collator,
         ),
         journal=journal,
         saver=saver,

@@ -173,3 +173,18 @@ def test_keys_tell_lists_from_what_they_are_joined_to(tmp_path) -> None:
     }
     assert len(keys) == 4
     assert np.unique([len(key) for key in keys]).tolist() == [16]
+
+
+# ---- several texts -------------------------------------------------------------------------------
+
+PAIR = {"query": Field(kind="text"), "others": Field(kind="texts")}
+
+
+def test_each_of_several_texts_is_cut() -> None:
+    record, account = RawRecord({"q": "a", "o": ["bcde", "f"]}, b"0" * 16), Account()
+    account.begin("x")
+    source = SourceSpec(path="x", format="jsonl", fields={"query": "{q}", "others": "o"})
+    made = make_document(
+        record, source, Location.parse("/nowhere"), PAIR, CleanSpec(max_chars=2), account
+    )
+    assert (made.values["others"], made.cut) == (["bc", "f"], ("others",))

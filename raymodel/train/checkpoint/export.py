@@ -143,7 +143,8 @@ def _folder_for(target: Location) -> Iterator[tuple[Path, Callable[[Path], None]
     """
     if not target.is_local:
         with tempfile.TemporaryDirectory(prefix="raymodel-") as scratch:
-            yield Path(scratch), lambda file: _send(file, target / file.name)
+            folder = Path(scratch)
+            yield folder, lambda file: _send(file, target / file.relative_to(folder).as_posix())
         return
     target.delete_tree()
     target.parent.make_dir()

@@ -44,7 +44,7 @@ def flops_per_token(
     Raises:
         NOT_COUNTED: any of these.
     """
-    if can_count(config.model_type):
+    if can_count(config.model_type) and task.has_counted_head():
         count = count_model(
             config.model_type,
             config.to_dict(),
@@ -75,7 +75,7 @@ def find_shape(
         row_tokens: tokens of the longest row.
         max_length: of examples; None for packed rows.
     """
-    if can_count(config.model_type):
+    if can_count(config.model_type) and task.has_counted_head():
         return ModelShape.of(
             config.model_type, config.to_dict(), num_labels=task.num_outputs, adapter=adapter
         )

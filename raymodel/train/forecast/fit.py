@@ -85,7 +85,7 @@ def _neighbours(shape: Shape, setup: Setup, room: Room) -> Iterator[Setup]:
     """All layouts with the same result, each knob turned only towards less memory."""
     heads = int(shape.config.get("num_attention_heads") or 0)  # 0: not cut, since it has none
     kv_heads = int(shape.config.get("num_key_value_heads") or heads)
-    can_cut = shape.architecture in TENSOR and shape.adapter is None
+    can_cut = shape.architecture in TENSOR and shape.adapter is None and not setup.in_one_pass
     per_node = room.workers_per_node or room.max_workers
     tensors = [
         tensor
@@ -100,7 +100,8 @@ def _neighbours(shape: Shape, setup: Setup, room: Room) -> Iterator[Setup]:
         tensors,
         recomputations,
         range(setup.zero, 4),
-        _halvings(setup.micro_batch),
+        # A whole batch is no limit: a worker then computes all of its rows at once.
+        (setup.global_batch,) if setup.in_one_pass else _halvings(setup.micro_batch),
     ):
         replica = tensor * setup.sequence
         if (

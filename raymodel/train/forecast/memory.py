@@ -20,7 +20,7 @@ from raymodel.model.activations import Activations, count_activations
 from raymodel.model.counted import CountedShape, Shape
 from raymodel.train.forecast.buckets import BUCKET_ELEMENTS, LIVE_ELEMENTS
 from raymodel.train.plan import plan_batch
-from raymodel.train.spec import TrainSpec
+from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.update.optimizer_spec import OptimizerName
 
 FP32 = 4
@@ -38,6 +38,10 @@ class Setup:
     global_batch: int
     micro_batch: int
     """Rows in one forward pass."""
+    row_texts: int = 1
+    """Texts of a row, each as long as a row can be."""
+    in_one_pass: bool = False
+    """Whether each worker has to compute its rows of a step together, and those alone."""
     tensor: int = 1
     sequence: int = 1
     zero: int = 1
@@ -55,10 +59,13 @@ class Setup:
         """What a spec means for so many workers."""
         parallel = spec.parallel
         replicas = parallel.data_workers(workers)
+        task = spec.task if isinstance(spec, FinetuneSpec) else None
         return cls(
             workers=workers,
             global_batch=spec.global_batch,
             micro_batch=plan_batch(spec.global_batch, spec.micro_batch, replicas).micro_batch,
+            row_texts=task.row_texts if task else 1,
+            in_one_pass=task is not None and task.sees_whole_step,
             tensor=parallel.tensor,
             sequence=parallel.sequence,
             zero=parallel.zero,
@@ -150,7 +157,7 @@ class _Worker:
         self.setup, self.b = setup, setup.number_bytes
         self.trained, self.frozen = shape.trained * share, shape.frozen * share
         self.largest = shape.largest
-        self.tokens = setup.micro_batch * row_tokens / setup.sequence
+        self.tokens = setup.micro_batch * setup.row_texts * row_tokens / setup.sequence
         self.checkpoints = checkpoints
         self.head = shape.head_gradient(setup.tensor)
         self.buffers = shape.buffer_bytes

@@ -25,7 +25,7 @@ from raymodel.model.materialise import materialise, stand_in
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.tasks.base import Task
 from raymodel.train.layout import Layout
-from raymodel.train.plan import BatchPlan
+from raymodel.train.plan import BatchPlan, find_step_conflict
 from raymodel.train.spec import TrainSpec
 from raymodel.train.step import zero
 from raymodel.train.step.batch_norm import StepNorms
@@ -219,12 +219,13 @@ def build_engine(
         weights: Of a model on the meta device; None where it has its own.
 
     Raises:
-        SpecError: this machine cannot compute in the spec's precision, or the model has batch norm
-            that cannot be trained as the spec says.
+        SpecError: this machine cannot compute in the spec's precision, or the task or the model's
+            batch norm cannot be trained as the spec says.
     """
     import deepspeed
 
     _check_precision(spec.precision)
+    _check_step(task, spec, batch)
     if spec.precision == "bf16":
         speed_up_bf16()
     layout = Layout.of(spec.parallel, dist.get_rank(), dist.get_world_size())
@@ -300,6 +301,13 @@ def _check_precision(precision: str) -> None:
             f"this {device.device_name()} has no instructions for them; precision: fp32 is faster",
             inherent=True,
         )
+
+
+def _check_step(task: Task, spec: TrainSpec, batch: BatchPlan) -> None:
+    is_alone = task.spec is None or not task.spec.sees_whole_step
+    reason = None if is_alone else find_step_conflict(spec, batch)
+    if reason is not None:
+        raise SpecError(f"{task.name} holds each row against all others of its step, and {reason}")
 
 
 def _note_optimizer(engine: Any, spec: TrainSpec) -> None:

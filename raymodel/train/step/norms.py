@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from raymodel.errors import SpecError
-from raymodel.train.plan import BatchPlan
+from raymodel.train.plan import BatchPlan, find_step_conflict
 from raymodel.train.spec import TrainSpec
 from raymodel.train.step.batch_norm import StepBatchNorm
 
@@ -68,25 +68,9 @@ def _check_spec(name: str, spec: TrainSpec, batch: BatchPlan) -> None:
 
 
 def _find_conflict(spec: TrainSpec, batch: BatchPlan) -> str | None:
-    if batch.accumulation > 1:
-        enough = -(-spec.global_batch // (spec.micro_batch or spec.global_batch))
-        return (
-            f"micro_batch is {spec.micro_batch}, so that a worker computes its rows in "
-            f"{batch.accumulation} passes, of which none sees the others; leave out micro_batch, "
-            f"use {enough} workers or more"
-        )
     if spec.activation_checkpointing:
         return (
             "activation_checkpointing is true, which computes layers again amid the backward pass, "
             "when workers exchange other sums; leave it out"
         )
-    for field, workers in (
-        ("tensor", spec.parallel.tensor),
-        ("sequence", spec.parallel.sequence),
-    ):
-        if workers > 1:
-            return (
-                f"parallel.{field} is {workers}, so that workers have rows in common, which would "
-                "count more than once; leave it out"
-            )
-    return None
+    return find_step_conflict(spec, batch)

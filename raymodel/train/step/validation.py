@@ -1,37 +1,50 @@
-"""Loss on held-out rows while training goes on."""
+"""Loss on held-out rows while training goes on.
+
+They are cut as training cuts its rows: into steps of the global batch, among the workers, and into
+micro batches. So a loss that looks at the whole step is the same at any number of workers here too.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from raymodel.data.columns import columns_of
 from raymodel.data.order import slice_for
 from raymodel.data.shard import Dataset
-from raymodel.train.step.batches import Collator
+from raymodel.train.step.batches import Batch, Collator
 from raymodel.train.step.engine import Engine
 
 
 class Validation:
-    """The same held-out rows each time, cut among the workers; read once and kept."""
+    """The same held-out rows each time; read once and kept."""
 
     def __init__(
         self,
         dataset: Dataset,
         num_rows: int,
+        global_batch: int,
         engine: Engine,
         collator: Collator,
     ) -> None:
         row_ids = dataset.spread(num_rows)
-        total, layout = len(row_ids), engine.layout
-        start, stop = slice_for(layout.data_rank, layout.data_world_size, total)
-        worker_rows = -(-total // layout.data_world_size)
-        rounds = -(-worker_rows // engine.batch.micro_batch)
-        self._engine = engine
+        layout, self._engine = engine.layout, engine
         self._last_loss: float | None = None
         collator.learn_blank(columns_of(dataset.read(row_ids[:1])))
+        spans = []
+        for first in range(0, len(row_ids), global_batch):
+            rows = min(global_batch, len(row_ids) - first)
+            start, stop = slice_for(layout.data_rank, layout.data_world_size, rows)
+            spans.append(slice(first + start, first + stop))
+        own = columns_of(dataset.read(np.concatenate([row_ids[span] for span in spans])))
         # Every worker does as many forward passes: under ZeRO-3 each one gathers the weights.
-        self._batches = collator.batches(columns_of(dataset.read(row_ids[start:stop])), rounds)
+        self._batches, begin = list[Batch](), 0
+        for span in spans:
+            end = begin + span.stop - span.start
+            step = {name: column[begin:end] for name, column in own.items()}
+            self._batches += collator.batches(step, engine.batch.accumulation)
+            begin = end
         targets = sum(engine.task.num_targets(batch) for batch in self._batches)
         self._targets = targets if layout.speaks_for_rows else 0
 
