@@ -12,7 +12,6 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from raymodel.chance import Draw
@@ -32,7 +31,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS, get_task
 from raymodel.tasks.base import Example, LeftOut, Limits, Task
 from raymodel.tasks.spec import RankingSpec
-from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer
+from raymodel.testing.tiny import build_tiny_bert, train_pair_tokenizer, train_tiny_tokenizer
 
 SMALL = {
     "hidden_size": 32,
@@ -60,25 +59,7 @@ def processor() -> TextProcessor:
 @pytest.fixture(scope="module")
 def bert_processor() -> TextProcessor:
     """With the special tokens of BERT around and between two texts."""
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = train_tiny_tokenizer(["ann reads files", "bo writes rows"])
-    tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", tokenizer.cls_token_id), ("[SEP]", tokenizer.sep_token_id)],
-    )
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    return TextProcessor(
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer.backend_tokenizer,
-            pad_token=tokenizer.pad_token,
-            cls_token="[CLS]",
-            sep_token="[SEP]",
-            model_input_names=names,
-        )
-    )
+    return TextProcessor(train_pair_tokenizer(["ann reads files", "bo writes rows"]))
 
 
 def task_of(processor: TextProcessor, **spec: Any) -> Task:

@@ -20,7 +20,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks.base import Example, Limits
 from raymodel.tasks.spec import EmbeddingSpec, RankingSpec
 from raymodel.testing.distributed import run_distributed
-from raymodel.testing.tiny import build_tiny_bert, train_tiny_tokenizer
+from raymodel.testing.tiny import build_tiny_bert, train_pair_tokenizer
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork
 
@@ -35,7 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_tiny_bert().bert
     model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
     model.save_pretrained(folder)
-    train_tiny_tokenizer(["find the file in a table"]).save_pretrained(folder)
+    train_pair_tokenizer(["find the file in a table"]).save_pretrained(folder)
     return folder
 
 
