@@ -4,6 +4,7 @@ processes found of the rows of one dataset."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from raymodel.tasks import get_task
 from raymodel.tasks.base import WRITTEN, Limits, Task
 from raymodel.tasks.likelihood import likelihood_scores
 from raymodel.tasks.own import measure_named, own_measure
+from raymodel.tasks.spec import AnyTask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,7 +83,7 @@ def num_parts(held_out: Mapping[str, Dataset], max_rows: int, workers: int) -> i
 
 def measure_part(
     folder: Path,
-    task_name: str,
+    task_spec: AnyTask,
     held_out: Mapping[str, Dataset],
     spec: EvaluateSpec,
     part: tuple[int, int] = (0, 1),
@@ -91,6 +93,7 @@ def measure_part(
     """Loads the model of `folder` and asks it about its part of the rows.
 
     Args:
+        task_spec: the task, as the job said it that made the model.
         held_out: held-out rows by role.
         part: which of how many; the parts in their order are all rows in theirs.
         wants_gpu: a model that finds no GPU is measured all the same, as a slow path.
@@ -102,7 +105,7 @@ def measure_part(
 
     device = find_device(wants_gpu)
     labels = next((data.labels for data in held_out.values() if data.labels), ())
-    model, task = load_for_use(folder, task_name, labels=labels)
+    model, task = load_for_use(folder, task_spec.name, spec=task_spec, labels=labels)
     note_attention(model)
     model.to(torch.device(device))  # type: ignore[arg-type]  # a wrapped method, mistyped upstream
     note_processor(task.processor)
@@ -121,8 +124,11 @@ def _ask(
     needs = {measure_named(task, name).needs for name in spec.metrics}
     found = Found()
     if "loss" in needs:
-        for rows in _batches(dataset, _share(row_ids, part)):
-            _add_loss(model, task, rows, found)
+        from raymodel.model.attention import documents_apart
+
+        with documents_apart(model) if task.keeps_apart else nullcontext():
+            for rows in _batches(dataset, _share(row_ids, part)):
+                _add_loss(model, task, rows, found)
     if "answers" in needs:
         asked = _asked(row_ids, spec.generate_rows) if task.answers in WRITTEN else row_ids
         for rows in _batches(dataset, _share(asked, part)):

@@ -22,7 +22,7 @@ from raymodel.evaluate.measure import (
 )
 from raymodel.evaluate.report import summary, write_report
 from raymodel.evaluate.spec import EvaluateSpec
-from raymodel.model.purpose import find_task
+from raymodel.model.purpose import find_task, find_task_spec
 from raymodel.observe.slow_paths import forget_slow_paths
 from raymodel.observe.text import listed
 from raymodel.storage.artifact import Artifact
@@ -31,6 +31,7 @@ from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
+from raymodel.tasks.spec import AnyTask
 
 HELD_OUT = ("test", "holdout")
 """The first of these splits that has rows is measured."""
@@ -65,7 +66,8 @@ def run_evaluate(
     """
     inputs = execution.inputs
     model = inputs["model"]
-    task_name = find_task(model)
+    task_spec = find_task_spec(model)
+    task_name = task_spec.name
     models = {"model": model}
     base = inputs.get("base")
     # A base of another task has no head for this one: there is nothing to compare.
@@ -75,7 +77,7 @@ def run_evaluate(
     if "examples" in inputs:
         sources["examples"] = mixture_of(inputs["examples"])
     held_out = _open_held_out(get_task(task_name)(), sources)
-    measured = _measure_all(models, task_name, held_out, spec, execution, story)
+    measured = _measure_all(models, task_spec, held_out, spec, execution, story)
 
     gates = check_gates(measured["model"].metrics, spec.gates)
     passed = all(gate.passed for gate in gates)
@@ -115,7 +117,7 @@ def _open_held_out(task: Task, sources: Mapping[str, Mixture]) -> dict[str, Data
 
 def _measure_all(
     models: Mapping[str, Artifact],
-    task_name: str,
+    task_spec: AnyTask,
     held_out: Mapping[str, Dataset],
     spec: EvaluateSpec,
     execution: Execution,
@@ -134,7 +136,7 @@ def _measure_all(
     started = {
         role: [
             measure.remote(
-                artifact.location / "model", task_name, dict(held_out), spec, (i, count), wants_gpu
+                artifact.location / "model", task_spec, dict(held_out), spec, (i, count), wants_gpu
             )
             for i in range(count)
         ]
@@ -145,7 +147,7 @@ def _measure_all(
         for role, parts in started.items():
             with own_errors():
                 found: list[Part] = ray.get(parts)
-            done[role] = combine(task_name, found, held_out, spec)
+            done[role] = combine(task_spec.name, found, held_out, spec)
             (work / f"{role}.json").write_json(done[role].to_dict())
     return done
 
@@ -153,7 +155,7 @@ def _measure_all(
 @ray.remote(max_retries=2)
 def _measure(
     model: Location,
-    task_name: str,
+    task_spec: AnyTask,
     held_out: dict[str, Dataset],
     spec: EvaluateSpec,
     part: tuple[int, int],
@@ -161,4 +163,4 @@ def _measure(
 ) -> Part:
     forget_slow_paths()  # a process of Ray's may have measured another model
     with local_folder(model) as folder:
-        return measure_part(folder, task_name, held_out, spec, part, wants_gpu=wants_gpu)
+        return measure_part(folder, task_spec, held_out, spec, part, wants_gpu=wants_gpu)

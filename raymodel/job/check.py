@@ -348,7 +348,8 @@ def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> 
     if job.finetune is not None and job.finetune.starts_from_pretrain:
         trained.append(("finetune", job.finetune, job.finetune.task.name))
     for stage, spec, task in trained:
-        model = Trained(architecture, config, get_task(task).cuts_rows, length)
+        kind = get_task(task)
+        model = Trained(architecture, config, kind.cuts_rows, length, kind.apart_architectures)
         for field, reason in find_unsupported(spec, model):
             yield Problem((stage, *field.split(".")), reason)
 

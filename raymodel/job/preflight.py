@@ -274,7 +274,10 @@ class _Look:
             return  # nobody here could tell
         length = spec.max_length_for(find_max_tokens(answer.config))
         architecture = str(answer.config.get("model_type"))
-        model = Trained(architecture, answer.config, get_task(spec.task.name).cuts_rows, length)
+        kind = get_task(spec.task.name)
+        model = Trained(
+            architecture, answer.config, kind.cuts_rows, length, kind.apart_architectures
+        )
         for name, reason in find_unsupported(spec, model):
             self._add("finetune", f"{name}: {reason}")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from raymodel.tasks.base import Task
+    from raymodel.tasks.spec import AnyTask
 
 _LOCAL_ONLY = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
 
@@ -63,12 +64,14 @@ def load_for_use(
     folder: str | Path,
     task_name: str,
     *,
+    spec: AnyTask | None = None,
     labels: Sequence[str] = (),
     dtype: torch.dtype | Literal["auto"] = "auto",
 ) -> tuple[PreTrainedModel, Task]:
     """`load_model`, and its task with the processor of the folder.
 
     Args:
+        spec: what the job that made it says of the task; the defaults when None.
         labels: of the data that it is measured on, where that has some.
 
     Raises:
@@ -76,9 +79,9 @@ def load_for_use(
     """
     kind = get_task(task_name)
     model = load_model(folder, kind(), dtype=dtype)
-    task = kind(labels=labels).reading_as(Location.parse(str(folder)))
+    task = kind(spec, labels=labels).reading_as(Location.parse(str(folder)))
     fit(folder, model, task)
-    return model, task
+    return model, task.for_model(model.config)
 
 
 def fit(folder: str | Path | Location, model: PreTrainedModel, task: Task) -> str | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from raymodel.errors import ArtifactError
 from raymodel.spec.own import is_own
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS, get_task
+from raymodel.tasks.spec import AnyTask, default_spec
 
 
 def model_location(model: Artifact | Location) -> Location:
@@ -53,6 +56,18 @@ def _own_task(folder: Location, task: str) -> str:
             f"{folder} is a model for the task {error}; use it where that is the working directory"
         ) from error
     return task
+
+
+def find_task_spec(model: Artifact | Location) -> AnyTask:
+    """The task of `find_task`, as the job said it that made the model; else its defaults."""
+    task = find_task(model)
+    if isinstance(model, Artifact) and (model.location / "spec.yaml").exists():
+        said = yaml.safe_load((model.location / "spec.yaml").read_text())
+        for section in ("objective", "task"):
+            found = said.get(section) if isinstance(said, dict) else None
+            if isinstance(found, dict) and found.get("name") == task:
+                return type(default_spec(task)).model_validate(found)
+    return default_spec(task)
 
 
 def _architectures(config: Any) -> list[str]:

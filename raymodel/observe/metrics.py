@@ -32,6 +32,7 @@ _TABLE = (
     Metric("workers", "", "same", "training processes"),
     Metric("tokens", "tokens", "sum", "tokens read since step 0, padding left out; or `unit`"),
     Metric("unit", "", "same", "what `tokens` counts where it is not tokens: images"),
+    Metric("padding", "", "sum", "share of the tokens computed for the step that is padding"),
     Metric("rows", "rows", "sum", "rows read since step 0"),
     Metric("targets", "", "sum", "targets that bore loss since step 0"),
     Metric("epoch", "epochs", "same", "passes over the data, with fraction"),

@@ -149,6 +149,8 @@ class Task(ABC):
     own network is held against it. None where it is not checked."""
     spec_class: ClassVar[type[AnyTask] | None] = None
     """Of a user's own task: what a job may say of it besides its name."""
+    apart_architectures: ClassVar[tuple[str, ...]] = ()
+    """The `model_type`s that can compute documents of one row as if each were alone."""
     draws_head: ClassVar[bool] = False
     """Whether fine-tuning gives the model a head of its own, so that a base may lack one."""
 
@@ -165,6 +167,8 @@ class Task(ABC):
         self._processor = processor
         required = (role for role, each in self.fields.items() if not each.is_optional)
         self.roles = frozenset(required if roles is None else roles)
+        self.keeps_apart = False
+        """Whether documents, or examples, lie in one row of a batch and do not see each other."""
 
     @property
     def processor(self) -> Any:
@@ -176,6 +180,10 @@ class Task(ABC):
         """The same task with the processor of a folder. Raises ArtifactError where it has none."""
         processor = self.processor_class().load(folder)
         return type(self)(self.spec, labels=self.labels, processor=processor, roles=self.roles)
+
+    def for_model(self, config: PretrainedConfig) -> Self:
+        """The same task, with batches as a model of this configuration reads them best."""
+        return self
 
     # ---- data --------------------------------------------------------------------------------
 
@@ -231,7 +239,7 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
-        """Columns of B examples → one padded batch on the CPU.
+        """Columns of B examples → one batch on the CPU, padded unless it `keeps_apart` examples.
 
         The result holds at least what `loss` needs. Targets that must bear no loss are
         `no_target`.
@@ -243,6 +251,10 @@ class Task(ABC):
     def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
         """How many targets bear loss in this batch (tokens, or examples)."""
         return int((batch["labels"] != self.no_target).sum())
+
+    def num_positions(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """How many tokens the model computes for this batch, padding included; else examples."""
+        return batch["input_ids"].numel() if "input_ids" in batch else len(batch["labels"])
 
     @abstractmethod
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

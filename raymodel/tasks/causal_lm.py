@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample
+from raymodel.tasks.documents import DECODERS, DocumentTask
 from raymodel.tasks.fields import Field
 from raymodel.tasks.prompt import TOO_LONG, fit_answer
 from raymodel.tasks.spec import AnyAnswerSpec
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from raymodel.modality.text import TextProcessor
 
 
-class CausalLM(Task):
+class CausalLM(DocumentTask):
     """A decoder (`AutoModelForCausalLM`) over one of two kinds of rows.
 
     Packed rows, from `prepare`: `tokens` (T ids), of which the first `length` are real. Every token
-    but the first bears loss. Examples, from `finetune`: `input_ids`, of which the first
-    `prompt_length` are the prompt. Only the response bears loss.
+    bears loss but the first of a row, and of each document where they are kept apart. Examples,
+    from `finetune`: `input_ids`, of which the first `prompt_length` are the prompt. Only the
+    response bears loss.
     """
 
     name = "causal_lm"
@@ -52,6 +54,7 @@ class CausalLM(Task):
     answers = "stream"
     cuts_rows = True
     learns_from_text = True
+    apart_architectures = DECODERS
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Refuses encoders: they see the token to predict, so their loss means nothing."""
@@ -109,7 +112,8 @@ class CausalLM(Task):
         return isinstance(self.spec, AnyAnswerSpec) and self.spec.too_long == "drop"
 
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
-        """`input_ids` and `labels`, both (B, T).
+        """`input_ids` and `labels`, both (B, T); where documents are kept apart, their places too,
+        and all examples in one row.
 
         There is no attention mask: padding is on the right, where the causal mask already hides it
         from every real token, and without a mask attention takes its fast causal path.
@@ -118,6 +122,7 @@ class CausalLM(Task):
         import torch
 
         from raymodel.tasks.batch import pad_right
+        from raymodel.tasks.documents import joined, with_documents
         from raymodel.tasks.loss import IGNORED
 
         if "tokens" in rows:
@@ -130,7 +135,17 @@ class CausalLM(Task):
         position = np.arange(input_ids.shape[1])
         bears_loss = (position >= first[:, None]) & (position < end[:, None])
         labels = input_ids.masked_fill(~torch.from_numpy(bears_loss), IGNORED)
-        return {"input_ids": input_ids, "labels": labels}
+        batch = {"input_ids": input_ids, "labels": labels}
+        if not self.keeps_apart:
+            return batch
+        if "tokens" in rows:
+            batch = with_documents(batch, rows["document_starts"], end.tolist())
+        else:
+            fill = {"input_ids": self.processor.padding, "labels": IGNORED}
+            batch = joined(batch, end.tolist(), fill)
+        # Nothing of its document stands before a first token, to predict it from.
+        batch["labels"].masked_fill_(batch["position_ids"] == 0, IGNORED)
+        return batch
 
     def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
         """Predicted tokens: the first token of a row has nothing before it to be predicted from."""
@@ -138,11 +153,10 @@ class CausalLM(Task):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the next-token cross-entropy; `model` may be wrapped by DeepSpeed or peft."""
+        from raymodel.tasks.documents import model_inputs
         from raymodel.tasks.loss import cross_entropy_sum, next_token_loss
 
-        names = ("input_ids", "attention_mask", "position_ids")
-        inputs = {name: batch[name] for name in names if name in batch}
-        logits = model(**inputs, use_cache=False).logits
+        logits = model(**model_inputs(batch), use_cache=False).logits
         if "targets" in batch:
             return cross_entropy_sum(logits.flatten(0, 1), batch["targets"].flatten())
         return next_token_loss(logits, batch["labels"])
@@ -150,7 +164,8 @@ class CausalLM(Task):
     def sequence_part(
         self, batch: Mapping[str, torch.Tensor], part: int, parts: int
     ) -> dict[str, torch.Tensor]:
-        """`input_ids`, `position_ids` and `targets`, all (B, T / parts).
+        """`input_ids`, `position_ids` and `targets`, all (B, T / parts); and the bounds of the
+        documents in the whole rows, where they are kept apart.
 
         The target of the last position is in the next part, so the labels are shifted before they
         are cut. Padding on the right makes the parts as long as each other.
@@ -158,17 +173,23 @@ class CausalLM(Task):
         import torch
         from torch.nn.functional import pad
 
+        from raymodel.tasks.documents import widened
         from raymodel.tasks.loss import IGNORED, shifted
 
         width = batch["input_ids"].shape[1]
         more = -width % parts
         positions = torch.arange(width + more).expand(len(batch["input_ids"]), -1)
+        bounds = {}
+        if "position_ids" in batch:
+            bounds = widened(batch["position_ids"], more)
+            positions = bounds.pop("position_ids")
         whole = {
             "input_ids": pad(batch["input_ids"], (0, more)),
             "position_ids": positions,
             "targets": pad(shifted(batch["labels"]), (0, more), value=IGNORED),
         }
-        return {name: rows.chunk(parts, dim=1)[part].contiguous() for name, rows in whole.items()}
+        cut = {name: rows.chunk(parts, dim=1)[part].contiguous() for name, rows in whole.items()}
+        return cut | bounds
 
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Examples, and packed rows too."""
@@ -182,7 +203,11 @@ class CausalLM(Task):
         """Of the predicted text. End-of-text tokens have none, though they bear loss."""
         from raymodel.tasks.token_bytes import target_bytes, token_bytes
 
-        return target_bytes(batch["labels"], token_bytes(self.processor))
+        labels, sizes = batch["labels"], token_bytes(self.processor)
+        if "position_ids" not in batch:
+            return target_bytes(labels, sizes)
+        is_first = batch["position_ids"] == 0
+        return target_bytes(labels, sizes, batch["input_ids"].where(is_first, labels))
 
     def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
         """Greedy answers to the prompts, as `text`."""

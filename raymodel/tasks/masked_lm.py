@@ -7,7 +7,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample
+from raymodel.tasks.documents import ENCODERS, DocumentTask
 from raymodel.tasks.fields import PLAIN_TEXT
 from raymodel.tasks.spec import MaskedLMSpec
 
@@ -26,13 +27,12 @@ MASK_OF_REQUESTS = "[MASK]"
 _NUM_FILLS = 5  # as the fill-mask pipeline of transformers gives
 
 
-class MaskedLM(Task):
+class MaskedLM(DocumentTask):
     """An encoder (`AutoModelForMaskedLM`) over one of two kinds of rows.
 
     Packed rows, from `prepare`: `tokens` (T ids), of which the first `length` are real. Examples,
     from `finetune`: `input_ids` with the tokenizer's special tokens. Tokens of both are hidden
-    when a batch is made, anew at every step, and never special ones. Documents of one packed row
-    see each other, as those of `causal_lm` do.
+    when a batch is made, anew at every step, and never special ones.
 
     Without chance, as in validation and evaluation, 15 % of the single tokens are hidden, whatever
     the training hides, and the same ones of a row always: so the figures of all models compare.
@@ -50,6 +50,7 @@ class MaskedLM(Task):
     logits = "BTV"
     learns_from_text = True
     needs_encoder = True
+    apart_architectures = ENCODERS
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Refuses decoders: they do not see what follows a hidden token."""
@@ -99,11 +100,15 @@ class MaskedLM(Task):
         return Example(features={"input_ids": input_ids}, cut=("text",) if is_cut else ())
 
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
-        """`input_ids`, some of them hidden, `attention_mask` and `labels`, all (B, T).
+        """`input_ids`, some of them hidden, `attention_mask` and `labels`, all (B, T). Where
+        documents are kept apart, their places instead of a mask, and all examples in one row.
 
-        Without a `draw` the mask follows from the tokens of a row alone.
+        Without a `draw` what is hidden follows from the tokens of a row alone.
         """
         import torch
+
+        from raymodel.tasks.documents import joined, with_documents
+        from raymodel.tasks.loss import IGNORED
 
         inputs, mask = self._padded(rows)
         ids_BT, is_real_BT = inputs.numpy(), mask.numpy() == 1
@@ -112,7 +117,13 @@ class MaskedLM(Task):
         for i, (ids_T, is_real_T) in enumerate(zip(ids_BT, is_real_BT, strict=True)):
             chance = draw.of_row(i) if draw else _own_chance(ids_T[is_real_T])
             ids_BT[i], labels_BT[i] = self._masked(ids_T, ~is_real_T, chance, spec)
-        return {"input_ids": inputs, "attention_mask": mask, "labels": torch.from_numpy(labels_BT)}
+        batch = {"input_ids": inputs, "labels": torch.from_numpy(labels_BT)}
+        if not self.keeps_apart:
+            return batch | {"attention_mask": mask}
+        lengths = mask.sum(1).tolist()
+        if "tokens" in rows:
+            return with_documents(batch, rows["document_starts"], lengths)
+        return joined(batch, lengths, {"input_ids": self.processor.padding, "labels": IGNORED})
 
     def _padded(self, rows: Columns) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask of either kind of rows, both (B, T)."""
@@ -169,10 +180,10 @@ class MaskedLM(Task):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the cross-entropy over the hidden tokens."""
+        from raymodel.tasks.documents import model_inputs
         from raymodel.tasks.loss import cross_entropy_sum
 
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        logits_BTV = model(**inputs).logits
+        logits_BTV = model(**model_inputs(batch)).logits
         return cross_entropy_sum(logits_BTV.flatten(0, 1), batch["labels"].flatten())
 
     # ---- answers ---------------------------------------------------------------------------------

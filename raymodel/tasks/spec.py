@@ -84,6 +84,11 @@ class CausalLMSpec(AnyAnswerSpec):
 
     name: Literal["causal_lm"] = "causal_lm"
     """Which task."""
+    cross_documents: Annotated[bool, OF_TRAINING] = False
+    """Let the documents of one row see each other, as if they were one text. By default each is
+    computed as if it were alone, and its first token is not predicted from the end of another one,
+    and short examples are put end to end, which saves their padding and changes no loss. Needed
+    for models that cannot keep documents apart. Evaluation does as the training did."""
 
 
 class ChatSpec(AnyAnswerSpec):
@@ -146,6 +151,11 @@ class MaskedLMSpec(AnyTask):
     whole_words: Annotated[bool, OF_TRAINING] = False
     """Hide all tokens of a word together, which makes a harder task. Chinese characters are words
     of their own."""
+    cross_documents: Annotated[bool, OF_TRAINING] = False
+    """Let the documents of one row see each other, as if they were one text. By default each is
+    computed as if it were alone, as it is asked about,
+    and short examples are put end to end, which saves their padding and changes no loss. Needed
+    for models that cannot keep documents apart. Evaluation does as the training did."""
 
 
 class Seq2SeqLMSpec(AnyTask):

@@ -155,10 +155,23 @@ def _from_word_piece(prefix: str) -> Callable[[str], bytes]:
     return read
 
 
-def target_bytes(labels_BT: torch.Tensor, sizes: TokenBytes) -> int:
-    """UTF-8 bytes of the predicted text. End-of-text tokens have none, though they bear loss."""
-    # The first token of a row is not predicted; what bears no loss is no token.
-    return sum(int(sizes.count(labels_T)[1:].sum()) for labels_T in labels_BT.numpy())
+def target_bytes(
+    labels_BT: torch.Tensor, sizes: TokenBytes, text_BT: torch.Tensor | None = None
+) -> int:
+    """UTF-8 bytes of the predicted text. End-of-text tokens have none, though they bear loss.
+
+    Args:
+        labels_BT: what bears loss; below zero what does not.
+        text_BT: the same with the tokens that bear no loss but whose text goes on in the next one,
+            as the first of a document; None where there are none.
+    """
+    total = 0
+    for labels_T, text_T in zip(
+        labels_BT.numpy(), (labels_BT if text_BT is None else text_BT).numpy(), strict=True
+    ):
+        # The first token of a row is not predicted.
+        total += int(sizes.count(text_T)[1:][labels_T[1:] >= 0].sum())
+    return total
 
 
 @lru_cache(maxsize=1)

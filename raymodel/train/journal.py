@@ -92,8 +92,13 @@ class Journal:
         )
         self.store()  # whoever asks why this attempt ended finds it, however soon that is
 
-    def log(self, loss: float) -> None:
-        """One record of the step just completed, with the loss of its global batch."""
+    def log(self, loss: float, padding: float) -> None:
+        """One record of the step just completed.
+
+        Args:
+            loss: of its global batch.
+            padding: the share of what the model computed for it that was no token.
+        """
         before, now = self._marked, self._mark()
         self._marked = now
         steps = max(1, now["step"] - before["step"])
@@ -116,7 +121,8 @@ class Journal:
             "goodput": self._goodput(),
         }
         unit = self._engine.task.processor_class().unit
-        self._write(record if unit == "tokens" else record | {"unit": unit})
+        more = {"padding": round(padding, 4)} if unit == "tokens" else {"unit": unit}
+        self._write(record | more)
 
     def log_validation(self, validation_loss: float) -> None:
         """Adds a record with the held-out loss and tells the session.

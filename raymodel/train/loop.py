@@ -84,7 +84,7 @@ def train(t: Training) -> None:
 
             step, last = t.state.step, t.state.step == t.plan.total_steps
             if step % t.plan.log_every_steps == 0 or last or leave:
-                t.journal.log(loss)
+                t.journal.log(loss, padding=1 - sums["tokens"] / max(sums["positions"], 1))
             saves = step % t.plan.checkpoint_every_steps == 0 or last or leave
             if step % t.plan.validate_every_steps == 0 or last or (saves and t.ranks_checkpoints):
                 with t.clock.during("validation"):

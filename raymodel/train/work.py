@@ -117,8 +117,10 @@ def summary(run: Location, spec: TrainSpec) -> dict[str, Any]:
     assert exported is not None, "a finished run has written its model from a checkpoint"
     rates = sorted(r["tokens_per_s"] for r in logged)
     unit = {"unit": logged[0]["unit"]} if "unit" in logged[0] else {}
+    padding = [r["padding"] for r in logged if "padding" in r]
     return {
         **unit,
+        "padding": sum(padding) / len(padding) if padding else None,
         "steps": last["step"],
         "tokens": last["tokens"],
         "first_loss": logged[0]["loss"],

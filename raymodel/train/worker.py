@@ -64,7 +64,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     engine = _build_engine(work, task, dataset, session)
     torn: list[CheckpointError] = []
     state = resume(work.run, engine, session.world_rank, session.world_size, torn.append)
-    training = _assemble(work, session, task, dataset, plan, engine, state, clock)
+    training = _assemble(work, session, dataset, plan, engine, state, clock)
     for error in torn:
         training.journal.passed_over(error)
     training.journal.begin(work.started_at, _about(work, engine, dataset))
@@ -153,6 +153,7 @@ def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Sessio
     _check_support(work, task, dataset, network.plain)
     layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
     batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, layout.data_world_size)
+    task = task.for_model(network.plain.config)
     return build_engine(network.module, task, work.spec, batch, network.weights)
 
 
@@ -161,21 +162,23 @@ def _check_support(work: TrainWork, task: Task, dataset: Dataset, network: Any) 
     length = dataset.sequence_length
     if isinstance(work.spec, FinetuneSpec):
         length = work.spec.max_length
-    model = Trained(config.model_type, config.to_dict(), task.cuts_rows, length)
+    model = Trained(
+        config.model_type, config.to_dict(), task.cuts_rows, length, task.apart_architectures
+    )
     check_support(work.spec, model)
 
 
 def _assemble(
     work: TrainWork,
     session: Session,
-    task: Task,
     dataset: Dataset,
     plan: TrainPlan,
     engine: Engine,
     state: TrainState,
     clock: Clock,
 ) -> Training:
-    spec, rank, world_size = work.spec, session.world_rank, session.world_size
+    spec, task = work.spec, engine.task
+    rank, world_size = session.world_rank, session.world_size
     collator = Collator(task, engine.batch.accumulation, work.seed)
     config = engine.deepspeed.module.config
     max_length = spec.max_length if isinstance(spec, FinetuneSpec) else None

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 from raymodel.errors import SpecError
 from raymodel.model.presets import OWN
-from raymodel.train.spec import FinetuneSpec, TrainSpec
+from raymodel.tasks.spec import AnyTask
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 
 # Architectures that train to the curve of plain data parallelism and whose checkpoints come back as
 # whole models, with DeepSpeed's AutoTP and Ulysses: tests/train/test_train_parallel.py measures it.
@@ -49,6 +50,8 @@ class Trained(NamedTuple):
     """Whether the task can compute its loss from parts of a row."""
     row_tokens: int | None
     """Tokens of the longest row; None when it is not known yet."""
+    keep_apart: tuple[str, ...] = ()
+    """The architectures with which the task keeps documents of a row apart."""
 
 
 def check_support(spec: TrainSpec, model: Trained) -> None:
@@ -67,6 +70,8 @@ def find_unsupported(spec: TrainSpec, model: Trained) -> Iterator[tuple[str, str
     if spec.parallel.sequence > 1:
         for reason in _sequence_problems(spec, model):
             yield "parallel.sequence", reason
+    if isinstance(spec, PretrainSpec):  # examples are padded where they cannot share a row
+        yield from _document_problems(spec.objective, model)
 
 
 def _own_problems(spec: TrainSpec) -> Iterator[tuple[str, str]]:
@@ -146,6 +151,18 @@ def _sequence_problems(spec: TrainSpec, model: Trained) -> Iterator[str]:
             f"the model looks back over {window} tokens only, rows have {model.row_tokens}, and "
             f"that limit is lost where rows are shared; use rows of at most {window} tokens"
         )
+
+
+def _document_problems(objective: AnyTask, model: Trained) -> Iterator[tuple[str, str]]:
+    asks = not getattr(objective, "cross_documents", True)
+    if not asks or model.architecture in model.keep_apart:
+        return
+    yield (
+        "objective.cross_documents",
+        f"{model.architecture} is not known to keep the documents of a row apart, as "
+        f"{', '.join(model.keep_apart)} do; set objective: {{name: {objective.name}, cross_documents: true}} "
+        "to let them see each other, or take one of these",
+    )
 
 
 def _has_adapter(spec: TrainSpec) -> bool:

@@ -32,6 +32,8 @@ class StepBatch:
     """As many on every worker; a worker with too few rows gets blank ones, which bear no loss."""
     targets: int
     tokens: int
+    positions: int
+    """Tokens that the model computes: padding, and all of blank micro batches, included."""
     rows: int
     bad_rows: int
     digest_term: int
@@ -60,6 +62,7 @@ class Collator:
             micro_batches=micro_batches,
             targets=sum(self._task.num_targets(batch) for batch in micro_batches),
             tokens=int(row_tokens(rows.table).sum()),
+            positions=sum(self._task.num_positions(batch) for batch in micro_batches),
             rows=rows.table.num_rows,
             bad_rows=rows.skipped,
             digest_term=local_sum(rows.positions, rows.row_ids),
@@ -83,13 +86,13 @@ class Collator:
     ) -> Batch:
         if start == stop:
             return self._blank_batch()
-        piece = {name: column[start:stop] for name, column in columns.items()}
-        batch = self._task.collate(piece, draw)
         if self._blank is None:
-            first_row = {name: tensor[:1].clone() for name, tensor in batch.items()}
-            no_target = torch.full_like(first_row["labels"], self._task.no_target)
-            self._blank = first_row | {"labels": no_target}
-        return batch
+            first = {name: column[start : start + 1] for name, column in columns.items()}
+            row = self._task.collate(first)
+            no_target = torch.full_like(row["labels"], self._task.no_target)
+            self._blank = row | {"labels": no_target}
+        piece = {name: column[start:stop] for name, column in columns.items()}
+        return self._task.collate(piece, draw)
 
     def _blank_batch(self) -> Batch:
         """One row without targets: keeps the workers' collectives in step."""
@@ -104,6 +107,10 @@ def collated(feed: Feed, collator: Collator) -> Iterator[tuple[StepRows, StepBat
         yield from steps
 
 
+_COUNTED = ("targets", "tokens", "positions", "rows", "bad_rows", "digest_term")
+_AGREED = (*_COUNTED, "seen", "leave", "ask")
+
+
 @dataclass(frozen=True)
 class GlobalStep:
     """What all workers agree on for one step."""
@@ -115,8 +122,7 @@ class GlobalStep:
 
     def read(self) -> dict[str, int]:
         """The sums on the host. On a GPU this waits for the work queued so far."""
-        names = ("targets", "tokens", "rows", "bad_rows", "digest_term", "seen", "leave", "ask")
-        sums = dict(zip(names, self._sums.tolist(), strict=True))
+        sums = dict(zip(_AGREED, self._sums.tolist(), strict=True))
         seen = sums.pop("seen") - sums["digest_term"] * self._replica_workers
         assert seen % 2**64 == 0, "workers of one replica were fed different rows"
         return sums
@@ -147,7 +153,7 @@ def agree(
         device: of the process group.
         ask: whether all should ask the cluster, after this step, if a node goes.
     """
-    counts = [batch.targets, batch.tokens, batch.rows, batch.bad_rows, batch.digest_term]
+    counts = [getattr(batch, name) for name in _COUNTED]
     if not layout.speaks_for_rows:
         counts = [0] * len(counts)
     numbers = [*counts, batch.digest_term, int(leave), int(ask)]

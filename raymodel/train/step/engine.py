@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from raymodel.errors import SpecError
+from raymodel.model.attention import keep_documents_apart
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.groups import parameter_groups
 from raymodel.model.initial import Weights
@@ -235,7 +236,7 @@ def build_engine(
         give_weights(model, weights, spec, batch)
         if layout.tensor > 1:
             filling = zero.filled_when_cut(weights, DTYPES[spec.precision])
-    _prepare_model(model, spec, layout)
+    _prepare_model(model, spec, layout, task)
     zero.let_partition(PARTITIONED)
     with filling:
         engine, *_ = deepspeed.initialize(
@@ -257,16 +258,18 @@ def _groups(model: torch.nn.Module, optimizer: OptimizerSpec) -> list[dict[str, 
     return parameter_groups(model, decay, apart=optimizer.name == "muon")
 
 
-def _prepare_model(model: Any, spec: TrainSpec, layout: Layout) -> None:
+def _prepare_model(model: Any, spec: TrainSpec, layout: Layout, task: Task) -> None:
     """What is chosen before DeepSpeed takes the model apart. Models of transformers only."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if layout.sequence > 1:
-        share_rows(inner, layout)
+        share_rows(inner, layout, keeps_apart=task.keeps_apart)
     elif spec.attention == "sdpa":  # which transformers takes by itself where a model can
         note_attention(inner)
     else:
         _check_attention(spec.attention)
         inner.set_attn_implementation(_ATTENTION[spec.attention])
+    if task.keeps_apart:
+        keep_documents_apart(inner, None if layout.sequence > 1 else spec.attention)
     if spec.activation_checkpointing:
         # The reentrant kind forgets gradients of frozen inputs, as an adapter has them.
         inner.gradient_checkpointing_enable({"use_reentrant": False})

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from raymodel.model.attention import attend_documents
 from raymodel.train.layout import Layout
 
 KERNEL = "ulysses_sdpa"
@@ -24,12 +25,14 @@ makes no mask (each worker's would be of its own positions only), and beside whi
 shares no rows keeps its own kernel."""
 
 
-def share_rows(model: Any, layout: Layout) -> None:
+def share_rows(model: Any, layout: Layout, *, keeps_apart: bool = False) -> None:
     """Lets `model` compute a run of positions where it computed whole rows. Called by all ranks.
 
     Args:
         model: of transformers, not yet cut up by DeepSpeed.
         layout: this worker's place; `sequence` is above 1.
+        keeps_apart: whether the documents of a row do not see each other. Each worker is told
+            where they begin in the whole rows, of which its heads have all positions.
     """
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
     from deepspeed.sequence.layer import register_all_to_all_group
@@ -44,7 +47,7 @@ def share_rows(model: Any, layout: Layout) -> None:
     def attention_of(rows: int) -> UlyssesSPAttentionHF:
         # DeepSpeed fixes the rows of a batch; the last micro batch of a step may have fewer.
         return UlyssesSPAttentionHF(
-            attn=ALL_ATTENTION_FUNCTIONS["sdpa"],
+            attn=attend_documents if keeps_apart else ALL_ATTENTION_FUNCTIONS["sdpa"],
             batch_size=rows,
             # Of these heads a tensor rank has its share before they are exchanged.
             attn_head_count=heads // layout.tensor,
