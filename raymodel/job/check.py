@@ -262,8 +262,11 @@ def check_parallel(job: Job) -> Iterator[Problem]:
         architecture, config = resolve_model(job.pretrain.model)
     except SpecError:
         return  # told by check_model
-    if not any(find_wrong_fields(config)):  # told by check_model
-        yield from _layout_problems(job, architecture, config)
+    if any(find_wrong_fields(config)):  # told by check_model
+        return
+    for problem in _layout_problems(job, architecture, config):
+        if "parallel" in problem.path:  # the others come after what check_built tells
+            yield problem
 
 
 def check_built(job: Job) -> Iterator[Problem]:

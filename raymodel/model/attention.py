@@ -183,8 +183,13 @@ def _attend_at_once(
     """
     back = -1 if rules.window is None else rules.window - 1
     out = varlen.varlen_attn(
-        *(query, key, value),
-        *(bounds, bounds, longest, longest),
+        query,
+        key,
+        value,
+        bounds,
+        bounds,
+        longest,
+        longest,
         scale=rules.scaling,
         window_size=(back, 0 if rules.is_causal else back),
         enable_gqa=query.shape[1] != key.shape[1],

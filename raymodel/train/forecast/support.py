@@ -160,8 +160,8 @@ def _document_problems(objective: AnyTask, model: Trained) -> Iterator[tuple[str
     yield (
         "objective.cross_documents",
         f"{model.architecture} is not known to keep the documents of a row apart, as "
-        f"{', '.join(model.keep_apart)} do; set objective: {{name: {objective.name}, cross_documents: true}} "
-        "to let them see each other, or take one of these",
+        f"{', '.join(model.keep_apart)} do; take one of these, or let them see each other with "
+        f"objective: {{name: {objective.name}, cross_documents: true}}",
     )
 
 
