@@ -21,7 +21,7 @@ from raymodel.observe.records import Record, read_records
 from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
+from raymodel.tasks import make_task
 from raymodel.tasks.spec import CausalLMSpec
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train import loop
@@ -181,9 +181,11 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 
 def held_out_loss(work: TrainWork) -> float:
-    """What transformers makes of the exported model, over the rows that the run validated on."""
+    """What transformers makes of the exported model, over the rows that the run validated on. It
+    makes a mask itself of the positions that begin anew in each document."""
     path = work.run.local_path / "model"
-    model, task = AutoModelForCausalLM.from_pretrained(path, dtype="auto"), get_task("causal_lm")()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    task = make_task(work.task).for_model(model.config)
     data = open_dataset(work.dataset, "holdout")
     total = min(work.spec.validate_rows, data.num_rows)
     rows = columns_of(data.read(np.arange(total) * data.num_rows // total))
