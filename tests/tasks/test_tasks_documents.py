@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from raymodel.modality.text import TextProcessor
 from raymodel.model.attention import documents_apart, keep_documents_apart
@@ -192,3 +193,12 @@ def test_encoders_keep_the_documents_of_a_row_apart(tokenizer):
     batch = apart.collate(ROWS)
     assert batch[BOUNDS].tolist() == [0, 3, 5, 8, 10, 13, 16]
     assert batch.keys() == {"input_ids", "labels", "position_ids", BOUNDS}
+
+
+@pytest.mark.parametrize("kind", TASK_SPECS)
+def test_what_an_artifact_says_of_its_task_is_read_back(kind):
+    """Evaluation keeps documents apart as the training did."""
+    spec = kind()
+    if "cross_documents" in kind.model_fields:
+        spec = kind(cross_documents=True)
+    assert kind.model_validate(yaml.safe_load(yaml.safe_dump(spec.identity()))) == spec

@@ -4,6 +4,7 @@ import pytest
 
 from raymodel.errors import SpecError
 from raymodel.model.presets import load_presets
+from raymodel.tasks.documents import DECODERS
 from raymodel.train.forecast.support import Trained, check_support, find_unsupported
 from raymodel.train.plan import plan_batch
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -19,7 +20,9 @@ def pretrain(**fields: object) -> TrainSpec:
 
 def reasons(spec: TrainSpec, architecture: str = "llama", **known: object) -> str:
     config = LLAMA | known.pop("config", {})
-    model = Trained(architecture, config, known.get("cuts_rows", True), known.get("row_tokens"))
+    model = Trained(
+        architecture, config, known.get("cuts_rows", True), known.get("row_tokens"), DECODERS
+    )
     return "; ".join(f"{field}: {reason}" for field, reason in find_unsupported(spec, model))
 
 
@@ -93,7 +96,7 @@ def test_an_adapter_is_trained_by_whole_workers(parallel):
 
 
 def test_a_worker_raises_the_first_reason():
-    model = Trained("llama", LLAMA, True, None)
+    model = Trained("llama", LLAMA, True, None, DECODERS)
     with pytest.raises(SpecError, match=r"parallel\.tensor is 3: 3 workers cannot share 12 heads"):
         check_support(tensor(3), model)
 
@@ -101,7 +104,7 @@ def test_a_worker_raises_the_first_reason():
 @pytest.mark.parametrize("preset", [name for name in load_presets() if not name.startswith("bert")])
 def test_the_presets_take_two_workers_of_each_kind(preset):
     made = load_presets()[preset]
-    model = Trained(made["architecture"], made["config"], True, None)
+    model = Trained(made["architecture"], made["config"], True, None, DECODERS)
     for spec in (tensor(2), sequence(2)):
         assert list(find_unsupported(spec, model)) == []
 
@@ -142,8 +145,17 @@ def test_settings_that_exclude_each_other_are_refused(fields, told):
 )
 def test_heads_that_the_job_does_not_tell_are_not_judged(config):
     """A configuration that is wrong is refused where it is built, by its own name."""
-    model = Trained("llama", config, True, None)
+    model = Trained("llama", config, True, None, DECODERS)
     for layout in ({"tensor": 3}, {"sequence": 5}, {"tensor": 2, "sequence": 2}):
         assert list(find_unsupported(pretrain(parallel=layout), model)) == []
     both = pretrain(parallel={"tensor": 3, "zero": 0})
     assert [field for field, _ in find_unsupported(both, model)] == ["parallel.tensor"]
+
+
+def test_documents_cross_only_where_the_job_says_so():
+    told = reasons(pretrain(), "mamba")
+    assert told.startswith("objective.cross_documents: mamba is not known to keep")
+    assert "objective: {name: causal_lm, cross_documents: true}" in told
+    assert (
+        reasons(pretrain(objective={"name": "causal_lm", "cross_documents": True}), "mamba") == ""
+    )
