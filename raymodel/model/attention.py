@@ -29,6 +29,11 @@ from raymodel.observe.slow_paths import take_slow_path
 _KERNELS = {"sdpa": ("documents_sdpa", False), "eager": ("documents_eager", True)}
 
 
+def attention_alone(attention: str | None) -> str | None:
+    """What the configuration called a model's attention before its documents were kept apart."""
+    return next((name for name, (own, _) in _KERNELS.items() if own == attention), attention)
+
+
 def keep_documents_apart(model: Any, attention: str | None = None) -> Any:
     """Lets a model of transformers compute the documents of a row as if each were alone.
 

@@ -11,7 +11,7 @@ from raymodel.spec.own import is_own
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS, get_task
-from raymodel.tasks.spec import AnyTask, default_spec
+from raymodel.tasks.spec import AnyTask, task_spec
 
 
 def model_location(model: Artifact | Location) -> Location:
@@ -66,8 +66,8 @@ def find_task_spec(model: Artifact | Location) -> AnyTask:
         for section in ("objective", "task"):
             found = said.get(section) if isinstance(said, dict) else None
             if isinstance(found, dict) and found.get("name") == task:
-                return type(default_spec(task)).model_validate(found)
-    return default_spec(task)
+                return task_spec(found)
+    return task_spec({"name": task})
 
 
 def _architectures(config: Any) -> list[str]:

@@ -122,7 +122,7 @@ class CausalLM(DocumentTask):
         import torch
 
         from raymodel.tasks.batch import pad_right
-        from raymodel.tasks.documents import joined, with_documents
+        from raymodel.tasks.documents import joined, with_documents, without_first_tokens
         from raymodel.tasks.loss import IGNORED
 
         if "tokens" in rows:
@@ -140,12 +140,9 @@ class CausalLM(DocumentTask):
             return batch
         if "tokens" in rows:
             batch = with_documents(batch, rows["document_starts"], end.tolist())
-        else:
-            fill = {"input_ids": self.processor.padding, "labels": IGNORED}
-            batch = joined(batch, end.tolist(), fill)
-        # Nothing of its document stands before a first token, to predict it from.
-        batch["labels"].masked_fill_(batch["position_ids"] == 0, IGNORED)
-        return batch
+            return without_first_tokens(batch)
+        fill = {"input_ids": self.processor.padding, "labels": IGNORED}
+        return without_first_tokens(joined(batch, end.tolist(), fill))
 
     def num_targets(self, batch: Mapping[str, torch.Tensor]) -> int:
         """Predicted tokens: the first token of a row has nothing before it to be predicted from."""

@@ -142,13 +142,14 @@ class Chat(CausalLM):
         return ids[:max_length], kept
 
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
-        """`input_ids` and `labels`, both (B, T), without a mask as in `CausalLM`.
+        """`input_ids` and `labels`, both (B, T), without a mask and in one row as in `CausalLM`.
 
         Without a `draw`, as in validation and evaluation, only answers bear loss.
         """
         import torch
 
         from raymodel.tasks.batch import pad_right
+        from raymodel.tasks.documents import joined, without_first_tokens
         from raymodel.tasks.loss import IGNORED
 
         input_ids, mask = pad_right(rows["input_ids"], self.processor.padding)
@@ -158,7 +159,11 @@ class Chat(CausalLM):
             for index, places in enumerate(rows["answers"]):
                 for start, end in _spans(places):
                     bears_loss[index, start:end] = True
-        return {"input_ids": input_ids, "labels": input_ids.masked_fill(~bears_loss, IGNORED)}
+        batch = {"input_ids": input_ids, "labels": input_ids.masked_fill(~bears_loss, IGNORED)}
+        if not self.keeps_apart:
+            return batch
+        fill = {"input_ids": self.processor.padding, "labels": IGNORED}
+        return without_first_tokens(joined(batch, mask.sum(1).tolist(), fill))
 
     @property
     def _training(self) -> ChatSpec:

@@ -113,6 +113,15 @@ def joined(
     return {**made, **_places(is_start_T)}
 
 
+def without_first_tokens(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch of a decoder: of its document nothing stands before a first token, to predict it
+    from."""
+    from raymodel.tasks.loss import IGNORED
+
+    labels = batch["labels"].masked_fill(batch["position_ids"] == 0, IGNORED)
+    return batch | {"labels": labels}
+
+
 def widened(position_ids_BT: torch.Tensor, more: int) -> dict[str, torch.Tensor]:
     """`position_ids` and bounds of rows that so much padding is added to on the right."""
     from torch.nn.functional import pad

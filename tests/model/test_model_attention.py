@@ -11,7 +11,9 @@ from torch.nn.attention import varlen
 from raymodel.model import attention
 from raymodel.model.attention import documents_apart, keep_documents_apart
 from raymodel.model.positions import positions_before
+from raymodel.tasks import get_task
 from raymodel.tasks.documents import BOUNDS, DECODERS, ENCODERS, joined, model_inputs
+from raymodel.train.forecast.counts import flops_per_token
 
 LENGTHS = (5, 20, 7, 3, 21, 8)
 SMALL = {
@@ -186,6 +188,13 @@ def test_on_a_gpu_one_kernel_is_asked_for_all_documents(monkeypatch):
     assert len(asked) == 2, "once a layer"
     assert asked[0]["max_q"] == 32
     assert asked[0]["enable_gqa"]
+
+
+def test_what_a_model_computes_is_counted_as_before():
+    model, task = tiny("gpt2"), get_task("causal_lm")()
+    before = flops_per_token(model.config, task, row_tokens=16)
+    keep_documents_apart(model, "sdpa")
+    assert flops_per_token(model.config, task, row_tokens=16) == before
 
 
 @pytest.mark.gpu

@@ -14,6 +14,7 @@ import torch
 
 from raymodel.errors import RaymodelError
 from raymodel.model.adapters import attach_adapter
+from raymodel.model.attention import attention_alone
 from raymodel.model.build import BUILD_ERRORS, outline_model
 from raymodel.model.count import can_count, count_model
 from raymodel.model.counted import CountedShape, Counting, Row, Shape, rows_of
@@ -33,7 +34,8 @@ NOT_COUNTED = (RaymodelError, *BUILD_ERRORS)
 def flops_per_token(
     config: PretrainedConfig, task: Task, *, row_tokens: int, max_length: int | None = None
 ) -> float:
-    """Those of training, without those of an adapter.
+    """Those of training, without those of an adapter; of attention over a whole row, which is more
+    than that of documents that are kept apart.
 
     Args:
         config: of the model that is trained.
@@ -109,6 +111,9 @@ def _rows(task: Task, tokens: int, max_length: int | None) -> tuple[tuple[int, R
 def _outline(config: PretrainedConfig, task: Task, adapter: AdapterSpec | None = None) -> Any:
     """The model again, on the meta device. The stream of chance that training draws from stays
     where it is."""
+    config = copy.deepcopy(config)
+    # What is counted is a row of one document: the most that its attention can come to.
+    config._attn_implementation = attention_alone(config._attn_implementation)
     with torch.random.fork_rng(devices=[]):
-        outline = outline_model(copy.deepcopy(config), task)
+        outline = outline_model(config, task)
         return outline if adapter is None else attach_adapter(outline, adapter, task)
