@@ -77,7 +77,7 @@ def test_documents_are_kept_apart_unless_the_job_or_the_model_says_otherwise(
 def test_other_tasks_know_no_documents():
     kinds = [get_task(spec.model_fields["name"].default) for spec in TASK_SPECS]
     able = {kind.name for kind in kinds if kind().for_model(LLAMA).keeps_apart}
-    assert able == {"causal_lm"}
+    assert able == {"causal_lm", "chat"}
 
 
 def test_rows_that_cross_documents_are_as_they_were(padded, apart, tokenizer):
@@ -135,6 +135,17 @@ def test_examples_end_to_end_have_next_to_no_padding(apart, padded):
     assert apart.num_positions(batch) == 16
     assert padded.num_positions(padded.collate(EXAMPLES)) == 48
     assert batch[BOUNDS].tolist() == [0, 4, 13, 15, 16]
+
+
+def test_conversations_end_to_end_have_the_loss_of_padded_ones(tokenizer):
+    chat = get_task("chat")(processor=TextProcessor(tokenizer))
+    rows = {"input_ids": EXAMPLES["input_ids"], "answers": [[2, 4], [1, 3, 5, 9], [1, 2]]}
+    model = build_tiny_llama()
+    loss, _, targets = loss_and_gradient(chat, model, rows)
+    keep_documents_apart(model, "sdpa")
+    found, _, same = loss_and_gradient(chat.for_model(LLAMA), model, rows)
+    assert same == targets == 2 + 6 + 1
+    torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("rows", [ROWS, EXAMPLES])
