@@ -1,6 +1,6 @@
-"""What raw data of a kind is to a model: a processor for each of text and images.
+"""What raw data of a kind is to a model: a processor for each.
 
-Loads none of them before it is asked for: `raymodel check` needs neither.
+Loads none of them before it is asked for: `raymodel check` needs none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raymodel.modality.base import Processor
 
-_PLACES = MappingProxyType({"text": "text:TextProcessor", "image": "image:ImageProcessor"})
+_PLACES = MappingProxyType(
+    {
+        "text": "text:TextProcessor",
+        "image": "image:ImageProcessor",
+        "audio": "audio:AudioProcessor",
+        "audio+text": "speech:SpeechProcessor",
+    }
+)
 MODALITIES = tuple(_PLACES)
 
 

@@ -1,4 +1,4 @@
-"""`image:` what images a fresh model takes; `augment:` how training changes them, by chance."""
+"""`image:` and `audio:` what a fresh model takes; `augment:` how training changes it, by chance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ TEMPLATES = ("chatml", "roles", "plain")
 """Chat templates that come with raymodel, by name, see `chat.py`. `chatml` and `roles` need their
 special tokens in the vocabulary (`roles` those of the tokenizers that raymodel trains), `plain` an
 end of text alone."""
+FASTEST = 1.5
+"""At which a clip may be played: a fifth higher, as a child speaks beside a man."""
 
 Pooling = Literal["mean", "cls", "last"]
 """How the vectors of a text's tokens become one: their mean, that of the first token (which
@@ -57,3 +59,42 @@ class AugmentSpec(Spec):
     erase: Fraction = 0.0
     """The share of images in which a rectangle of 2 to 40 % of the area becomes noise
     (arXiv:1708.04896)."""
+
+
+class AudioSpec(Spec):
+    """What sounds a model takes; a base brings its own `preprocessor_config.json`."""
+
+    features: Literal["samples", "spectrogram"] = "samples"
+    """Of a fresh model: samples, for wav2vec2 and its like, or a spectrogram of 128 mel bins, a
+    frame every 10 ms, for `audio-spectrogram-transformer`. Both at 16,000 samples a second."""
+    max_seconds: float = Field(default=30.0, ge=0.5, le=600)
+    """Of a clip. Models of spectrograms, and those that are not told where a clip ends, compute as
+    much for every clip as for one of this length."""
+
+
+def find_wrong_alphabet(alphabet: str) -> str | None:
+    """Why nobody can write with these characters; None where one can."""
+    wrong = [character for character in alphabet.replace(" ", "") if character.isspace()]
+    if wrong or "|" in alphabet or len(set(alphabet)) < max(2, len(alphabet)):
+        return (
+            f"the alphabet is {alphabet!r}; it must hold two characters or more, each once, and "
+            "neither '|' nor white space other than the space. Correct it"
+        )
+    return None
+
+
+class AudioAugmentSpec(Spec):
+    """Changes of sounds that leave what they say the same. Everything is off by default.
+
+    Applied in the order of the fields, each with numbers of its own for every row of every step.
+    """
+
+    speed: Fraction = Field(default=0.0, le=FASTEST - 1)
+    """Plays a clip faster or slower by up to this share, and so higher or lower: 0.1 is common
+    (Ko et al., Interspeech 2015). Not where the pitch is what is learnt."""
+    noise: Fraction = 0.0
+    """Adds white noise of up to this share of the clip's own loudness."""
+    time_mask: Fraction = Field(default=0.0, le=0.9)
+    """Hides up to this share of a clip, in two stretches (SpecAugment, arXiv:1904.08779)."""
+    frequency_mask: Fraction = Field(default=0.0, le=0.9)
+    """Hides up to this share of a spectrogram's bins, in two bands; nothing of samples."""

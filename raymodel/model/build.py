@@ -64,8 +64,25 @@ def build_model(
     known = known_fields(architecture)
     offered = {**at_least, **needed.given}
     given = {name: value for name, value in offered.items() if name in known}
-    config = build_config(architecture, given | fields | task.model_arguments())
+    config = build_config(architecture, given | with_arguments(architecture, fields, task))
     return outline_config(config, task)
+
+
+def with_arguments(architecture: str, fields: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Fields of a job's model, and what its task says of those that the architecture has.
+
+    Raises:
+        SpecError: the two say different things of one.
+    """
+    known = known_fields(architecture)
+    said = {name: value for name, value in task.model_arguments().items() if name in known}
+    for name, value in said.items():
+        if fields.get(name, value) != value:
+            raise SpecError(
+                f"model.config.{name} is {fields[name]!r}, and for {task.name} it is {value!r}; "
+                "leave it out"
+            )
+    return fields | said
 
 
 def outline_config(config: PretrainedConfig, task: Task) -> PreTrainedModel:

@@ -5,7 +5,7 @@ For architectures without a formula (`count.py`). `meta_count.py` counts; nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from raymodel.model.activations import Activations, Attention
 from raymodel.model.shape import Adapter, ModelShape
 
 Precision = Literal["bf16", "fp16", "fp32"]
+_TRANSCRIPT_TOKENS = 128
+"""Of half a minute of speech, which is what the longest clip of Whisper holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,15 @@ def image_row(channels: int, height: int, width: int) -> Row:
     return {"pixel_values": Input(shape=(channels, height, width), kind="numbers")}
 
 
+def audio_row(inputs: Mapping[str, Sequence[int]], *, writes: bool) -> Row:
+    """The longest clip; with the tokens of what is said in it, where a decoder writes them."""
+    row = {name: Input(shape=tuple(shape), kind="numbers") for name, shape in inputs.items()}
+    # Only Whisper, which has a decoder, takes what has that name.
+    if writes and "input_features" in row:
+        row["decoder_input_ids"] = Input(shape=(_TRANSCRIPT_TOKENS,))
+    return row
+
+
 def rows_of(
     modality: str, facts: Mapping[str, Any], tokens: int, lengths: Lengths | None = None
 ) -> tuple[tuple[int, Row], ...]:
@@ -65,11 +76,13 @@ def rows_of(
 
     Args:
         facts: of its processor.
-        tokens: of the longest row, where rows have tokens; an image counts as one.
+        tokens: of the longest row, where rows have tokens; an image or a clip counts as one.
         lengths: of what a model is given of so many tokens.
     """
     if modality == "text":
         return text_rows(tokens, lengths)
+    if modality.startswith("audio"):
+        return ((1, audio_row(facts["inputs"], writes=modality == "audio+text")),)
     size = facts["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     return ((1, image_row(facts["num_channels"], height, width)),)

@@ -19,7 +19,7 @@ from raymodel.errors import NotPlannedError, RaymodelError, SpecError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
 from raymodel.model.adapters import attach_adapter
-from raymodel.model.build import build_config, known_fields, outline_config
+from raymodel.model.build import build_config, known_fields, outline_config, with_arguments
 from raymodel.model.counted import Counting, rows_of
 from raymodel.model.load import check_folder, fit, open_model, read_config
 from raymodel.model.meta_count import count_on_meta
@@ -136,7 +136,8 @@ def _fresh(
         return outline_own(own_config(fields, task, None), task)
     known = known_fields(architecture) if sizes else set()
     made = {name: size for name, size in sizes.items() if name in known}
-    config = build_config(architecture, {**made, **fields, **task.model_arguments()})
+    said = with_arguments(architecture, dict(fields), task)
+    config = build_config(architecture, {**made, **said})
     return outline_config(config, task)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 from transformers.initialization import guard_torch_init_functions
 
@@ -40,6 +41,7 @@ class InitialWeights:
         self, model: PreTrainedModel, seed: int, stored: StoredWeights | None = None
     ) -> None:
         self._model = copy.deepcopy(model)  # weightless; modules are drawn on it, one after another
+        self._parts = _take_apart(self._model)
         self._seed, self._stored = seed, stored
         self._drawn: dict[str, torch.Tensor] = {}
         self._sources: dict[str, str] = model.all_tied_weights_keys
@@ -56,8 +58,17 @@ class InitialWeights:
         if self._stored is not None and name in self._stored:
             return self._stored.read(name)
         if name not in self._drawn:
-            self._drawn = self._draw(name.rpartition(".")[0])
+            self._drawn = self._draw_parts(name) or self._draw(name.rpartition(".")[0])
         return self._drawn.pop(name)
+
+    def _draw_parts(self, name: str) -> dict[str, torch.Tensor]:
+        """Of a weight that is computed from several parameters: those that it is computed from."""
+        prefix = name.rpartition(".")[0]
+        if prefix not in self._parts:
+            return {}
+        whole, parts_of = self._parts[prefix]
+        parts = parts_of(self._draw(whole.rpartition(".")[0])[whole])
+        return {f"{prefix}.original{index}": part for index, part in enumerate(parts)}
 
     def _draw(self, name: str) -> dict[str, torch.Tensor]:
         """All tensors that belong directly to one module.
@@ -79,6 +90,32 @@ class InitialWeights:
                 )
         prefix = f"{name}." if name else ""
         return {f"{prefix}{key}": tensor.detach() for key, tensor in drawn.items()}
+
+
+_Parts = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+def _take_apart(model: nn.Module) -> dict[str, tuple[str, _Parts]]:
+    """Makes plain weights of those that are computed from others, as the weight norm of wav2vec2
+    does it: the rules of transformers draw the weight and not its parts.
+
+    Returns: prefix of the names of such parts → name of the weight, and what makes parts of it.
+    """
+    found: dict[str, tuple[str, _Parts]] = {}
+    for name, module in list(model.named_modules()):
+        if not parametrize.is_parametrized(module):
+            continue
+        plain: dict[str, torch.Tensor] = {}
+        for key, (computed, *more) in dict(module.parametrizations.items()).items():
+            assert not more, f"{name}.{key} is computed in several steps"
+            found[f"{name}.parametrizations.{key}"] = f"{name}.{key}", computed.right_inverse
+            plain[key] = getattr(module, key).detach()
+        # By hand: torch's own way back takes the property off a class that `model`'s original has.
+        del module.parametrizations
+        module.__class__ = type(module).__bases__[0]
+        for key, weight in plain.items():
+            module.register_parameter(key, nn.Parameter(weight))
+    return found
 
 
 def _with_ancestors(model: PreTrainedModel, name: str) -> list[tuple[PreTrainedModel, nn.Module]]:

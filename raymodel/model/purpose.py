@@ -76,11 +76,16 @@ def _architectures(config: Any) -> list[str]:
 
 
 def _task_of(architectures: list[str], config: Any) -> str | None:
-    """Of the tasks of an architecture the one that the configuration names, else the first."""
-    able = [
-        task
+    """Of the tasks of an architecture those whose end of its name is the longest, as
+    `Wav2Vec2ForSequenceClassification` is more than `ForSequenceClassification`; of these the one
+    that the configuration names, else the first."""
+    fitting = [
+        (len(end), task)
         for task in TASKS.values()
-        if any(name.endswith(task.architectures) for name in architectures)
+        for end in task.architectures
+        if any(name.endswith(end) for name in architectures)
     ]
+    longest = max((length for length, _ in fitting), default=0)
+    able = [task for length, task in fitting if length == longest]
     named = [task for task in able if task.is_named_by(config)]
     return next((task.name for task in [*named, *able]), None)

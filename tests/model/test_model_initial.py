@@ -107,3 +107,21 @@ def test_a_weight_without_a_rule_is_an_error_and_not_chance():
         model = Unruly(transformers.LlamaConfig())
     with pytest.raises(SpecError, match=r"gain.*Unruly"):
         InitialWeights(model, 0).read("gain")
+
+
+def test_a_weight_that_is_computed_from_others_is_drawn_by_the_rule_of_the_weight():
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        conv_dim=[8], conv_kernel=[10], conv_stride=[5], num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Wav2Vec2Model(config)
+    names = [name for name, _ in model.named_parameters()]
+    first, again = InitialWeights(model, 3), InitialWeights(model, 3)
+    drawn = {name: first.read(name) for name in names}
+    assert all(torch.equal(again.read(name), drawn[name]) for name in reversed(names))
+    made = materialise(model, InitialWeights(model, 3), torch.float32)
+    weight = made.encoder.pos_conv_embed.conv.weight
+    # Wav2Vec2PreTrainedModel._init_weights: 2 / sqrt(kernel * channels).
+    assert float(weight.detach().std()) == pytest.approx(2 / (16 * 32) ** 0.5, rel=0.1)
