@@ -36,7 +36,7 @@ class Document:
     """A record that is kept. What was cleaned is what is stored and what becomes rows."""
 
     values: Mapping[str, Value]
-    """By role, such as `text`, or `image` and `label`."""
+    """By role, such as `text`, or `audio` and `label`."""
     key: bytes
     """Of two documents with the same key and label one is a duplicate: a digest of all values but
     the label, as they were before they were cut, so that a long record is not taken for another."""
@@ -52,7 +52,7 @@ class Document:
 
     @property
     def num_bytes(self) -> int:
-        """Of texts in UTF-8, but for the label, and of encoded images."""
+        """Of texts in UTF-8, but for the label, and of encoded images and sounds."""
         return sum(_num_bytes(value) for role, value in self.values.items() if role != "label")
 
 

@@ -10,6 +10,7 @@ from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.delimited import read_csv
 from raymodel.data.readers.idx import read_idx
 from raymodel.data.readers.jsonl import read_jsonl
+from raymodel.data.readers.librispeech import read_librispeech
 from raymodel.data.readers.lines import is_wide
 from raymodel.data.readers.media import read_class_folders
 from raymodel.data.readers.parquet import read_parquet
@@ -32,6 +33,7 @@ _READERS: dict[str, _Reader] = {
     "csv": read_csv,
     "parquet": read_parquet,
     "class_folders": read_class_folders,
+    "librispeech": read_librispeech,
     "idx": read_idx,
     "cifar": read_cifar,
     "pixels": read_pixels,

@@ -21,8 +21,8 @@ from raymodel.tasks.template import FieldTypeError, RecordError, described, rend
 
 Value = str | bytes | float | list[Any]
 
-MAX_IMAGE_BYTES = 256 * 2**20
-"""Of one encoded image: it lies in the memory of one process."""
+MAX_FILE_BYTES = 256 * 2**20
+"""Of one image or clip, encoded: it lies in the memory of one process."""
 
 COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "text": pa.large_string(),
@@ -31,6 +31,7 @@ COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "labels": pa.large_list(pa.string()),
     "number": pa.float64(),
     "image": pa.large_binary(),
+    "audio": pa.large_binary(),
     "words": pa.large_list(pa.string()),
     "tags": pa.large_list(pa.string()),
     "answers": pa.large_list(pa.struct({"text": pa.large_string(), "start": pa.int64()})),
@@ -118,7 +119,7 @@ def _read(
         return _words(value, reference)
     if field.kind == "tags":  # classes, which have no white space around them
         return [tag.strip() for tag in _words(value, reference)]
-    return _image(value, reference, root)
+    return _file(value, field.kind, reference, root)
 
 
 def _words(value: object, reference: str) -> list[str]:
@@ -135,15 +136,15 @@ def _check_tags(by_kind: Mapping[Kind, Any]) -> None:
         check_tags(by_kind["words"], by_kind["tags"])
 
 
-def _image(value: object, reference: str, root: Location) -> bytes:
+def _file(value: object, kind: Kind, reference: str, root: Location) -> bytes:
+    if isinstance(value, dict):  # as `datasets` writes: one of the two, or both
+        value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
-    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # as `datasets` writes
-        return bytes(value["bytes"])
     if not isinstance(value, str):
         raise FieldTypeError(
-            f"the field {reference!r} holds {described(value)}; an image is its encoded bytes, or "
-            "the path of a file below the source. Name the field that holds one"
+            f"the field {reference!r} holds {described(value)}; the role's {kind} is the encoded "
+            "bytes, or the path of a file below the source. Name the field that holds one"
         )
     return _read_file(value, reference, root)
 
@@ -157,8 +158,8 @@ def _read_file(path: str, reference: str, root: Location) -> bytes:
         if not place.exists():
             reason = f"file that does not exist in {reference!r}"
             raise RecordError(f"{reason}: {path!r}", reason)
-        if place.entry().bytes > MAX_IMAGE_BYTES:
-            reason = f"file of more than {MAX_IMAGE_BYTES:,} bytes in {reference!r}"
+        if place.entry().bytes > MAX_FILE_BYTES:
+            reason = f"file of more than {MAX_FILE_BYTES:,} bytes in {reference!r}"
             raise RecordError(f"{reason}: {path!r}", reason)
         return place.read_bytes()
     except IsADirectoryError as error:

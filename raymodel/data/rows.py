@@ -162,7 +162,7 @@ class RowKind:
 
 def row_tokens(table: pa.Table) -> Any:
     """Real tokens of each row: `length` of packed rows, else of what is read and what is written;
-    rows without tokens, such as images, count one each. (n,) int64"""
+    rows without tokens, such as images and sounds, count one each. (n,) int64"""
     if "length" in table.column_names:
         return table["length"].to_numpy().astype(np.int64)
     lists = [table[name] for name in ("input_ids", "target_ids") if name in table.column_names]

@@ -48,6 +48,7 @@ class SourceSpec(Spec):
         "folder",
         "python_functions",
         "class_folders",
+        "librispeech",
         "idx",
         "cifar",
         "pixels",
@@ -61,13 +62,16 @@ class SourceSpec(Spec):
     function of a Python file, fields `code` (its source without the docstring), `docstring`,
     `name`, `returns` (what a call gives back: `value`, `nothing` or `generator`) and `statements`
     (a list of the words that begin those it has: `for`, `if`, `raise`, `try`, `with`, …).
-    `class_folders`: each image file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM) is a record, fields
-    `image`, `label` (the name of its folder) and `path`. `idx`: MNIST's files of images
-    (`train-images-idx3-ubyte`), each with its labels beside it (`train-labels-idx1-ubyte`), fields
-    `image`, `label` and `index`. `cifar`: batches of CIFAR-10 or CIFAR-100, binary or pickled
-    (which is read without running any code of it), fields `image`, `label`, `index`, of CIFAR-100
-    `coarse_label`, of pickled ones `filename`; labels are names where the file of names lies beside
-    the batch. `pixels`: a grey, square image a row, one number from 0 to 255 a pixel, with its
+    `class_folders`: each image file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM) and each sound
+    (FLAC, WAV, Ogg, MP3) is a record, fields `image` or `audio`, `label` (the name of its folder)
+    and `path`. `librispeech`: a clip a file, and beside those of a chapter their transcripts
+    (`84-121123.trans.txt`), fields `audio`, `text`, `id`, `speaker`, `chapter` and `path`.
+    `idx`: MNIST's files of images (`train-images-idx3-ubyte`), each with its labels beside it
+    (`train-labels-idx1-ubyte`), fields `image`, `label` and `index`.
+    `cifar`: batches of CIFAR-10 or CIFAR-100, binary or pickled (which is read without running any
+    code of it), fields `image`, `label`, `index`, of CIFAR-100 `coarse_label`, of pickled ones
+    `filename`; labels are names where the file of names lies beside the batch.
+    `pixels`: a grey, square image a row, one number from 0 to 255 a pixel, with its
     label (`label_column`), fields `image`, `label` and `index`; a header is passed over.
     `conll`: a token a line, its tag in the last column, sentences parted by blank lines; fields
     `tokens` and `tags` (lists), `column_2` and so on for columns between them, and `document` (how
@@ -94,7 +98,8 @@ class SourceSpec(Spec):
     `text: "{text}"`, and for `label`, `image` and the like the field of that name; `messages` is
     found: the list of turns in `messages`, `conversations` or `conversation` (`role` and `content`
     as OpenAI writes them, or `from` and `value` as ShareGPT), else Alpaca's `instruction`, `input`
-    and `output`. A label is one
+    and `output`. What stands for `image` or `audio` is the bytes of a file, or its path below the
+    source. A label is one
     text, number, true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one
     class; a record without a value (null, NaN, an empty text) is left out."""
     label_separator: Text | None = None

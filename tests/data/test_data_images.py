@@ -155,7 +155,7 @@ def test_only_images_are_files_of_class_folders(tmp_path: Path) -> None:
     assert account.left_out == {"file not in a folder": 1}
     spec = SourceSpec(path=str(tmp_path / "cat/notes.txt"), format="class_folders")
     _, account = read_source(spec)
-    assert account.left_out == {"file that is no image by its suffix": 1}
+    assert account.left_out == {"file that is neither image nor sound by its suffix": 1}
 
 
 def test_a_folder_without_images_says_what_they_are_called(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_an_image_that_cannot_be_read_leaves_its_record_out(tmp_path: Path, valu
 
 
 def test_a_field_that_no_image_or_list_of_words_can_be_is_an_error_of_the_job(tmp_path) -> None:
-    with pytest.raises(SourceError, match="an image is its encoded bytes"):
+    with pytest.raises(SourceError, match="the role's image is the encoded bytes"):
         document_of({"image": 3}, IMAGES, tmp_path)
     words = {"tokens": Field(kind="words", default="tokens")}
     made, _ = document_of({"tokens": ["a", "b\r\n"]}, words, tmp_path)

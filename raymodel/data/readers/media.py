@@ -1,4 +1,5 @@
-"""Images as the files that they are: encoded as they lie, under the name of their folder."""
+"""Images and sounds as the files that they are: encoded as they lie, under the name of their
+folder."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from raymodel.data.spec import SourceSpec
 from raymodel.storage.uri import Location
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-MEDIA_SUFFIXES = dict.fromkeys(_IMAGES, "image")
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
+MEDIA_SUFFIXES = dict.fromkeys(_IMAGES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
 """What a file's name ends in → the field that holds its bytes."""
 
 
@@ -23,7 +25,7 @@ def read_class_folders(
     account.begin(piece.name)
     field = _field_of(piece.name)
     if field is None:  # only a file that the path names itself
-        account.leave_out("file that is no image by its suffix", piece.name)
+        account.leave_out("file that is neither image nor sound by its suffix", piece.name)
         return
     label = folder_label(piece, account)
     data = None if label is None else read_bytes(root, piece, account)
