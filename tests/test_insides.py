@@ -133,6 +133,9 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.serve.context:_get_global_client",
     ),
     "serve/slots.py": ("transformers.cache_utils:CacheLayerMixin",),
+    "tasks/speech_ctc.py": (
+        "transformers:Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths",
+    ),
     "train/checkpoint/buffers.py": ("torch.nn:Module~_non_persistent_buffers_set",),
     "train/step/norms.py": ("torch.nn:Module~_modules",),
     "train/step/engine.py": (

@@ -79,9 +79,10 @@ def check_processor(job: Job) -> Iterator[Problem]:
     elif tokenizer is None and task.fresh_processor() is None:
         yield Problem(
             ("finetune", "model"),
-            f"{task.name} reads text with the tokenizer of its base, and a fresh model has none; "
-            "give `tokenizer`, such as {vocab_size: 4000}, which is trained on the examples, "
-            "pretrain a model first, or give `base`",
+            f"{task.name} reads its examples with what its base brings, such as a tokenizer, and a "
+            "fresh model has none; where it reads text alone give `tokenizer`, such as "
+            "{vocab_size: 4000}, which is trained on the examples, or pretrain a model first; "
+            "where `task` has fields for that, say in it what a fresh model is given; or give `base`",
         )
 
 

@@ -230,7 +230,7 @@ class _Stage:
     def _examples(self, spec: FinetuneSpec) -> _Data:
         task = make_task(spec.task)
         if task.modality != "text":
-            return self._images(spec, task)
+            return self._examples_of(spec, task)
         artifact = self.progress.complete.get("examples")
         if artifact is not None:
             return _counted(mixture_of(artifact), task.longest_row(spec.max_length))
@@ -243,12 +243,14 @@ class _Stage:
             words="not prepared: the longest examples are taken for all",
         )
 
-    def _images(self, spec: FinetuneSpec, task: Task) -> _Data:
+    def _examples_of(self, spec: FinetuneSpec, task: Task) -> _Data:
         """Each is one row, which counts as one of what throughput is measured in."""
         artifact = self.progress.complete.get("examples")
         processor = task.fresh_processor()
         if self.progress.base is not None:
-            processor = task.processor_class().load(self.progress.base.location)
+            read = task.reading_as(self.progress.base.location)
+            read.adapt_processor({})  # none but texts have files
+            processor = read.processor
         if processor is None:
             why = self.progress.unknown.get("finetune", "it is not there")
             raise NotPlannedError(f"nothing is known of finetune.base ({why})")

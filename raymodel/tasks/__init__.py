@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from raymodel.spec.fields import nearest
 from raymodel.spec.own import is_own
+from raymodel.tasks.audio_classification import AudioClassification
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.chat import Chat
@@ -19,6 +20,8 @@ from raymodel.tasks.own import own_measure, own_task
 from raymodel.tasks.question_answering import QuestionAnswering
 from raymodel.tasks.ranking import Ranking
 from raymodel.tasks.seq2seq_lm import Seq2SeqLM
+from raymodel.tasks.speech_ctc import SpeechCTC
+from raymodel.tasks.speech_recognition import SpeechRecognition
 from raymodel.tasks.text_classification import TextClassification
 from raymodel.tasks.text_regression import TextRegression
 from raymodel.tasks.token_classification import TokenClassification
@@ -38,6 +41,9 @@ _ALL: tuple[type[Task], ...] = (
     TokenClassification,
     QuestionAnswering,
     ImageClassification,
+    AudioClassification,
+    SpeechRecognition,
+    SpeechCTC,
     Ranking,
     Embedding,  # last: many names end in the bare "Model" of its architecture
 )

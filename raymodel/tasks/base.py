@@ -284,7 +284,8 @@ class Task(ABC):
 
     def model_arguments(self) -> dict[str, Any]:
         """What the model's configuration must say of the task: the names of the classes, and what
-        it calls the task. Nothing where it is not known which classes there are."""
+        it calls the task. Nothing where it is not known which classes there are; fields that an
+        architecture lacks are left out."""
         if not self.labels:
             return {}
         return {

@@ -24,16 +24,20 @@ Kind = Literal[
     "labels",
     "number",
     "image",
+    "audio",
     "words",
     "tags",
     "answers",
     "messages",
 ]
 """`text`: a template. `texts`: a list of texts, each a document of its own. `label`: one class.
-`labels`: any number of classes. `number`: a finite one. `image`: encoded bytes, or the path of a
-file below the source. `words`: a text as the list of its words. `tags`: a class for each word.
-`answers`: pieces of the first role, and where they begin. `messages`: a conversation, see
+`labels`: any number of classes. `number`: a finite one. `image`, `audio`: encoded bytes, or the
+path of a file below the source. `words`: a text as the list of its words. `tags`: a class for each
+word. `answers`: pieces of the first role, and where they begin. `messages`: a conversation, see
 `conversation.py`."""
+
+FILE_KINDS: frozenset[Kind] = frozenset({"image", "audio"})
+"""Those whose values are files."""
 
 
 @dataclass(frozen=True, kw_only=True)

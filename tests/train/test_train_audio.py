@@ -1,0 +1,94 @@
+"""Speech through the whole of training: the same curve for any number of workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import commit_dataset, losses, records, train_here
+
+from raymodel.data.mixture import mixture_of
+from raymodel.data.prepare import Recipe
+from raymodel.data.rows import RowKind
+from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.model.load import load_for_use
+from raymodel.storage.uri import Location
+from raymodel.tasks import make_task
+from raymodel.testing.distributed import run_distributed
+from raymodel.testing.sounds import SMALL_WAVE, clip
+from raymodel.train.spec import FinetuneSpec
+from raymodel.train.work import TrainWork
+
+SPEC = {
+    "task": {
+        "name": "speech_ctc",
+        "audio": {"max_seconds": 2},
+        "alphabet": "abcdef",
+        "augment": {"speed": 0.1, "noise": 0.1, "time_mask": 0.1},
+    },
+    "model": {"architecture": "wav2vec2", "config": SMALL_WAVE},
+    "sources": [{"path": "manifest.csv", "format": "csv"}],
+    "global_batch": 5,
+    "duration": "4 steps",
+    "optimizer": {"learning_rate": 0.003},
+    "precision": "fp32",
+    "log_every": "1 step",
+    "validate_every": "4 steps",
+    "validate_rows": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("speech")
+    lines = ["audio,text"]
+    for index in range(24):
+        text = "".join("abcdef"[(index * step) % 6] for step in range(1, 2 + index % 5))
+        (folder / f"{index}.wav").write_bytes(clip(text + "ab", seed=index))
+        lines.append(f"{index}.wav,{text}")
+    (folder / "manifest.csv").write_text("\n".join(lines))
+    spec = FinetuneSpec.model_validate(SPEC)
+    task = make_task(spec.task)
+    recipe = Recipe(
+        sources=(SourceSpec(path=str(folder / "manifest.csv"), format="csv"),),
+        clean=CleanSpec(),
+        holdout=0.2,
+        seed=7,
+        kind=RowKind(task=spec.task, length=None),
+        reads=task.processor_class(),
+        processor=task.fresh_processor(),
+    )
+    return commit_dataset(recipe, folder / "dataset", fingerprint="1" * 16)
+
+
+def work_of(dataset, run: Path, **spec) -> TrainWork:
+    parsed = FinetuneSpec.model_validate(SPEC | spec)
+    return TrainWork(
+        job_name="tiny",
+        stage="finetune",
+        spec=parsed,
+        task=parsed.task,
+        labels=(),
+        seed=3,
+        run=Location.parse(str(run)),
+        dataset=mixture_of(dataset),
+        base=None,
+        threads=1,
+    )
+
+
+def test_workers_micro_batches_and_stages_train_the_same(dataset, tmp_path):
+    alone = work_of(dataset, tmp_path / "1")
+    shared = work_of(dataset, tmp_path / "2", micro_batch=1, parallel={"zero": 3})
+    run_distributed(train_here, 1, alone, init=False)
+    run_distributed(train_here, 2, shared, init=False)
+    np.testing.assert_allclose(losses(shared), losses(alone), rtol=2e-4)
+    expected = load_file((alone.run / "model/model.safetensors").local_path)
+    found = load_file((shared.run / "model/model.safetensors").local_path)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=2e-4, msg=name)
+    assert records(alone, "metrics")[-1]["tokens"] == 4 * 5, "a clip counts as one"
+    model, task = load_for_use(alone.run.local_path / "model", "speech_ctc")
+    assert task.processor.audio.max_seconds == 2
+    assert type(model).__name__ == "Wav2Vec2ForCTC"
