@@ -80,9 +80,9 @@ def check_processor(job: Job) -> Iterator[Problem]:
         yield Problem(
             ("finetune", "model"),
             f"{task.name} reads its examples with what its base brings, such as a tokenizer, and a "
-            "fresh model has none; where it reads text alone give `tokenizer`, such as "
-            "{vocab_size: 4000}, which is trained on the examples, or pretrain a model first; "
-            "where `task` has fields for that, say in it what a fresh model is given; or give `base`",
+            "fresh model has none; give `base`; or `tokenizer`, such as {vocab_size: 4000}, which "
+            "is trained on examples of text, or pretrain a model first; or say in `task` what a "
+            "fresh model is given, where it has fields for that",
         )
 
 

@@ -1,7 +1,8 @@
 """Prediction: one answer to each input, the inputs of concurrent requests run together.
 
 `/predict` takes the roles of any task. Beside it stand the routes that others have for an answer of
-the kind: `/classify` for the classes of a text, those of `retrieval.py` for vectors and scores.
+the kind: `/classify` for the classes of a text, `/v1/audio/transcriptions` for the text of a sound,
+those of `retrieval.py` for vectors and scores.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from raymodel.model.positions import find_max_tokens
 from raymodel.serve.protocol import (
@@ -34,7 +36,7 @@ from raymodel.serve.service import Service
 from raymodel.serve.streams import while_connected
 from raymodel.tasks.base import Answer, Features, LeftOut, Limits
 from raymodel.tasks.classes import most_probable
-from raymodel.tasks.fields import Field
+from raymodel.tasks.fields import FILE_KINDS, Field
 
 _UNLIMITED_INPUT_TOKENS = 4096  # for models that state no limit
 _DATA_URL = "base64,"
@@ -67,9 +69,12 @@ class PredictionService(Service):
         """`/predict`, and what follows from the kind of the answers."""
         router = APIRouter()
         router.post("/predict", response_model=PredictResponse)(self.predict)
+        kinds = [field.kind for field in self._given.values()]
         match self.task.answers, self._required:
             case (("label" | "labels"), ["text"]):
                 router.post("/classify", response_model=ClassifyResponse)(self.classify)
+            case "text", [_] if kinds == ["audio"]:
+                router.post("/v1/audio/transcriptions", response_model=None)(self.transcribe)
             case "vector", [role]:
                 VectorRoutes(self, role).add_to(router)
             case "scores", [query, document]:
@@ -140,6 +145,23 @@ class PredictionService(Service):
             usage=usage(self.count_tokens(rows)),
         )
 
+    async def transcribe(
+        self,
+        request: Request,
+        file: Annotated[UploadFile, File()],
+        model: Annotated[str, Form()],
+        response_format: Annotated[Literal["json", "text"], Form()] = "json",
+        stream: Annotated[Literal[False], Form()] = False,
+    ) -> Response:
+        """What is said in a file that is sent as a form."""
+        self.check_model(model)
+        [role] = self._given
+        row = await asyncio.to_thread(self._features, {role: await file.read()}, "file")
+        [answer] = await self.ask(request, [row], "file")
+        if response_format == "text":
+            return PlainTextResponse(answer["text"] + "\n")
+        return JSONResponse({"text": answer["text"]})
+
     # ---- from the request to rows --------------------------------------------------------------
 
     def row(self, given: Mapping[str, Any], param: str, *, is_cut: bool = False) -> Features:
@@ -167,8 +189,12 @@ class PredictionService(Service):
             for role, field in self._given.items()
             if role in given
         }
+        return self._features(values, param, self.max_input_tokens if is_cut else None)
+
+    def _features(
+        self, values: Mapping[str, Any], param: str, most: int | None = None
+    ) -> Features:
         try:
-            most = self.max_input_tokens if is_cut else None
             example = self.task.features(values, most)
         except ValueError as error:
             raise Refusal(400, str(error), param=param) from error
@@ -257,12 +283,12 @@ def _value(value: Any, role: str, field: Field) -> Any:
         raise Refusal(400, f"{role} is not a list of texts", param=role)
     if not isinstance(value, str):
         raise Refusal(400, f"{role} is {ascii(value)[:80]}; give a text", param=role)
-    if field.kind != "image":
+    if field.kind not in FILE_KINDS:
         return _text(value, role)
     try:
         return base64.b64decode(value.rpartition(_DATA_URL)[2], validate=True)
     except (binascii.Error, ValueError):
-        message = f"{role} is no base64; give the bytes of an image file in base64"
+        message = f"{role} is no base64; give the bytes of a file ({field.kind}) in base64"
         raise Refusal(400, message, param=role) from None
 
 

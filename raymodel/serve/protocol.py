@@ -182,8 +182,8 @@ class PredictRequest(WireModel):
 
     model: str
     inputs: dict[str, Any] | Annotated[list[dict[str, Any]], Field(min_length=1)]
-    """Role → value, of one input or of several: a text, a list of texts, or the bytes of an image
-    file in base64; which roles there are, `/health` says."""
+    """Role → value, of one input or of several: a text, a list of texts, or the bytes of a
+    file in base64, an image or a clip; which roles there are, `/health` says."""
 
     @property
     def all_inputs(self) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class Served:
         """Asks one question over HTTP; the answer in a line.
 
         Args:
-            values: what the model is given, by role; texts as they are, images in base64.
+            values: what the model is given, by role; texts as they are, files in base64.
 
         Raises:
             RaymodelError: the server refused or could not be reached; the message says why.
