@@ -91,7 +91,7 @@ class AudioAugmentSpec(Spec):
 
     speed: Fraction = Field(default=0.0, le=FASTEST - 1)
     """Plays a clip faster or slower by up to this share, and so higher or lower: 0.1 is common
-    (Ko et al., Interspeech 2015). Not where the pitch is what is learnt."""
+    (Ko et al., Interspeech 2015). Not where how high a voice is matters."""
     noise: Fraction = 0.0
     """Adds white noise of up to this share of the clip's own loudness."""
     time_mask: Fraction = Field(default=0.0, le=0.9)
