@@ -191,9 +191,7 @@ class PredictionService(Service):
         }
         return self._features(values, param, self.max_input_tokens if is_cut else None)
 
-    def _features(
-        self, values: Mapping[str, Any], param: str, most: int | None = None
-    ) -> Features:
+    def _features(self, values: Mapping[str, Any], param: str, most: int | None = None) -> Features:
         try:
             example = self.task.features(values, most)
         except ValueError as error:
