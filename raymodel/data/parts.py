@@ -24,8 +24,8 @@ class PartPlan:
 
     split: str
     source_index: int
-    partition_rows: tuple[tuple[int, int], ...]
-    """(partition, its rows), in source order."""
+    files: tuple[tuple[Location, int], ...]
+    """(file of rows, how many), in source order."""
     totals: dict[str, int]
     plan: ShardPlan
 
@@ -33,22 +33,22 @@ class PartPlan:
     def folder(self) -> str:
         return f"data/{self.split}/part-{self.source_index:03d}"
 
-    def shards(self, place: Location, work: Location) -> Iterator[ShardItem]:
+    def shards(self, place: Location) -> Iterator[ShardItem]:
         for shard_index in range(self.plan.num_shards):
             start, stop = self.plan.shard_rows(shard_index)
             yield ShardItem(
                 place / self.folder,
                 shard_index,
                 self.plan.rows_per_block,
-                tuple(self._pieces(work, start, stop)),
+                tuple(self._pieces(start, stop)),
             )
 
-    def _pieces(self, work: Location, start: int, stop: int) -> Iterator[tuple[Location, int, int]]:
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[Location, int, int]]:
         first = 0
-        for partition, rows in self.partition_rows:
+        for file, rows in self.files:
             low, high = max(start, first), min(stop, first + rows)
             if low < high:
-                yield rows_file(work, self.split, partition), low - first, high - first
+                yield file, low - first, high - first
             first += rows
 
     def content(self, source: SourceSpec, shards: Sequence[ShardRecord]) -> PartContent:
@@ -78,7 +78,7 @@ def plan_partitions(
 
 
 def plan_parts(
-    partitions: Sequence[Partition], summaries: Sequence[dict[str, Any]]
+    partitions: Sequence[Partition], summaries: Sequence[dict[str, Any]], work: Location
 ) -> Iterator[PartPlan]:
     """The parts that have rows, from the summaries of the row step."""
     for split in SPLITS:
@@ -91,8 +91,10 @@ def plan_parts(
             totals = {name: sum(counts[name] for _, counts in own) for name in _SUMMED}
             if totals["rows"]:
                 plan = plan_shards(totals["rows"], totals["memory_bytes"] / totals["rows"])
-                rows = tuple((item, counts["rows"]) for item, counts in own)
-                yield PartPlan(split, source_index, rows, totals, plan)
+                files = tuple(
+                    (rows_file(work, split, item), counts["rows"]) for item, counts in own
+                )
+                yield PartPlan(split, source_index, files, totals, plan)
 
 
 def split_content(parts: list[dict[str, Any]]) -> dict[str, Any]:

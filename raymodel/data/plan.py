@@ -51,6 +51,12 @@ MiB/s at the least, some ten million tokens, where a worker trains on thousands 
 REST_S = 2.0
 """The same while nobody waits for a chunk: a round is two milliseconds of training's time."""
 
+READ_BY_BASE_ROWS = 256
+"""Examples that one task has the base read: some seconds of a GPU, and what a crash costs."""
+READ_BY_BASE_TOKENS = 8192
+"""Of one forward pass of the base, padding included, unless a single example has more: enough to
+fill a GPU, and of a vocabulary of 150,000 some 2 GiB of logits."""
+
 BUCKET_KEYS = 4_000_000
 """Document keys that one deduplication task holds in memory, 32 bytes each."""
 

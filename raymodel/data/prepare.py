@@ -17,8 +17,14 @@ from typing import Any
 
 from raymodel.data.clean import asked_for
 from raymodel.data.ledger import Ledger
-from raymodel.data.parts import plan_partitions, plan_parts, split_content
+from raymodel.data.parts import PartPlan, plan_partitions, plan_parts, split_content
 from raymodel.data.plan import plan_buckets
+from raymodel.data.references import (
+    AskedBase,
+    ReferenceStep,
+    plan_references,
+    with_references,
+)
 from raymodel.data.rows import RowKind, SavedProcessor
 from raymodel.data.shard_format import ShardRecord, write_index
 from raymodel.data.sides import Sides
@@ -68,6 +74,8 @@ class Recipe:
     """How to get the processor: the folder that holds it, a tokenizer to train, or itself."""
     max_left_out: float = MAX_LEFT_OUT
     """A share; see `PrepareSpec`."""
+    base: AskedBase | None = None
+    """Where the task wants to know what it makes of the examples."""
 
 
 def prepare_dataset(
@@ -128,7 +136,11 @@ class _Preparation:
         self._close_account(partitions, rows, duplicates)
         classes = _count_labels(rows)
         self._tell_classes(labels, classes)
-        splits, kind = self._write_shards(partitions, rows), self._recipe.kind
+        parts = self._plan_parts(partitions, rows)
+        slow = list[dict[str, str]]()
+        if self._recipe.base is not None:
+            parts, slow = self._ask_base(parts, self._recipe.base)
+        splits, kind = self._write_shards(parts), self._recipe.kind
         return {
             "kind": "dataset",
             "task": kind.task and kind.task.name,
@@ -148,6 +160,7 @@ class _Preparation:
             "left_out": self._ledger.left_out,
             "cut": _cut(rows),
             "label_conflicts": conflicts,
+            **({"slow_paths": slow} if slow else {}),
         }
 
     def _do(self, step: Step) -> list[dict[str, Any]]:
@@ -306,10 +319,10 @@ class _Preparation:
             )
         return SavedProcessor(place=self._processor, facts=facts)
 
-    def _write_shards(
+    def _plan_parts(
         self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        plans = list(plan_parts(partitions, summaries))
+    ) -> list[PartPlan]:
+        plans = list(plan_parts(partitions, summaries, self._work))
         if not any(part.split == "train" for part in plans):
             left_out = _counts(self._ledger.left_out)
             raise SourceError(
@@ -322,9 +335,29 @@ class _Preparation:
                 f"warning: nothing is held out with a holdout of {self._recipe.holdout:g}, so "
                 "there is nothing to validate and evaluate on. Raise `holdout`, or give more data"
             )
+        return plans
+
+    def _ask_base(
+        self, parts: Sequence[PartPlan], base: AskedBase
+    ) -> tuple[list[PartPlan], list[dict[str, str]]]:
+        """What the base makes of every example, in its row; and the slow paths that it took."""
+        assert self._recipe.kind.task is not None, "packed rows are asked nothing"
+        step = ReferenceStep(
+            work=self._work,
+            runs=plan_references(parts),
+            task=self._recipe.kind.task,
+            base=base,
+        )
+        summaries = self._do(step)
+        rows = sum(part.totals["rows"] for part in parts)
+        self._say(f"the base has read {rows:,} examples")
+        slow = {tuple(path.items()): path for each in summaries for path in each["slow_paths"]}
+        return list(with_references(parts, step, summaries)), list(slow.values())
+
+    def _write_shards(self, plans: Sequence[PartPlan]) -> dict[str, Any]:
         step = ShardStep(
             work=self._work,
-            shards=tuple(item for part in plans for item in part.shards(self._place, self._work)),
+            shards=tuple(item for part in plans for item in part.shards(self._place)),
         )
         records = iter([ShardRecord(**summary) for summary in self._do(step)])
         splits: dict[str, Any] = {split: [] for split in SPLITS}

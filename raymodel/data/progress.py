@@ -13,6 +13,7 @@ DOING = {
     "dedup": "comparing",
     "tokenizer": "training the tokenizer",
     "rows": "making rows",
+    "references": "asking the base",
     "shards": "writing shards",
 }
 """What each step does, for people."""

@@ -160,15 +160,19 @@ class RowKind:
         )
 
 
+_TOKEN_LISTS = ("input_ids", "target_ids", "chosen_ids", "rejected_ids")
+"""Columns of tokens that a model reads or writes in training."""
+
+
 def row_tokens(table: pa.Table) -> Any:
     """Real tokens of each row: `length` of packed rows, else of what is read and what is written;
     rows without tokens, such as images and sounds, count one each. (n,) int64"""
     if "length" in table.column_names:
         return table["length"].to_numpy().astype(np.int64)
-    lists = [table[name] for name in ("input_ids", "target_ids") if name in table.column_names]
+    lists = [name for name in _TOKEN_LISTS if name in table.column_names]
     if not lists:
         return np.ones(table.num_rows, dtype=np.int64)
-    return sum(pc.list_value_length(ids).to_numpy().astype(np.int64) for ids in lists)
+    return sum(pc.list_value_length(table[name]).to_numpy().astype(np.int64) for name in lists)
 
 
 @functools.lru_cache(maxsize=2)

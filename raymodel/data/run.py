@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import ray.data
 
 from raymodel.cluster.ray_errors import own_errors
+from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.progress import DOING, StepProgress
+from raymodel.data.references import AskedBase
 from raymodel.data.rows import RowKind
 from raymodel.data.sources import find_tokenizer
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
@@ -64,8 +66,7 @@ def run_prepare(
         processor=tokenizer,
         max_left_out=spec.max_left_out,
     )
-    execute = functools.partial(execute_step, story=story, stage=execution.stage)
-    return prepare_dataset(recipe, execution.location, execute, story.say, base_dir)
+    return _prepare(recipe, execution, story, base_dir)
 
 
 def run_examples(
@@ -106,8 +107,22 @@ def run_examples(
         reads=task.processor_class(),
         processor=processor,
         max_left_out=spec.max_left_out,
+        base=_asked(spec, execution, base) if base and task.base_readings else None,
     )
-    execute = functools.partial(execute_step, story=story, stage=execution.stage)
+    return _prepare(recipe, execution, story, base_dir)
+
+
+def _asked(spec: FinetuneSpec, execution: Execution, base: Location) -> AskedBase:
+    wants_gpu = execution.cluster.gpus_per_worker > 0
+    return AskedBase(folder=base, precision=spec.precision, wants_gpu=wants_gpu)
+
+
+def _prepare(
+    recipe: Recipe, execution: Execution, story: Story, base_dir: Path | None
+) -> dict[str, Any]:
+    execute = functools.partial(
+        execute_step, story=story, stage=execution.stage, cluster=execution.cluster
+    )
     return prepare_dataset(recipe, execution.location, execute, story.say, base_dir)
 
 
@@ -120,21 +135,45 @@ def _tokenizer(
     return spec
 
 
-def execute_step(step: Step, story: Story, stage: str) -> None:
-    """Does the missing items of a step as tasks of Ray Data, and shows how far it is."""
+class _Items:
+    """Does items of a step, given by their places among the missing ones."""
+
+    def __init__(self, step: Step, missing: list[int]) -> None:
+        self._step, self._missing = step, missing
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        # One task, one core; tokenizers would start a thread for each core of the machine.
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if len(self._missing) == 1 else "false"
+        for index in batch["id"]:
+            complete_item(self._step, self._missing[int(index)])
+        return {"id": batch["id"]}
+
+
+def execute_step(step: Step, story: Story, stage: str, cluster: ClusterSpec) -> None:
+    """Does the missing items of a step as tasks of Ray Data, and shows how far it is.
+
+    Those of a step that loads a model are done by actors, each with the means of a training worker
+    and no more of them than there will be workers: a model is read once for all items of its actor.
+    """
     missing = missing_items(step)
     if not missing:
         return
-
-    def complete(batch: dict[str, Any]) -> dict[str, Any]:
-        # One task, one core; tokenizers would start a thread for each core of the machine.
-        os.environ["TOKENIZERS_PARALLELISM"] = "true" if len(missing) == 1 else "false"
-        for index in batch["id"]:
-            complete_item(step, missing[int(index)])
-        return {"id": batch["id"]}
-
     items = quiet(ray.data.range(len(missing), override_num_blocks=len(missing)))
-    bundles = items.map_batches(complete, batch_size=1).iter_internal_ref_bundles()
+    if step.loads_model:
+        most = min(cluster.max_workers, len(missing))
+        done = items.map_batches(
+            _Items,
+            fn_constructor_args=(step, missing),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+            num_cpus=cluster.cpus_per_worker,
+            num_gpus=cluster.gpus_per_worker or None,
+        )
+    else:
+        # A function: of a class Ray Data would make actors.
+        one = _Items(step, missing)
+        done = items.map_batches(lambda batch: one(batch), batch_size=1)
+    bundles = done.iter_internal_ref_bundles()
     with own_errors():
         if len(missing) == 1:  # of which no share can be told
             with story.waiting(f"the end of {DOING[step.name]}"):

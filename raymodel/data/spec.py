@@ -92,16 +92,16 @@ class SourceSpec(Spec):
     cannot be told from the numbers."""
     fields: dict[str, Text] = Field(default_factory=dict, max_length=100)
     """Role → what of a record stands for it. Which roles there are, the task says: `text` of
-    `prepare`; `text` and `label`; `prompt` and `response`; `messages`; `image` and `label`. A text
-    is a template over the record's fields, `"{title}: {body}"`, with the parts of a list or mapping
-    in brackets, `"{messages[0][content]}"`. Every other role is the name of a field. By default
-    `text: "{text}"`, and for `label`, `image` and the like the field of that name; `messages` is
-    found: the list of turns in `messages`, `conversations` or `conversation` (`role` and `content`
-    as OpenAI writes them, or `from` and `value` as ShareGPT), else Alpaca's `instruction`, `input`
-    and `output`. What stands for `image` or `audio` is the bytes of a file, or its path below the
-    source. A label is one
-    text, number, true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one
-    class; a record without a value (null, NaN, an empty text) is left out."""
+    `prepare`; `text` and `label`; `prompt` and `response`; `prompt`, `chosen` and `rejected`;
+    `messages`; `image` and `label`. A text is a template over the record's fields, `"{title}:
+    {body}"`, with the parts of a list or mapping in brackets, `"{messages[0][content]}"`. Every
+    other role is the name of a field. By default `text: "{text}"`, and for `label`, `image` and the
+    like the field of that name; `messages` is found: the list of turns in `messages`,
+    `conversations` or `conversation` (`role` and `content` as OpenAI writes them, or `from` and
+    `value` as ShareGPT), else Alpaca's `instruction`, `input` and `output`. What stands for `image`
+    or `audio` is the bytes of a file, or its path below the source. A label is one text, number,
+    true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one class; a
+    record without a value (null, NaN, an empty text) is left out."""
     label_separator: Text | None = None
     """What parts the classes of a record where several stand in one text, such as `;`. By default a
     list holds them, and a text is one class."""

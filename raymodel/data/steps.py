@@ -69,6 +69,11 @@ class Step(Protocol):
     @property
     def num_items(self) -> int: ...
 
+    @property
+    def loads_model(self) -> bool:
+        """Whether an item needs a model in memory, which lasts for all items of a process."""
+        ...
+
     def source_size(self, item: int) -> SourceSize:
         """How much of the sources an item stands for; nothing where that is not known."""
         ...
@@ -81,7 +86,7 @@ class Step(Protocol):
 def complete_item(step: Step, item: int) -> None:
     """Does an item and marks it done."""
     summary = step.run(item)
-    _item_file(step.work, step.name, item, "json").write_json(summary)
+    item_file(step.work, step.name, item, "json").write_json(summary)
 
 
 def missing_items(step: Step) -> list[int]:
@@ -122,6 +127,7 @@ class ReadStep:
     num_buckets: int
     """Buckets of document keys; 0 when documents are not compared."""
     name: str = "read"
+    loads_model: bool = False
 
     @property
     def num_items(self) -> int:
@@ -149,12 +155,12 @@ class ReadStep:
                 self._note_side(sides, document, splits[-1], source)
                 if splits[-1] == "train" and self._is_sampled(record.document):
                     sample += [_as_text(document.values[role]) for role in texts]
-        _write_table(
-            _item_file(self.work, "documents", item), documents_table(documents, splits, fields)
+        write_table(
+            item_file(self.work, "documents", item), documents_table(documents, splits, fields)
         )
         if self.sample_frac:
             sampled = pa.table({"text": pa.array(sample, pa.large_string())})
-            _write_table(_item_file(self.work, "sample", item), sampled)
+            write_table(item_file(self.work, "sample", item), sampled)
         labels = self._labels(documents)
         if self.num_buckets:
             keys = key_table([document.key for document in documents], labels, item)
@@ -207,7 +213,7 @@ class ReadStep:
         with pq.ParquetWriter(buffer, keys.schema) as writer:
             for bucket in range(self.num_buckets):
                 writer.write_table(keys.filter(pa.array(buckets == bucket)))
-        _item_file(self.work, "keys", item).write_bytes(buffer.getvalue())
+        item_file(self.work, "keys", item).write_bytes(buffer.getvalue())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +227,7 @@ class DedupStep:
     num_buckets: int
     num_partitions: int
     name: str = "dedup"
+    loads_model: bool = False
 
     @property
     def num_items(self) -> int:
@@ -232,10 +239,10 @@ class DedupStep:
     def run(self, item: int) -> dict[str, Any]:
         keys = []
         for partition in range(self.num_partitions):
-            with _item_file(self.work, "keys", partition).open_input() as stream:
+            with item_file(self.work, "keys", partition).open_input() as stream:
                 keys.append(pq.ParquetFile(stream).read_row_group(item))
         found = compare_documents(pa.concat_tables(keys))
-        _write_table(_item_file(self.work, "duplicates", item), found.duplicates)
+        write_table(item_file(self.work, "duplicates", item), found.duplicates)
         samples = found.conflicts.slice(0, SAMPLES_PER_REASON).to_pylist()
         return {
             "duplicates": found.duplicates.num_rows,
@@ -244,7 +251,7 @@ class DedupStep:
         }
 
     def _place_text(self, partition: int, index: int) -> str:
-        with _item_file(self.work, "documents", partition).open_input() as stream:
+        with item_file(self.work, "documents", partition).open_input() as stream:
             places = pq.read_table(stream, columns=list(PLACE_COLUMNS)).slice(index, 1)
         return str(Place(**places.to_pylist()[0]))
 
@@ -263,6 +270,7 @@ class TokenizerStep:
     spec: TokenizerSpec
     name: str = "tokenizer"
     num_items: int = 1
+    loads_model: bool = False
 
     def source_size(self, item: int) -> SourceSize:
         return SourceSize()
@@ -270,7 +278,7 @@ class TokenizerStep:
     def run(self, item: int) -> dict[str, Any]:
         texts, seen, room = [], set[bytes](), self.spec.sample_chars
         for partition in range(self.num_partitions):
-            with _item_file(self.work, "sample", partition).open_input() as stream:
+            with item_file(self.work, "sample", partition).open_input() as stream:
                 sample = pq.read_table(stream)["text"].to_pylist()
             for text in sample:
                 key = digest_of(text.encode())
@@ -305,6 +313,7 @@ class RowStep:
     moves: Mapping[str, str] = field(default_factory=dict)
     """Group in hex → the split that it moves to, see `data/sides.py`."""
     name: str = "rows"
+    loads_model: bool = False
 
     @property
     def num_items(self) -> int:
@@ -315,7 +324,7 @@ class RowStep:
 
     def run(self, item: int) -> dict[str, Any]:
         source = self.sources[self.partitions[item].source_index]
-        with _item_file(self.work, "documents", item).open_input() as stream:
+        with item_file(self.work, "documents", item).open_input() as stream:
             table = pq.read_table(stream)
         table = table.filter(pa.array(self._is_first(item, table.num_rows)))
         splits = self._splits(table)
@@ -323,7 +332,7 @@ class RowStep:
         for split in SPLITS:
             documents = documents_of(table.filter(pa.array(splits == split)), self.kind.fields)
             rows = self.kind.rows(documents, source, self.processor, self.labels, account)
-            _write_table(rows_file(self.work, split, item), rows.table)
+            write_table(rows_file(self.work, split, item), rows.table)
             cut += rows.cut
             summary[split] = {
                 "rows": rows.table.num_rows,
@@ -345,7 +354,7 @@ class RowStep:
     def _is_first(self, item: int, num_documents: int) -> Any:
         is_first = np.ones(num_documents, dtype=bool)
         for bucket in range(self.num_buckets):
-            with _item_file(self.work, "duplicates", bucket).open_input() as stream:
+            with item_file(self.work, "duplicates", bucket).open_input() as stream:
                 # The rows are sorted by partition, so statistics let most be passed over.
                 found = pq.read_table(stream, filters=[("partition", "=", item)])
             is_first[found["index"].to_numpy()] = False
@@ -370,6 +379,7 @@ class ShardStep:
     work: Location
     shards: tuple[ShardItem, ...]
     name: str = "shards"
+    loads_model: bool = False
 
     @property
     def num_items(self) -> int:
@@ -381,7 +391,7 @@ class ShardStep:
     def run(self, item: int) -> dict[str, Any]:
         shard = self.shards[item]
         table = pa.concat_tables(
-            _read_rows(place, start, stop) for place, start, stop in shard.pieces
+            read_rows(place, start, stop) for place, start, stop in shard.pieces
         )
         place = shard_location(shard.folder, shard.shard_index)
         tokens = int(row_tokens(table).sum())
@@ -391,14 +401,16 @@ class ShardStep:
 
 def rows_file(work: Location, split: str, item: int) -> Location:
     """The rows that one partition gives to one split."""
-    return _item_file(work, f"rows-{split}", item)
+    return item_file(work, f"rows-{split}", item)
 
 
-def _item_file(work: Location, folder: str, item: int, suffix: str = "parquet") -> Location:
+def item_file(work: Location, folder: str, item: int, suffix: str = "parquet") -> Location:
+    """What a step leaves of one of its items."""
     return work / folder / f"{item:07d}.{suffix}"
 
 
-def _write_table(place: Location, table: pa.Table) -> None:
+def write_table(place: Location, table: pa.Table) -> None:
+    """An intermediate file."""
     buffer = io.BytesIO()
     pq.write_table(
         table, buffer, row_group_size=_GROUP_ROWS, compression="lz4", use_dictionary=False
@@ -406,7 +418,8 @@ def _write_table(place: Location, table: pa.Table) -> None:
     place.write_bytes(buffer.getvalue())
 
 
-def _read_rows(place: Location, start: int, stop: int) -> pa.Table:
+def read_rows(place: Location, start: int, stop: int) -> pa.Table:
+    """A run of rows of such a file."""
     with place.open_input() as stream:
         first, last = start // _GROUP_ROWS, (stop - 1) // _GROUP_ROWS
         groups: Sequence[int] = range(first, last + 1)

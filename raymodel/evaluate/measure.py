@@ -62,6 +62,7 @@ class Found:
     nats: float = 0.0
     num_targets: int = 0
     num_bytes: int = 0
+    readings: list[dict[str, float]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     references: list[Any] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -129,6 +130,9 @@ def _ask(
         with documents_apart(model) if task.keeps_apart else nullcontext():
             for rows in _batches(dataset, _share(row_ids, part)):
                 _add_loss(model, task, rows, found)
+    if "readings" in needs:
+        for rows in _batches(dataset, _share(row_ids, part)):
+            found.readings += task.readings(model, rows)
     if "answers" in needs:
         asked = _asked(row_ids, spec.generate_rows) if task.answers in WRITTEN else row_ids
         for rows in _batches(dataset, _share(asked, part)):
@@ -212,6 +216,7 @@ def _joined(parts: Sequence[Found]) -> Found:
         nats=sum(part.nats for part in parts),
         num_targets=sum(part.num_targets for part in parts),
         num_bytes=sum(part.num_bytes for part in parts),
+        readings=[reading for part in parts for reading in part.readings],
         answers=[answer for part in parts for answer in part.answers],
         references=[reference for part in parts for reference in part.references],
         samples=[sample for part in parts for sample in part.samples],
@@ -222,6 +227,8 @@ def _scores(task: Task, found: Found, names: Collection[str]) -> dict[str, float
     scores: dict[str, float] = {}
     if any(measure_named(task, name).needs == "loss" for name in names):
         scores |= likelihood_scores(found.nats, found.num_targets, found.num_bytes)
+    if found.readings:
+        scores |= task.measure_readings(found.readings)
     if found.answers:
         own = [name for name in names if is_own(name)]
         scores |= task.measure(found.answers, found.references, {*names} - {*own})

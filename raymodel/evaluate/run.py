@@ -70,8 +70,7 @@ def run_evaluate(
     task_name = task_spec.name
     models = {"model": model}
     base = inputs.get("base")
-    # A base of another task has no head for this one: there is nothing to compare.
-    if base and base.fingerprint != model.fingerprint and find_task(base) == task_name:
+    if base and base.fingerprint != model.fingerprint and _is_comparable(base, task_name):
         models["base"] = base
     sources: dict[str, Mixture] = {"data": data} if data else {}
     if "examples" in inputs:
@@ -94,6 +93,14 @@ def run_evaluate(
     }
     story.say(listed(summary(content), " " * 10))
     return content
+
+
+def _is_comparable(base: Artifact, task_name: str) -> bool:
+    """Whether a base can do the task before it is taught: that of another one may have no head for
+    it, or one that is drawn anew."""
+    before, task = get_task(find_task(base)), get_task(task_name)
+    has_head = before.auto_class == task.auto_class and not task.draws_head
+    return before is task or has_head
 
 
 def _open_held_out(task: Task, sources: Mapping[str, Mixture]) -> dict[str, Dataset]:

@@ -20,9 +20,9 @@ class EvaluateSpec(Spec):
 
     metrics: Annotated[Many[Text], DISTINCT] = Field(min_length=1)
     """What to measure. Each task has its own: `accuracy` and `f1` of classes, `perplexity` and
-    `bits_per_byte` of text, `bleu`, `chrf` and `exact_match` of answers, and of an
-    encoder–decoder's `rouge1`, `rouge2` and `rougeL`. `module.path:name` is a function of your own,
-    of lists of answers and references."""
+    `bits_per_byte` of text, `bleu`, `chrf` and `exact_match` of answers, of an encoder–decoder's
+    also `rouge1`, `rouge2` and `rougeL`, `preference_accuracy` and `chosen_loss` of pairs.
+    `module.path:name` is a function of your own, of lists of answers and references."""
     max_rows: Count = Field(default=512, ge=1)
     """Held-out rows used for the loss-based measures."""
     generate_rows: Count = Field(default=32, ge=1)

@@ -122,6 +122,20 @@ def check_step(job: Job) -> Iterator[Problem]:
         )
 
 
+def check_reference(job: Job) -> Iterator[Problem]:
+    """What a task wants to know of its base, a fresh model has not got."""
+    if job.finetune is None or job.finetune.model is None:
+        return
+    from raymodel.tasks import make_task
+
+    if make_task(job.finetune.task).base_readings:
+        yield Problem(
+            ("finetune", "model"),
+            f"{job.finetune.task.name} asks its base how probable it finds the examples, and a "
+            "fresh model has none; give `base`, or set task.reference: none",
+        )
+
+
 def check_objective(job: Job) -> Iterator[Problem]:
     """What is pretrained can be learnt from packed text, with the tokenizer that reads it."""
     if job.pretrain is None:
@@ -366,7 +380,7 @@ def check_measures(job: Job) -> Iterator[Problem]:
 
     task = get_task(job.task)
     known = task.measures
-    of_examples = [name for name, measure in known.items() if measure.needs == "answers"]
+    of_examples = [name for name, measure in known.items() if measure.needs != "loss"]
     taken = job.evaluate.metrics
     for i, name in enumerate(taken):
         if is_own(name):
@@ -437,6 +451,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_processor,
     check_own_tokenizer,
     check_step,
+    check_reference,
     check_objective,
     check_places,
     check_model,

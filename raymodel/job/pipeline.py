@@ -31,7 +31,7 @@ from raymodel.storage.execution import ATTEMPTS_FILE, Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run, artifact_text, lock_run, run_of
 from raymodel.storage.uri import Location, check_writable
-from raymodel.tasks import get_task
+from raymodel.tasks import get_task, make_task
 from raymodel.train.base import BaseModel
 
 Work = Callable[[Execution], dict[str, Any]]
@@ -401,13 +401,22 @@ def _wait_until_interrupted(p: Pipeline, url: str) -> None:
 
 def _places(job: Job, stage: str) -> ClusterSpec:
     """What a stage cannot begin without."""
-    if stage in ("prepare", "examples"):
+    if stage in ("prepare", "examples") and not _asks_base(job, stage):
         return ClusterSpec()  # a free CPU
     workers = job.cluster.min_workers if stage in ("pretrain", "finetune") else 1
     sweep = job.finetune.sweep if job.finetune and stage == "finetune" else None
     if sweep:
         workers = sweep.workers_per_trial
     return ClusterSpec(**job.cluster.to_dict() | {"workers": workers})
+
+
+def _asks_base(job: Job, stage: str) -> bool:
+    """Whether the base reads the examples, which takes the place of a worker."""
+    return (
+        stage == "examples"
+        and job.finetune is not None
+        and bool(make_task(job.finetune.task).base_readings)
+    )
 
 
 def _count_attempt(location: Location) -> int:

@@ -21,7 +21,11 @@ _BY_STAGE = {
     "evaluate": ("ray", *_ROWS, "sacrebleu", "safetensors", "torch"),
     "serve": ("ray", "safetensors", "tokenizers", "torch", "transformers"),
 }
-_BY_FIELD = {"adapter": "peft", "sweep": "optuna"}
+_BY_FIELD = {
+    "adapter": ("peft",),
+    "sweep": ("optuna",),
+    "base_readings": ("safetensors", "torch"),
+}
 
 
 def packages_of(stage: str, identity: Mapping[str, Any]) -> tuple[str, ...]:
@@ -31,7 +35,9 @@ def packages_of(stage: str, identity: Mapping[str, Any]) -> tuple[str, ...]:
         stage: its name.
         identity: its resolved spec; a section that it lacks needs no package.
     """
-    optional = [package for field, package in _BY_FIELD.items() if identity.get(field)]
+    optional = [
+        each for field, packages in _BY_FIELD.items() if identity.get(field) for each in packages
+    ]
     return (*_BY_STAGE[stage], *optional)
 
 

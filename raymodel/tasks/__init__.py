@@ -17,6 +17,7 @@ from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.own import own_measure, own_task
+from raymodel.tasks.preference import Preference
 from raymodel.tasks.question_answering import QuestionAnswering
 from raymodel.tasks.ranking import Ranking
 from raymodel.tasks.seq2seq_lm import Seq2SeqLM
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _ALL: tuple[type[Task], ...] = (
     CausalLM,
     Chat,
+    Preference,
     MaskedLM,
     Seq2SeqLM,
     TextClassification,

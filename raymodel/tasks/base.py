@@ -34,6 +34,8 @@ Columns = Mapping[str, Any]
 requests a list of values, None where one lacks what another has."""
 Answer = dict[str, Any]
 """What a model says to one row, as JSON holds it."""
+Reading = dict[str, float]
+"""Numbers that a model gives to one example, its targets known."""
 AnswerKind = Literal[
     "stream",
     "text",
@@ -89,8 +91,9 @@ class Sample:
 class Measure:
     """One that `evaluate.metrics` may ask of a task."""
 
-    needs: Literal["loss", "answers"]
-    """`loss` can be taken on any rows of the task, `answers` on those of examples alone."""
+    needs: Literal["loss", "readings", "answers"]
+    """`loss` can be taken on any rows of the task; `readings` and `answers` on those of examples
+    alone, where `readings` ask for no answer: what the model makes of the targets is enough."""
     higher_is_better: bool
 
 
@@ -222,6 +225,12 @@ class Task(ABC):
     def schema(self) -> pa.Schema:
         """Columns of one example in a shard."""
 
+    @property
+    def base_readings(self) -> Mapping[str, str]:
+        """Columns of `schema` that `features` cannot know, since they are what the model to start
+        from makes of the example: column → which of its `readings`."""
+        return {}
+
     @abstractmethod
     def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
         """A document, its cleaned values by role → one example.
@@ -343,7 +352,18 @@ class Task(ABC):
         """
         return {"input_ids": tokens, "attention_mask": tokens}
 
-    # ---- answers -----------------------------------------------------------------------------
+    # ---- readings and answers ----------------------------------------------------------------
+
+    def readings(self, model: PreTrainedModel, rows: Columns) -> list[Reading]:
+        """What a model makes of B examples; for `base_readings`, and measures that need them.
+
+        Runs on the model's device, without gradients; the model is in evaluation mode.
+        """
+        raise NotImplementedError(f"{self.name} has no readings")
+
+    def measure_readings(self, readings: Sequence[Reading]) -> dict[str, float]:
+        """Those of `measures` that need readings. Must load neither torch nor transformers."""
+        raise NotImplementedError(f"{self.name} has no readings")
 
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Whether rows with these columns are examples of this task."""

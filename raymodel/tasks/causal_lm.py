@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample
 from raymodel.tasks.documents import DECODERS, DocumentTask
 from raymodel.tasks.fields import Field
-from raymodel.tasks.prompt import TOO_LONG, fit_answer
+from raymodel.tasks.prompt import TOO_LONG, fit_answers
 from raymodel.tasks.spec import AnyAnswerSpec
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class CausalLM(DocumentTask):
     answers = "stream"
     cuts_rows = True
     learns_from_text = True
-    apart_architectures = DECODERS
+    apart_architectures: ClassVar[tuple[str, ...]] = DECODERS
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Refuses encoders: they see the token to predict, so their loss means nothing."""
@@ -94,22 +94,24 @@ class CausalLM(DocumentTask):
             return Example(features={"input_ids": prompt, "prompt_length": len(prompt)})
         if not values["response"].strip():
             return LeftOut("empty response")
-        response = tokenizer(values["response"], add_special_tokens=False)["input_ids"]
-        response.append(tokenizer.eos_token_id)
-        whole = {"response": len(response), "prompt": len(prompt)}
-        if max_length is not None and len(prompt) + len(response) > max_length:
-            if self._drops_too_long:
-                return LeftOut(TOO_LONG)
-            prompt, response = fit_answer(prompt, response, max_length, tokenizer)
-        kept = {"response": len(response), "prompt": len(prompt)}
+        whole = {"response": self._answer_ids(values["response"]), "prompt": prompt}
+        prompt, [response] = fit_answers(prompt, [whole["response"]], max_length, tokenizer)
+        kept = {"response": response, "prompt": prompt}
+        cut = tuple(role for role in whole if len(kept[role]) < len(whole[role]))
+        if cut and self._drops_too_long:
+            return LeftOut(TOO_LONG)
         features = {"input_ids": prompt + response, "prompt_length": len(prompt)}
-        return Example(
-            features=features, cut=tuple(role for role in whole if kept[role] < whole[role])
-        )
+        return Example(features=features, cut=cut)
 
     @property
     def _drops_too_long(self) -> bool:
         return isinstance(self.spec, AnyAnswerSpec) and self.spec.too_long == "drop"
+
+    def _answer_ids(self, text: str) -> list[int]:
+        """Closed by end-of-text."""
+        tokenizer = self.processor.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, tokenizer.eos_token_id]
 
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
         """`input_ids` and `labels`, both (B, T); where documents are kept apart, their places too,

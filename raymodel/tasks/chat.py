@@ -13,7 +13,7 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Sample, Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.conversation import shown
 from raymodel.tasks.fields import Field
-from raymodel.tasks.prompt import TOO_LONG, fit_answer
+from raymodel.tasks.prompt import TOO_LONG, fit_answers
 from raymodel.tasks.spec import ChatSpec
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class Chat(CausalLM):
     ) -> tuple[list[int], list[tuple[int, int]]]:
         start, end = answers[0]
         if end > max_length:
-            prompt, answer = fit_answer(
-                ids[:start], ids[start:end], max_length, self.processor.tokenizer
+            prompt, [answer] = fit_answers(
+                ids[:start], [ids[start:end]], max_length, self.processor.tokenizer
             )
             return prompt + answer, [(len(prompt), len(prompt) + len(answer))]
         kept = [(start, min(end, max_length)) for start, end in answers if start < max_length]

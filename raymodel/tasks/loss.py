@@ -41,40 +41,53 @@ def shifted(labels_BT: torch.Tensor) -> torch.Tensor:
     return targets_BT
 
 
+def next_token_losses(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
+    """-log p(labels[:, t+1] | tokens up to t) of each position, 0 where it is `IGNORED`. (B, T)
+    fp32"""
+    losses_N = cross_entropy(logits_BTV.flatten(0, 1), shifted(labels_BT).flatten())
+    return losses_N.view(labels_BT.shape)
+
+
 def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropy over all targets that are not `IGNORED`, a scalar in fp32.
+    """Sum of `cross_entropy` over all targets, a scalar in fp32."""
+    return cross_entropy(logits_NV, targets_N).sum()
+
+
+def cross_entropy(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each target, 0 of those that are `IGNORED`. (N,) fp32
 
     The backward pass puts the gradient in the place of the logits; autograd refuses that where
     what made them still needs them.
     """
     targets_N = targets_N.to(logits_NV.device)
-    loss: torch.Tensor = _CrossEntropySum.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
-    return loss
+    losses_N: torch.Tensor = _CrossEntropy.apply(logits_NV, targets_N)  # type: ignore[no-untyped-call]
+    return losses_N
 
 
-class _CrossEntropySum(torch.autograd.Function):
+class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         log_sum_N = logits_NV.new_zeros(len(targets_N), dtype=torch.float32)
-        loss = logits_NV.new_zeros((), dtype=torch.float32)
+        losses_N = torch.zeros_like(log_sum_N)
         for rows in _chunks(logits_NV):
             logits = logits_NV[rows].float()
             bears_loss = targets_N[rows] != IGNORED
             picked = logits.gather(1, targets_N[rows].clamp(min=0)[:, None])[:, 0]
             log_sum_N[rows] = torch.logsumexp(logits, dim=1)
             # `where`, not a product: an infinity in a row without a target must not become NaN.
-            loss += torch.where(bears_loss, log_sum_N[rows] - picked, 0.0).sum()
+            losses_N[rows] = torch.where(bears_loss, log_sum_N[rows] - picked, 0.0)
         ctx.save_for_backward(logits_NV, targets_N, log_sum_N)
-        return loss
+        return losses_N
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, grad_N: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits_NV, targets_N, log_sum_N = ctx.saved_tensors
         for rows in _chunks(logits_NV):
             targets = targets_N[rows]
             delta = (logits_NV[rows].float() - log_sum_N[rows, None]).exp_()
-            delta.scatter_add_(1, targets.clamp(min=0)[:, None], _minus_ones(targets)).mul_(grad)
+            delta.scatter_add_(1, targets.clamp(min=0)[:, None], _minus_ones(targets))
+            delta.mul_(grad_N[rows, None])
             ignored = targets == IGNORED
             # A pass over the chunk costs more than to look, and on a GPU to look would be to wait.
             if delta.is_cuda or ignored.any():

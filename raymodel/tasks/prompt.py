@@ -13,17 +13,23 @@ TOO_LONG = "longer than max_length"
 """Why an example is left out where the job says `too_long: drop`."""
 
 
-def fit_answer(
+def fit_answers(
     prompt: Sequence[int],
-    response: Sequence[int],
-    max_length: int,
+    answers: Sequence[Sequence[int]],
+    max_length: int | None,
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[list[int], list[int]]:
-    """At most `max_length` ids of both. The prompt loses the start of its text, and a response of
-    more than half of the room its end: with it the token that closes it, since it does not end
-    there."""
-    kept = list(response[: max(max_length // 2, max_length - len(prompt))])
-    return end_of_prompt(prompt, max_length - len(kept), tokenizer), kept
+) -> tuple[list[int], list[list[int]]]:
+    """The same prompt before each of its answers, at most `max_length` ids of the two together.
+
+    The prompt loses the start of its text, and an answer of more than half of the room its end:
+    with it the token that closes it, since it does not end there.
+    """
+    if max_length is None:
+        return list(prompt), [list(answer) for answer in answers]
+    room = max(max_length // 2, max_length - len(prompt))
+    kept = [list(answer[:room]) for answer in answers]
+    longest = max(len(answer) for answer in kept)
+    return end_of_prompt(prompt, max_length - longest, tokenizer), kept
 
 
 def end_of_prompt(ids: Sequence[int], room: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:

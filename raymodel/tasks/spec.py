@@ -11,6 +11,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
+    model_validator,
 )
 
 from raymodel.modality.spec import (
@@ -144,6 +145,53 @@ class ChatSpec(AnyAnswerSpec):
 
 def _is_path(template: str) -> bool:
     return template.endswith((".jinja", ".jinja2", ".j2"))
+
+
+class PreferenceSpec(AnyAnswerSpec):
+    """Prefer one answer to a prompt over another, as pairs of them teach.
+
+    A pair's advantage h is how much more the model's log-probability of the chosen answer has risen
+    since the base than that of the rejected one: (log π(chosen) - log π_base(chosen)) -
+    (log π(rejected) - log π_base(rejected)), in nats.
+    """
+
+    name: Literal["preference"] = "preference"
+    """Which task."""
+    loss: Annotated[Literal["dpo", "ipo"], OF_TRAINING] = "dpo"
+    """`dpo`: -log sigmoid(beta h - margin) of each pair (arXiv:2305.18290). `ipo`:
+    (h - 1 / (2 beta))², which does not go on for ever to drive apart what is told apart already
+    (arXiv:2310.12036)."""
+    beta: Annotated[float, OF_TRAINING] = Field(default=0.1, gt=0, le=1000)
+    """How soon a pair has taught enough: a small beta lets the model go far from its base. 0.1 is
+    what most runs of `dpo` take; answers by the token take 2 and more."""
+    reference: Literal["base", "none"] = "base"
+    """`base`: what fine-tuning starts from says once, while the examples are made, how probable it
+    finds every answer; it is not in memory while training goes on. `none`: the log-probabilities of
+    the base count as 0, and nothing is asked of it."""
+    by_token: Annotated[bool, OF_TRAINING] = False
+    """Divide the log-probabilities of an answer by its tokens, so that a longer one is not the less
+    probable for it. With `reference: none` and a margin it is SimPO (arXiv:2405.14734)."""
+    margin: Annotated[float, OF_TRAINING] = Field(default=0.0, ge=0, le=1000)
+    """By how much beta times the advantage should exceed 0; of `dpo` only. SimPO takes 0.5 to 1.6
+    at a beta of 2 to 2.5."""
+    label_smoothing: Annotated[float, OF_TRAINING] = Field(default=0.0, ge=0, lt=0.5)
+    """The share of pairs that are thought to be the wrong way round; of `dpo` only (section 4.2 of
+    https://ericmitchell.ai/cdpo.pdf)."""
+
+    @property
+    def row_texts(self) -> int:
+        """Both sides, each with the prompt before it."""
+        return 2
+
+    @model_validator(mode="after")
+    def _ipo_has_neither(self) -> PreferenceSpec:
+        if self.loss == "ipo" and (self.margin or self.label_smoothing):
+            named = "margin" if self.margin else "label_smoothing"
+            raise ValueError(
+                f"{named} is {getattr(self, named)} and loss is ipo, which aims at an advantage of "
+                f"1 / (2 beta); leave {named} out, or take loss: dpo"
+            )
+        return self
 
 
 class MaskedLMSpec(AnyTask):
@@ -323,6 +371,7 @@ class SpeechCTCSpec(AnySpeechSpec):
 AnyTaskSpec = (
     CausalLMSpec
     | ChatSpec
+    | PreferenceSpec
     | MaskedLMSpec
     | Seq2SeqLMSpec
     | TextClassificationSpec

@@ -15,7 +15,7 @@ from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.registry import resolve_artifact
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
+from raymodel.tasks import make_task
 from raymodel.tasks.files import read_files
 from raymodel.train.spec import FinetuneSpec
 
@@ -94,17 +94,20 @@ def _check_is_finished(reference: str, location: Location) -> None:
 
 def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path) -> dict[str, Any]:
     """What decides the examples of a fine-tuning, besides an artifact that is its base."""
-    whole = spec.identity()
+    whole, task = spec.identity(), make_task(spec.task)
     files = read_files(spec.task, base_dir)
-    return {name: whole[name] for name in EXAMPLE_FIELDS if name in whole} | {
+    identity = {name: whole[name] for name in EXAMPLE_FIELDS if name in whole} | {
         # Of a task without files nothing, so that its examples keep their name.
         **({"task_files": files} if files else {}),
         "task": spec.task.examples_identity(),
-        "task_version": get_task(spec.task.name).version,
+        "task_version": task.version,
         "rows_version": ROWS_VERSION,
         "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
         "base": base and base.identity,
     }
+    if task.base_readings:  # which the base makes in the format of the training
+        identity |= {"base_readings": list(task.base_readings), "precision": spec.precision}
+    return identity
 
 
 def finetune_identity(spec: FinetuneSpec, base: BaseModel | None) -> dict[str, Any]:

@@ -68,9 +68,10 @@ def test_a_file_in_several_slices_is_counted_where_it_begins() -> None:
 
 
 def test_each_step_says_what_it_does() -> None:
-    from raymodel.data import steps
+    from raymodel.data import references, steps
 
-    names = {cls.name for cls in vars(steps).values() if _is_step(cls)}
+    modules = (steps, references)
+    names = {cls.name for module in modules for cls in vars(module).values() if _is_step(cls)}
     assert names == DOING.keys()
 
 

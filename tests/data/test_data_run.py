@@ -1,5 +1,6 @@
 """The same through real Ray Data: same bytes, same batches, same digest, same errors."""
 
+import json
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"  # a Ray of this test alone; set before
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 from copies import copy_of, folder_of
@@ -24,7 +26,7 @@ from raymodel.data.blocks import to_block
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.plan import PAUSE_S, REST_S
-from raymodel.data.run import run_prepare
+from raymodel.data.run import run_examples, run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
@@ -359,3 +361,42 @@ def test_loading_a_dataset_again_finds_its_rows(dataset: Dataset) -> None:
     place = folder_of(dataset)
     content = (place / "data/dataset.json").read_json()
     assert dataset_of(place, content, "train") == dataset
+
+
+# ---- examples that the base reads ----------------------------------------------------------------
+
+
+def test_the_base_reads_the_examples_on_any_number_of_actors_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
+    from raymodel.train.spec import FinetuneSpec
+
+    monkeypatch.setattr("raymodel.data.references.READ_BY_BASE_ROWS", 5)
+    pairs = [{"q": f"{i}?", "good": f"{i} is {i}", "bad": f"no {i}"} for i in range(30)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    base = tmp_path / "base"
+    build_tiny_llama(seed=1).save_pretrained(base)
+    train_tiny_tokenizer([str(pairs)]).save_pretrained(base)
+    fields = {"prompt": "{q}", "chosen": "{good}", "rejected": "{bad}"}
+    source = {"path": str(tmp_path / "pairs.jsonl"), "format": "jsonl", "fields": fields}
+    spec = FinetuneSpec.model_validate(
+        {
+            "task": "preference",
+            "precision": "fp32",
+            "sources": [source],
+            "holdout": "20%",
+            "global_batch": 8,
+            "duration": "1 epoch",
+        }
+    )
+    for workers in (1, 3):
+        execution = replace(
+            execution_at(tmp_path / str(workers)), cluster=ClusterSpec(workers=workers)
+        )
+        run_examples(spec, execution, Silent(), Location.parse(str(base)))
+    one, three = (shards_of(tmp_path / str(workers)) for workers in (1, 3))
+    assert one == three
+    table = pq.read_table(tmp_path / "1/data/train/part-000/0000000.parquet")
+    assert min(table["chosen_reference"].to_pylist()) < max(table["chosen_reference"].to_pylist())
+    assert max(table["chosen_reference"].to_pylist()) < 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from raymodel.observe.story import Story
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.train.forecast.memory import plan_memory
 
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "peft")
 MODEL = {
@@ -235,6 +237,25 @@ def test_a_base_that_is_not_there_leaves_the_other_stages_planned(job, tmp_path)
     assert [stage.name for stage in plan.stages] == ["pretrain"]
     assert "nothing is known of finetune.base" in plan.unplanned["finetune"]
     assert "finetune: cannot be planned" in plan_text(plan)
+
+
+def test_a_pair_counts_as_the_two_sequences_that_it_is(job, tmp_path):
+    """Twice the rows in memory, each no longer than the longest example."""
+
+    def planned(task, **source):
+        sources = [{"path": "corpus", "fields": source}]
+        plan = plan_job(with_stage(job, "finetune", task=task, sources=sources), tmp_path)
+        return plan.stages[1].forecasts[0]
+
+    answers = planned("causal_lm", prompt="{text}", response="{text}")
+    pairs = planned("preference", prompt="{text}", chosen="{text}", rejected="{text}")
+    assert pairs.plan.tokens_per_row == 2 * answers.plan.tokens_per_row == 2 * 16
+    assert pairs.plan.total_tokens == 2 * answers.plan.total_tokens
+    assert pairs.flops_per_token == answers.flops_per_token
+    assert pairs.setup.row_texts == 2
+    setup = replace(pairs.setup, micro_batch=2 * pairs.setup.micro_batch, row_texts=1)
+    assert pairs.memory == plan_memory(pairs.shape, setup, row_tokens=16)
+    assert pairs.memory.peak.total > answers.memory.peak.total
 
 
 # ---- machines ------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ def test_a_manifest_holds_the_versions_of_what_its_stage_used(storage: Location)
     assert "sacrebleu" not in versions
 
 
+def test_examples_that_the_base_read_hold_the_version_of_torch() -> None:
+    assert "torch" not in packages_of("examples", {"base": []})
+    assert "torch" in packages_of("examples", {"base_readings": ["chosen_reference"]})
+
+
 def test_what_is_not_installed_is_left_out() -> None:
     assert set(installed_versions(["no-such-package"])) == {"python", "raymodel"}
 

@@ -80,7 +80,8 @@ def _seconds(
 ) -> float | None:
     if plan is None or fleet is None or fleet.device is None or setup.precision == "fp32":
         return None
-    flops = plan.total_tokens * shape.train_flops_per_token(round(plan.tokens_per_row))
+    text_tokens = plan.tokens_per_row / setup.row_texts
+    flops = plan.total_tokens * shape.train_flops_per_token(round(text_tokens))
     if setup.activation_checkpointing:
         flops *= 4 / 3  # the forward pass, a third of the arithmetic, is done twice
     return flops / (fleet.device.bf16_flops_per_s * ASSUMED_MFU * setup.workers)
