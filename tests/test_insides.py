@@ -79,6 +79,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "peft.tuners.lora.layer:LoraLayer.reset_lora_parameters",
         "peft.tuners.lora.layer:Linear.get_delta_weight",
     ),
+    "model/attention.py": ("transformers:PreTrainedConfig._attn_implementation",),
     "model/bfloat16.py": (
         "torch:ops.mkldnn._is_mkldnn_bf16_supported",
         "torch.library:get_kernel",
@@ -106,6 +107,8 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "transformers.modeling_layers:GradientCheckpointingLayer",
         "torch:UntypedStorage._cdata",
     ),
+    "model/own.py": ("torch.nn:Module~_parameters", "transformers.utils.generic:ModelOutput"),
+    "model/own_module.py": ("inspect:signature",),  # of a user's constructor and forward
     "model/stored.py": (
         "transformers:PreTrainedModel._keys_to_ignore_on_load_missing",
         "transformers:PreTrainedModel._keys_to_ignore_on_load_unexpected",
@@ -133,9 +136,11 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.serve.context:_get_global_client",
     ),
     "serve/slots.py": ("transformers.cache_utils:CacheLayerMixin",),
+    "tasks/own.py": ("inspect:signature",),  # of a user's function
     "tasks/speech_ctc.py": (
         "transformers:Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths",
     ),
+    "train/forecast/counts.py": ("transformers:PreTrainedConfig._attn_implementation",),
     "train/checkpoint/buffers.py": ("torch.nn:Module~_non_persistent_buffers_set",),
     "train/step/norms.py": ("torch.nn:Module~_modules",),
     "train/step/engine.py": (

@@ -103,15 +103,15 @@ class ScoreRoutes:
     async def rerank(self, request: Request, body: RerankRequest) -> RerankResponse:
         """The documents, the most relevant first."""
         pairs = [(body.query, text) for text in body.texts]
-        scores, num_tokens = await self._scores(request, body.model, pairs, "documents")
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
+        relevances, num_tokens = await self._scores(request, body.model, pairs, "documents")
+        order = sorted(range(len(relevances)), key=lambda index: -relevances[index])
         return RerankResponse(
             id=f"rerank-{uuid.uuid4().hex}",
             model=self._service.name,
             results=[
                 RankedDocument(
                     index=index,
-                    relevance_score=scores[index],
+                    relevance_score=relevances[index],
                     document={"text": pairs[index][1]} if body.return_documents else None,
                 )
                 for index in order[: body.top_n or None]

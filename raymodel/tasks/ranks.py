@@ -32,10 +32,10 @@ def rank_scores(ranks: Sequence[int], *, found: str) -> dict[str, float]:
     }
 
 
-def rank_of_first(scores: Sequence[float]) -> int:
-    """The rank of the first of some scores, from 1; what is not lower is put before it, so that a
-    model which says the same of everything, or NaN, does not rank well."""
-    return sum(not score < scores[0] for score in scores)
+def rank_of_first(relevances: Sequence[float]) -> int:
+    """The rank of the first of some relevances, from 1; what is not lower is put before it, so that
+    a model which says the same of everything, or NaN, does not rank well."""
+    return sum(not each < relevances[0] for each in relevances)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -68,11 +68,11 @@ def ranks_among_all(
     document_MD = np.asarray(documents, dtype=np.float32)[first]
     ranks = list[int]()
     for start in range(0, len(query_ND), _CHUNK):
-        scores_nM = query_ND[start : start + _CHUNK] @ document_MD.T
-        for index, scores_M in enumerate(scores_nM, start):
+        similarities_nM = query_ND[start : start + _CHUNK] @ document_MD.T
+        for index, similarities_M in enumerate(similarities_nM, start):
             own = own_N[index]
             others = right[query_keys[index]] - {own}
-            is_before_M = ~(scores_M < scores_M[own])  # itself too
+            is_before_M = ~(similarities_M < similarities_M[own])  # itself too
             is_before_M[list(others)] = False
             ranks.append(int(is_before_M.sum()))
     return ranks

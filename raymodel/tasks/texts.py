@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from raymodel.tasks.base import Columns, LeftOut
 
 if TYPE_CHECKING:
@@ -25,6 +23,8 @@ def texts_schema() -> pa.Schema:
 
 def texts_of(rows: Columns, index: int, column: str = "input_ids") -> list[Any]:
     """Each text of a row: an array of its ids, or of another column that goes along with them."""
+    import numpy as np
+
     ends = np.cumsum(np.asarray(rows["lengths"][index]))
     return np.split(np.asarray(rows[column][index]), ends[:-1])
 
@@ -49,12 +49,16 @@ def drawn_negatives(count: int, most: int | None, draw: Draw | None, index: int)
     """
     if draw is None or most is None or count <= most:
         return list(range(count))
+    import numpy as np
+
     order = np.argsort(draw.of_row(index).uniform(count), kind="stable")
     return sorted(int(place) for place in order[:most])
 
 
 def key_of(ids: Any) -> int:
     """63 bits that are equal for equal ids, and never 0."""
+    import numpy as np
+
     data = np.asarray(ids, dtype=np.int32).tobytes()
     digest = hashlib.blake2b(data, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1 | 1

@@ -105,7 +105,7 @@ def test_a_part_that_changed_changes_the_stages_that_it_decides(folder):
         ("finetune.attention=eager", "attention: a module of your own attends as it is written"),
         ("finetune.activation_checkpointing=true", "torch.utils.checkpoint in its forward"),
         ("finetune.parallel.tensor=2", "raymodel_own cannot share its matrices"),
-        ("finetune.tokenizer=null", "give `tokenizer`, such as"),
+        ("finetune.tokenizer=null", "or `tokenizer`, such as"),
     ],
 )
 def test_what_is_wrong_is_one_error_at_check(folder, ask_here, capsys, setting, said):

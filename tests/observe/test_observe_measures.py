@@ -111,7 +111,7 @@ def comparisons(source: str) -> Iterator[str]:
 
 def test_measures_are_compared_in_one_module_alone() -> None:
     package = Path(raymodel.__file__).parent
-    files = [file for folder in _FOLDERS for file in (package / folder).glob("*.py")]
+    files = [file for folder in _FOLDERS for file in (package / folder).rglob("*.py")]
     found = {
         f"{file.relative_to(package)}: {segment}"
         for file in [*files, *package.glob("*.py")]
