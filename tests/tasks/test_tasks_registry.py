@@ -1,7 +1,9 @@
 """The registry is light, and names the nearest task."""
 
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +31,9 @@ def test_asking_a_task_about_a_source_loads_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_the_readme_has_the_table_of_what_the_tasks_say():
+    """`python docs/table_of_tasks.py` writes it."""
+    script = runpy.run_path(str(Path(__file__).parents[2] / "docs/table_of_tasks.py"))
+    assert script["current"]() == script["table"]()
