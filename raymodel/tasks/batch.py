@@ -47,13 +47,8 @@ def pad_left(rows: Sequence[Any], pad_token_id: int) -> tuple[torch.Tensor, torc
 def encoder_inputs(
     batch: Mapping[str, torch.Tensor], model: PreTrainedModel
 ) -> dict[str, torch.Tensor]:
-    """`text_inputs` as far as the model knows positions, on its device.
-
-    Beyond them there is nothing but padding, which `pad_right` rounds up.
-    """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    inputs = text_inputs(batch, model)
-    return {name: value[:, :positions].to(model.device) for name, value in inputs.items()}
+    """`text_inputs` on the device of the model."""
+    return {name: value.to(model.device) for name, value in text_inputs(batch, model).items()}
 
 
 def text_inputs(
@@ -62,6 +57,9 @@ def text_inputs(
     """What a model takes of a batch of texts: `input_ids`, `attention_mask` (B, T), and
     `token_type_ids` where there are some and it was made to tell two texts apart by them.
 
+    T is cut to the positions that the model knows: beyond them there is nothing but padding, as
+    `pad_right` rounds up.
+
     Args:
         model: also one that an engine is around.
     """
@@ -69,7 +67,8 @@ def text_inputs(
     config = getattr(model, "module", model).config
     if "token_type_ids" in batch and (getattr(config, "type_vocab_size", None) or 0) > 1:
         names.append("token_type_ids")
-    return {name: batch[name] for name in names}
+    positions = getattr(config, "max_position_embeddings", None)
+    return {name: batch[name][:, :positions] for name in names}
 
 
 def class_labels(rows: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -155,9 +155,10 @@ class Embedding(Task):
         )
 
     def _vectors(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        from raymodel.tasks.batch import text_inputs
         from raymodel.tasks.pooling import pool
 
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        inputs = text_inputs(batch, model)
         return pool(model(**inputs).last_hidden_state, inputs["attention_mask"], self.pooling)
 
     def trim(self, model: Any) -> None:

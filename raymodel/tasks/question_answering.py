@@ -171,8 +171,9 @@ class QuestionAnswering(Task):
         from raymodel.tasks.batch import text_inputs
         from raymodel.tasks.loss import cross_entropy_sum
 
-        output = model(**text_inputs(batch, model))
-        is_padding = batch["attention_mask"] == 0
+        inputs = text_inputs(batch, model)
+        output = model(**inputs)
+        is_padding = inputs["attention_mask"] == 0
         logits = (output.start_logits, output.end_logits)  # (B, T) each
         start, end = (each.masked_fill(is_padding, float("-inf")) for each in logits)
         labels = batch["labels"]

@@ -106,11 +106,12 @@ class TokenClassification(Task):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the cross-entropy over the words."""
+        from raymodel.tasks.batch import text_inputs
         from raymodel.tasks.loss import cross_entropy_sum
 
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        logits = model(**inputs).logits  # (B, T, C)
-        return cross_entropy_sum(logits.flatten(0, 1), batch["labels"].flatten())
+        logits = model(**text_inputs(batch, model)).logits  # (B, T, C)
+        labels = batch["labels"][:, : logits.shape[1]]
+        return cross_entropy_sum(logits.flatten(0, 1), labels.flatten())
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Raises ValueError when the model's tags are of no scheme."""
