@@ -94,6 +94,7 @@ class Images:
     """As much of a task as the engine asks for."""
 
     spec = None
+    keeps_apart = False
 
     def loss(self, model, batch):
         pixels = batch["pixel_values"].to(next(model.parameters()).dtype)
