@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raymodel.evaluate.gates import TEXT_PREFIX
+from raymodel.evaluate.intervals import bootstrap
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.observe.measures import measured
 from raymodel.observe.slow_paths import as_content, slow_paths
@@ -41,6 +42,8 @@ class Measured:
 
     metrics: dict[str, float | None]
     """Measure → value; None when it is not finite, because JSON has no NaN."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Measure → the ends of its interval, where it has one, see `intervals.py`."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """`prompt`, `answer`, `reference` and `request` of a few held-out examples."""
     rows: dict[str, int] = field(default_factory=dict)
@@ -194,16 +197,20 @@ def combine(
     """
     task = get_task(task_name)()
     metrics: dict[str, float | None] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     samples: list[dict[str, Any]] = []
     for index, role in enumerate(held_out):
         found = _joined([part.found[role] for part in parts])
         prefix = TEXT_PREFIX if index else ""
         scores = _scores(task, found, spec.metrics)
         metrics |= {prefix + name: measured(value) for name, value in scores.items()}
+        found_of_rows = _intervals(task, found, spec.metrics)
+        intervals |= {prefix + name: ends for name, ends in found_of_rows.items()}
         samples += found.samples[:SAMPLES]
     paths = {tuple(sorted(path.items())): path for part in parts for path in part.slow_paths}
     return Measured(
         metrics=metrics,
+        intervals=intervals,
         samples=samples,
         rows={role: min(data.num_rows, spec.max_rows) for role, data in held_out.items()},
         signatures={n: s for n, s in task.signatures().items() if n in spec.metrics},
@@ -234,6 +241,25 @@ def _scores(task: Task, found: Found, names: Collection[str]) -> dict[str, float
         scores |= task.measure(found.answers, found.references, {*names} - {*own})
         scores |= {name: own_measure(name)(found.answers, found.references) for name in own}
     return {name: scores[name] for name in names if name in scores}
+
+
+def _intervals(task: Task, found: Found, names: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Of the measures that are taken row by row; nobody knows how long the user's own take."""
+    able = [n for n in names if not is_own(n) and measure_named(task, n).is_of_rows]
+    made: dict[str, tuple[float, float]] = {}
+    if any(measure_named(task, name).needs == "readings" for name in able):
+        made |= bootstrap(
+            lambda rows: task.measure_readings([found.readings[row] for row in rows]),
+            len(found.readings),
+        )
+    if any(measure_named(task, name).needs == "answers" for name in able):
+        made |= bootstrap(
+            lambda rows: task.measure(
+                [found.answers[row] for row in rows], [found.references[row] for row in rows], able
+            ),
+            len(found.answers),
+        )
+    return {name: made[name] for name in able if name in made}
 
 
 def choose_held_out(task: Task, datasets: Mapping[str, Dataset]) -> dict[str, Dataset]:

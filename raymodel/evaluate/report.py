@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raymodel.evaluate.gates import TEXT_PREFIX, GateResult
+from raymodel.evaluate.intervals import LEVEL
 from raymodel.evaluate.measure import Measured
 from raymodel.observe.measures import is_better, is_measured
 from raymodel.storage.uri import Location
@@ -23,6 +24,7 @@ def write_report(
     folder.make_dir()
     data = {
         "metrics": tuned.metrics,
+        "intervals": tuned.intervals,
         "base_metrics": base.metrics if base else {},
         "gates": [gate.to_dict() for gate in gates],
         "rows": tuned.rows,
@@ -47,14 +49,28 @@ def render_report(tuned: Measured, base: Measured | None, gates: Sequence[GateRe
 
 
 def _metrics_table(tuned: Measured, base: Measured | None) -> str:
+    interval = f"{LEVEL:.0%} interval"
     if base is None:
-        rows = [(name, _number(value)) for name, value in tuned.metrics.items()]
-        return _table(("measure", "model"), rows)
+        rows = [(name, _number(value), _ends(tuned, name)) for name, value in tuned.metrics.items()]
+        return _table(("measure", "model", interval), rows)
     compared = [
-        (name, _number(base.metrics.get(name)), _number(value), _better(name, base, value))
+        (
+            name,
+            _number(base.metrics.get(name)),
+            _number(value),
+            _ends(tuned, name),
+            _better(name, base, value),
+        )
         for name, value in tuned.metrics.items()
     ]
-    return _table(("measure", "base", "model", "better"), compared)
+    return _table(("measure", "base", "model", interval, "better"), compared)
+
+
+def _ends(tuned: Measured, name: str) -> str:
+    """The interval that the measure has when the rows are drawn again."""
+    if name not in tuned.intervals:
+        return "–"
+    return " … ".join(map(_number, tuned.intervals[name]))
 
 
 def _better(name: str, base: Measured, value: float | None) -> str:
@@ -108,10 +124,12 @@ def _number(value: float | None) -> str:
 
 
 def summary(content: Mapping[str, Any]) -> list[str]:
-    """Each measure in words, with the base model's value before it where there is one."""
-    base = content["base_metrics"]
+    """Each measure in words, with the base model's value before it where there is one, and the
+    interval after it."""
+    base, intervals = content["base_metrics"], content["intervals"]
     parts = []
     for name, value in content["metrics"].items():
         before = f"{_number(base[name])} → " if name in base else ""
-        parts.append(f"{name} {before}{_number(value)}")
+        ends = f" ({'–'.join(map(_number, intervals[name]))})" if name in intervals else ""
+        parts.append(f"{name} {before}{_number(value)}{ends}")
     return parts

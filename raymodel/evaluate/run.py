@@ -84,6 +84,7 @@ def run_evaluate(
     write_report(execution.location / "report", tuned, before, gates)
     content = {
         "metrics": tuned.metrics,
+        "intervals": tuned.intervals,
         "base_metrics": before.metrics if before else {},
         "gates": [gate.to_dict() for gate in gates],
         "passed": passed,

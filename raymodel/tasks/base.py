@@ -95,6 +95,9 @@ class Measure:
     """`loss` can be taken on any rows of the task; `readings` and `answers` on those of examples
     alone, where `readings` ask for no answer: what the model makes of the targets is enough."""
     higher_is_better: bool
+    is_of_rows: bool = True
+    """Whether it is taken of one row after another, so that those of other rows can be guessed by
+    drawing these again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,8 @@ class Embedding(Task):
     )
     measures = MappingProxyType(
         {
-            name: Measure(needs="answers", higher_is_better=True)
+            # A row is looked for among all others, so rows drawn again would be others to find.
+            name: Measure(needs="answers", higher_is_better=True, is_of_rows=False)
             for name in ("recall@1", "recall@10", "mrr", "ndcg@10")
         }
     )

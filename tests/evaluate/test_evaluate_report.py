@@ -8,6 +8,7 @@ from raymodel.storage.uri import Location
 SAMPLE = {"prompt": "def f():", "answer": "Ends ```.", "reference": "Does f."}
 TUNED = Measured(
     metrics={"perplexity": 10.0, "bleu": 3.0, "chrf": None},
+    intervals={"bleu": (2.1, 3.9)},
     samples=[SAMPLE],
     rows={"examples": 64},
     signatures={"bleu": "nrefs:1|tok:13a"},
@@ -20,9 +21,9 @@ GATES = check_gates(TUNED.metrics, {"perplexity": "< 40", "bleu": "> 5"})
 
 def test_the_better_model_is_named_by_the_direction_of_each_measure():
     lines = render_report(TUNED, BASE, GATES).splitlines()
-    assert "| perplexity | 90 | 10 | model |" in lines
-    assert "| bleu | 4 | 3 | base |" in lines
-    assert "| chrf | 9 | not finite or not measured | – |" in lines
+    assert "| perplexity | 90 | 10 | – | model |" in lines
+    assert "| bleu | 4 | 3 | 2.1 … 3.9 | base |" in lines
+    assert "| chrf | 9 | not finite or not measured | – | – |" in lines
 
 
 def test_it_says_how_a_measure_was_taken_that_is_taken_in_several_ways():
@@ -58,5 +59,9 @@ def test_both_files_are_written(tmp_path):
 
 
 def test_the_summary_has_the_base_before_the_model():
-    content = {"metrics": {"perplexity": 10.0, "f1": 0.5}, "base_metrics": {"perplexity": 90.0}}
-    assert summary(content) == ["perplexity 90 → 10", "f1 0.5"]
+    content = {
+        "metrics": {"perplexity": 10.0, "f1": 0.5},
+        "intervals": {"f1": (0.4, 0.61)},
+        "base_metrics": {"perplexity": 90.0},
+    }
+    assert summary(content) == ["perplexity 90 → 10", "f1 0.5 (0.4–0.61)"]
