@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -128,12 +127,8 @@ class AudioClassification(Classification):
 
     def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
         """Both labels; the clip itself is in the request."""
-        data = bytes(rows["audio"][index])
-        return Sample(
-            prompt=f"clip {index} ({len(data):,} bytes)",
-            answer=answer["label"],
-            reference=reference,
-            request={"audio": base64.b64encode(data).decode()},
+        return Sample.of_file(
+            "clip", "audio", rows, index, answer=answer["label"], reference=reference
         )
 
     @classmethod

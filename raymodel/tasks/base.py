@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, V vocabulary, C classes.
 
 from __future__ import annotations
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,23 @@ class Sample:
     reference: str
     request: dict[str, Any] = field(default_factory=dict)
     """What a server is asked for this answer: role → value, as JSON holds it."""
+
+    @classmethod
+    def of_file(
+        cls, what: str, role: str, rows: Columns, index: int, *, answer: str, reference: str
+    ) -> Self:
+        """Of one of B rows whose role is a file, which is in the request.
+
+        Args:
+            what: the file is, for people.
+        """
+        data = bytes(rows[role][index])
+        return cls(
+            prompt=f"{what} {index} ({len(data):,} bytes)",
+            answer=answer,
+            reference=reference,
+            request={role: base64.b64encode(data).decode()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

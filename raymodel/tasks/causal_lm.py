@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample
 from raymodel.tasks.documents import DECODERS, DocumentTask
 from raymodel.tasks.fields import Field
-from raymodel.tasks.prompt import TOO_LONG, fit_answers
+from raymodel.tasks.prompt import TOO_LONG, end_of_text, fit_answers
 from raymodel.tasks.spec import AnyAnswerSpec
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class CausalLM(DocumentTask):
 
     def check_processor(self, processor: TextProcessor) -> None:
         """An end-of-text token, which closes each answer."""
-        if processor.tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
+        end_of_text(processor.tokenizer)
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `prompt_length` int32."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -116,12 +115,8 @@ class ImageClassification(Classification):
 
     def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
         """Both labels; the image itself is in the request."""
-        data = bytes(rows["image"][index])
-        return Sample(
-            prompt=f"image {index} ({len(data):,} bytes)",
-            answer=answer["label"],
-            reference=reference,
-            request={"image": base64.b64encode(data).decode()},
+        return Sample.of_file(
+            "image", "image", rows, index, answer=answer["label"], reference=reference
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How what is too long is cut, in training as in evaluation. Loads no torch."""
+"""What closes a text, and how what is too long is cut, in training as in evaluation. No torch."""
 
 from __future__ import annotations
 
@@ -45,3 +45,11 @@ def end_of_prompt(ids: Sequence[int], room: int, tokenizer: PreTrainedTokenizerB
     in_front = max(in_front, int(ids[0] == tokenizer.bos_token_id))
     front = list(ids[: min(in_front, room)])
     return front + list(ids[len(ids) - (room - len(front)) :])
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that closes a text. Raises ValueError where the tokenizer has none."""
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
+    return int(end)

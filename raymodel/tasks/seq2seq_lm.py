@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
+from raymodel.tasks.prompt import end_of_text
 from raymodel.tasks.spec import Seq2SeqLMSpec
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Seq2SeqLM(Task):
 
     def check_processor(self, processor: TextProcessor) -> None:
         """An end-of-text token, which closes each answer."""
-        _end_of(processor)
+        end_of_text(processor.tokenizer)
 
     def special_tokens(self, row_tokens: int | None) -> Mapping[str, int]:
         """A sentinel for each run of a packed row; examples need none."""
@@ -132,7 +133,7 @@ class Seq2SeqLM(Task):
         return Example(features=features, cut=tuple(cut))
 
     def _source(self, text: str, max_length: int | None) -> tuple[list[int], bool]:
-        end = _end_of(self.processor)
+        end = end_of_text(self.processor.tokenizer)
         ids, is_cut = self.processor.encode(text, max_length)
         if ids[-1:] == [end]:
             return ids, is_cut
@@ -142,7 +143,7 @@ class Seq2SeqLM(Task):
     def _target(self, text: str) -> list[int]:
         # Some tokenizers read the two texts with a vocabulary of its own each.
         ids: list[int] = self.processor.tokenizer(text_target=text, verbose=False)["input_ids"]
-        end = _end_of(self.processor)
+        end = end_of_text(self.processor.tokenizer)
         return ids if ids[-1:] == [end] else [*ids, end]
 
     def longest_target(self, max_length: int | None) -> int | None:
@@ -183,7 +184,7 @@ class Seq2SeqLM(Task):
             np.isin(ids_T, self._special_ids),
             draw.of_row(index) if draw else _own_chance(ids_T),
             sentinels=self._sentinels,
-            end=_end_of(self.processor),
+            end=end_of_text(self.processor.tokenizer),
             share=spec.corrupt,
             mean_span=spec.mean_span,
         )
@@ -212,15 +213,15 @@ class Seq2SeqLM(Task):
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the cross-entropy over what is to be written; `model` may be wrapped by DeepSpeed
         or peft."""
+        from raymodel.tasks.batch import text_inputs
         from raymodel.tasks.loss import cross_entropy_sum
 
         config = getattr(model, "module", model).config  # DeepSpeed calls something else its own
-        # What lies beyond the positions of a model is padding, which `pad_right` rounds up.
+        # What lies beyond the positions of a model is padding, as `text_inputs` says of the source.
         positions = getattr(config, "max_position_embeddings", None)
         labels_BU = batch["labels"][:, :positions]
         logits_BUV = model(
-            input_ids=batch["input_ids"][:, :positions],
-            attention_mask=batch["attention_mask"][:, :positions],
+            **text_inputs(batch, model),
             decoder_input_ids=self._read_before(labels_BU, config.decoder_start_token_id),
             use_cache=False,
         ).logits
@@ -300,14 +301,6 @@ class Seq2SeqLM(Task):
     @staticmethod
     def answer_text(answer: Answer) -> str:
         return str(answer["text"])
-
-
-def _end_of(processor: TextProcessor) -> int:
-    """The id that closes a text."""
-    end = processor.tokenizer.eos_token_id
-    if end is None:
-        raise ValueError("the tokenizer has no end-of-text token (`eos_token`); set one")
-    return int(end)
 
 
 def _own_chance(ids_T: Ids) -> Chance:

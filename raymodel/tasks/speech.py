@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -152,12 +151,8 @@ class Speech(Task):
 
     def sample(self, rows: Columns, index: int, answer: Answer, reference: Any) -> Sample:
         """Both texts; the clip itself is in the request."""
-        data = bytes(rows["audio"][index])
-        return Sample(
-            prompt=f"clip {index} ({len(data):,} bytes)",
-            answer=answer["text"],
-            reference=reference,
-            request={"audio": base64.b64encode(data).decode()},
+        return Sample.of_file(
+            "clip", "audio", rows, index, answer=answer["text"], reference=reference
         )
 
     @classmethod

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from served import call
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from raymodel.chance import Draw
@@ -22,7 +21,6 @@ from raymodel.modality.text import TextProcessor
 from raymodel.model.export import save_model
 from raymodel.model.load import check_folder, load_for_use, open_model
 from raymodel.model.purpose import find_task
-from raymodel.serve.app import build_app
 from raymodel.serve.generation import GenerationService
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
@@ -217,13 +215,8 @@ def train(model: PreTrainedModel, task: Task, rows: dict[str, Any]) -> None:
 
 
 def ask(service: GenerationService, messages: list[dict[str, str]], **more: Any) -> Any:
-    async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            path, body = service.question({"messages": messages}, "tiny")
-            return await client.request("POST", path, json=body | more)
-
-    return asyncio.run(run()).json()
+    path, body = service.question({"messages": messages}, "tiny")
+    return call(service, "POST", path, json=body | more).json()
 
 
 VARIANTS: dict[str, tuple[Family, dict[str, Any]]] = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
+from served import call
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -24,7 +23,6 @@ from raymodel.model.load import check_folder, load_for_use, open_model
 from raymodel.model.materialise import materialise
 from raymodel.model.purpose import find_task
 from raymodel.model.spec import ModelSpec
-from raymodel.serve.app import build_app
 from raymodel.serve.prediction import PredictionService
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
@@ -271,15 +269,6 @@ def service(task: Task) -> Any:
     )
     yield service
     service.close()
-
-
-def call(service: PredictionService, method: str, path: str, **kwargs: Any) -> httpx.Response:
-    async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, **kwargs)
-
-    return asyncio.run(run())
 
 
 def test_documents_are_ranked_and_scored(service: PredictionService, task: Task) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 import torch.nn.functional as F
+from served import call
 from transformers import AutoModel, PreTrainedModel
 
 from raymodel.data.columns import columns_of
@@ -21,7 +20,6 @@ from raymodel.model.load import check_folder, load_for_use, open_model
 from raymodel.model.materialise import materialise
 from raymodel.model.purpose import find_task
 from raymodel.model.spec import ModelSpec
-from raymodel.serve.app import build_app
 from raymodel.serve.prediction import PredictionService
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
@@ -317,15 +315,6 @@ def service(task: Task) -> Any:
     service = PredictionService(model, task, name="tiny", spec=ServeSpec(batch=4, queue=4))
     yield service
     service.close()
-
-
-def call(service: PredictionService, method: str, path: str, **kwargs: Any) -> httpx.Response:
-    async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.request(method, path, **kwargs)
-
-    return asyncio.run(run())
 
 
 def test_words_are_served_with_their_tags(service: PredictionService, task: Task) -> None:
