@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
-_ROWS = ("numpy", "pyarrow", "tokenizers", "transformers")
+_INPUTS = ("pillow", "soundfile", "soxr", "tokenizers", "transformers")
+_ROWS = ("numpy", "pyarrow", *_INPUTS)
 TRAINING = (*_ROWS, "deepspeed", "safetensors", "torch")
 _BY_STAGE = {
     "prepare": ("ray", *_ROWS),
     "examples": ("ray", *_ROWS),
     "pretrain": ("ray", *TRAINING),
     "finetune": ("ray", *TRAINING),
-    "evaluate": ("ray", *_ROWS, "sacrebleu", "safetensors", "torch"),
-    "serve": ("ray", "safetensors", "tokenizers", "torch", "transformers"),
+    "evaluate": ("ray", *_ROWS, "jiwer", "rouge-score", "sacrebleu", "safetensors", "torch"),
+    "serve": ("ray", *_INPUTS, "safetensors", "torch"),
 }
 _BY_FIELD = {
     "adapter": ("peft",),

@@ -1,10 +1,13 @@
 """Which versions stand in a manifest."""
 
 import ast
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import raymodel
 from raymodel.storage.artifact import open_artifact
@@ -13,10 +16,8 @@ from raymodel.storage.registry import STAGES
 from raymodel.storage.uri import Location
 from raymodel.storage.versions import _BY_STAGE, installed_versions, packages_of
 
-# Spelt differently on the registry.
-DISTRIBUTIONS = {"yaml": "PyYAML"}
 # They decide how a job is read, run, told or answered, not what comes of it.
-NOT_RESULTS = {"PyYAML", "pydantic", "rich", "fastapi", "starlette", "tensorboard", "psutil"}
+NOT_RESULTS = {"pyyaml", "pydantic", "rich", "fastapi", "starlette", "tensorboard"}
 
 
 def test_a_manifest_holds_the_versions_of_what_its_stage_used(storage: Location) -> None:
@@ -49,18 +50,24 @@ def test_every_stage_names_its_packages(stage: str) -> None:
 def test_every_library_that_is_imported_decides_a_result_or_is_known_not_to() -> None:
     """A new dependency fails here until it is in one of the two lists."""
     known = {package for packages in _BY_STAGE.values() for package in packages}
-    known |= {"peft", "optuna", "raymodel"} | NOT_RESULTS
-    declared = {
-        requirement.split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip()
-        for requirement in metadata.requires("raymodel") or ()
-        if "extra ==" not in requirement
-    }
+    known |= {"peft", "optuna"} | NOT_RESULTS
+    distributions = metadata.packages_distributions()
     imported = {
-        DISTRIBUTIONS.get(name, name)
+        canonicalize_name(distribution)
         for file in Path(raymodel.__file__).parent.rglob("*.py")
         for name in imports_of(file)
+        for distribution in distributions.get(name, ())
     }
-    assert (imported & declared) - known == set()
+    assert {"pillow", "rouge-score"} <= imported, "a name that differs from its package's is found"
+    assert (imported & declared()) - known == set()
+
+
+def declared() -> set[str]:
+    """From the file: an installation's own list is as old as the installation."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    return {
+        canonicalize_name(Requirement(each).name) for each in project["project"]["dependencies"]
+    }
 
 
 def imports_of(file: Path) -> set[str]:
