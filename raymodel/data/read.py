@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from raymodel.data.account import Account
+from raymodel.data.readers.arrow import read_arrow
 from raymodel.data.readers.cifar import is_binary_batch, read_cifar
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.delimited import read_csv
@@ -32,6 +33,7 @@ _READERS: dict[str, _Reader] = {
     "jsonl": read_jsonl,
     "csv": read_csv,
     "parquet": read_parquet,
+    "arrow": read_arrow,
     "class_folders": read_class_folders,
     "librispeech": read_librispeech,
     "idx": read_idx,

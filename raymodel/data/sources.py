@@ -28,6 +28,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "csv": ("*.csv", "*.tsv"),
     "pixels": ("*.csv", "*.tsv"),
     "parquet": ("*.parquet",),
+    "arrow": ("*.arrow",),
     "python_functions": ("*.py",),
     "class_folders": tuple(f"*{suffix}" for suffix in MEDIA_SUFFIXES),
     "librispeech": (f"*{TRANSCRIPTS}", *(f"*{suffix}" for suffix in AUDIO_SUFFIXES)),
@@ -38,6 +39,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
 }
 """What a folder's files must be called for a format, before the `.gz` and the like of a packed
 file; the formats that are not here take every file."""
+
+_KEPT_BESIDE = {"arrow": "cache-*.arrow"}
+"""What lies in a folder under such a name and is no data: results that `datasets` keeps of `map`,
+which would give its rows again."""
 
 # Tests and bundled wheels are not the library's own text, and are as large as all the rest.
 _STDLIB_LEFT_OUT = frozenset(
@@ -153,6 +158,9 @@ def _source_file(entry: Entry) -> SourceFile:
 
 def _source_files(spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]) -> SourceFiles:
     """Those of the format, each once though links give it more names: its own, or the first."""
+    no_data = {file.name for file in wanted if _is_kept_beside(spec.format, file.name)}
+    if not listed.is_file:
+        wanted = [file for file in wanted if file.name not in no_data]
     files, by_place = _of_format(spec, listed, wanted), dict[str, SourceFile]()
     for file in files:
         own = f"{os.path.realpath(listed.root.uri)}/{file.name}" == file.real_path
@@ -163,9 +171,15 @@ def _source_files(spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]) -
     notes = listed.notes
     if links:
         notes += (f"links to files that are read under another name: {named(links)}",)
+    if no_data and not listed.is_file:
+        notes += (f"files that `datasets` keeps for itself: {named(no_data)}",)
     said = tuple(f"source {spec.path!r} without {note}" for note in notes)
     identity = _identity(once, _beside(spec, listed, once))
     return SourceFiles(listed.root, once, identity, said)
+
+
+def _is_kept_beside(format: str, path: str) -> bool:
+    return fnmatch.fnmatchcase(path.rpartition("/")[2], _KEPT_BESIDE.get(format, ""))
 
 
 def _is_wanted(name: str, pattern: str | None) -> bool:

@@ -45,6 +45,7 @@ class SourceSpec(Spec):
         "jsonl",
         "csv",
         "parquet",
+        "arrow",
         "folder",
         "python_functions",
         "class_folders",
@@ -58,6 +59,8 @@ class SourceSpec(Spec):
     ] = "text"
     """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
     of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
+    `arrow`: a record a row of Arrow's files and streams, such as the folders that `save_to_disk`
+    of Hugging Face's `datasets` writes. Of both, columns that it wrote as classes hold their names.
     `folder`: text files whose folder name is the field `label`. `python_functions`: each documented
     function of a Python file, fields `code` (its source without the docstring), `docstring`,
     `name`, `returns` (what a call gives back: `value`, `nothing` or `generator`) and `statements`

@@ -90,7 +90,17 @@ CASES: list[Case] = [
         lambda: parquet_of(write_page_checksum=True, compression="zstd"),
         {"format": "parquet"},
     ),
+    ("arrow stream", "x.arrow", lambda: arrow_of(pa.ipc.new_stream), {"format": "arrow"}),
+    ("arrow file", "x.arrow", lambda: arrow_of(pa.ipc.new_file), {"format": "arrow"}),
 ]
+
+
+def arrow_of(writer: Any) -> bytes:
+    buffer = io.BytesIO()
+    table = pa.Table.from_pylist(RECORDS)
+    with writer(buffer, table.schema) as file:
+        file.write_table(table, max_chunksize=7)
+    return buffer.getvalue()
 
 
 def check_case(folder: Path, case: Case, count: int) -> None:

@@ -108,6 +108,7 @@ def read_later(files: SourceFiles, spec: SourceSpec) -> list[Any]:
         ("jsonl", "x.jsonl", '{"text": "a"}\n'),
         ("csv", "x.csv", "text,label\na,b\n"),
         ("parquet", "x.parquet", "PAR1"),
+        ("arrow", "x.arrow", "ARROW1"),
         ("python_functions", "x.py", "x = 1\n"),
     ],
 )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from raymodel.data.account import Account
 from raymodel.data.readers.content import open_file
-from raymodel.data.record import FileSlice, RawRecord, whole_record
+from raymodel.data.readers.table import BATCH_ROWS, ClassNames, check_names, class_names, read_batch
+from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.spec import SourceSpec
-from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 
-_BATCH_ROWS = 1024
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 
 
@@ -28,18 +26,18 @@ def read_parquet(
         ends = stream.read(4), stream.read_at(4, max(0, piece.file_bytes - 4))
         try:
             file = pq.ParquetFile(stream, page_checksum_verification=True)
-            names = file.schema_arrow.names
+            names, classes = file.schema_arrow.names, class_names(file.schema_arrow)
         except (pa.ArrowException, OSError, ValueError):
             if piece.start == 0:
                 account.begin(piece.name)
                 account.leave_out(_what_it_is(*ends))
             return
-        _check_names(names, piece, spec)
+        check_names(names, piece, spec)
         first_row = 0
         for index in range(file.num_row_groups):
             group = file.metadata.row_group(index)
             if piece.start <= _begin_of(group, piece.file_bytes) < piece.end:
-                yield from _read_group(file, index, first_row, piece, account)
+                yield from _read_group(file, index, first_row, classes, piece, account)
             first_row += max(0, group.num_rows)
 
 
@@ -49,15 +47,6 @@ def _what_it_is(begin: bytes, end: bytes) -> str:
     if begin != _MAGIC:
         return "not a Parquet file"
     return "Parquet file with a damaged footer" if end == _MAGIC else "Parquet file cut short"
-
-
-def _check_names(names: list[str], piece: FileSlice, spec: SourceSpec) -> None:
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise SourceError(
-            f"source {spec.path!r}: {piece.name} has more than one column {twice[0]!r}; a field "
-            "has one value. Rename one of them"
-        )
 
 
 def _begin_of(group: Any, file_bytes: int) -> int:
@@ -74,7 +63,7 @@ def _begin_of(group: Any, file_bytes: int) -> int:
 
 
 def _read_group(
-    file: Any, index: int, first_row: int, piece: FileSlice, account: Account
+    file: Any, index: int, first_row: int, classes: ClassNames, piece: FileSlice, account: Account
 ) -> Iterator[RawRecord]:
     import pyarrow as pa
 
@@ -83,7 +72,7 @@ def _read_group(
         account.begin(piece.name, first_row + 1, records=num_rows)
         account.leave_out("row without columns", records=num_rows)
         return
-    batches = file.iter_batches(_BATCH_ROWS, row_groups=[index])
+    batches = file.iter_batches(BATCH_ROWS, row_groups=[index])
     while True:
         try:
             batch = next(batches, None)
@@ -91,26 +80,8 @@ def _read_group(
             batch = None
         if batch is None:
             break
-        for number, fields in enumerate(_rows_of(batch), start=first_row + done + 1):
-            account.begin(piece.name, number)
-            if fields is None:
-                account.leave_out("row that cannot be read")
-            else:
-                yield whole_record(fields)
+        yield from read_batch(batch, first_row + done + 1, classes, piece, account)
         done += batch.num_rows
     if done < num_rows:
         account.begin(piece.name, first_row + done + 1, records=num_rows - done)
         account.leave_out("rows of a damaged part of a Parquet file", records=num_rows - done)
-
-
-def _rows_of(batch: Any) -> list[dict[str, Any] | None]:
-    """The rows of a batch; None for one with a value that Python cannot hold."""
-    import pyarrow as pa
-
-    try:
-        rows: list[dict[str, Any] | None] = batch.to_pylist()
-        return rows
-    except (pa.ArrowException, ValueError, OverflowError):
-        if batch.num_rows == 1:
-            return [None]
-        return [row for i in range(batch.num_rows) for row in _rows_of(batch.slice(i, 1))]
