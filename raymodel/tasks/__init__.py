@@ -12,6 +12,7 @@ from raymodel.tasks.audio_classification import AudioClassification
 from raymodel.tasks.base import Task
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.chat import Chat
+from raymodel.tasks.chat_preference import ChatPreference
 from raymodel.tasks.embedding import Embedding
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_lm import MaskedLM
@@ -35,6 +36,7 @@ _ALL: tuple[type[Task], ...] = (
     CausalLM,
     Chat,
     Preference,
+    ChatPreference,
     MaskedLM,
     Seq2SeqLM,
     TextClassification,

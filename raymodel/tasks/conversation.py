@@ -2,7 +2,8 @@
 
 Three ways of writing one are known. OpenAI's: a list of `{role, content}`. ShareGPT's: a list of
 `{from, value}`. Alpaca's: the fields `instruction`, `input` and `output`. A list is told from the
-keys of its turns, whatever its field is called; which field it is, a source says or is found.
+keys of its turns, whatever its field is called; which field it is, a source says or is found. A
+list that begins with an answer follows what the field `prompt` holds: a text, or a list of turns.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _ROLES = MappingProxyType(
     }
 )
 _OF_TOOLS = frozenset({"tool", "function", "function_call", "observation"})
+_PROMPT = "prompt"
 _NO_CONVERSATION = "record without messages, conversations, or instruction and output"
 
 
@@ -63,7 +65,8 @@ def find_form(record: Mapping[str, Any], named: str) -> Form:
             "such as {role: user, content: Hello}. Name the field that holds one"
         )
     style = "ShareGPT" if value and is_turn(value[0]) and "from" in value[0] else "OpenAI"
-    return Form(field, f"turns in {field!r}, as {style} writes them")
+    after = f" after {_PROMPT!r}" if value and _follows(value[0], record) else ""
+    return Form(field, f"turns in {field!r}{after}, as {style} writes them")
 
 
 def is_turn(value: Any) -> bool:
@@ -117,8 +120,24 @@ def shown(turns: Sequence[Turn]) -> str:
 def _listed(record: Mapping[str, Any], field: str) -> list[Turn]:
     beside = _text(record, "system") if "system" in record else ""
     turns = [_turn(turn) for turn in record[field]]
+    if turns and _follows(record[field][0], record):
+        turns = [*_prompt(record[_PROMPT]), *turns]
     has_own = bool(turns) and turns[0]["role"] == "system"
     return [*_said("system", "" if has_own else beside), *turns]
+
+
+def _follows(first: Any, record: Mapping[str, Any]) -> bool:
+    """Whether a list of turns that begins with this one goes on from a prompt."""
+    role = first.get("role", first.get("from")) if is_turn(first) else None
+    return _ROLES.get(str(role)) == "assistant" and record.get(_PROMPT) is not None
+
+
+def _prompt(value: Any) -> list[Turn]:
+    if isinstance(value, str):
+        return _said("user", value)
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
+        raise _left_out("conversation whose prompt is neither a text nor a list of turns")
+    return [_turn(turn) for turn in value]
 
 
 def _alpaca(record: Mapping[str, Any]) -> list[Turn]:

@@ -100,20 +100,14 @@ class CausalLMSpec(AnyAnswerSpec):
     for models that cannot keep documents apart. Evaluation does as the training did."""
 
 
-class ChatSpec(AnyAnswerSpec):
-    """Answer as the assistant of conversations does, in one turn or several."""
+class AnyChatSpec(AnyAnswerSpec):
+    """What the specs of those tasks share whose texts a chat template writes."""
 
-    name: Literal["chat"] = "chat"
-    """Which task."""
     chat_template: Text | None = None
     """How conversations are written as text: the path of a Jinja file, `my/chat.jinja`, or
     `chatml`, `roles` (which has the special tokens of tokenizers that raymodel trains) or `plain`
     (for any tokenizer with an end of text). It is saved with the model. By default the one that
     the base brings."""
-    loss: Annotated[Literal["answers", "all"], OF_TRAINING] = "answers"
-    """`answers`: only what the assistant says is learnt, with the token that ends its turn. `all`:
-    every token, also of the system's and the user's turns. Validation and evaluation measure the
-    answers, whatever is said here, so that figures compare."""
 
     @field_validator("chat_template")
     @classmethod
@@ -147,16 +141,25 @@ def _is_path(template: str) -> bool:
     return template.endswith((".jinja", ".jinja2", ".j2"))
 
 
-class PreferenceSpec(AnyAnswerSpec):
-    """Prefer one answer to a prompt over another, as pairs of them teach.
+class ChatSpec(AnyChatSpec):
+    """Answer as the assistant of conversations does, in one turn or several."""
+
+    name: Literal["chat"] = "chat"
+    """Which task."""
+    loss: Annotated[Literal["answers", "all"], OF_TRAINING] = "answers"
+    """`answers`: only what the assistant says is learnt, with the token that ends its turn. `all`:
+    every token, also of the system's and the user's turns. Validation and evaluation measure the
+    answers, whatever is said here, so that figures compare."""
+
+
+class AnyPreferenceSpec(AnyAnswerSpec):
+    """What the specs of those tasks share that learn from pairs which answer is wanted.
 
     A pair's advantage h is how much more the model's log-probability of the chosen answer has risen
     since the base than that of the rejected one: (log π(chosen) - log π_base(chosen)) -
     (log π(rejected) - log π_base(rejected)), in nats.
     """
 
-    name: Literal["preference"] = "preference"
-    """Which task."""
     loss: Annotated[Literal["dpo", "ipo"], OF_TRAINING] = "dpo"
     """`dpo`: -log sigmoid(beta h - margin) of each pair (arXiv:2305.18290). `ipo`:
     (h - 1 / (2 beta))², which does not go on for ever to drive apart what is told apart already
@@ -184,7 +187,7 @@ class PreferenceSpec(AnyAnswerSpec):
         return 2
 
     @model_validator(mode="after")
-    def _ipo_has_neither(self) -> PreferenceSpec:
+    def _ipo_has_neither(self) -> AnyPreferenceSpec:
         if self.loss == "ipo" and (self.margin or self.label_smoothing):
             named = "margin" if self.margin else "label_smoothing"
             raise ValueError(
@@ -192,6 +195,20 @@ class PreferenceSpec(AnyAnswerSpec):
                 f"1 / (2 beta); leave {named} out, or take loss: dpo"
             )
         return self
+
+
+class PreferenceSpec(AnyPreferenceSpec):
+    """Prefer one answer to a prompt over another, as pairs of texts teach."""
+
+    name: Literal["preference"] = "preference"
+    """Which task."""
+
+
+class ChatPreferenceSpec(AnyChatSpec, AnyPreferenceSpec):
+    """Prefer one answer in a conversation over another, as pairs of them teach."""
+
+    name: Literal["chat_preference"] = "chat_preference"
+    """Which task."""
 
 
 class MaskedLMSpec(AnyTask):
@@ -372,6 +389,7 @@ AnyTaskSpec = (
     CausalLMSpec
     | ChatSpec
     | PreferenceSpec
+    | ChatPreferenceSpec
     | MaskedLMSpec
     | Seq2SeqLMSpec
     | TextClassificationSpec

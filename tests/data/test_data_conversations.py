@@ -18,7 +18,7 @@ from raymodel.data.steps import Step
 from raymodel.errors import SourceError
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
-from raymodel.tasks.spec import ChatSpec
+from raymodel.tasks.spec import ChatPreferenceSpec, ChatSpec
 from raymodel.testing.families import CHATML, build_tokenizer
 
 Execute = Callable[[Step], None]
@@ -45,8 +45,8 @@ def source(path: Path, records: list[Any], *, as_array: bool = False) -> SourceS
 
 def recipe_of(tokenizer: Location, *sources: SourceSpec, **fields: Any) -> Recipe:
     kind = RowKind(task=ChatSpec(too_long="drop"), length=fields.pop("length", 300))
-    given: dict[str, Any] = {"clean": CleanSpec(), "holdout": 0.3, "seed": 7} | fields
-    return Recipe(sources=sources, kind=kind, processor=tokenizer, **given)
+    given: dict[str, Any] = {"clean": CleanSpec(), "holdout": 0.3, "seed": 7, "kind": kind} | fields
+    return Recipe(sources=sources, processor=tokenizer, **given)
 
 
 def test_three_ways_of_writing_are_read_said_and_make_the_same_rows(
@@ -152,3 +152,33 @@ def test_parquet_and_a_field_of_another_name_are_read_too(
     assert (content["read"], content["left_out"]) == (20, {})
     row = dataset_of(place, content, "train").read(np.arange(1)).to_pylist()[0]
     assert len(row["answers"]) == 4
+
+
+def test_answers_follow_their_prompt_where_it_stands_in_a_field_of_its_own(
+    tmp_path: Path, place: Location, chatty: Location, execute: Execute
+) -> None:
+    def record(n: int, prompt: Any) -> dict[str, Any]:
+        answers = {"chosen": f"yes {n}", "rejected": f"no {n}"}
+        turns = {k: [{"role": "assistant", "content": v}] for k, v in answers.items()}
+        return {"prompt": prompt} | turns
+
+    listed = [record(n, messages(f"question {n}")) for n in range(20)]
+    texts = [record(n, f"other {n}") for n in range(20)]
+    wrong = [record(1, 5), record(2, None)]
+    said: list[str] = []
+    recipe = recipe_of(
+        chatty,
+        source(tmp_path / "a.jsonl", listed),
+        source(tmp_path / "b.jsonl", texts + wrong),
+        kind=RowKind(task=ChatPreferenceSpec(reference="none"), length=300),
+    )
+    content = prepare_dataset(recipe, place, execute, said.append)
+    assert content["left_out"] == {
+        "conversation that begins with the assistant": 1,
+        "conversation whose prompt is neither a text nor a list of turns": 1,
+    }
+    assert "20 conversations, turns in 'chosen' after 'prompt', as OpenAI" in "\n".join(said)
+    data = dataset_of(place, content, "train")
+    rows = data.read(np.arange(data.num_rows)).to_pylist()
+    asked = {json.loads(row["messages"])[0]["content"].split()[0] for row in rows}
+    assert asked == {"question", "other"}

@@ -25,7 +25,7 @@ from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
 from raymodel.tasks.base import Example, LeftOut, Limits, Task
-from raymodel.tasks.preference import pair_losses
+from raymodel.tasks.pairs import pair_losses
 from raymodel.tasks.prompt import TOO_LONG
 from raymodel.tasks.spec import PreferenceSpec
 from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
