@@ -7,11 +7,15 @@ good: they are integer arithmetic, SplitMix64 (doi:10.1145/2714064.2660195) from
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+PARTNER = "partner_"
+"""Before the name of a column: of another row of the step, which chance may mix into a row where
+the spec of the task says so (`AnyTask.wants_partners`)."""
 KEY_BYTES = 64
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -63,6 +67,15 @@ class Chance:
         turned: NDArray[np.float64] = radius * np.cos(2.0 * np.pi * self.uniform(count))
         return turned
 
+    def beta(self, alpha: float) -> float:
+        """One from 0 to 1 of the beta distribution with both parameters `alpha`, by Jöhnk's
+        rejection (doi:10.1007/BF02613687): evenly where it is 1, near one of the ends below."""
+        assert 0.05 <= alpha <= 2, alpha  # below, powers vanish; above, most draws are rejected
+        while True:
+            one, other = (math.pow(number, 1 / alpha) for number in self.uniform(2))
+            if 0 < one + other <= 1:
+                return one / (one + other)
+
     def number(self) -> float:
         """One of `uniform`."""
         return float(self.uniform(1)[0])
@@ -90,9 +103,13 @@ class Draw:
     def __len__(self) -> int:
         return len(self._positions)
 
-    def of_row(self, index: int) -> Chance:
-        """The chance of the row at `index` of those that are collated together."""
-        return Chance("row", self._seed, self._step, self._positions[index])
+    def of_row(self, index: int, *purpose: str) -> Chance:
+        """The chance of the row at `index` of those that are collated together.
+
+        Args:
+            purpose: what is drawn, where it must not change what else is drawn for the row.
+        """
+        return Chance("row", self._seed, self._step, self._positions[index], *purpose)
 
     def of_step(self) -> Chance:
         """The chance that all rows of the step share."""

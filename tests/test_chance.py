@@ -60,3 +60,24 @@ def test_a_rows_chance_does_not_know_with_whom_it_is_collated():
     assert len(part) == 3
     assert together.of_step().bits(1) == alone.of_step().bits(1)
     assert Draw(8, 11, [5]).of_row(0).bits(4).tolist() != expected
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 2.0])
+def test_shares_of_a_beta_distribution_have_its_mean_and_its_spread(alpha):
+    chance = Chance("share", 3)
+    shares = np.array([chance.beta(alpha) for _ in range(4_000)])
+    assert shares.min() >= 0
+    assert shares.max() <= 1
+    assert shares.mean() == pytest.approx(0.5, abs=0.04)  # five deviations of 0.5 / sqrt(4000)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    if alpha == 1.0:
+        assert np.histogram(shares, bins=4, range=(0, 1))[0].min() > 860
+
+
+def test_what_is_drawn_for_another_purpose_does_not_change_a_rows_chance():
+    draw = Draw(7, 11, [5])
+    expected = draw.of_row(0).bits(3).tolist()
+    other = draw.of_row(0, "mix").bits(3).tolist()
+    assert draw.of_row(0).bits(3).tolist() == expected
+    assert not set(expected) & set(other)
+    assert draw.of_row(0, "partner").bits(3).tolist() != other

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from raymodel.chance import PARTNER
 from raymodel.data.order import Order, slice_for
 from raymodel.data.permutation import Indices
 from raymodel.data.plan import plan_chunk_steps
@@ -38,7 +39,8 @@ class StepRows:
     row_ids: Indices
     """Their ids in the dataset. (n,)"""
     table: pa.Table
-    """The rows themselves. (n rows)"""
+    """The rows themselves, and where the order has partners, the columns of those beside their own,
+    each name with `PARTNER` before it. (n rows)"""
     skipped: int = 0
     """Rows left out because their block is corrupt; only with `on_bad_shard: skip`."""
 
@@ -69,10 +71,16 @@ def read_steps(
     assert on_bad_shard in ("stop", "skip"), on_bad_shard
     start, stop = slice_for(rank, world_size, order.global_batch)
     row_ids = np.concatenate([order.rows(step)[start:stop] for step in steps])
+    asked = row_ids
+    if order.with_partners:
+        partners = [order.partners(step)[start:stop] for step in steps]
+        asked = np.concatenate([row_ids, *partners])
     if on_bad_shard == "skip":
-        table, available = dataset.read_available(row_ids)
+        table, available = dataset.read_available(asked)
     else:
-        table, available = dataset.read(row_ids), np.ones(len(row_ids), dtype=bool)
+        table, available = dataset.read(asked), np.ones(len(asked), dtype=bool)
+    if order.with_partners:
+        table, available = _beside_partners(table, available)
     count, first = stop - start, 0
     for index, step in enumerate(steps):
         good = available[index * count : (index + 1) * count]
@@ -87,9 +95,27 @@ def read_steps(
         first += kept
 
 
+def _beside_partners(table: pa.Table, available: Any) -> tuple[pa.Table, Any]:
+    """Each row with its partner's columns; a partner that cannot be read leaves a row its own.
+
+    Args:
+        table: the rows that could be read, and after them the partners.
+        available: which of both were. (2n,) bool
+
+    Returns: the rows, and which could be read. (n,) bool
+    """
+    own, partner = np.split(available, 2)
+    place, partner_place = np.split(np.cumsum(available) - 1, 2)
+    beside = table.take(pa.array(np.where(partner, partner_place, place)[own]))
+    rows = table.slice(0, int(own.sum()))
+    for name in beside.column_names:
+        rows = rows.append_column(PARTNER + name, beside[name])
+    return rows, own
+
+
 def chunk_steps(dataset: Dataset, order: Order, num_steps: int, world_size: int) -> int:
     """Steps that are read together."""
-    worker_rows = -(-order.global_batch // world_size)
+    worker_rows = -(-order.global_batch // world_size) * (1 + order.with_partners)
     return plan_chunk_steps(worker_rows, dataset.row_bytes, num_steps)
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from raymodel.chance import derive_key, mix64
+from raymodel.chance import Chance, derive_key, mix64
 from raymodel.data.permutation import Indices, Permutation
 from raymodel.data.plan import WINDOW_BLOCKS
 
@@ -61,6 +61,7 @@ class Order:
         seed: int,
         global_batch: int,
         window_blocks: int = WINDOW_BLOCKS,
+        with_partners: bool = False,
     ) -> None:
         """Args:
         parts: the parts of the dataset, in the order in which its row ids count through them.
@@ -68,12 +69,14 @@ class Order:
         global_batch: rows in a step, over all workers.
         window_blocks: blocks mixed at a time, over all parts, so that a reader's memory does not
             grow with their number; part of the order, so leave it.
+        with_partners: whether those who read a row read its partner too.
         """
         assert parts, "a dataset has at least one part"
         assert all(part.rows > 0 for part in parts), "a part has at least one row"
         self.parts = tuple(parts)
         self.seed = seed
         self.global_batch = global_batch
+        self.with_partners = with_partners
         self.window_blocks = max(1, window_blocks // len(parts))
         self.num_rows = sum(part.rows for part in parts)
         self._first_rows = np.cumsum([0, *(part.rows for part in parts)])
@@ -94,6 +97,18 @@ class Order:
             pieces.append(self._rows_in_epoch(epoch, place, count))
             position += count
         return np.concatenate(pieces)
+
+    def partners(self, step: int) -> Indices:
+        """Row ids of the partner of each row of `step`: of another one of the same step, as the
+        whole order tells, and not the part of it that a worker happens to get. (global_batch,)
+
+        They are the step's rows, moved round by a number of places that is drawn for each step:
+        neighbours would always be of two parts where a mixture takes its parts in turn.
+        """
+        others = self.global_batch - 1
+        chance = Chance("partners", self.seed, step)
+        by = 1 + int(chance.integers(others, 1)[0]) if others else 0
+        return np.roll(self.rows(step), -by)
 
     def _rows_in_epoch(self, epoch: int, place: int, count: int) -> Indices:
         total = self.rows_per_epoch

@@ -100,9 +100,10 @@ class Dataset:
         """Columns of the table that `read` gives."""
         return self._load_block(0, 0).schema
 
-    def order(self, seed: int, global_batch: int) -> Order:
+    def order(self, seed: int, global_batch: int, *, with_partners: bool = False) -> Order:
         """The order in which training reads this split."""
-        return Order([part.order_part for part in self.parts], seed, global_batch)
+        parts = [part.order_part for part in self.parts]
+        return Order(parts, seed, global_batch, with_partners=with_partners)
 
     def spread(self, count: int) -> Indices:
         """Up to `count` row ids, evenly spaced, each part by its share of an epoch. (n,) int64

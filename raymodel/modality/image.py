@@ -20,6 +20,7 @@ from raymodel.modality.augment import augment, random_crop
 from raymodel.modality.base import ModelFields, Processor
 from raymodel.modality.image_config import Resample, read_config, write_config
 from raymodel.modality.image_decode import as_array, as_image, decode_image, shrink_image
+from raymodel.modality.mix import Mix
 from raymodel.modality.spec import AugmentSpec
 from raymodel.storage.uri import Location
 
@@ -157,6 +158,7 @@ class ImageProcessor(Processor):
         augment: AugmentSpec | None = None,
         draw: Draw | None = None,
         threads: int = 1,
+        mixed_in: Sequence[tuple[bytes, Mix] | None] = (),
     ) -> NDArray[np.float32]:
         """From files to what the model takes; the same for any number of threads.
 
@@ -165,6 +167,8 @@ class ImageProcessor(Processor):
             augment: changes by chance; none without `draw`.
             draw: the chance of these rows; None for evaluation and serving.
             threads: Pillow and numpy leave the interpreter while they work.
+            mixed_in: of each row the file of another image, changed by chance as well, and how it
+                is mixed in; None where none is. Needs `draw`.
 
         Returns:
             (B, C, H, W)
@@ -175,13 +179,21 @@ class ImageProcessor(Processor):
         assert draw is None or len(draw) == len(datas), (draw, len(datas))
         made = np.empty((len(datas), self.channels, *self.size), np.float32)
 
-        def make(row: int) -> None:
-            image = decode_image(datas[row], self.channels)
+        def fill(to: NDArray[np.float32], data: bytes, row: int, *purpose: str) -> None:
+            image = decode_image(data, self.channels)
             if augment is None or draw is None:
                 pixels = as_array(self._middle(image))
             else:
-                pixels = self._changed(image, augment, draw.of_row(row))
-            self._normalise(pixels, made[row])
+                pixels = self._changed(image, augment, draw.of_row(row, *purpose))
+            self._normalise(pixels, to)
+
+        def make(row: int) -> None:
+            fill(made[row], datas[row], row)
+            if mixed_in and (found := mixed_in[row]):
+                data, mix = found
+                other = np.empty_like(made[row])
+                fill(other, data, row, "partner")
+                mix.into(made[row], other)
 
         if threads == 1:
             for row in range(len(datas)):

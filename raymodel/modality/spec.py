@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raymodel.spec.base import Spec
 from raymodel.spec.quantity import Fraction
@@ -35,10 +35,11 @@ class ImageSpec(Spec):
 
 
 class AugmentSpec(Spec):
-    """Changes of images that leave what they show the same. Everything is off by default: which
-    changes do, the data decides (a mirrored digit is another sign).
+    """Changes of images that leave what they show the same, and mixtures of two. Everything is off
+    by default: which changes do, the data decides (a mirrored digit is another sign).
 
     Applied in the order of the fields, each with numbers of its own for every row of every step.
+    Training alone does so: validation, evaluation and the server see images as they are.
     """
 
     crop: Fraction = Field(default=1.0, ge=0.01)
@@ -59,6 +60,26 @@ class AugmentSpec(Spec):
     erase: Fraction = 0.0
     """The share of images in which a rectangle of 2 to 40 % of the area becomes noise
     (arXiv:1708.04896)."""
+    mixup: Fraction = 0.0
+    """The share of images that are blended with another one of the same step (arXiv:1710.09412).
+    The loss is that of both labels, each by the share of its image."""
+    mixup_alpha: float = Field(default=0.2, ge=0.05, le=2.0)
+    """Shares of `mixup` are drawn from the beta distribution with this number twice: 1.0 is evenly
+    from 0 to 1, below it one of both images prevails. 0.2 for large sets of photographs, up to 1.0
+    for small ones and models that overfit."""
+    cutmix: Fraction = 0.0
+    """The share of images in which a rectangle is filled with that part of another one of the same
+    step (arXiv:1905.04899), of any size evenly. The loss is that of both labels, each by the area
+    of its image. No image has both, so `mixup` and `cutmix` add up to 1 at most."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> AugmentSpec:
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(
+                f"mixup is {self.mixup} and cutmix {self.cutmix}; an image is mixed in one way, so "
+                "the two shares add up to 1 at most. Lower one"
+            )
+        return self
 
 
 class AudioSpec(Spec):

@@ -271,8 +271,9 @@ class Task(ABC):
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
         """Columns of B examples → one batch on the CPU, padded unless it `keeps_apart` examples.
 
-        The result holds at least what `loss` needs. Targets that must bear no loss are
-        `no_target`.
+        Where the spec `wants_partners`, training gives the columns of another row of the step
+        beside each row's own, by the names that begin with `PARTNER`. The result holds at least
+        what `loss` needs. Targets that must bear no loss are `no_target`.
 
         Args:
             draw: the chance of these rows; None where nothing is left to chance, as in evaluation.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
+from raymodel.chance import PARTNER
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sample
 from raymodel.tasks.classification import Classification
 from raymodel.tasks.fields import Field
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.image import ImageProcessor
+    from raymodel.modality.mix import Mix
     from raymodel.tasks.spec import ImageClassificationSpec
 
 _GREY = (
@@ -87,25 +89,51 @@ class ImageClassification(Classification):
         return Example(features=features)
 
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
-        """`pixel_values` (B, channels, height, width); `labels` (B,), where rows have labels."""
+        """`pixel_values` (B, channels, height, width); `labels` (B,), where rows have labels. Of
+        images that may be mixed also `partner_labels` (B,), of what was mixed into them, and
+        `share` (B,), which of an image is its own: 1 where nothing was."""
         import torch
 
         from raymodel.tasks.batch import class_labels
 
+        mixes = self._mixes(rows, draw)
         pixels = self.processor.pixels_of(
             list(rows["image"]),
             augment=self._said.augment,
             draw=draw,
             threads=torch.get_num_threads(),
+            mixed_in=[
+                None if mix is None else (rows[PARTNER + "image"][row], mix)
+                for row, mix in enumerate(mixes)
+            ],
         )
-        return {"pixel_values": torch.from_numpy(pixels), **class_labels(rows)}
+        batch = {"pixel_values": torch.from_numpy(pixels), **class_labels(rows)}
+        if mixes:
+            batch["share"] = torch.tensor([1.0 if mix is None else mix.share for mix in mixes])
+            partners = class_labels({"label": rows[PARTNER + "label"]})
+            batch["partner_labels"] = partners["labels"]
+        return batch
+
+    def _mixes(self, rows: Columns, draw: Draw | None) -> list[Mix | None]:
+        """How each row is mixed with its partner; nothing where no row can be."""
+        from raymodel.modality.mix import draw_mix
+
+        if draw is None or not self._said.wants_partners:
+            return []
+        chances = (draw.of_row(row, "mix") for row in range(len(draw)))
+        return [draw_mix(self._said.augment, self.processor.size, chance) for chance in chances]
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Sum of the cross-entropy over the images."""
-        from raymodel.tasks.loss import cross_entropy_sum
+        """Sum of the cross-entropy over the images; of mixed ones, that of both labels, each by the
+        share of its image."""
+        from raymodel.tasks.loss import cross_entropy_sum, mixed_cross_entropy_sum
 
         pixels = batch["pixel_values"].to(next(model.parameters()).dtype)
-        return cross_entropy_sum(model(pixel_values=pixels).logits, batch["labels"])  # (B, C)
+        logits_BC = model(pixel_values=pixels).logits
+        if "share" not in batch:
+            return cross_entropy_sum(logits_BC, batch["labels"])
+        both = batch["labels"], batch["partner_labels"]
+        return mixed_cross_entropy_sum(logits_BC, *both, batch["share"])
 
     def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
         """`label`, and `probs` of all labels in the order of their numbers."""

@@ -53,6 +53,23 @@ def cross_entropy_sum(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch
     return cross_entropy(logits_NV, targets_N).sum()
 
 
+def mixed_cross_entropy_sum(
+    logits_NV: torch.Tensor,
+    targets_N: torch.Tensor,
+    others_N: torch.Tensor,
+    share_N: torch.Tensor,
+) -> torch.Tensor:
+    """Sum of share * cross-entropy of the target + (1 - share) * that of the other one, a scalar
+    in fp32.
+
+    Args:
+        share_N: of the target, from 0 to 1.
+    """
+    # Twice the same logits, of which each pass backwards writes over its own.
+    losses_2N = cross_entropy(logits_NV.repeat(2, 1), torch.cat([targets_N, others_N]))
+    return torch.cat([share_N, 1 - share_N]).to(losses_2N) @ losses_2N
+
+
 def cross_entropy(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """The cross-entropy of each target, 0 of those that are `IGNORED`. (N,) fp32
 

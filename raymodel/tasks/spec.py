@@ -46,6 +46,12 @@ class AnyTask(Spec):
     name: str
     """Which task."""
 
+    @property
+    def wants_partners(self) -> bool:
+        """Whether training gives `Task.collate` another row of the step beside each: the same one
+        whatever the number of workers."""
+        return False
+
     def identity(self) -> dict[str, Any]:
         """Of a user's own task the text of its module too: a class that changed is another one."""
         source = {"source": own_digest(self.name)} if is_own(self.name) else {}
@@ -285,6 +291,11 @@ class ImageClassificationSpec(AnyTask):
     """What images a fresh model takes; a base says that itself."""
     augment: Annotated[AugmentSpec, OF_TRAINING] = AugmentSpec()
     """How training changes what it is shown, by chance; nothing is changed by default."""
+
+    @property
+    def wants_partners(self) -> bool:
+        """What an image is mixed with."""
+        return self.augment.mixup + self.augment.cutmix > 0
 
 
 class TokenClassificationSpec(AnyTask):

@@ -222,7 +222,7 @@ def _assemble(
         before_commit=journal.store,
         on_event=journal.event,
     )
-    order = dataset.order(work.seed, spec.global_batch)
+    order = dataset.order(work.seed, spec.global_batch, with_partners=work.task.wants_partners)
     notice = LeaveNotice(session.leave_by, asks=rank == 0)
     if rank == 0:
         notice.watch_file(work.run)

@@ -164,6 +164,68 @@ def test_workers_together_read_the_global_batch(dataset: Dataset, world_size: in
         assert rows == dataset.read(order.rows(step)).to_pylist()
 
 
+PARTNER = "partner_"
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_row_has_the_same_partner_whoever_reads_it(dataset: Dataset, world_size: int) -> None:
+    order = dataset.order(7, 10, with_partners=True)
+    steps = (0, 5, 123)
+    for step, *parts in zip(
+        steps,
+        *(read_steps(dataset, order, steps, rank, world_size) for rank in range(world_size)),
+        strict=True,
+    ):
+        rows = [row for part in parts for row in part.table.to_pylist()]
+        expected = dataset.read(order.rows(step)).to_pylist()
+        partners = dataset.read(order.partners(step)).to_pylist()
+        assert rows == [
+            own | {PARTNER + name: value for name, value in partner.items()}
+            for own, partner in zip(expected, partners, strict=True)
+        ]
+        ids = np.concatenate([part.row_ids for part in parts])
+        assert ids.tolist() == order.rows(step).tolist(), "partners are none of the step's rows"
+
+
+def test_partners_are_other_rows_of_the_step_and_change_from_step_to_step(dataset: Dataset) -> None:
+    order, moved = dataset.order(7, 10, with_partners=True), set()
+    for step in range(40):
+        rows, partners = order.rows(step).tolist(), order.partners(step).tolist()
+        assert sorted(partners) == sorted(rows)
+        moved.add(rows.index(partners[0]))
+    assert moved == set(range(1, 10))
+    alone = dataset.order(7, 1, with_partners=True)
+    assert alone.partners(3).tolist() == alone.rows(3).tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_row_whose_partner_cannot_be_read_is_its_own(
+    dataset: Dataset, shard: Path, world_size: int
+) -> None:
+    whole = dataset.read(np.arange(dataset.num_rows)).to_pylist()
+    moved = copy_of(dataset)
+    copy = shard_location(moved.parts[0].folder, 0).local_path
+    bad = set(corrupt_second_block(moved, copy))
+    order, alone = moved.order(7, 10, with_partners=True), 0
+    feeds = [
+        DirectFeed(moved, order, 0, 50, rank, world_size, "skip") for rank in range(world_size)
+    ]
+    for parts in zip(*feeds, strict=True):
+        step = parts[0].step
+        pairs = [
+            (row, row if partner in bad else partner)
+            for row, partner in zip(order.rows(step), order.partners(step), strict=True)
+            if row not in bad
+        ]
+        alone += sum(row == partner for row, partner in pairs)
+        rows = [row for part in parts for row in part.table.to_pylist()]
+        assert [row["tokens"] for row in rows] == [whole[row]["tokens"] for row, _ in pairs]
+        assert [row[PARTNER + "tokens"] for row in rows] == [
+            whole[partner]["tokens"] for _, partner in pairs
+        ]
+    assert alone > 0
+
+
 def corrupt_second_block(dataset: Dataset, shard: Path) -> range:
     """Flips a bit in the second block; returns its row ids."""
     offset = pq.ParquetFile(shard).metadata.row_group(1).column(0).data_page_offset

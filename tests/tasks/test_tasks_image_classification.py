@@ -96,6 +96,74 @@ def test_the_loss_is_the_sum_over_images(task):
     torch.testing.assert_close(task.loss(model, batch), expected)
 
 
+MIXED = ImageClassificationSpec.model_validate(
+    {"augment": {"shift": 2, "mixup": 0.4, "mixup_alpha": 1.0, "cutmix": 0.4}}
+)
+
+
+def with_partners(columns, by):
+    """Each row beside the one so many places on, as the feed gives them."""
+    around = {"image": columns["image"][by:] + columns["image"][:by]}
+    around["label"] = np.roll(columns["label"], -by)
+    return columns | {f"partner_{name}": column for name, column in around.items()}
+
+
+@pytest.fixture
+def mixing():
+    return get_task("image_classification")(MIXED, labels=LABELS, processor=PROCESSOR)
+
+
+def test_mixed_rows_are_the_same_whoever_collates_them(mixing):
+    columns, draw = with_partners(rows(12), 5), Draw(7, 3, range(12))
+    whole = mixing.collate(columns, draw)
+    assert whole["partner_labels"].tolist() == columns["partner_label"].tolist()
+    assert 0 < (whole["share"] == 1).sum() < 12, "some are mixed, and some not"
+    for start, stop in ((0, 4), (4, 5), (5, 12)):
+        part = {name: column[start:stop] for name, column in columns.items()}
+        made = mixing.collate(part, draw.part(start, stop))
+        assert all(torch.equal(made[name], whole[name][start:stop]) for name in whole)
+    other = mixing.collate(with_partners(rows(12), 6), draw)
+    is_mixed = whole["share"] < 1
+    changed = (other["pixel_values"] != whole["pixel_values"]).flatten(1).any(1)
+    assert torch.equal(changed, is_mixed), "what is mixed shows its partner, and nothing else does"
+
+
+def test_an_image_that_is_not_mixed_is_what_it_is_without_mixing(mixing):
+    columns, draw = with_partners(rows(12), 5), Draw(7, 3, range(12))
+    alone = ImageClassificationSpec.model_validate({"augment": {"shift": 2}})
+    plain = get_task("image_classification")(alone, labels=LABELS, processor=PROCESSOR)
+    expected, made = plain.collate(rows(12), draw), mixing.collate(columns, draw)
+    own = made["share"] == 1
+    assert torch.equal(made["pixel_values"][own], expected["pixel_values"][own])
+    assert not {"share", "partner_labels"} & set(expected)
+
+
+def test_the_mixed_loss_is_that_of_both_labels_by_their_shares(mixing):
+    model = build_resnet()
+    batch = mixing.collate(with_partners(rows(12), 5), Draw(7, 3, range(12)))
+    loss = mixing.loss(model, batch)
+    loss.backward()
+    gradient = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    log_probs = model(batch["pixel_values"]).logits.log_softmax(-1)
+    soft = batch["share"][:, None] * F.one_hot(batch["labels"], 2)
+    soft = soft + (1 - batch["share"][:, None]) * F.one_hot(batch["partner_labels"], 2)
+    expected = -(soft * log_probs).sum()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, [parameter.grad for parameter in model.parameters()])
+    plain = F.cross_entropy(model(batch["pixel_values"]).logits, batch["labels"], reduction="sum")
+    assert abs(float(loss - plain)) > 1e-3, "it differs from the loss of one label"
+    assert mixing.num_targets(batch) == 12
+
+
+def test_nothing_is_mixed_without_chance(mixing):
+    batch = mixing.collate(rows(4))
+    assert set(batch) == {"pixel_values", "labels"}
+    assert mixing.spec.wants_partners
+    assert not SPEC.wants_partners
+
+
 def test_answers_references_and_samples_are_for_people_and_for_servers(task):
     model, columns = build_resnet(), rows(4)
     answers, references = task.predict(model, columns, Limits()), task.references(columns)
