@@ -23,7 +23,7 @@ from raymodel.train.work import TrainWork
 TASK = {
     "name": "image_classification",
     "image": {"size": 8, "channels": 1},
-    "augment": {"shift": 1, "rotate": 10},
+    "augment": {"shift": 1, "rotate": 10, "mixup": 0.3, "cutmix": 0.2},
 }
 SPEC = {
     "task": TASK,
@@ -106,6 +106,41 @@ def test_a_broken_image_is_left_out_with_its_reason_and_the_rest_adds_up(dataset
     assert content["read"] == 61
     assert content["labels"] == ["bright", "dark"]
     assert content["processor"]["num_channels"] == 1
+
+
+def batches_of(dataset, workers: int, steps: range) -> list[dict[str, torch.Tensor]]:
+    """What each of these steps is trained on, the rows of all workers together."""
+    from raymodel.data.feed import DirectFeed
+    from raymodel.data.shard import open_dataset
+    from raymodel.tasks import make_task
+    from raymodel.train.step.batches import Collator, collated
+
+    data, spec = open_dataset(dataset, "train"), ImageClassificationSpec.model_validate(TASK)
+    task = make_task(spec, labels=dataset.content["labels"]).reading_as(data.processor)
+    order = data.order(3, 7, with_partners=spec.wants_partners)
+    shares = [
+        collated(
+            DirectFeed(data, order, steps.start, steps.stop, rank, workers),
+            Collator(task, accumulation=2, seed=3),
+        )
+        for rank in range(workers)
+    ]
+    made = []
+    for step in zip(*shares, strict=True):
+        pieces = [piece for _, batch in step for piece in batch.micro_batches if "share" in piece]
+        made.append({name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]})
+    return made
+
+
+def test_mixed_batches_are_bit_for_bit_the_same_at_any_number_of_workers_and_from_any_step(dataset):
+    whole = batches_of(dataset, 1, range(6))
+    assert set(whole[0]) == {"pixel_values", "labels", "partner_labels", "share"}
+    shares = torch.cat([batch["share"] for batch in whole])
+    assert 0.2 < (shares < 1).float().mean() < 0.8
+    for workers, first in ((2, 0), (3, 0), (3, 4), (1, 4)):
+        found = batches_of(dataset, workers, range(first, 6))
+        for mine, expected in zip(found, whole[first:], strict=True):
+            assert all(torch.equal(mine[name], expected[name]) for name in expected)
 
 
 def test_any_number_of_workers_trains_the_same_batches_and_statistics(dataset, tmp_path):
