@@ -46,6 +46,8 @@ class Measured:
     """Measure → the ends of its interval, where it has one, see `intervals.py`."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """`prompt`, `answer`, `reference` and `request` of a few held-out examples."""
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    """`tasks.base.Table` as JSON: what the task shows of all answers beside the measures."""
     rows: dict[str, int] = field(default_factory=dict)
     """Held-out rows used, by the role of their dataset."""
     signatures: dict[str, str] = field(default_factory=dict)
@@ -199,6 +201,7 @@ def combine(
     metrics: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float]] = {}
     samples: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = []
     for index, role in enumerate(held_out):
         found = _joined([part.found[role] for part in parts])
         prefix = TEXT_PREFIX if index else ""
@@ -207,11 +210,14 @@ def combine(
         found_of_rows = _intervals(task, found, spec.metrics)
         intervals |= {prefix + name: ends for name, ends in found_of_rows.items()}
         samples += found.samples[:SAMPLES]
+        if found.answers:
+            tables += map(asdict, task.tables(found.answers, found.references))
     paths = {tuple(sorted(path.items())): path for part in parts for path in part.slow_paths}
     return Measured(
         metrics=metrics,
         intervals=intervals,
         samples=samples,
+        tables=tables,
         rows={role: min(data.num_rows, spec.max_rows) for role, data in held_out.items()},
         signatures={n: s for n, s in task.signatures().items() if n in spec.metrics},
         slow_paths=list(paths.values()),

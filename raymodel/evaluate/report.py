@@ -29,6 +29,7 @@ def write_report(
         "gates": [gate.to_dict() for gate in gates],
         "rows": tuned.rows,
         "signatures": tuned.signatures,
+        "tables": tuned.tables,
         "samples": tuned.samples,
     }
     (folder / "metrics.json").write_json(data)
@@ -36,12 +37,15 @@ def write_report(
 
 
 def render_report(tuned: Measured, base: Measured | None, gates: Sequence[GateResult]) -> str:
-    """Markdown: measures side by side, gates, samples with their references."""
+    """Markdown: measures side by side, gates, tables, samples with their references."""
     rows = ", ".join(f"{count} of `{role}`" for role, count in tuned.rows.items())
     parts = ["# Evaluation", f"Held-out rows: {rows}.", _metrics_table(tuned, base)]
     parts += [f"`{name}`: {signature}" for name, signature in tuned.signatures.items()]
     if gates:
         parts += ["## Gates", _gates_table(gates)]
+    for table in tuned.tables:
+        cells = ([str(cell) for cell in row] for row in table["rows"])
+        parts += [f"## {table['title']}", table["note"], _table(table["head"], cells)]
     if tuned.samples:
         parts.append("## Samples")
         parts += list(_samples(tuned, base))
@@ -116,7 +120,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|")
+    return " ".join(cell.split()).replace("|", "\\|")
 
 
 def _number(value: float | None) -> str:

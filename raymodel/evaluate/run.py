@@ -93,6 +93,8 @@ def run_evaluate(
         "promoted": f"{model.stage}/{model.fingerprint}" if passed else None,
     }
     story.say(listed(summary(content), " " * 10))
+    for brief in (table["brief"] for table in tuned.tables if table["brief"]):
+        story.say(" " * 10 + brief)
     return content
 
 

@@ -119,6 +119,20 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """What no single measure tells of the answers; as large for any number of rows."""
+
+    title: str
+    brief: str
+    """The same in a line, for the terminal; empty where there is nothing to tell."""
+    note: str
+    """How it is read."""
+    head: list[str]
+    rows: list[list[str | int]]
+    """Each with as many cells as `head`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """Of answers."""
 
@@ -419,6 +433,11 @@ class Task(ABC):
         Args:
             names: asked for; others may be in the result too.
         """
+
+    def tables(self, answers: Sequence[Answer], references: Sequence[Any]) -> list[Table]:
+        """What the report shows of the answers beside the measures. Must load neither torch nor
+        transformers."""
+        return []
 
     def signatures(self) -> Mapping[str, str]:
         """Measure → how exactly it is taken, where there are several ways: by that name figures of

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from raymodel.tasks.base import Answer, Columns, Measure, Task
+from raymodel.tasks.base import Answer, Columns, Measure, Table, Task
 
 
 class Classification(Task):
@@ -33,6 +33,12 @@ class Classification(Task):
         from raymodel.tasks.agreement import label_scores
 
         return label_scores([answer["label"] for answer in answers], references)
+
+    def tables(self, answers: Sequence[Answer], references: Sequence[Any]) -> list[Table]:
+        """Which class is taken for which."""
+        from raymodel.tasks.confusion import confusion_table
+
+        return [confusion_table([answer["label"] for answer in answers], references)]
 
     @staticmethod
     def answer_text(answer: Answer) -> str:

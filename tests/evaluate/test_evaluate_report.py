@@ -1,8 +1,12 @@
 """The report puts base and model side by side and survives what models write."""
 
+import json
+from types import SimpleNamespace
+
 from raymodel.evaluate.gates import check_gates
-from raymodel.evaluate.measure import Measured
+from raymodel.evaluate.measure import Found, Measured, Part, combine
 from raymodel.evaluate.report import render_report, summary, write_report
+from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.storage.uri import Location
 
 SAMPLE = {"prompt": "def f():", "answer": "Ends ```.", "reference": "Does f."}
@@ -56,6 +60,34 @@ def test_both_files_are_written(tmp_path):
     assert data["signatures"] == TUNED.signatures
     assert [gate["passed"] for gate in data["gates"]] == [True, False]
     assert (folder / "report.md").read_text().startswith("# Evaluation")
+
+
+ANSWERS = [{"label": name, "probs": []} for name in ("a|b", "c\nd", "c\nd")]
+
+
+def measured_classes():
+    """What two processes found of three rows, through JSON and back."""
+    found = [
+        Found(answers=ANSWERS[start:stop], references=["a|b"] * (stop - start))
+        for start, stop in ((0, 1), (1, 3))
+    ]
+    parts = [Part(found={"examples": each}, slow_paths=[]) for each in found]
+    held_out = {"examples": SimpleNamespace(num_rows=3)}
+    spec = EvaluateSpec(metrics=("accuracy",))
+    tuned = combine("text_classification", parts, held_out, spec)
+    assert Measured(**json.loads(json.dumps(tuned.to_dict()))).tables == tuned.tables
+    return tuned
+
+
+def test_a_table_of_all_answers_stands_in_both_files(tmp_path):
+    folder = Location.parse(str(tmp_path / "report"))
+    write_report(folder, measured_classes(), None, ())
+    (table,) = (folder / "metrics.json").read_json()["tables"]
+    assert table["rows"] == [["a|b", 1, 2], ["c\nd", 0, 0]]
+    lines = (folder / "report.md").read_text().splitlines()
+    assert "## Confusion matrix" in lines
+    assert "|  | a\\|b | c d |" in lines
+    assert "| a\\|b | 1 | 2 |" in lines
 
 
 def test_the_summary_has_the_base_before_the_model():
