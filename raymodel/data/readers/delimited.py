@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from raymodel.data.account import Account
-from raymodel.data.readers.content import open_content
-from raymodel.data.readers.lines import NumberedLine, numbered_lines
+from raymodel.data.readers.lines import NumberedLine, open_lines
 from raymodel.data.record import FileSlice, RawRecord, whole_record
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
@@ -33,14 +32,11 @@ def read_csv(
 ) -> Iterator[RawRecord]:
     """The rows of the file. A field without a name belongs to no record."""
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is less than a long document
-    with open_content(root, piece) as content:
-        lines = _Lines(numbered_lines(content, spec.encoding, "row"))
+    with open_lines(root, piece, spec, account, "row") as (_, numbered):
+        lines = _Lines(numbered)
         header = _read_header(lines, piece, spec, account)
         if header is not None:
             yield from _read_rows(lines, header, piece, account)
-        if content.damage:
-            account.begin(piece.name, lines.number)
-            account.leave_out(content.damage)
 
 
 class _Lines:
@@ -49,8 +45,6 @@ class _Lines:
     def __init__(self, lines: Iterator[NumberedLine]) -> None:
         self.taken: list[NumberedLine] = []
         """Lines of the row that is parsed."""
-        self.number = 0
-        """Of the last line of the row before."""
         self.fault: str | None = None
         """Why the row that is parsed is left out."""
         self.max_lines: int | None = None
@@ -71,9 +65,7 @@ class _Lines:
 
     def begin_row(self) -> None:
         """Forgets the lines of the row before."""
-        if self.taken:
-            self.number = self.taken[-1][1]
-            self.taken.clear()
+        self.taken.clear()
         self._chars, self.fault = 0, None
 
     def give_back(self, first: int) -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from raymodel.data.readers.content import Content
+from raymodel.data.account import Account
+from raymodel.data.readers.content import Content, open_content
+from raymodel.data.record import FileSlice
+from raymodel.data.spec import SourceSpec
+from raymodel.storage.uri import Location
 
 MAX_LINE_BYTES = 2**27
 """Of one line; a longer one is no record but a file without line ends."""
@@ -118,16 +123,37 @@ class LineReader:
         return bytes(line)
 
 
-def numbered_lines(content: Content, encoding_name: str, record: str) -> Iterator[NumberedLine]:
-    """The lines of a file of text, with any line end.
+@contextmanager
+def open_lines(
+    root: Location, piece: FileSlice, spec: SourceSpec, account: Account, record: str
+) -> Iterator[tuple[Content, Iterator[NumberedLine]]]:
+    """A file of text and its lines, with any line end.
 
-    Of a packed file that is damaged, the line in which it ends is not among them.
+    Of a packed file that is damaged, the line in which it ends is not among them; the damage is
+    accounted for behind them, at the last one that was taken.
 
     Args:
-        content: at its start.
-        encoding_name: as the job says.
         record: what a record of the file is called where one is left out: "row", "sentence".
+
+    Raises:
+        SourceError: the file is gone, may not be read, or is not the one that was listed.
     """
+    number = 0
+
+    def counted(lines: Iterator[NumberedLine]) -> Iterator[NumberedLine]:
+        nonlocal number
+        for line in lines:
+            number = line[1]
+            yield line
+
+    with open_content(root, piece) as content:
+        yield content, counted(_numbered(content, spec.encoding, record))
+        if content.damage:
+            account.begin(piece.name, number)
+            account.leave_out(content.damage)
+
+
+def _numbered(content: Content, encoding_name: str, record: str) -> Iterator[NumberedLine]:
     encoding = encoding_of(encoding_name, content.head)
     content.stream.read(encoding.mark_bytes)
     reader, number = LineReader(content.stream, encoding), 0

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raymodel.data.account import Account
-from raymodel.data.readers.content import open_content
 from raymodel.data.readers.delimited import DELIMITERS
-from raymodel.data.readers.lines import numbered_lines
+from raymodel.data.readers.lines import open_lines
 from raymodel.data.readers.png import encode_png
 from raymodel.data.record import FileSlice, RawRecord, digest_of
 from raymodel.data.spec import SourceSpec
@@ -37,9 +36,9 @@ def read_pixels(
     Raises:
         SourceError: the first row is not a label and the pixels of a square.
     """
-    layout, line, index = None, 0, -1
-    with open_content(root, piece) as content:
-        for text, line, fault in numbered_lines(content, spec.encoding, "row"):
+    layout, index = None, -1
+    with open_lines(root, piece, spec, account, "row") as (_, lines):
+        for text, line, fault in lines:
             row = text.strip("\r\n ")
             if not row and not fault:
                 continue
@@ -54,9 +53,6 @@ def read_pixels(
                 account.leave_out(found, row)
             else:
                 yield RawRecord({**found, "index": index}, digest_of(found["image"]))
-        if content.damage:
-            account.begin(piece.name, line)
-            account.leave_out(content.damage)
 
 
 def _layout_of(row: str, piece: FileSlice, spec: SourceSpec) -> _Layout:

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from raymodel.data.account import Account
-from raymodel.data.readers.content import open_content
-from raymodel.data.readers.lines import NumberedLine, encoding_of, numbered_lines
+from raymodel.data.readers.lines import NumberedLine, encoding_of, open_lines
 from raymodel.data.record import FileSlice, RawRecord, whole_record
 from raymodel.data.spec import SourceSpec
 from raymodel.storage.uri import Location
@@ -55,11 +54,9 @@ def read_conll(
     root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     """The sentences of the file."""
-    with open_content(root, piece) as content:
+    with open_lines(root, piece, spec, account, "sentence") as (content, lines):
         columns = _columns_of(content.head, spec.encoding)
-        line = 0
-        for sentence in _sentences(numbered_lines(content, spec.encoding, "sentence")):
-            line = sentence.lines[-1][1]
+        for sentence in _sentences(lines):
             if content.damage and not sentence.is_ended:
                 break
             found = _parse(sentence, columns)
@@ -69,9 +66,6 @@ def read_conll(
             else:
                 account.begin(piece.name, sentence.lines[0][1])
                 yield whole_record(found)
-        if content.damage:
-            account.begin(piece.name, line)
-            account.leave_out(content.damage)
 
 
 def _columns_of(head: bytes, encoding: str) -> _Columns:
@@ -135,9 +129,8 @@ def read_word_tags(
     root: Location, piece: FileSlice, spec: SourceSpec, account: Account
 ) -> Iterator[RawRecord]:
     """The lines of the file."""
-    line = 0
-    with open_content(root, piece) as content:
-        for text, line, fault in numbered_lines(content, spec.encoding, "sentence"):
+    with open_lines(root, piece, spec, account, "sentence") as (_, lines):
+        for text, line, fault in lines:
             words = _split(text, is_tabbed=False)
             if not words and not fault:
                 continue
@@ -148,9 +141,6 @@ def read_word_tags(
             else:
                 tokens, tags = (list(column) for column in zip(*pairs, strict=True))
                 yield whole_record({"tokens": tokens, "tags": tags})
-        if content.damage:
-            account.begin(piece.name, line)
-            account.leave_out(content.damage)
 
 
 def _word_and_tag(text: str) -> tuple[str, str]:
