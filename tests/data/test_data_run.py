@@ -138,24 +138,30 @@ def test_progress_is_shown_as_items_end(
 
 
 def feeds_of(
-    dataset: Dataset, world_size: int, start: int, end: int, on_bad_shard: str = "stop"
+    dataset: Dataset,
+    world_size: int,
+    start: int,
+    end: int,
+    on_bad_shard: str = "stop",
+    *,
+    with_partners: bool = False,
 ) -> list[RayFeed]:
-    order = dataset.order(SEED, GLOBAL_BATCH)
+    order = dataset.order(SEED, GLOBAL_BATCH, with_partners=with_partners)
     return [
         RayFeed(dataset, order, start, end, rank, world_size, on_bad_shard)
         for rank in range(world_size)
     ]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize(("world_size", "with_partners"), [(1, False), (2, True), (3, False)])
 def test_any_number_of_workers_reads_the_same_global_batches(
-    dataset: Dataset, world_size: int
+    dataset: Dataset, world_size: int, with_partners: bool
 ) -> None:
     start, end = 3, 45
-    order = dataset.order(SEED, GLOBAL_BATCH)
+    order = dataset.order(SEED, GLOBAL_BATCH, with_partners=with_partners)
     expected = list(DirectFeed(dataset, order, start, end, 0, 1))
     digest, alone = DataDigest(), DataDigest()
-    feeds = feeds_of(dataset, world_size, start, end)
+    feeds = feeds_of(dataset, world_size, start, end, with_partners=with_partners)
     for whole, *parts in zip(expected, *feeds, strict=True):
         assert {part.step for part in parts} == {whole.step}
         rows = [row for part in parts for row in part.table.to_pylist()]

@@ -194,10 +194,12 @@ def probabilities_of(work: TrainWork) -> tuple[torch.Tensor, float]:
     return probs, float((probs.argmax(-1) == batch["labels"]).float().mean())
 
 
-# Of sums in another order. Six steps of Adam carry them on: it divides by the root of the second
-# moment, so of a gradient near zero the sign may differ, by which a weight moves the whole rate.
+# Another number of workers adds the same fp32 numbers in another order, and each step carries that
+# on. Adam divides by the root of the second moment: where a gradient is near zero, a weight may
+# move by much of its rate the other way.
 OTHER_LAYOUT = {"rtol": 2e-3, "atol": 2e-4}
-# Running statistics are means over rows of a step, and no optimizer stands between.
+# The running statistics are means of hundreds of activations, in which single weights are lost. In
+# a run of hundreds of steps they part all the same, when the loss is small and the rate still high.
 OTHER_LAYOUT_STATISTICS = {"rtol": 2e-4, "atol": 2e-5}
 
 
@@ -206,7 +208,7 @@ def test_a_run_killed_with_9_ends_as_an_unbroken_one_here_and_at_other_workers_a
 ):
     unbroken, broken = (work_of(dataset, tmp_path / name) for name in ("unbroken", "broken"))
     run_distributed(train_here, 2, unbroken, init=False)
-    with pytest.raises(RankError):
+    with pytest.raises(RankError, match=r"exit code -9|[Cc]onnection|closed"):
         run_distributed(train_until_killed, 2, broken, 6, init=False)
     assert committed_steps(broken.run) == [4]
     shutil.copytree(broken.run.local_path, tmp_path / "moved")
