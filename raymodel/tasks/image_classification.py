@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from raymodel.chance import PARTNER
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sample
 from raymodel.tasks.classification import Classification
 from raymodel.tasks.fields import Field
@@ -94,6 +93,7 @@ class ImageClassification(Classification):
         `share` (B,), which of an image is its own: 1 where nothing was."""
         import torch
 
+        from raymodel.chance import PARTNER
         from raymodel.tasks.batch import class_labels
 
         mixes = self._mixes(rows, draw)
