@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from images import Images, binary_batch, digits, pickled_batch, write_idx
-from tiny_runs import commit_dataset, losses, train_all
+from tiny_runs import RESNET, commit_dataset, finetune_work, losses, train_all
 
-from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.readers.png import encode_png
 from raymodel.data.rows import RowKind
@@ -17,10 +16,8 @@ from raymodel.evaluate.measure import combine, measure_part
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.modality.image import ImageProcessor
 from raymodel.storage.artifact import Artifact
-from raymodel.storage.uri import Location
 from raymodel.tasks.spec import ImageClassificationSpec
 from raymodel.testing.distributed import run_distributed
-from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork
 
 STEPS = 40
@@ -30,16 +27,7 @@ SPEC = {
         "image": {"size": 16, "channels": 1},
         "augment": {"shift": 1},
     },
-    "model": {
-        "architecture": "resnet",
-        "config": {
-            "embedding_size": 8,
-            "hidden_sizes": [8, 16],
-            "depths": [1, 1],
-            "layer_type": "basic",
-            "downsample_in_first_stage": False,
-        },
-    },
+    "model": RESNET | {"config": RESNET["config"] | {"embedding_size": 8, "hidden_sizes": [8, 16]}},
     "sources": [{"path": "digits", "format": "idx"}],
     "global_batch": 32,
     "duration": f"{STEPS} steps",
@@ -105,22 +93,6 @@ def test_all_formats_give_the_same_rows_on_the_same_sides(datasets: dict[str, Ar
             assert found.read(np.arange(found.num_rows)).equals(expected)
 
 
-def work_of(dataset: Artifact, run: Path) -> TrainWork:
-    spec = FinetuneSpec.model_validate(SPEC)
-    return TrainWork(
-        job_name="digits",
-        stage="finetune",
-        spec=spec,
-        task=spec.task,
-        labels=tuple(dataset.content["labels"]),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=None,
-        threads=1,
-    )
-
-
 def accuracy_of(work: TrainWork) -> float | None:
     spec = EvaluateSpec(metrics=("accuracy",), max_rows=1000)
     held_out = {"examples": open_dataset(work.dataset, "holdout")}
@@ -132,7 +104,7 @@ def accuracy_of(work: TrainWork) -> float | None:
 def test_all_formats_train_one_model_of_one_accuracy(
     datasets: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    works = [work_of(dataset, tmp_path / name) for name, dataset in datasets.items()]
+    works = [finetune_work(dataset, tmp_path / name, SPEC) for name, dataset in datasets.items()]
     run_distributed(train_all, 1, works, init=False)
     assert len(losses(works[0])) == STEPS
     assert all(losses(work) == losses(works[0]) for work in works)

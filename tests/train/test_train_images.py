@@ -12,25 +12,22 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_runs import commit_dataset, losses, records, train_here
+from tiny_runs import RESNET, commit_dataset, finetune_work, losses, records, train_here
 from transformers import AutoModelForImageClassification
 
 from raymodel.data.columns import columns_of
 from raymodel.data.feed import DirectFeed
-from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.rows import RowKind
 from raymodel.data.shard import open_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.modality.image import ImageProcessor
-from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
 from raymodel.tasks.spec import ImageClassificationSpec
 from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train import loop
 from raymodel.train.checkpoint.state import committed_steps
 from raymodel.train.session import TorchrunSession
-from raymodel.train.spec import FinetuneSpec
 from raymodel.train.step.batches import Collator, collated
 from raymodel.train.work import TrainWork
 from raymodel.train.worker import run_worker
@@ -42,16 +39,7 @@ TASK = {
 }
 SPEC = {
     "task": TASK,
-    "model": {
-        "architecture": "resnet",
-        "config": {
-            "embedding_size": 4,
-            "hidden_sizes": [4, 8],
-            "depths": [1, 1],
-            "layer_type": "basic",
-            "downsample_in_first_stage": False,
-        },
-    },
+    "model": RESNET,
     "sources": [{"path": "images", "format": "class_folders"}],
     "global_batch": 7,
     "duration": "12 steps",
@@ -94,19 +82,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:
-    parsed = FinetuneSpec.model_validate(SPEC | spec)
-    return TrainWork(
-        job_name="tiny",
-        stage="finetune",
-        spec=parsed,
-        task=parsed.task,
-        labels=tuple(dataset.content["labels"]),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=None,
-        threads=1,
-    )
+    return finetune_work(dataset, run, SPEC | spec)
 
 
 def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:

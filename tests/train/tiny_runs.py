@@ -26,7 +26,7 @@ from raymodel.tasks.spec import CausalLMSpec
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train import loop
 from raymodel.train.session import TorchrunSession
-from raymodel.train.spec import PretrainSpec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec
 from raymodel.train.work import TrainWork
 from raymodel.train.worker import run_worker
 
@@ -43,6 +43,17 @@ MODEL = {
     },
 }
 
+
+RESNET: dict[str, Any] = {
+    "architecture": "resnet",
+    "config": {
+        "embedding_size": 4,
+        "hidden_sizes": [4, 8],
+        "depths": [1, 1],
+        "layer_type": "basic",
+        "downsample_in_first_stage": False,
+    },
+}
 
 TOKENIZER = TokenizerSpec(vocab_size=300)
 
@@ -114,6 +125,23 @@ def make_work(dataset: Artifact | Mixture, run: Path | Location, **spec: Any) ->
         base=None,
         threads=1,
         export=False,
+    )
+
+
+def finetune_work(dataset: Artifact, run: Path, fields: dict[str, Any]) -> TrainWork:
+    """Fine-tuning of a fresh model on labelled examples; `fields` are those of the stage."""
+    spec = FinetuneSpec.model_validate(fields)
+    return TrainWork(
+        job_name="tiny",
+        stage="finetune",
+        spec=spec,
+        task=spec.task,
+        labels=tuple(dataset.content["labels"]),
+        seed=3,
+        run=Location.parse(str(run)),
+        dataset=mixture_of(dataset),
+        base=None,
+        threads=1,
     )
 
 
