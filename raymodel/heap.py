@@ -1,9 +1,36 @@
-"""The C library's heap, which keeps what was freed."""
+"""The C library's heap: what was freed goes back to the system, or stays for what comes next."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_MOST = 2**31 - 1  # an int
+_ARENA_HEAP_BYTES = 64 * 2**20  # HEAP_MAX_SIZE of glibc's arena.c
+
+ONE_HEAP = "MALLOC_ARENA_MAX"
+"""The environment variable that, as 1, has all threads of a process share one heap in glibc."""
+
+
+def keep_freed_memory() -> None:
+    """From now on freed memory stays with this process, to be used again.
+
+    By itself glibc maps large blocks one by one, and cuts off the free end of the heap: a training
+    step on a CPU gives all its activations and gradients back, and has the next step's made anew
+    by the system, zeroed, page by page. Of fine-tuning MiniLM that was a seventh of all CPU time.
+
+    What threads allocate lies in heaps of their own, each of a fixed size, which are unmapped when
+    they are empty, unless an empty one is to be kept at the end of the last. `give_back_freed_memory`
+    still gives back. Elsewhere than on glibc nothing happens.
+
+    Source: mallopt(3).
+    """
+    set_option: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_MAX, 0)
+        set_option(_M_TRIM_THRESHOLD, _MOST)
+        set_option(_M_TOP_PAD, _ARENA_HEAP_BYTES)
 
 
 def give_back_freed_memory() -> None:

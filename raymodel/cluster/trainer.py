@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raymodel.cluster.placement import WholeReplicas
+from raymodel.heap import ONE_HEAP
 
 
 class ReplicaTrainer(DataParallelTrainer):
@@ -49,7 +51,14 @@ class ReplicaTrainer(DataParallelTrainer):
         return super()._initialize_and_run_controller(**options)
 
 
-def variables_of_workers() -> dict[str, str]:
-    """The environment variables that Ray Train gives its processes."""
-    own = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"}
-    return own | get_env_vars_to_propagate()
+def own_variables(*, on_gpu: bool) -> dict[str, str]:
+    """The environment variables that this project gives its workers."""
+    # Ray trains in a thread, which would get a heap of its own in glibc, of pieces of 64 MiB: what
+    # is larger is mapped anew each time. The one that all share is read when a process starts.
+    return {} if on_gpu else {ONE_HEAP: os.environ.get(ONE_HEAP, "1")}
+
+
+def variables_of_workers(*, on_gpu: bool) -> dict[str, str]:
+    """All that they have, with those that Ray Train gives its processes."""
+    of_ray = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0"} | get_env_vars_to_propagate()
+    return of_ray | own_variables(on_gpu=on_gpu)

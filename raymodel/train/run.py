@@ -15,7 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from raymodel.cluster.places import count_train_workers, nodes_with_places
 from raymodel.cluster.process_group import ProcessGroupConfig
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.cluster.trainer import ReplicaTrainer, variables_of_workers
+from raymodel.cluster.trainer import ReplicaTrainer, own_variables, variables_of_workers
 from raymodel.data.feed import Feed
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.order import Order
@@ -115,7 +115,7 @@ def train_on_ray(
 
     start_helpers()
     await_places(cluster, story, "places for the workers", work.run)
-    start_readers(nodes_with_places(cluster), variables_of_workers())
+    start_readers(nodes_with_places(cluster), variables_of_workers(on_gpu=work.use_gpu))
     with (
         watch_training(work.run, story, plan.total_steps, built),
         watch_places(cluster, story, work.run),
@@ -146,6 +146,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
             # Without a limit here: `FailureKeeper` ends the run, by its own budget.
             failure_config=FailureConfig(max_failures=-1),
             callbacks=all_callbacks,
+            worker_runtime_env={"env_vars": own_variables(on_gpu=work.use_gpu)},
         ),
     )
     try:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import CheckpointError
+from raymodel.heap import keep_freed_memory
 from raymodel.model.build import first_line
 from raymodel.model.kernels import note_compilation
 from raymodel.observe.slow_paths import SlowPath, slow_paths
@@ -69,6 +70,8 @@ def run_worker(work: TrainWork, session: Session) -> None:
         training.journal.passed_over(error)
     training.journal.begin(work.started_at, _about(work, engine, dataset))
     told = _tell_slow_paths(training.journal)
+    if not work.use_gpu:
+        keep_freed_memory()  # not sooner: what making the model frees is not needed again
     try:
         train(training)
         if work.spec.compile:

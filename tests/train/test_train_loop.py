@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_runs import (
@@ -16,6 +17,7 @@ from tiny_runs import (
     make_work,
     records,
     train_all,
+    train_here,
     train_until,
     validation,
 )
@@ -26,6 +28,7 @@ from raymodel.data.shard import open_dataset
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import run_distributed
+from raymodel.train import worker
 from raymodel.train.checkpoint.state import committed_steps
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, summary
@@ -261,3 +264,24 @@ def test_more_workers_than_held_out_rows_still_validate(
     for world_size, work in zip((1, 3), works, strict=True):
         run_distributed(train_all, world_size, [work], init=False)
     assert largest_difference(validation(works[1]), validation(works[0])) <= TOLERANCE["fp32"]
+
+
+def note_heap(rank: int, world_size: int, work: TrainWork) -> list[str]:
+    """What happens in a run, in order."""
+    noted: list[str] = []
+    for name in ("build_engine", "keep_freed_memory", "train"):
+
+        def note(*arguments: Any, name: str = name, call: Any = getattr(worker, name)) -> Any:
+            noted.append(name)
+            return call(*arguments)
+
+        setattr(worker, name, note)
+    train_here(rank, world_size, work)
+    return noted
+
+
+def test_a_run_on_a_cpu_keeps_its_memory_once_the_model_is_made(
+    dataset: Artifact, tmp_path: Path
+) -> None:
+    (noted,) = run_distributed(note_heap, 1, make_work(dataset, tmp_path), init=False)
+    assert noted == ["build_engine", "keep_freed_memory", "train"]
