@@ -18,11 +18,12 @@ def keep_freed_memory() -> None:
 
     By itself glibc maps large blocks one by one, and cuts off the free end of the heap: a training
     step on a CPU gives all its activations and gradients back, and has the next step's made anew
-    by the system, zeroed, page by page. Of fine-tuning MiniLM that was a seventh of all CPU time.
+    by the system, zeroed, page by page. Of fine-tuning MiniLM that was a tenth of all CPU time.
 
-    What threads allocate lies in heaps of their own, each of a fixed size, which are unmapped when
-    they are empty, unless an empty one is to be kept at the end of the last. `give_back_freed_memory`
-    still gives back. Elsewhere than on glibc nothing happens.
+    What threads allocate, where they have heaps of their own, lies in pieces of a fixed size: one
+    that is empty is unmapped, unless as much is to stay free at the end. What is larger than a
+    piece is mapped as before; under `ONE_HEAP` it is not. `give_back_freed_memory` still gives
+    back. Elsewhere than on glibc nothing happens.
 
     Source: mallopt(3).
     """

@@ -44,17 +44,17 @@ def run(script: str, **variables: str) -> float:
     return float(done.stdout)
 
 
-def test_a_step_lives_on_what_the_one_before_it_freed():
+def test_a_step_lives_on_what_the_one_before_it_freed() -> None:
     assert run("keep_freed_memory(); print(made_anew())") < 5
     assert run("print(made_anew())") > 100, "glibc keeps it by itself: what is it told for?"
 
 
-def test_so_does_one_in_a_thread_where_all_threads_have_one_heap():
+def test_so_does_one_in_a_thread_where_all_threads_have_one_heap() -> None:
     assert run(f"keep_freed_memory()\n{IN_THREAD}", **{ONE_HEAP: "1"}) < 5
     assert run(f"keep_freed_memory()\n{IN_THREAD}") > 50, "threads share it by themselves"
 
 
-def test_what_is_kept_can_still_be_given_back():
+def test_what_is_kept_can_still_be_given_back() -> None:
     script = """
 keep_freed_memory()
 before = resident_bytes("VmRSS")

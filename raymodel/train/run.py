@@ -131,8 +131,11 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
     """One `fit` of Ray Train. Raises like `train_on_ray`."""
     work = replace(work, started_at=time.time())
     forget_to_leave(work.run)
-    # Ray's annotation names Tune's callbacks, its check these.
-    all_callbacks: Any = [_OnFailure(work), *callbacks]
+    # Ray's annotations are those of its trainer before version 2.
+    of_version_2: dict[str, Any] = {
+        "callbacks": [_OnFailure(work), *callbacks],
+        "worker_runtime_env": {"env_vars": own_variables(on_gpu=work.use_gpu)},
+    }
     trainer = ReplicaTrainer(
         _worker,
         replica_workers=work.spec.parallel.model_workers,
@@ -145,8 +148,7 @@ def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) ->
             storage_path=(work.run / "ray").uri,
             # Without a limit here: `FailureKeeper` ends the run, by its own budget.
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=all_callbacks,
-            worker_runtime_env={"env_vars": own_variables(on_gpu=work.use_gpu)},
+            **of_version_2,
         ),
     )
     try:

@@ -1,6 +1,7 @@
 """Whole runs under `TorchrunSession`: one curve, whatever the layout, interruption or cut."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,13 +270,14 @@ def test_more_workers_than_held_out_rows_still_validate(
 def note_heap(rank: int, world_size: int, work: TrainWork) -> list[str]:
     """What happens in a run, in order."""
     noted: list[str] = []
-    for name in ("build_engine", "keep_freed_memory", "train"):
+    calls = {name: getattr(worker, name) for name in ("build_engine", "keep_freed_memory", "train")}
 
-        def note(*arguments: Any, name: str = name, call: Any = getattr(worker, name)) -> Any:
-            noted.append(name)
-            return call(*arguments)
+    def note(name: str, *arguments: Any) -> Any:
+        noted.append(name)
+        return calls[name](*arguments)
 
-        setattr(worker, name, note)
+    for name in calls:
+        setattr(worker, name, partial(note, name))
     train_here(rank, world_size, work)
     return noted
 
