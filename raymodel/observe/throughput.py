@@ -6,7 +6,8 @@ that the model needs, not those that recomputation adds (PaLM, arXiv:2204.02311,
 The peak of an accelerator is that of its data sheet. On a CPU it is measured when training starts
 (`train/forecast/matmul.py`): the sum, over the workers, of the rate of a matrix product in the
 precision that is trained in, on each worker's own threads, all at the same moment. Workers that
-share cores so share their peak, and what else ran at that moment lowers it.
+share cores so share their peak, and what else ran at that moment lowers it: a peak that training
+exceeds was none, and no figure comes of it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def mfu(flops_per_token: float | None, tokens_per_s: float, peak: Peak | None) -
         peak: of all workers together.
 
     Returns:
-        None when the FLOPs or the peak are not known.
+        None when the FLOPs or the peak are not known, or the measured peak is refuted.
     """
     if flops_per_token is None or peak is None or peak.flops_per_s <= 0:
         return None
-    return flops_per_token * tokens_per_s / peak.flops_per_s
+    used = flops_per_token * tokens_per_s / peak.flops_per_s
+    return None if used > 1 and peak.source == MEASURED else used

@@ -179,6 +179,13 @@ def test_mfu_is_flops_used_over_peak_flops() -> None:
     assert mfu(None, 1e5, peak) is None
 
 
+def test_a_measured_peak_that_training_exceeds_gives_no_figure() -> None:
+    """Something else ran while it was measured."""
+    assert mfu(6e9, 100.0, Peak(1e12, "measured")) == pytest.approx(0.6)
+    assert mfu(6e9, 200.0, Peak(1e12, "measured")) is None
+    assert mfu(6e9, 200.0, Peak(1e12, "data sheet")) == pytest.approx(1.2)
+
+
 @pytest.mark.parametrize(
     ("name", "flops"),
     [
