@@ -25,7 +25,7 @@ from raymodel.errors import (
     StorageUnavailableError,
 )
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
-from raymodel.job.progress import Progress, find_progress
+from raymodel.job.progress import Progress
 from raymodel.job.spec import Job
 from raymodel.modality import processor_of
 from raymodel.model.count import can_count
@@ -35,6 +35,7 @@ from raymodel.model.fields import NEEDED
 from raymodel.model.presets import OWN, resolve_model
 from raymodel.model.shape import Adapter, ModelShape
 from raymodel.model.spec import AdapterSpec
+from raymodel.observe.text import many
 from raymodel.storage.registry import Run, artifact_text
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
@@ -76,6 +77,8 @@ class JobPlan:
     """Training stage → why nothing can be computed for it, or not yet."""
     wrong: dict[str, str]
     """Stage → what is wrong with an input of it, which no waiting mends."""
+    notes: tuple[str, ...]
+    """What the job will do that the user may not expect, as `raymodel run` says it."""
     fleet: Fleet | None
 
     def check(self) -> None:
@@ -98,7 +101,7 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         fleet: the machines to plan for; None plans for what the job asks of any cluster.
     """
     inputs = look_at_inputs(job, base_dir)
-    progress = find_progress(job, base_dir)
+    progress = inputs.progress
     stages, unplanned, wrong = [], {}, inputs.wrong()
     for name in ("pretrain", "finetune"):
         spec: TrainSpec | None = getattr(job, name)
@@ -116,6 +119,7 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         stages=tuple(stages),
         unplanned=unplanned,
         wrong=wrong,
+        notes=inputs.notes,
         fleet=fleet,
     )
 
@@ -216,13 +220,16 @@ class _Stage:
             raise NotPlannedError(f"nothing is known of pretrain.data ({why})")
         tokens = _estimate_tokens(prepare, self.base_dir)
         length = prepare.sequence_length
+        rows = None if tokens is None else max(1, round(tokens / length))
         words = "not prepared, and its sources cannot be read from here"
-        if tokens is not None:
+        if rows is not None:
             words = f"an estimate, at {BYTES_PER_TOKEN:g} bytes of source a token"
+        if rows is not None and rows < spec.global_batch:  # no reason to refuse before it is known
+            words += f": {many(rows, 'row')}, which would not fill a step of {spec.global_batch}"
         return _Data(
             row_tokens=length,
             vocab_size=self._vocab_size(prepare),
-            rows_per_epoch=None if tokens is None else max(1, round(tokens / length)),
+            rows_per_epoch=rows,
             tokens_per_row=float(length),
             words=words,
         )

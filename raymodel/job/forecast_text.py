@@ -52,6 +52,9 @@ def _lines(plan: JobPlan) -> Iterator[str]:
     for name in plan.wrong:
         yield ""
         yield f"{name}: has a wrong input, see below"
+    if plan.notes:
+        yield ""
+        yield from (wrapped(note, indent="  ") for note in plan.notes)
     yield ""
     yield "asked of the cluster"
     for name, words in _resources(plan):

@@ -25,6 +25,7 @@ from raymodel.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from raymodel.job.progress import Progress, find_progress
 from raymodel.job.spec import Job
 from raymodel.model.examine import Answer, Question, examine
 from raymodel.model.positions import find_max_tokens
@@ -37,7 +38,7 @@ from raymodel.tasks.files import read_files
 from raymodel.tasks.spec import AnyTask
 from raymodel.train.base import BaseModel, resolve_base
 from raymodel.train.forecast.support import Trained, find_unsupported
-from raymodel.train.spec import FinetuneSpec
+from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.tune.space import adapters_of
 
 
@@ -61,6 +62,8 @@ class Inputs:
     """What will be done that the user may not expect."""
     base: Answer | None
     """About the folder that `finetune.base` names, where that is there."""
+    progress: Progress
+    """What the job's storage holds of it."""
     unavailable: StorageUnavailableError | None = None
     """A storage that failed at every try, which is no fault of the job."""
 
@@ -138,10 +141,14 @@ class _Look:
         for (stage, _), answer in zip(self.questions, answers, strict=True):
             with self._collecting(stage.partition(".")[0]):
                 self._judge(stage, answer)
+        progress = find_progress(job, self.base_dir)
+        self._rows("pretrain", job.pretrain, progress)
+        self._rows("finetune", job.finetune, progress)
         return Inputs(
             findings=tuple(self.findings),
             notes=tuple(self.notes),
             base=self.base_answer,
+            progress=progress,
             unavailable=self.unavailable,
         )
 
@@ -190,6 +197,17 @@ class _Look:
                 facts, row_tokens = content["processor"], content["sequence_length"]
                 self._check_tokens("pretrain", artifact.location, facts, row_tokens)
                 self._check_sizes(facts["vocab_size"], row_tokens)
+
+    def _rows(self, stage: str, spec: TrainSpec | None, progress: Progress) -> None:
+        """That rows which can be counted already fill the steps that are made of them."""
+        data, is_wrong = progress.rows(stage), any(each.stage == stage for each in self.findings)
+        if spec is None or not data or is_wrong or stage in progress.complete:
+            return
+        from raymodel.train.work import plan_dataset  # imports numpy
+
+        with self._collecting(stage):
+            repeats = plan_dataset(spec, data).repeats
+            self.notes += [f"{stage}: {repeats}"] if repeats else []
 
     def _base(self, spec: FinetuneSpec) -> None:
         if spec.base is None or self._is_made_by_this_job(spec.base):

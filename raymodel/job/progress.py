@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raymodel.data.mixture import Mixture
+from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.errors import ArtifactError, LocationError, SourceError, StorageError
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stage, Stages
@@ -27,6 +27,13 @@ class Progress:
     """Stage → why it cannot be told from here, such as a source that only the cluster sees."""
     base: BaseModel | None = None
     """What fine-tuning starts from, where that lies in a storage already."""
+
+    def rows(self, stage: str) -> Mixture:
+        """What a training stage reads; empty where that is not complete."""
+        if stage == "pretrain":
+            return self.data
+        examples = self.complete.get("examples")
+        return mixture_of(examples) if examples else ()
 
 
 def find_progress(job: Job, base_dir: Path) -> Progress:

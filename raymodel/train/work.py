@@ -83,15 +83,25 @@ def plan_for(spec: TrainSpec, dataset: Dataset) -> TrainPlan:
     """The plan for a dataset, from the counts in its manifest.
 
     Raises:
-        SpecError: the duration is in epochs, of which none has a whole step.
+        SpecError: the duration is in epochs, of which none has a whole step; or shorter than the
+            warm-up, or than that and the decay.
     """
     rows_per_epoch = dataset.order(0, spec.global_batch).rows_per_epoch
     check_rows(spec, rows_per_epoch)
     return plan_training(spec, rows_per_epoch=rows_per_epoch, tokens_per_row=dataset.tokens_per_row)
 
 
+def plan_dataset(spec: TrainSpec, data: Mixture) -> TrainPlan:
+    """The plan of a run before it starts: for those who plan, check and start alike.
+
+    Raises:
+        SpecError: as of `plan_for`.
+    """
+    return plan_for(spec, open_dataset(data, "train"))
+
+
 def open_plan(work: TrainWork, warn: Callable[[str], None]) -> TrainPlan:
-    """The plan of a run before it starts.
+    """The plan of a run that starts.
 
     Args:
         warn: told when the data does not fill a step.
@@ -99,7 +109,7 @@ def open_plan(work: TrainWork, warn: Callable[[str], None]) -> TrainPlan:
     Raises:
         SpecError: as of `plan_for`.
     """
-    plan = plan_for(work.spec, open_dataset(work.dataset, "train"))
+    plan = plan_dataset(work.spec, work.dataset)
     if plan.repeats is not None:
         warn(plan.repeats)
     return plan

@@ -16,9 +16,12 @@ from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
 from raymodel.data.steps import complete_item, missing_items
 from raymodel.errors import ArtifactError, SpecError
+from raymodel.job import preflight
 from raymodel.job.forecast import plan_job, stage_states
 from raymodel.job.forecast_text import plan_text
 from raymodel.job.pipeline import Pipeline, _run_stages
+from raymodel.job.preflight import check_inputs
+from raymodel.job.progress import find_progress
 from raymodel.job.spec import Job
 from raymodel.observe.story import Story
 from raymodel.storage.registry import Run
@@ -219,6 +222,43 @@ def test_rows_and_steps_are_exact_once_the_data_is_complete(job, tmp_path, work_
     assert stage.forecasts[0].plan.total_tokens == round(
         steps * 8 * split["tokens"] / split["rows"]
     )
+
+
+@pytest.mark.parametrize(
+    ("stage", "data"), [("pretrain", None), ("pretrain", "tiny/prepare"), ("finetune", None)]
+)
+def test_rows_that_do_not_fill_a_step_are_refused_and_said_by_plan_and_run_alike(
+    job, tmp_path, work_here, monkeypatch, stage, data
+):
+    pretraining = job.model_copy(update={"finetune": None})
+    assert not run_stages(pretraining, tmp_path)
+    job = pretraining if stage == "pretrain" else job
+    if stage == "finetune":  # whose examples stand for what was found
+        found = find_progress(pretraining, tmp_path)
+        found.complete["examples"] = found.complete["prepare"]
+        monkeypatch.setattr(preflight, "find_progress", lambda *_: found)
+    elif data:
+        job = with_stage(job, "pretrain", data=data)
+    wide = with_stage(job, stage, global_batch=100_000, duration="2 epochs")
+
+    with pytest.raises(SpecError, match=rf"{stage}: .*no epoch has a whole step") as planned:
+        plan_job(wide, tmp_path).check()
+    with pytest.raises(SpecError) as run:
+        check_inputs(wide, tmp_path, lambda note: None)
+    assert str(planned.value) == str(run.value)
+
+    in_steps, said = with_stage(wide, stage, duration="3 steps"), list[str]()
+    check_inputs(in_steps, tmp_path, said.append)
+    (note,) = said
+    assert "times in 3 steps" in note
+    assert note in " ".join(plan_text(plan_job(in_steps, tmp_path)).split())
+
+
+def test_an_estimate_of_too_few_rows_is_said_and_refuses_nothing(job, tmp_path):
+    wide = with_stage(job, "pretrain", global_batch=100_000)
+    plan = plan_job(wide, tmp_path)
+    plan.check()
+    assert "which would not fill a step of 100000" in plan.stages[0].data
 
 
 def test_a_source_that_only_the_cluster_sees_does_not_stop_the_plan(job, tmp_path):
