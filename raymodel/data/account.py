@@ -10,6 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from raymodel.observe.text import many
+
 SAMPLES_PER_REASON = 5
 """Of each reason in each partition: enough to see what is wrong with the data."""
 SAMPLE_CHARS = 200
@@ -59,6 +61,9 @@ class Account:
     """Reason → records."""
     rejects: list[Reject] = field(default_factory=list)
     """The first few of each reason."""
+    found: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(What, in which way) no job file says of the data, and a look at it did → how many, such as
+    ("file", "parted by semicolons")."""
     _file: str = ""
     _line: int | None = None
     _byte: int | None = None
@@ -107,7 +112,20 @@ class Account:
             }
             for reject in self.rejects
         ]
-        return {"read": self.read, "left_out": dict(self.left_out), "rejects": rejects}
+        return {
+            "read": self.read,
+            "left_out": dict(self.left_out),
+            "rejects": rejects,
+            "found": [[what, way, count] for (what, way), count in self.found.items()],
+        }
+
+
+def found_lines(source: str, found: Counter[tuple[str, str]]) -> list[str]:
+    """What was found of a source without being told, a line each way."""
+    return [
+        f"source {source!r}: {many(count, what)}, {way}"
+        for (what, way), count in sorted(found.items())
+    ]
 
 
 def encodable(text: str) -> str:

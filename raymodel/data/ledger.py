@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Place, encodable
+from raymodel.data.account import (
+    PLACE_COLUMNS,
+    SAMPLES_PER_REASON,
+    Place,
+    encodable,
+    found_lines,
+)
 from raymodel.errors import AccountError, SourceError
 
 _MESSAGE_CHARS = 60  # of a record that a message shows
@@ -20,6 +26,7 @@ class Ledger:
         self._sources = [encodable(source) for source in sources]
         self._read = [0 for _ in sources]
         self._left_out: list[Counter[str]] = [Counter() for _ in sources]
+        self._found: list[Counter[tuple[str, str]]] = [Counter() for _ in sources]
         self._sampled: Counter[tuple[str, str]] = Counter()
         self.rejects: list[dict[str, Any]] = []
         """The first few of each reason and source, in the order of the partitions."""
@@ -42,11 +49,19 @@ class Ledger:
         """
         self._read[source_index] += 0 if met_before else account["read"]
         self._left_out[source_index].update(account["left_out"])
+        for what, way, count in account.get("found", ()):  # of work that was begun before it was
+            self._found[source_index][what, way] += count
         for reject in account["rejects"]:
             key = reject["source"], reject["reason"]
             self._sampled[key] += 1
             if self._sampled[key] <= SAMPLES_PER_REASON:
                 self.rejects.append(reject)
+
+    @property
+    def found(self) -> list[str]:
+        """What no job file says of the data and was found in it, a line each way and source."""
+        pairs = zip(self._sources, self._found, strict=True)
+        return [line for source, found in pairs for line in found_lines(source, found)]
 
     def check_share(self, max_left_out: float, asked_for: frozenset[str], see: str) -> None:
         """Refuses to go on with what is left when a source lost too much of what was read of it.

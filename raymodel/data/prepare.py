@@ -116,7 +116,8 @@ class _Preparation:
         read = self._read_step(found, partitions, total_bytes)
         documents = self._do(read)
         labels = self._check_documents(partitions, documents)
-        self._tell_forms(partitions, documents)
+        for line in self._ledger.found:
+            self._say(line)
         sides = Sides()
         for summary in documents:
             sides.add_summary(summary["sides"])
@@ -226,16 +227,6 @@ class _Preparation:
                 "the field that holds the class"
             )
         return tuple(labels)
-
-    def _tell_forms(self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]) -> None:
-        """Says what was found in the records that no job file says of them."""
-        forms: dict[int, Counter[str]] = {}
-        for partition, summary in zip(partitions, summaries, strict=True):
-            forms.setdefault(partition.source_index, Counter()).update(summary.get("forms", {}))
-        for index, counts in forms.items():
-            for form, count in sorted(counts.items()):
-                path = self._recipe.sources[index].path
-                self._say(f"source {path!r}: {count:,} conversations, {form}")
 
     def _compare(self, read: ReadStep) -> tuple[int, int]:
         """Finds equal documents; returns how many are dropped, and texts with several labels."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 
 from raymodel.data.account import Account
 from raymodel.data.readers.arrow import read_arrow
@@ -45,6 +46,10 @@ _READERS: dict[str, _Reader] = {
 }
 
 
+_LEFT_OPEN = ("csv", "pixels", "conll")
+"""Formats whose files are parted by what is found in their first lines."""
+
+
 def slice_files(
     files: SourceFiles, spec: SourceSpec, partition_bytes: int
 ) -> list[list[FileSlice]]:
@@ -76,7 +81,7 @@ def _is_sliceable(spec: SourceSpec, name: str) -> bool:
 
 def read_slice(
     root: Location, piece: FileSlice, spec: SourceSpec, account: Account
-) -> Iterator[RawRecord]:
+) -> Generator[RawRecord, None, None]:
     """The records of one slice. Each is entered in `account`, readable or not.
 
     Cut anywhere, the slices of a file give the same records and the same account: what a file is,
@@ -87,3 +92,19 @@ def read_slice(
             from one another, or what must lie beside it does not, or does not fit it.
     """
     yield from _READERS[spec.format](root, piece, spec, account)
+
+
+def peek(files: SourceFiles, spec: SourceSpec) -> list[str]:
+    """What a look at the first file of a source tells that the job does not say of it: nothing for
+    formats that leave nothing open, or are known only once much is read.
+
+    Raises:
+        SourceError: as of `read_slice`.
+    """
+    if spec.format not in _LEFT_OPEN:
+        return []
+    first, account = files.files[0], Account()
+    piece = FileSlice(first.name, 0, first.bytes, first.bytes)
+    with closing(read_slice(files.root, piece, spec, account)) as records:
+        next(records, None)
+    return [f"source {spec.path!r}: {first.name}, {way}" for _, way in account.found]

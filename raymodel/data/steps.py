@@ -141,7 +141,7 @@ class ReadStep:
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
         account = Account()
         documents, splits, sample, sides = list[Document](), list[str](), list[str](), Sides()
-        fields, seen_fields, forms = self.kind.fields, list[str](), Counter[str]()
+        fields, seen_fields = self.kind.fields, list[str]()
         texts = [role for role, field in fields.items() if field.kind in ("text", "words")]
         for piece in partition.pieces:
             for record in read_slice(root, piece, source, account):
@@ -150,7 +150,9 @@ class ReadStep:
                 if document is None:
                     continue
                 documents.append(document)
-                forms.update(forms_of(record, source, fields).values())
+                account.found.update(
+                    ("conversation", form) for form in forms_of(record, source, fields).values()
+                )
                 splits.append(self._split_of(document, source))
                 self._note_side(sides, document, splits[-1], source)
                 if splits[-1] == "train" and self._is_sampled(record.document):
@@ -171,7 +173,6 @@ class ReadStep:
                 {label for document in documents for label in self._classes(document)}
             ),
             "fields": seen_fields,
-            "forms": dict(forms),
             "sides": sides.summary(),
             "account": account.summary(source.path),
         }

@@ -78,7 +78,8 @@ class JobPlan:
     wrong: dict[str, str]
     """Stage → what is wrong with an input of it, which no waiting mends."""
     notes: tuple[str, ...]
-    """What the job will do that the user may not expect, as `raymodel run` says it."""
+    """What the job will do that the user may not expect, and what was found in its sources, as
+    `raymodel run` says it."""
     fleet: Fleet | None
 
     def check(self) -> None:
@@ -119,7 +120,7 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         stages=tuple(stages),
         unplanned=unplanned,
         wrong=wrong,
-        notes=inputs.notes,
+        notes=inputs.notes + inputs.found,
         fleet=fleet,
     )
 

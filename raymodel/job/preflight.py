@@ -60,6 +60,9 @@ class Inputs:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     """What will be done that the user may not expect."""
+    found: tuple[str, ...]
+    """What no field says of the sources and a look at their files does; a stage says it too, of all
+    files, when it reads them."""
     base: Answer | None
     """About the folder that `finetune.base` names, where that is there."""
     progress: Progress
@@ -117,6 +120,7 @@ class _Look:
     base_dir: Path
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
     questions: list[tuple[str, Question]] = field(default_factory=list)
     """Stage or field → what is asked about a folder; all are asked at once."""
     base_answer: Answer | None = None
@@ -147,6 +151,7 @@ class _Look:
         return Inputs(
             findings=tuple(self.findings),
             notes=tuple(self.notes),
+            found=tuple(self.found),
             base=self.base_answer,
             progress=progress,
             unavailable=self.unavailable,
@@ -174,9 +179,12 @@ class _Look:
     # ---- what lies there -------------------------------------------------------------------------
 
     def _sources(self, stage: str, sources: tuple[Any, ...]) -> None:
+        from raymodel.data.read import peek  # imports numpy
+
         for source in sources:
             with self._collecting(stage):
-                resolve_source(source, self.base_dir)
+                files = resolve_source(source, self.base_dir)
+                self.found += [f"{stage}: {line}" for line in peek(files, source)]
 
     def _tokenizer(self, stage: str, spec: TokenizerSpec | None) -> None:
         if spec is not None and spec.load is not None:

@@ -1,12 +1,19 @@
 """Reading tables of text: what is damaged costs its own row."""
 
+import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reading import lines_left_out, read_file, texts
+from reading import lines_left_out, read_file, texts, write
 
+from raymodel.data.prepare import Execute, Recipe, prepare_dataset
+from raymodel.data.read import peek
 from raymodel.data.readers import delimited
+from raymodel.data.sources import resolve_source
+from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
+from raymodel.storage.uri import Location
 
 UNCLOSED = "row with an unclosed or a stray quote"
 COLUMNS = "row with another number of columns than the header"
@@ -71,8 +78,61 @@ def test_a_binary_file_is_one_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_delimiter_is_found(tmp_path: Path, delimiter: str) -> None:
     data = f'label{delimiter}text\n1{delimiter}"a{delimiter},; b"\n'
-    records, _ = read_file(tmp_path, "x.csv", data, format="csv")
+    records, account = read_file(tmp_path, "x.csv", data, format="csv")
     assert records[0].fields == {"label": "1", "text": f"a{delimiter},; b"}
+    expected = {"file": 1} if delimiter != "," else {}
+    assert {what: count for (what, _), count in account.found.items()} == expected
+
+
+def test_a_delimiter_that_the_job_or_the_name_of_the_file_says_is_not_found(tmp_path: Path) -> None:
+    given = {"x.csv": (";", ";"), "x.tsv": ("\t", None), "y.TSV": ("\t", None)}
+    for name, (delimiter, said) in given.items():
+        data = f"label{delimiter}text\n1{delimiter}a\n"
+        records, account = read_file(tmp_path, name, data, format="csv", delimiter=said)
+        assert (records[0].fields["text"], account.found) == ("a", {})
+    _, account = read_file(tmp_path, "one.tsv", "text\na\n", format="csv")
+    assert not account.found, "one column is parted by nothing"
+    _, account = read_file(tmp_path, "z.tsv", "label,text\n1,a\n", format="csv")
+    assert account.found == {("file", "parted by commas"): 1}
+
+
+def test_a_packed_table_is_parted_as_its_name_says(tmp_path: Path) -> None:
+    data = gzip.compress(b"a,b\ttext\n1\t2\n")
+    records, account = read_file(tmp_path, "x.tsv.gz", data, format="csv")
+    assert (records[0].fields, account.found) == ({"a,b": "1", "text": "2"}, {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "data", "way"),
+    [
+        ({"format": "csv"}, "label;text\n1;a\n", "parted by semicolons"),
+        ({"format": "pixels", "label_column": "first"}, "1\t2\t3\t4\t5\n", "parted by tabs"),
+        ({"format": "conll"}, "a\tDT\nb c\tNN\n", "2 columns parted by tabs"),
+    ],
+)
+def test_how_files_are_found_to_be_parted_is_told_by_a_look_at_the_first(
+    tmp_path: Path, fields: dict[str, str], data: str, way: str
+) -> None:
+    _, account = read_file(tmp_path, "x.csv", data, **fields)
+    assert list(account.found) == [("file", way)]
+    spec = SourceSpec(path=str(tmp_path / "x.csv"), **fields)
+    assert peek(resolve_source(spec), spec) == [f"source {spec.path!r}: x.csv, {way}"]
+
+
+def test_a_delimiter_that_was_found_is_said_once_for_all_files(
+    recipe: Recipe, place: Location, execute: Execute, tmp_path: Path
+) -> None:
+    for name, delimiter in {"a": ";", "b": ";", "c": ","}.items():
+        rows = "".join(f"{n}{delimiter}{name} {n}\n" for n in range(30))
+        write(tmp_path / "in", **{f"{name}_dot_csv": f"label{delimiter}text\n{rows}"})
+    said = list[str]()
+    source = SourceSpec(path=str(tmp_path / "in"), format="csv")
+    made = replace(recipe, sources=(source,))
+    content = prepare_dataset(made, place, execute, said.append)
+    assert [line for line in said if "parted by" in line] == [
+        f"source {str(tmp_path / 'in')!r}: 2 files, parted by semicolons"
+    ]
+    assert content["read"] == 90
 
 
 def test_a_delimiter_that_is_not_clear_is_asked_for(tmp_path: Path) -> None:

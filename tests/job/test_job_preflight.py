@@ -368,6 +368,11 @@ Q = "model.layers.1.self_attn.q_proj.weight"
             None,
             "Change `format` or `path`",
         ),
+        (
+            finetuning(sources=[FINETUNE["sources"][0] | {"path": "x.csv", "format": "csv"}]),
+            lambda: Path("x.csv").write_text("text,a;label\n1,2;3\n"),
+            "can be parted by comma and by semicolon…Set `delimiter`",
+        ),
     ],
 )
 def test_what_a_folder_holds_plan_and_run_refuse_before_the_first_stage(
@@ -413,6 +418,15 @@ def test_what_the_job_makes_itself_is_not_looked_for(here):
     serving = job(serve={"model": "tiny/pretrain"})
     (finding,) = look_at_inputs(Job.model_validate(serving), here).findings
     assert finding.is_missing
+
+
+def test_a_delimiter_that_is_found_stands_in_the_plan(capsys):
+    Path("x.csv").write_text("prompt;text\n1;2\n")
+    content = pretraining(prepare={"sources": [{"path": "x.csv", "format": "csv"}]})
+    Path("job.yaml").write_text(yaml.safe_dump(content))
+    assert cli.main(["plan", "job.yaml"]) == 0
+    told = "prepare: source 'x.csv': x.csv, parted by semicolons"
+    assert capsys.readouterr().out.count(told) == 1
 
 
 def test_a_template_of_the_job_that_is_not_there_stops_the_run_and_not_the_plan(capsys):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from raymodel.data.account import Account
+from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.lines import NumberedLine, open_lines
 from raymodel.data.record import FileSlice, RawRecord, whole_record
 from raymodel.data.spec import SourceSpec
@@ -93,7 +94,8 @@ def _read_header(
     if not lines.taken:
         return None
     parted = {delimiter: row for delimiter, row in found.items() if len(row) > 1}
-    if len(parted) > 1 and piece.name.lower().endswith(".tsv") and "\t" in parted:
+    usual = usual_delimiter(piece.name)
+    if len(parted) > 1 and usual == "\t" and "\t" in parted:
         parted = {"\t": parted["\t"]}
     if len(parted) > 1:
         raise SourceError(
@@ -115,7 +117,21 @@ def _read_header(
             f"source {spec.path!r}: the first row of {piece.name}, {_shown(lines)}, names "
             f"{twice[0]!r} more than once; a field has one value. Rename one of the columns"
         )
+    if parted:
+        note_delimiter(delimiter, piece, spec, account)
     return _Header(names, delimiter)
+
+
+def usual_delimiter(name: str) -> str:
+    """What parts the fields of a file by its name."""
+    called = name.lower()
+    return "\t" if called.removesuffix(packed_suffix(called)).endswith(".tsv") else ","
+
+
+def note_delimiter(delimiter: str, piece: FileSlice, spec: SourceSpec, account: Account) -> None:
+    """Enters what was found, unless the job or the file's name says it."""
+    if spec.delimiter is None and delimiter != usual_delimiter(piece.name):
+        account.found["file", f"parted by {DELIMITERS[delimiter]}s"] += 1
 
 
 def _first_row(lines: _Lines, delimiter: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raymodel.data.account import Account
-from raymodel.data.readers.delimited import DELIMITERS
+from raymodel.data.readers.delimited import DELIMITERS, note_delimiter
 from raymodel.data.readers.lines import open_lines
 from raymodel.data.readers.png import encode_png
 from raymodel.data.record import FileSlice, RawRecord, digest_of
@@ -44,6 +44,7 @@ def read_pixels(
                 continue
             if layout is None and not fault:
                 layout = _layout_of(row, piece, spec)
+                note_delimiter(layout.delimiter, piece, spec, account)
                 if _is_header(row, layout):
                     continue
             account.begin(piece.name, line)
