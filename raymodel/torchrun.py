@@ -4,8 +4,9 @@
 python -m torch.distributed.run --nproc-per-node 2 -m raymodel.torchrun JOB STAGE
 ```
 
-The inputs of the stage must be complete. It writes where `raymodel run` does, so that each goes on
-from the other's checkpoints and skips what the other completed. The first worker tells the story.
+The inputs of the stage must be complete; they are looked at as `raymodel run` looks at them. It
+writes where that does, so that each goes on from the other's checkpoints and skips what the other
+completed. The first worker tells the story.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from raymodel.data.mixture import Mixture, mixture_of
-from raymodel.errors import ArtifactError, SpecError
+from raymodel.errors import ArtifactError, RaymodelError, SpecError
+from raymodel.job.check import check_job
+from raymodel.job.preflight import check_inputs
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stage, Stages
 from raymodel.observe.ending import run_command
@@ -28,17 +34,26 @@ from raymodel.observe.goodput import activity_rows, loss_rows
 from raymodel.observe.story import Story
 from raymodel.observe.trackers import build_tracker
 from raymodel.observe.watch import watch_training
-from raymodel.spec.load import load_job
+from raymodel.spec.load import LoadedJob, load_job
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
-from raymodel.storage.registry import Run, lock_run
-from raymodel.storage.uri import Location
+from raymodel.storage.registry import STAGES, Run, lock_run
+from raymodel.storage.uri import Location, check_writable
 from raymodel.tasks.spec import AnyTaskSpec
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import TrainSpec
-from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, work_for
+from raymodel.train.work import (
+    TrainWork,
+    open_plan,
+    plan_dataset,
+    read_ledger,
+    summary,
+    work_for,
+)
 from raymodel.train.worker import run_worker
+
+_PATIENCE_S = 30.0  # far more than torchrun takes to end the workers beside one that ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,21 +65,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def call() -> int:
-        train_stage(load_job(arguments.job, arguments.overrides).job, arguments.stage)
+        with _told_once():
+            loaded = load_job(arguments.job, arguments.overrides)
+            plan = _plan(loaded.job, arguments.stage)
+            if _is_first_here():
+                _look(loaded, arguments.stage)
+        train_stage(loaded.job, arguments.stage, plan)
         return 0
 
     return run_command(call)
 
 
-def train_stage(job: Job, name: str) -> None:
+def train_stage(job: Job, name: str, plan: _Plan) -> None:
     """Trains a stage of a job to the end, unless that is done, and completes its artifact.
 
     Raises:
-        UserError: an input is not complete, or what trying again cannot mend.
+        UserError: what trying again cannot mend.
     """
-    run = Run(Location.parse(job.storage) / job.name)
-    plan = _plan_pretrain(job, run) if name == "pretrain" else _plan_finetune(job, run)
-    mark = plan.stage.fingerprint(job.seed)
+    run, mark = _run_of(job), plan.stage.fingerprint(job.seed)
     execution = Execution(
         job_name=job.name,
         stage=name,
@@ -88,6 +106,18 @@ class _Plan:
     task: AnyTaskSpec
     dataset: Mixture
     base: Location | None = None
+
+
+def _plan(job: Job, name: str) -> _Plan:
+    """
+    Raises:
+        SpecError: the job has no such stage, or its data does not do for it.
+        ArtifactError: an input is not complete.
+    """
+    make = _plan_pretrain if name == "pretrain" else _plan_finetune
+    plan = make(job, _run_of(job))
+    plan_dataset(plan.spec, plan.dataset)
+    return plan
 
 
 def _plan_pretrain(job: Job, run: Run) -> _Plan:
@@ -119,6 +149,40 @@ def _complete(artifact: Artifact | None, what: str) -> Artifact:
     if artifact is None:
         raise ArtifactError(f"{what} is not complete; it must be, so run the job that makes it")
     return artifact
+
+
+def _look(loaded: LoadedJob, name: str) -> None:
+    """Refuses what `raymodel run` refuses of this stage before its first one."""
+    check_job(loaded)
+    job = loaded.job
+    check_inputs(_alone(job, name), Path.cwd(), Story().say if _is_first() else lambda note: None)
+    check_writable(Location.parse(job.storage))
+
+
+def _alone(job: Job, name: str) -> Job:
+    """The job as this stage, which names what other stages made; raw data may be elsewhere."""
+    changes: dict[str, Any] = {each: None for each in STAGES if each in type(job).model_fields}
+    if name == "pretrain":
+        assert job.pretrain is not None, "it was planned"
+        data = job.pretrain.data or f"{job.name}/prepare"
+        changes[name] = job.pretrain.model_copy(update={"data": data})
+    else:
+        assert job.finetune is not None, "it was planned"
+        own = f"{job.name}/pretrain" if job.finetune.starts_from_pretrain else job.finetune.base
+        known = {"sources": (), "tokenizer": None, "base": own}
+        changes[name] = job.finetune.model_copy(update=known)
+    return job.model_copy(update=changes)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """What every worker finds, the first of each machine tells: torchrun ends the others then."""
+    try:
+        yield
+    except RaymodelError:
+        if not _is_first_here():
+            time.sleep(_PATIENCE_S)  # where it found something else, each tells its own
+        raise
 
 
 def _make(run: Run, execution: Execution, plan: _Plan) -> None:
@@ -156,8 +220,17 @@ def _train(work: TrainWork, execution: Execution) -> None:
     story.table(loss_rows(books))
 
 
+def _run_of(job: Job) -> Run:
+    return Run(Location.parse(job.storage) / job.name)
+
+
 def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _is_first_here() -> bool:
+    """Of its machine, of which each has folders of its own."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 if __name__ == "__main__":

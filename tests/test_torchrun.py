@@ -8,6 +8,8 @@ import pytest
 import yaml
 from tiny_runs import MODEL, make_dataset
 
+from raymodel import cli
+from raymodel import torchrun as command
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.torchrun import main
@@ -77,3 +79,74 @@ def test_a_stage_without_its_input_is_refused(
     assert "names 'nowhere/prepare', and no complete dataset" in capsys.readouterr().err
     assert main([str(job), "finetune"]) == 2
     assert "no finetune section" in capsys.readouterr().err
+
+
+TOO_SMALL = "pretrain.model.config.vocab_size=100"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (TOO_SMALL, "model.config.vocab_size is 100, but the data needs 300"),
+        ("pretrain.model.config.num_attention_heads=3", "heads cannot share 2 of keys"),
+    ],
+)
+def test_what_run_refuses_before_its_first_stage_is_refused_in_the_same_words(
+    job: Path, capsys: pytest.CaptureFixture[str], setting: str, told: str
+) -> None:
+    assert cli.main(["run", str(job), "--set", setting]) == 2
+    refused = capsys.readouterr().err
+    assert told in refused
+    assert main([str(job), "pretrain", "--set", setting]) == 2
+    assert capsys.readouterr().err == refused
+    assert not Path("runs").exists()
+
+
+def test_rows_that_do_not_fill_a_step_are_refused_before_a_worker_starts(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = ["--set", "pretrain.global_batch=100000", "--set", "pretrain.duration=1 epoch"]
+    assert main([str(job), "pretrain", *wide]) == 2
+    assert "no epoch has a whole step" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_worker_beside_the_first_leaves_it_to_that_to_tell(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = list[float]()
+    monkeypatch.setattr(command.time, "sleep", waited.append)
+    nowhere = [str(job), "pretrain", "--set", "pretrain.data=nowhere/prepare"]
+    assert (main(nowhere), waited) == (2, [])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (main(nowhere), waited) == (2, [command._PATIENCE_S])
+
+
+def test_the_other_stages_of_a_job_may_lie_elsewhere(job: Path) -> None:
+    """Where one stage is trained, the raw data and the model to serve need not be."""
+    whole = yaml.safe_load(job.read_text())
+    source = {"path": "gone", "fields": {"prompt": "{text}", "response": "{text}"}}
+    whole["prepare"] = {
+        "sources": [{"path": "gone"}],
+        "tokenizer": {"vocab_size": 300},
+        "sequence_length": 16,
+    }
+    whole["finetune"] = {
+        "task": "causal_lm",
+        "sources": [source],
+        "global_batch": 8,
+        "duration": "1 step",
+    }
+    whole["serve"] = {"model": "gone/best"}
+    job.write_text(yaml.safe_dump(whole))
+    loaded = command.load_job(str(job), [])
+    command._look(loaded, "pretrain")
+    alone = command._alone(loaded.job, "finetune").finetune
+    assert (alone.base, alone.sources) == ("tiny/pretrain", ())
+
+
+@pytest.mark.slow
+def test_two_workers_refuse_in_one_message(job: Path) -> None:
+    done = torchrun(str(job), "pretrain", "--set", TOO_SMALL)
+    assert done.returncode
+    assert done.stderr.count("but the data needs 300") == 1, done.stderr[-3000:]

@@ -62,7 +62,6 @@ class TorchrunSession:
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world_size)))
         self.node = socket.gethostname()
         self.on_report: Callable[[dict[str, float]], None] | None = None
-        watch_sigterm()  # `torchrun` passes it on to its workers
 
     def feed(
         self,
@@ -73,6 +72,9 @@ class TorchrunSession:
         on_bad_shard: str,
         layout: Layout,
     ) -> Feed:
+        # `torchrun` passes the signal on to its workers. Before training there is nothing to save,
+        # and a worker that waits for one which refused the job ends at once.
+        watch_sigterm()
         return DirectFeed(
             dataset,
             order,
