@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.cluster.token import MODE, send_token, token_refused
 from raymodel.cluster.variables import SETUP_HOOK, has_variables
-from raymodel.errors import ClusterError, RaymodelError, RequestError
+from raymodel.errors import ClusterError, RaymodelError
 
 # Beside the training workers: for the trials of a sweep, and for the processes of tasks that read
 # data. These claim no CPU (`data/stream.py`), but Ray keeps no more idle processes than a node has
@@ -71,8 +73,10 @@ def connect(
     if address is None:
         # Ray's ports can be reached from other machines; a token that only this process and its
         # children know keeps them out. It must be set before Ray is imported.
-        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ[MODE] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    elif "ray" not in sys.modules:
+        send_token()
     import ray
     import ray.data  # configures its loggers now, before the caller quiets them
 
@@ -138,10 +142,7 @@ def _not_connected(address: str, error: Exception) -> RaymodelError:
     from ray.exceptions import AuthenticationError
 
     if isinstance(error, AuthenticationError):
-        return RequestError(
-            f"the Ray at {address!r} asks for a token, and this process sent none or a wrong one; "
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"
-        )
+        return token_refused(address)
     if "Version mismatch" in str(error):
         versions = " ".join(str(error).split())
         return ClusterError(

@@ -6,18 +6,17 @@ import functools
 import http.client
 import json
 import logging
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ray.job_submission import JobSubmissionClient
 
 from raymodel.cluster.address import no_variables
 from raymodel.cluster.patience import aloud
+from raymodel.cluster.token import find_token, token_refused
 from raymodel.errors import ClusterError, RaymodelError, RequestError
 
 # They tell of each package, and how each socket was closed.
@@ -48,23 +47,6 @@ def open_client(url: str) -> JobSubmissionClient:
         client = JobSubmissionClient(url, headers=_headers())
     _limit_requests(client)
     return client
-
-
-def find_token() -> str | None:
-    """The bearer token where Ray itself looks for it; None when there is none."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    try:
-        path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-        return path.read_text(encoding="utf-8").strip() or None
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: nobody's home
-        if named:
-            raise RequestError(
-                f"RAY_AUTH_TOKEN_PATH is {named!r}, which cannot be read ({error}); it must be the "
-                "file of the cluster's token"
-            ) from None
-        return None
 
 
 def ask_dashboard(url: str, path: str, limit_s: float = _PROBE_S) -> Any:
@@ -133,11 +115,7 @@ def _limit_requests(client: JobSubmissionClient) -> None:
 
 def _refused(url: str, status: int) -> RaymodelError:
     if status in (401, 403):
-        seen = "refused the token" if _headers() else "asks for a token, and none was found"
-        return RequestError(
-            f"the Ray head at {url} {seen} (HTTP {status}); set RAY_AUTH_TOKEN to the cluster's "
-            "token, or put it into ~/.ray/auth_token"
-        )
+        return token_refused(url, f" (HTTP {status})")
     if status >= 500:  # such as a gateway's, before the head behind it
         return ClusterError(
             f"the Ray head at {url} cannot answer (HTTP {status}); look at its log, or try again"

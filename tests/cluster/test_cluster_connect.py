@@ -33,7 +33,7 @@ def test_a_wrong_token_is_told_apart_from_a_head_that_is_not_there() -> None:
     gone = _not_connected("10.0.0.1:6379", ConnectionRefusedError("refused"))
     assert str(gone).startswith("no Ray answers at '10.0.0.1:6379' (refused)")
     refused = _not_connected("10.0.0.1:6379", AuthenticationError("InvalidAuthToken"))
-    assert "sent none or a wrong one" in str(refused)
+    assert "token" in str(refused)
     # The head may be back in a minute; the token stays wrong.
     assert (gone.exit_code, refused.exit_code) == (1, 2)
 

@@ -329,20 +329,48 @@ def test_the_doctor_examines_a_cluster_through_its_dashboard(work, tmp_path, hea
     assert head.left() == NOTHING_LEFT
 
 
-def test_ray_itself_refuses_a_wrong_token_with_one_message(work, tmp_path, head):
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RAY_AUTH_TOKEN": "b" * 64}, "refused the token"),
+        ({}, "asks for a token, and none was found"),
+        ({"RAY_AUTH_MODE": "token"}, "RAY_AUTH_MODE is 'token', and no token was found"),
+    ],
+)
+def test_ray_itself_refuses_a_wrong_or_a_missing_token_with_one_message(
+    work, tmp_path, head, variables, words
+):
     file = job(tmp_path / "corpus", "wrong", str(tmp_path / "runs"))
+    own = {name: value for name, value in head.environment.items() if not name.startswith("RAY_")}
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "raymodel", "run", file, "--address", head.address],
-        env=head.environment | {"RAY_AUTH_TOKEN": "b" * 64},
+        env=own | {"HOME": str(tmp_path)} | variables,
         capture_output=True,
         text=True,
         check=False,
     )
     assert time.monotonic() - started < 15, "Ray itself tries a wrong token for twenty seconds"
     assert done.returncode == 2
-    assert "asks for a token, and this process sent none or a wrong one" in done.stderr
+    assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_driver_sends_the_token_that_a_file_holds(work, tmp_path, head):
+    """As `submit` does, without being told to by RAY_AUTH_MODE."""
+    file = job(tmp_path / "corpus", "kept", str(tmp_path / "runs"))
+    own = {name: value for name, value in head.environment.items() if not name.startswith("RAY_")}
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text(TOKEN)
+    done = subprocess.run(
+        [sys.executable, "-m", "raymodel", "doctor", file, "--address", head.address],
+        env=own | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "token" not in done.stdout + done.stderr
+    assert "version of torch" in done.stdout
 
 
 def test_parts_of_ones_own_travel_and_are_imported_where_the_job_runs(work, tmp_path, head, capsys):
