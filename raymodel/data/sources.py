@@ -18,10 +18,10 @@ from raymodel.data.readers.beside import names_beside
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.librispeech import TRANSCRIPTS
 from raymodel.data.readers.media import AUDIO_SUFFIXES, MEDIA_SUFFIXES
-from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec
+from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.hub import check_no_hub_id
-from raymodel.storage.uri import Entry, Location
+from raymodel.storage.uri import Entry, Location, sha256
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "jsonl": ("*.jsonl", "*.ndjson", "*.json"),
@@ -107,9 +107,10 @@ def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[st
     """What decides the result of `prepare`.
 
     Raises:
-        SourceError: a source is missing.
+        SourceError: a source is missing, or the tokenizer.
     """
     return spec.identity() | {
+        "tokenizer": tokenizer_identity(spec.tokenizer, base_dir),
         "rows_version": ROWS_VERSION,
         "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
     }
@@ -301,6 +302,25 @@ def _version_of(package: str) -> str:
 
 
 # ---- tokenizers ----------------------------------------------------------------------------------
+
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
+)
+"""What transformers makes a fast tokenizer of. In the folder of a model there is much else."""
+
+
+def tokenizer_identity(spec: TokenizerSpec, base_dir: Path | None = None) -> dict[str, Any]:
+    """What of a tokenizer decides the rows: how it is trained, or what it is, wherever it lies.
+
+    Raises:
+        SourceError: the one to load is not there.
+    """
+    if spec.load is None:
+        return spec.identity()
+    folder = find_tokenizer(spec.load, base_dir)
+    places = {name: folder / name for name in _TOKENIZER_FILES}
+    return {"files": {name: sha256(file) for name, file in places.items() if file.exists()}}
 
 
 def find_tokenizer(path: str, base_dir: Path | None = None) -> Location:

@@ -168,6 +168,7 @@ class Stages:
     def serve(self, model: BaseModel) -> Stage:
         spec = self.job.serve
         assert spec is not None, "the caller looked"
-        identity = spec.identity() | {"base": model.identity}
+        # Which model it is, the input says, or `base`; the reference to it is only a name.
+        identity = spec.identity() | {"model": None, "base": model.identity}
         inputs = {"model": model.artifact} if model.artifact else {}
         return Stage(name="serve", identity=identity, inputs=inputs)

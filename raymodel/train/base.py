@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.sources import locate_in_package, resolve_source
+from raymodel.data.sources import locate_in_package, resolve_source, tokenizer_identity
 from raymodel.data.spec import ROWS_VERSION
 from raymodel.errors import ArtifactError, MissingArtifactError
-from raymodel.storage.artifact import Artifact
+from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import ATTEMPTS_FILE
 from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.manifest import FILE_NAME
@@ -61,6 +61,8 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
         if artifact is not None:
             return _checked(reference, base_of(artifact))
         location = Location.parse(reference, base_dir)
+        if location.name == "model" and (owner := find_artifact(location.parent)) is not None:
+            return _checked(reference, base_of(owner))  # the same by another name
     _check_is_finished(reference, location)
     if not (location / "config.json").exists():
         kind = ArtifactError if location.exists() else MissingArtifactError
@@ -105,6 +107,8 @@ def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path
         "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
         "base": base and base.identity,
     }
+    if spec.tokenizer:
+        identity["tokenizer"] = tokenizer_identity(spec.tokenizer, base_dir)
     if task.base_readings:  # which the base makes in the format of the training
         identity |= {"base_readings": list(task.base_readings), "precision": spec.precision}
     return identity

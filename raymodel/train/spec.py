@@ -218,9 +218,11 @@ class PretrainSpec(TrainSpec):
         return self.data or ()
 
     def identity(self) -> dict[str, Any]:
-        """Of the named datasets only the weights: which they are, the stage's inputs say."""
+        """Of the named datasets only the weights: which they are, the stage's inputs say. A dataset
+        alone, as it is, says nothing: it may be this job's own."""
         weights = [dataset.identity() for dataset in self.datasets]
-        return super().identity() | {"data": weights or None}
+        is_plain = len(self.datasets) == 1 and self.datasets[0].weight == 1
+        return super().identity() | {"data": None if is_plain else weights or None}
 
 
 class FinetuneSpec(TrainSpec):
