@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,9 @@ from one_ray import OneRay  # type: ignore[import-not-found]
 from shapes import origins  # type: ignore[import-not-found]
 from shipped import FIRST, JOBS, run_shortened  # type: ignore[import-not-found]
 
+from raymodel import cli
+from raymodel.job.spec import Job
+from raymodel.spec.load import load_job
 from raymodel.testing.distributed import free_port
 
 STAGES = origins().keys()
@@ -67,6 +71,44 @@ def test_a_shipped_job_file_runs_whole(
     begun = {line.partition(" ")[0] for line in said.splitlines()}
     assert begun >= STAGES & job.keys()
     assert "answered:" in said or "serve" not in job
+
+
+def _asked(job: Job) -> set[tuple[str, object]]:
+    """Each field of a job with its value: of a number only that it is one, of an amount its unit.
+
+    `name` is nobody's, and of a section that is not there nothing is asked.
+    """
+
+    def leaves(value: Any, path: str) -> Iterator[tuple[str, object]]:
+        if isinstance(value, dict):
+            for name, each in value.items():
+                yield from leaves(each, f"{path}.{name}")
+        elif isinstance(value, list):
+            for each in value:
+                yield from leaves(each, path)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield path, "a number"
+        else:
+            is_amount = isinstance(value, str) and value[0].isdigit()
+            yield path, re.sub(r"[\d.]+ ?", "", value) if is_amount else value
+
+    sections = {name: value for name, value in job.to_dict().items() if value and name != "name"}
+    return set(leaves(sections, ""))
+
+
+def test_the_file_of_init_asks_for_little_that_the_jobs_which_run_here_do_not(
+    tmp_path: Path,
+) -> None:
+    """That it runs whole is shown without a run of its own, which the slow tests have."""
+    path = tmp_path / "job.yaml"
+    assert cli.main(["init", str(path)]) == 0
+    assert path.read_text() == FIRST.read_text()
+    run = set[tuple[str, object]]().union(*(_asked(load_job(each).job) for each in JOBS))
+    assert _asked(load_job(path).job) - run == {
+        (".pretrain.precision", "bf16"),  # tests/train
+        (".pretrain.optimizer.weight_decay", None),  # tests/train, which leave it out
+        (".evaluate.metrics", "bits_per_byte"),  # tests/evaluate
+    }
 
 
 @pytest.mark.timeout(300)
