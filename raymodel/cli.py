@@ -171,7 +171,7 @@ def run_job(arguments: argparse.Namespace) -> int:
 
     loaded = load_checked(arguments)
     load_variables()
-    from raymodel.job.pipeline import run
+    from raymodel.job.run import run
 
     run(
         loaded.job,

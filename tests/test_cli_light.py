@@ -131,9 +131,9 @@ def test_how_a_command_ends_is_its_exit_code(error, code, words, monkeypatch, ca
 
 def test_run_hands_the_job_and_its_options_to_the_pipeline(job, monkeypatch):
     calls = []
-    stand_in = types.ModuleType("raymodel.job.pipeline")
+    stand_in = types.ModuleType("raymodel.job.run")
     stand_in.run = lambda job, **options: calls.append((job, options))
-    monkeypatch.setitem(sys.modules, "raymodel.job.pipeline", stand_in)
+    monkeypatch.setitem(sys.modules, "raymodel.job.run", stand_in)
     assert cli.main(["run", job, "--address", "auto", "--keep-serving", "--set", "seed=5"]) == 0
     ((given, options),) = calls
     assert given.seed == 5

@@ -11,7 +11,8 @@ from raymodel.data.read import slice_files
 from raymodel.data.shard_format import PartContent, ShardRecord
 from raymodel.data.sources import SourceFiles
 from raymodel.data.spec import SourceSpec
-from raymodel.data.steps import SPLITS, Partition, ShardItem, rows_file
+from raymodel.data.step import SPLITS, Partition, rows_file
+from raymodel.data.steps import ShardItem
 from raymodel.storage.uri import Location
 
 _COUNTS = ("rows", "tokens", "documents", "num_bytes")

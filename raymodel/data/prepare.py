@@ -19,6 +19,7 @@ from raymodel.data.clean import asked_for
 from raymodel.data.ledger import Ledger
 from raymodel.data.parts import PartPlan, plan_partitions, plan_parts, split_content
 from raymodel.data.plan import plan_buckets
+from raymodel.data.read_step import ReadStep
 from raymodel.data.references import (
     AskedBase,
     ReferenceStep,
@@ -30,16 +31,8 @@ from raymodel.data.shard_format import ShardRecord, write_index
 from raymodel.data.sides import Sides
 from raymodel.data.sources import SourceFiles, resolve_source
 from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
-from raymodel.data.steps import (
-    SPLITS,
-    DedupStep,
-    Partition,
-    ReadStep,
-    RowStep,
-    ShardStep,
-    Step,
-    TokenizerStep,
-)
+from raymodel.data.step import SPLITS, Partition, Step
+from raymodel.data.steps import DedupStep, RowStep, ShardStep, TokenizerStep
 from raymodel.errors import SourceError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from raymodel.data.steps import Step
+from raymodel.data.step import Step
 from raymodel.observe.text import duration_text
 
 DOING = {

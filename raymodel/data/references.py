@@ -24,7 +24,7 @@ from raymodel.data.columns import columns_of
 from raymodel.data.parts import PartPlan
 from raymodel.data.plan import READ_BY_BASE_ROWS, READ_BY_BASE_TOKENS, plan_shards
 from raymodel.data.rows import row_tokens
-from raymodel.data.steps import SourceSize, item_file, read_rows, write_table
+from raymodel.data.step import SourceSize, item_file, read_rows, write_table
 from raymodel.errors import ArtifactError
 from raymodel.observe.slow_paths import as_content, slow_paths
 from raymodel.storage.local import local_folder

@@ -1,6 +1,6 @@
 """What documents become: packed rows of tokens, or an example of a task each.
 
-The two kinds of rows share all other steps of preparing data; see `data/steps.py`.
+The two kinds of rows share all other steps of preparing data; see `data/step.py`.
 """
 
 from __future__ import annotations

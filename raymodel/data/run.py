@@ -18,7 +18,7 @@ from raymodel.data.references import AskedBase
 from raymodel.data.rows import RowKind
 from raymodel.data.sources import find_tokenizer
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
-from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.model.positions import find_max_tokens
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location

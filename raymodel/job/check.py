@@ -14,8 +14,8 @@ from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
-from raymodel.job.preflight import lacking_in_pretraining, lacking_tokens
 from raymodel.job.spec import Job
+from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
 from raymodel.spec.document import Path
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error

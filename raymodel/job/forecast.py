@@ -6,15 +6,12 @@ Exact where a dataset is complete; else an estimate from the sources, which says
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raymodel.cluster.devices import Fleet
-from raymodel.data.mixture import Mixture, mixture_of
-from raymodel.data.sources import find_tokenizer, resolve_source
-from raymodel.data.spec import PrepareSpec
 from raymodel.errors import (
     MissingArtifactError,
     MissingSourceError,
@@ -24,6 +21,7 @@ from raymodel.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from raymodel.job.known_rows import KnownRows, example_rows, packed_rows
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress
 from raymodel.job.spec import Job
@@ -35,19 +33,12 @@ from raymodel.model.fields import NEEDED
 from raymodel.model.presets import OWN, resolve_model
 from raymodel.model.shape import Adapter, ModelShape
 from raymodel.model.spec import AdapterSpec
-from raymodel.observe.text import many
 from raymodel.storage.registry import Run, artifact_text
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
-from raymodel.tasks.base import Task
 from raymodel.train.forecast.stage import Forecast, find_problem, forecast
-from raymodel.train.plan import TrainPlan, plan_training
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 from raymodel.tune.space import adapters_of
-
-BYTES_PER_TOKEN = 4.0
-"""Of raw text, for an estimate before a tokenizer exists: about four characters of English
-(https://platform.openai.com/tokenizer). Code and other languages have fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,30 +123,6 @@ NOT_THERE = (
 """No error of a plan: what is meant may be made yet, or be seen by the cluster only."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Data:
-    """What is known of a stage's rows."""
-
-    row_tokens: int
-    """Of the longest row."""
-    vocab_size: int
-    rows_per_epoch: int | None
-    tokens_per_row: float
-    words: str
-    modality: str = "text"
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Of the processor, where more than text is read."""
-
-    def plan(self, spec: TrainSpec) -> TrainPlan | None:
-        """None when the duration is in epochs, of which the length is not known."""
-        amounts = (spec.duration, spec.checkpoint.every, spec.validate_every, spec.log_every)
-        if self.rows_per_epoch is None and any(a and a.unit == "epochs" for a in amounts):
-            return None
-        return plan_training(
-            spec, rows_per_epoch=self.rows_per_epoch or 1, tokens_per_row=self.tokens_per_row
-        )
-
-
 @dataclass(frozen=True)
 class _Stage:
     job: Job
@@ -166,11 +133,11 @@ class _Stage:
 
     def plan(self, name: str, spec: TrainSpec) -> StagePlan:
         if isinstance(spec, PretrainSpec):
-            data = self._packed(spec)
+            data = packed_rows(spec, self.job.prepare, self.progress, self.base_dir)
             shape = self._shape(spec, data, *self._fresh(data))
         else:
             assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
-            data = self._examples(spec)
+            data = example_rows(spec, self.progress)
             shape = self._tuned(spec, data)
         forecasts = tuple(
             forecast(
@@ -209,84 +176,9 @@ class _Stage:
         cluster = self.job.cluster
         return tuple(dict.fromkeys((cluster.min_workers, cluster.max_workers)))
 
-    # ---- the data --------------------------------------------------------------------------------
-
-    def _packed(self, spec: TrainSpec) -> _Data:
-        if self.progress.data:
-            length = self.progress.data[0].artifact.content["sequence_length"]
-            return _counted(self.progress.data, length)
-        prepare = self.job.prepare
-        if prepare is None:
-            why = self.progress.unknown.get("prepare", "no such dataset")
-            raise NotPlannedError(f"nothing is known of pretrain.data ({why})")
-        tokens = _estimate_tokens(prepare, self.base_dir)
-        length = prepare.sequence_length
-        rows = None if tokens is None else max(1, round(tokens / length))
-        words = "not prepared, and its sources cannot be read from here"
-        if rows is not None:
-            words = f"an estimate, at {BYTES_PER_TOKEN:g} bytes of source a token"
-        if rows is not None and rows < spec.global_batch:  # no reason to refuse before it is known
-            words += f": {many(rows, 'row')}, which would not fill a step of {spec.global_batch}"
-        return _Data(
-            row_tokens=length,
-            vocab_size=self._vocab_size(prepare),
-            rows_per_epoch=rows,
-            tokens_per_row=float(length),
-            words=words,
-        )
-
-    def _examples(self, spec: FinetuneSpec) -> _Data:
-        task = make_task(spec.task)
-        if task.modality != "text":
-            return self._examples_of(spec, task)
-        artifact = self.progress.complete.get("examples")
-        if artifact is not None:
-            return _counted(mixture_of(artifact), task.longest_row(spec.max_length))
-        longest = task.longest_row(spec.max_length)
-        return _Data(
-            row_tokens=longest,
-            vocab_size=0,  # that of the base
-            rows_per_epoch=None,
-            tokens_per_row=float(longest * spec.task.row_texts),
-            words="not prepared: the longest examples are taken for all",
-        )
-
-    def _examples_of(self, spec: FinetuneSpec, task: Task) -> _Data:
-        """Each is one row, which counts as one of what throughput is measured in."""
-        artifact = self.progress.complete.get("examples")
-        processor = task.fresh_processor()
-        if self.progress.base is not None:
-            read = task.reading_as(self.progress.base.location)
-            read.adapt_processor({})  # none but texts have files
-            processor = read.processor
-        if processor is None:
-            why = self.progress.unknown.get("finetune", "it is not there")
-            raise NotPlannedError(f"nothing is known of finetune.base ({why})")
-        known = _counted(mixture_of(artifact), 1) if artifact is not None else None
-        return _Data(
-            row_tokens=1,
-            vocab_size=0,
-            rows_per_epoch=known.rows_per_epoch if known else None,
-            tokens_per_row=1.0,
-            words=known.words.replace("tokens", task.processor_class().unit)
-            if known
-            else "not prepared: how many rows there are is not known",
-            modality=task.modality,
-            facts=processor.facts(),
-        )
-
-    def _vocab_size(self, prepare: PrepareSpec) -> int:
-        if prepare.tokenizer.vocab_size is not None:
-            return prepare.tokenizer.vocab_size
-        assert prepare.tokenizer.load is not None, "the spec has exactly one of the two"
-        place = find_tokenizer(prepare.tokenizer.load, self.base_dir)
-        content = (place / "tokenizer.json").read_json()
-        added: list[int] = [token["id"] + 1 for token in content.get("added_tokens", ())]
-        return max(len(content["model"]["vocab"]), *added, 0)
-
     # ---- the model -------------------------------------------------------------------------------
 
-    def _fresh(self, data: _Data) -> tuple[Question, Mapping[str, Any]]:
+    def _fresh(self, data: KnownRows) -> tuple[Question, Mapping[str, Any]]:
         """What `pretrain:` makes: how it is asked about, and its configuration."""
         assert self.job.pretrain is not None, "the caller looked"
         spec = self.job.pretrain
@@ -299,7 +191,7 @@ class _Stage:
         config = {**defaults, **sizes, **fields, "model_type": architecture}
         return replace(question, sizes=sizes), config
 
-    def _tuned(self, spec: FinetuneSpec, data: _Data) -> Shape:
+    def _tuned(self, spec: FinetuneSpec, data: KnownRows) -> Shape:
         question, config = self._base(spec, data)
         kind, labels = get_task(spec.task.name), list[str]()
         if kind.class_role():
@@ -309,7 +201,7 @@ class _Stage:
         adapter = next(iter(adapters_of(spec)), None)
         return self._shape(spec, data, question, config, outputs=outputs, adapter=adapter)
 
-    def _base(self, spec: FinetuneSpec, data: _Data) -> tuple[Question, Mapping[str, Any]]:
+    def _base(self, spec: FinetuneSpec, data: KnownRows) -> tuple[Question, Mapping[str, Any]]:
         """The same of what fine-tuning starts from."""
         base = self.progress.base
         if base is not None:
@@ -329,7 +221,9 @@ class _Stage:
         if self.job.pretrain is None or spec.base is not None:
             why = self.progress.unknown.get("finetune", "it is not there")
             raise NotPlannedError(f"nothing is known of finetune.base ({why})")
-        question, config = self._fresh(self._packed(self.job.pretrain))
+        question, config = self._fresh(
+            packed_rows(self.job.pretrain, self.job.prepare, self.progress, self.base_dir)
+        )
         # A classifier looks for where its rows end; any id of the vocabulary will do for that.
         fields = {"pad_token_id": 0, **question.fields}
         return replace(question, task=spec.task.name, fields=fields), config
@@ -337,7 +231,7 @@ class _Stage:
     def _shape(
         self,
         spec: TrainSpec,
-        data: _Data,
+        data: KnownRows,
         question: Question,
         config: Mapping[str, Any],
         *,
@@ -377,34 +271,6 @@ def _lengths(spec: TrainSpec) -> Lengths:
         return partial(make_task(spec.task).forward_lengths, max_length=spec.max_length)
     assert isinstance(spec, PretrainSpec), "there are two kinds of training"
     return partial(make_task(spec.objective).forward_lengths, max_length=None)
-
-
-def _counted(data: Mixture, row_tokens: int) -> _Data:
-    """The counts of complete datasets, as training itself takes them."""
-    from raymodel.data.shard import open_dataset
-
-    dataset = open_dataset(data, "train")
-    splits = [artifact.content["splits"]["train"] for artifact, _ in data]
-    rows, tokens = (sum(split[name] for split in splits) for name in ("rows", "tokens"))
-    marks = ", ".join(artifact.fingerprint for artifact, _ in data)
-    return _Data(
-        row_tokens=row_tokens,
-        vocab_size=data[0].artifact.content["processor"].get("vocab_size", 0),
-        rows_per_epoch=dataset.order(0, 1).rows_per_epoch,
-        tokens_per_row=dataset.tokens_per_row,
-        words=f"{rows:,} rows, {tokens:,} tokens ({marks})",
-    )
-
-
-def _estimate_tokens(prepare: PrepareSpec, base_dir: Path) -> float | None:
-    try:
-        sizes = [
-            source.weight * resolve_source(source, base_dir).total_bytes
-            for source in prepare.sources
-        ]
-    except (RaymodelError, OSError):
-        return None
-    return sum(sizes) * (1 - prepare.holdout) / BYTES_PER_TOKEN
 
 
 def _check_is_known(config: Mapping[str, Any]) -> None:

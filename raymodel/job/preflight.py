@@ -7,11 +7,11 @@ the job makes itself is not there yet and not looked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from raymodel.data.mixture import Mixture, resolve_mixture
 from raymodel.data.sources import find_tokenizer, resolve_source
@@ -27,6 +27,7 @@ from raymodel.errors import (
 )
 from raymodel.job.progress import Progress, find_progress
 from raymodel.job.spec import Job
+from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens, special_tokens
 from raymodel.model.examine import Answer, Question, examine
 from raymodel.model.positions import find_max_tokens
 from raymodel.model.presets import resolve_model
@@ -284,7 +285,7 @@ class _Look:
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
         assert spec.tokenizer is not None, "the caller looked"
-        has = _special_tokens({"mask": answer.mask, "sentinels": answer.sentinels})
+        has = special_tokens({"mask": answer.mask, "sentinels": answer.sentinels})
         for lack in lacking_tokens([(spec.task, None)], has):
             self._add(
                 "finetune",
@@ -316,7 +317,7 @@ class _Look:
             facts: of the tokenizer; what older datasets do not say of it is not looked at.
             row_tokens: of packed rows.
         """
-        for lack in lacking_in_pretraining(self.job, _special_tokens(facts), row_tokens):
+        for lack in lacking_in_pretraining(self.job, special_tokens(facts), row_tokens):
             self._add(
                 stage,
                 f"{where}: {lack.text}; take the tokenizer of a model that was trained so, or "
@@ -353,56 +354,6 @@ def question_of(task: AnyTask, base_dir: Path) -> Question:
     return Question(task=task.name, task_spec=task.to_dict(), files=read_files(task, base_dir))
 
 
-def _special_tokens(facts: Mapping[str, Any]) -> dict[str, int]:
-    """Kind of special token → how many a tokenizer has, of those that its facts speak of."""
-    has = {"mask": int(facts.get("mask") is not None), "sentinels": facts.get("sentinels", 0)}
-    return {kind: number for kind, number in has.items() if kind in facts}
-
-
-class Lack(NamedTuple):
-    """What a tokenizer has too few of."""
-
-    text: str
-    fix: str
-    """What is added to the tokenizer's section."""
-
-
-def lacking_in_pretraining(job: Job, has: Mapping[str, int], row_tokens: int) -> Iterator[Lack]:
-    """Special tokens that the tokenizer of the job's pretraining lacks.
-
-    Args:
-        has: see `lacking_tokens`.
-        row_tokens: of the packed rows.
-    """
-    tasks: list[tuple[AnyTask, int | None]] = []
-    if job.pretrain:
-        tasks.append((job.pretrain.objective, row_tokens))
-    if job.pretrain and job.finetune and job.finetune.starts_from_pretrain:
-        tasks.append((job.finetune.task, None))
-    yield from lacking_tokens(tasks, has)
-
-
-def lacking_tokens(
-    tasks: Iterable[tuple[AnyTask, int | None]], has: Mapping[str, int]
-) -> Iterator[Lack]:
-    """Special tokens that a tokenizer lacks.
-
-    Args:
-        tasks: that read with it, each with the tokens of its packed rows; None for examples.
-        has: kind of special token → how many the tokenizer has; others are not looked at.
-    """
-    told = set[str]()
-    for spec, tokens in tasks:
-        for kind, number in make_task(spec).special_tokens(tokens).items():
-            if has.get(kind, number) >= number or spec.name in told:
-                continue
-            told.add(spec.name)
-            what, fix = _SPECIAL[kind]
-            seen = f"{has[kind]:,}" if has[kind] else "none"
-            text = f"{spec.name} needs {what.format(number)}, and the tokenizer has {seen}"
-            yield Lack(text, fix.format(number))
-
-
 def offered_to_own(spec: FinetuneSpec) -> dict[str, Any]:
     """What is known, before there is data, of what a fresh module of the user's own is offered."""
     processor = make_task(spec.task).fresh_processor()
@@ -412,13 +363,4 @@ def offered_to_own(spec: FinetuneSpec) -> dict[str, Any]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-_SPECIAL = {
-    "mask": ("a token that stands for a hidden one", "mask: true"),
-    "sentinels": (
-        "{} tokens that stand for runs of hidden ones (`<extra_id_0>` and so on) in rows as long "
-        "as these",
-        "sentinels: {}",
-    ),
-}
-"""Kind of special token → what it is, and what of `prepare.tokenizer` gives it."""
 _MAKES = ("prepare", "pretrain", "finetune")

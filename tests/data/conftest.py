@@ -9,7 +9,7 @@ from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
-from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.storage.uri import Location
 

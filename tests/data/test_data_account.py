@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from labelled import documents, labelled, pairs, write_records
 
-from raymodel.data import steps
+from raymodel.data import read_step
 from raymodel.data.account import Account
 from raymodel.data.document import make_document
 from raymodel.data.ledger import Ledger
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind, Rows
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.steps import Step
+from raymodel.data.step import Step
 from raymodel.errors import AccountError, SourceError
 from raymodel.storage.uri import Location
 
@@ -124,7 +124,7 @@ def test_a_record_that_is_lost_without_a_word_is_an_error_of_ours(
     if at == "rows":
         forgetful = replace(recipe, kind=Forgetful(length=16))
     else:
-        monkeypatch.setattr(steps, "make_document", forget_a_document)
+        monkeypatch.setattr(read_step, "make_document", forget_a_document)
     with pytest.raises(AccountError, match=r"read 150: .* that makes 14\d\. .*not of the data"):
         prepare_dataset(forgetful, place, execute, lambda text: None)
 

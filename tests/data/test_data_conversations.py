@@ -14,7 +14,7 @@ from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
 from raymodel.data.shard import dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.steps import Step
+from raymodel.data.step import Step
 from raymodel.errors import SourceError
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location

@@ -10,7 +10,7 @@ from labelled import classes, documents, labelled, pairs, texts_of, write_record
 
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.steps import Step
+from raymodel.data.step import Step
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 

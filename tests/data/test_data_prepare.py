@@ -11,7 +11,7 @@ from labelled import labelled
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.shard import dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.errors import ArtifactError, SourceError
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location

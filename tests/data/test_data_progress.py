@@ -5,7 +5,7 @@ from typing import Any
 
 from raymodel.data.progress import DOING, StepProgress
 from raymodel.data.record import FileSlice
-from raymodel.data.steps import Partition, SourceSize, Step
+from raymodel.data.step import Partition, SourceSize, Step
 from raymodel.storage.uri import Location
 
 MB = 10**6
@@ -68,9 +68,9 @@ def test_a_file_in_several_slices_is_counted_where_it_begins() -> None:
 
 
 def test_each_step_says_what_it_does() -> None:
-    from raymodel.data import references, steps
+    from raymodel.data import read_step, references, steps
 
-    modules = (steps, references)
+    modules = (read_step, steps, references)
     names = {cls.name for module in modules for cls in vars(module).values() if _is_step(cls)}
     assert names == DOING.keys()
 

@@ -17,7 +17,7 @@ from raymodel.data.references import AskedBase
 from raymodel.data.rows import RowKind
 from raymodel.data.shard import dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
 from raymodel.tasks.spec import PreferenceSpec

@@ -14,14 +14,15 @@ from raymodel import cli
 from raymodel.cluster.devices import parse_fleet
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
-from raymodel.data.steps import complete_item, missing_items
+from raymodel.data.step import complete_item, missing_items
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.job import preflight
 from raymodel.job.forecast import plan_job, stage_states
 from raymodel.job.forecast_text import plan_text
-from raymodel.job.pipeline import Pipeline, _run_stages
+from raymodel.job.pipeline import Pipeline
 from raymodel.job.preflight import check_inputs
 from raymodel.job.progress import find_progress
+from raymodel.job.run import _run_stages
 from raymodel.job.spec import Job
 from raymodel.observe.story import Story
 from raymodel.storage.registry import Run

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from raymodel.errors import GateError
-from raymodel.job import pipeline
-from raymodel.job.pipeline import Pipeline, _next_steps
+from raymodel.job import run as whole
+from raymodel.job.pipeline import Pipeline
+from raymodel.job.run import _next_steps
 from raymodel.job.spec import Job
 from raymodel.observe.story import Story
 from raymodel.storage.artifact import Artifact
@@ -82,10 +83,10 @@ def test_a_missed_gate_is_told_after_the_closing_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     job = Job.model_validate({"name": "gated", "serve": {"model": "x"}})
-    monkeypatch.setattr(pipeline, "check_inputs", lambda *_: None)
-    monkeypatch.setattr(pipeline, "_run_stages", lambda *_: "accuracy is 0.1")
+    monkeypatch.setattr(whole, "check_inputs", lambda *_: None)
+    monkeypatch.setattr(whole, "_run_stages", lambda *_: "accuracy is 0.1")
     stream = io.StringIO()
     with pytest.raises(GateError, match=r"accuracy is 0\.1"):
-        pipeline.run(job, job_path="job.yaml", story=Story(stream))
+        whole.run(job, job_path="job.yaml", story=Story(stream))
     assert re.search(r"^gated: [\d.]+ ?s, in\b", stream.getvalue(), re.MULTILINE)
     assert "next:" not in stream.getvalue()

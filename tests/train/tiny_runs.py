@@ -16,7 +16,7 @@ from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
 from raymodel.data.shard import open_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
-from raymodel.data.steps import Step, complete_item, missing_items
+from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.observe.records import Record, read_records
 from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.manifest import commit_manifest
