@@ -88,8 +88,8 @@ class SourceSpec(Spec):
     counted, reported and left out. A Python file's own coding line comes before it."""
     delimiter: str | None = None
     """`csv` and `pixels`: the character between two fields. By default the one of comma, tab,
-    semicolon and bar that parts the first row; a row that could be parted by two of them is
-    refused."""
+    semicolon and bar that parts the first row, which is said where it is not the one that the
+    file's name tells; a row that could be parted by two of them is refused."""
     label_column: Literal["first", "last"] | None = None
     """`pixels`, which needs it: where the label stands in a row. `first` in Kaggle's MNIST. It
     cannot be told from the numbers."""
