@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from images import Images, binary_batch, digits, pickled_batch, write_idx
-from tiny_runs import RESNET, commit_dataset, finetune_work, losses, train_all
+from tiny_runs import RESNET, build_work, commit_dataset, losses, train_all
 
 from raymodel.data.prepare import Recipe
 from raymodel.data.readers.png import encode_png
@@ -18,6 +18,7 @@ from raymodel.modality.image import ImageProcessor
 from raymodel.storage.artifact import Artifact
 from raymodel.tasks.spec import ImageClassificationSpec
 from raymodel.testing.distributed import run_distributed
+from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork
 
 STEPS = 40
@@ -104,7 +105,8 @@ def accuracy_of(work: TrainWork) -> float | None:
 def test_all_formats_train_one_model_of_one_accuracy(
     datasets: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    works = [finetune_work(dataset, tmp_path / name, SPEC) for name, dataset in datasets.items()]
+    spec = FinetuneSpec.model_validate(SPEC)
+    works = [build_work(spec, dataset, tmp_path / name) for name, dataset in datasets.items()]
     run_distributed(train_all, 1, works, init=False)
     assert len(losses(works[0])) == STEPS
     assert all(losses(work) == losses(works[0]) for work in works)

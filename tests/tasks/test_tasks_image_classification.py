@@ -2,12 +2,14 @@
 
 import base64
 import io
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from served import call
 from transformers import AutoModelForImageClassification, ResNetConfig
 
 from raymodel.chance import Draw
@@ -202,24 +204,21 @@ def test_without_a_base_the_job_must_say_what_images_are():
 
 
 def test_a_server_answers_about_an_image_in_base64_and_refuses_what_is_none(task):
-    from fastapi.testclient import TestClient
-
-    from raymodel.serve.app import build_app
     from raymodel.serve.prediction import PredictionService
     from raymodel.serve.spec import ServeSpec
 
     plain = type(task)(labels=LABELS, processor=PROCESSOR)
     service = PredictionService(build_resnet(), plain, name="tiny", spec=ServeSpec())
-    with TestClient(build_app(service)) as client:
 
-        def ask(value):
-            return client.post("/predict", json={"model": "tiny", "inputs": {"image": value}})
+    def ask(value):
+        return call(service, "POST", "/predict", json={"model": "tiny", "inputs": {"image": value}})
 
+    with closing(service):
         encoded = base64.b64encode(picture(1)).decode()
         [answer] = ask(encoded).json()["data"]
         assert answer["label"] in LABELS
         assert ask("data:image/png;base64," + encoded).json()["data"] == [answer]
-        assert client.get("/health").json()["fields"] == {"image": "image"}
+        assert call(service, "GET", "/health").json()["fields"] == {"image": "image"}
         assert ask(plain.example_request()["image"]).status_code == 200
         for wrong, words in (
             ("?", "base64"),
@@ -229,4 +228,5 @@ def test_a_server_answers_about_an_image_in_base64_and_refuses_what_is_none(task
             response = ask(wrong)
             assert response.status_code == 400
             assert words in response.json()["error"]["message"]
-        assert client.post("/classify", json={"model": "tiny", "input": "x"}).status_code == 404
+        classified = call(service, "POST", "/classify", json={"model": "tiny", "input": "x"})
+        assert classified.status_code == 404

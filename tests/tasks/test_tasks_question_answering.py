@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from served import call
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from raymodel.chance import Draw
@@ -24,7 +23,6 @@ from raymodel.model.load import load_for_use, open_model
 from raymodel.model.materialise import materialise
 from raymodel.model.purpose import find_task
 from raymodel.model.spec import AdapterSpec, ModelSpec
-from raymodel.serve.app import build_app
 from raymodel.serve.prediction import PredictionService
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
@@ -360,18 +358,12 @@ def test_questions_are_served(task: Task) -> None:
     service = PredictionService(model, task, name="tiny", spec=spec)
     asked = [{"context": CONTEXT * 5, "question": QUESTION}, {"context": "w1", "question": "a?"}]
 
-    async def run() -> list[Any]:
-        transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            bodies = [asked, {"context": " " * 0, "question": "a?"}, {"context": "w1"}]
-            calls = [
-                await client.post("/predict", json={"model": "tiny", "inputs": body})
-                for body in bodies
-            ]
-            return [call.json() for call in [*calls, await client.get("/health")]]
+    def predicted(inputs: Any) -> Any:
+        return call(service, "POST", "/predict", json={"model": "tiny", "inputs": inputs}).json()
 
     try:
-        told, empty, missing, health = asyncio.run(run())
+        told, empty = predicted(asked), predicted({"context": "", "question": "a?"})
+        missing, health = predicted({"context": "w1"}), call(service, "GET", "/health").json()
     finally:
         service.close()
     for index, (given, answer) in enumerate(zip(asked, told["data"], strict=True)):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import pearsonr, spearmanr
+from served import call
 from sklearn import metrics
 from transformers import PreTrainedModel, TextClassificationPipeline
 
@@ -27,7 +26,6 @@ from raymodel.model.load import load_for_use, open_model
 from raymodel.model.materialise import materialise
 from raymodel.model.purpose import find_task
 from raymodel.model.spec import AdapterSpec, ModelSpec
-from raymodel.serve.app import build_app
 from raymodel.serve.prediction import PredictionService
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
@@ -378,16 +376,8 @@ def served(name: str, processor: TextProcessor, *calls: tuple[str, str, Any]) ->
     model = build(task_of(name, processor))
     service = PredictionService(model, task, name="tiny", spec=ServeSpec(batch=4, queue=4))
 
-    async def run() -> list[Any]:
-        transport = httpx.ASGITransport(build_app(service), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return [
-                (await client.request(method, path, json=body)).json()
-                for method, path, body in calls
-            ]
-
     try:
-        return asyncio.run(run())
+        return [call(service, method, path, json=body).json() for method, path, body in calls]
     finally:
         service.close()
 

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import commit_dataset, losses, records, train_here
+from tiny_runs import build_work, commit_dataset, losses, records, train_here
 
-from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.rows import RowKind
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.model.load import load_for_use
-from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.sounds import SMALL_WAVE, clip
@@ -63,19 +61,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:
-    parsed = FinetuneSpec.model_validate(SPEC | spec)
-    return TrainWork(
-        job_name="tiny",
-        stage="finetune",
-        spec=parsed,
-        task=parsed.task,
-        labels=(),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=None,
-        threads=1,
-    )
+    return build_work(FinetuneSpec.model_validate(SPEC | spec), dataset, run)
 
 
 def test_workers_micro_batches_and_stages_train_the_same(dataset, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_runs import RESNET, commit_dataset, finetune_work, losses, records, train_here
+from tiny_runs import RESNET, build_work, commit_dataset, losses, records, train_here
 from transformers import AutoModelForImageClassification
 
 from raymodel.data.columns import columns_of
@@ -28,6 +28,7 @@ from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train import loop
 from raymodel.train.checkpoint.state import committed_steps
 from raymodel.train.session import TorchrunSession
+from raymodel.train.spec import FinetuneSpec
 from raymodel.train.step.batches import Collator, collated
 from raymodel.train.work import TrainWork
 from raymodel.train.worker import run_worker
@@ -82,7 +83,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:
-    return finetune_work(dataset, run, SPEC | spec)
+    return build_work(FinetuneSpec.model_validate(SPEC | spec), dataset, run)
 
 
 def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:

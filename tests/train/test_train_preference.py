@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import commit_dataset, losses, records, train_here, validation
+from tiny_runs import build_work, commit_dataset, losses, records, train_here, validation
 
-from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.references import AskedBase
 from raymodel.data.rows import RowKind
@@ -71,19 +70,7 @@ def work_of(dataset: Artifact, base: Location, run: Path, **spec: object) -> Tra
         "checkpoint": {"every": "4 steps"},
     }
     parsed = FinetuneSpec.model_validate(fields | spec)
-    return TrainWork(
-        job_name="tiny",
-        stage="finetune",
-        spec=parsed,
-        task=parsed.task,
-        labels=(),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=base,
-        threads=1,
-        export=False,
-    )
+    return build_work(parsed, dataset, run, base=base, export=False)
 
 
 @pytest.mark.parametrize("extra", [{}, {"adapter": {"lora": {"rank": 4}}}], ids=["full", "lora"])

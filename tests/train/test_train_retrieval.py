@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import commit_dataset, losses, train_all, validation
+from tiny_runs import build_work, commit_dataset, losses, train_all, validation
 
-from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.rows import RowKind
 from raymodel.data.spec import CleanSpec, SourceSpec
@@ -86,18 +85,7 @@ def work_of(task: Any, dataset: Artifact, run: Path, base: Path, stage: int) -> 
             "parallel": {"zero": stage},
         }
     )
-    return TrainWork(
-        job_name="tiny",
-        stage="finetune",
-        spec=spec,
-        task=task,
-        labels=(),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=Location.parse(str(base)),
-        threads=1,
-    )
+    return build_work(spec, dataset, run, base=Location.parse(str(base)))
 
 
 TASKS = {

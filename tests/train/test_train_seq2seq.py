@@ -5,14 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import commit_dataset, losses, train_all, train_here, train_until, validation
+from tiny_runs import (
+    build_work,
+    commit_dataset,
+    losses,
+    train_all,
+    train_here,
+    train_until,
+    validation,
+)
 
-from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.rows import RowKind
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.model.load import load_for_use
-from raymodel.storage.uri import Location
 from raymodel.tasks.base import Limits
 from raymodel.tasks.spec import Seq2SeqLMSpec
 from raymodel.testing.distributed import run_distributed
@@ -75,18 +81,7 @@ def work_of(dataset, run: Path, spec=PretrainSpec, **fields) -> TrainWork:
     own = {"objective": "seq2seq_lm"} if spec is PretrainSpec else {"task": "seq2seq_lm"}
     if spec is FinetuneSpec:
         own["sources"] = [{"path": "x", "fields": {"source": "{en}", "target": "{fr}"}}]
-    return TrainWork(
-        job_name="tiny",
-        stage="finetune",
-        spec=spec.model_validate({**RUN, **own, "model": MODEL, **fields}),
-        task=Seq2SeqLMSpec(),
-        labels=(),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=None,
-        threads=1,
-    )
+    return build_work(spec.model_validate({**RUN, **own, "model": MODEL, **fields}), dataset, run)
 
 
 def test_pairs_without_one_side_are_counted_and_rows_count_both_texts(pairs):

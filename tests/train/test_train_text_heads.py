@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import commit_dataset, losses, records, train_here
+from tiny_runs import build_work, commit_dataset, losses, records, train_here
 
-from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.rows import RowKind
 from raymodel.data.spec import CleanSpec, SourceSpec
@@ -67,18 +66,7 @@ def make_work(name: str, folder: Path) -> TrainWork:
         "validate_rows": 3,
     }
     parsed = FinetuneSpec.model_validate(spec)
-    return TrainWork(
-        job_name="tiny",
-        stage="finetune",
-        spec=parsed,
-        task=parsed.task,
-        labels=tuple(dataset.content["labels"]),
-        seed=3,
-        run=Location.parse(str(folder / "run")),
-        dataset=mixture_of(dataset),
-        base=base,
-        threads=1,
-    )
+    return build_work(parsed, dataset, folder / "run", base=base)
 
 
 @pytest.mark.parametrize(

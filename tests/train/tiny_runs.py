@@ -22,11 +22,10 @@ from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
-from raymodel.tasks.spec import CausalLMSpec
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train import loop
 from raymodel.train.session import TorchrunSession
-from raymodel.train.spec import FinetuneSpec, PretrainSpec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 from raymodel.train.work import TrainWork
 from raymodel.train.worker import run_worker
 
@@ -113,35 +112,36 @@ def make_work(dataset: Artifact | Mixture, run: Path | Location, **spec: Any) ->
         "validate_rows": 8,
         "checkpoint": {"every": "4 steps"},
     }
-    return TrainWork(
-        job_name="tiny",
-        stage="pretrain",
-        spec=PretrainSpec.model_validate(fields | spec),
-        task=CausalLMSpec(),
-        labels=(),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset) if isinstance(dataset, Artifact) else dataset,
-        base=None,
-        threads=1,
-        export=False,
-    )
+    return build_work(PretrainSpec.model_validate(fields | spec), dataset, run, export=False)
 
 
-def finetune_work(dataset: Artifact, run: Path, fields: dict[str, Any]) -> TrainWork:
-    """Fine-tuning of a fresh model on labelled examples; `fields` are those of the stage."""
-    spec = FinetuneSpec.model_validate(fields)
+def build_work(
+    spec: TrainSpec,
+    dataset: Artifact | Mixture,
+    run: Path | Location,
+    *,
+    base: Location | None = None,
+    export: bool = True,
+) -> TrainWork:
+    """What the workers of any training are told."""
+    mixture = mixture_of(dataset) if isinstance(dataset, Artifact) else dataset
+    if isinstance(spec, FinetuneSpec):
+        stage, task = "finetune", spec.task
+    else:
+        assert isinstance(spec, PretrainSpec), "there are two kinds of training"
+        stage, task = "pretrain", spec.objective
     return TrainWork(
         job_name="tiny",
-        stage="finetune",
+        stage=stage,
         spec=spec,
-        task=spec.task,
-        labels=tuple(dataset.content["labels"]),
+        task=task,
+        labels=tuple(mixture[0].artifact.content.get("labels", ())),
         seed=3,
         run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=None,
+        dataset=mixture,
+        base=base,
         threads=1,
+        export=export,
     )
 
 
