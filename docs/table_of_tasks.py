@@ -42,7 +42,7 @@ def _row(task: type[Task]) -> str:
         ", ".join(_role(role, field) for role, field in task.fields.items()),
         ", ".join(task.measures),
         ", ".join(f"`{path}`" for path in _routes(task)),
-        "yes" if task.learns_from_text else "",
+        "yes" if task.can_pretrain else "",
         "yes" if task.cuts_rows else "",
     ]
     return f"| {' | '.join(cells)} |"

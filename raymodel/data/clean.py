@@ -21,12 +21,13 @@ Kept = Literal["start", "end"]
 
 
 TOO_SHORT = "shorter than clean.min_chars"
+NOT_SHARED = "beyond the share of its source"
 
 
 def asked_for(spec: CleanSpec) -> frozenset[str]:
     """Reasons to leave a record out that the job file gives; all others say that the data is
     bad."""
-    return frozenset({TOO_SHORT, TOO_LONG, *map(_reason_of, spec.steps)})
+    return frozenset({TOO_SHORT, TOO_LONG, NOT_SHARED, *map(_reason_of, spec.steps)})
 
 
 class StepError(ValueError):
@@ -108,6 +109,17 @@ def is_held_out(document: bytes, seed: int, fraction: float) -> bool:
     stage with this seed, and a larger fraction holds out the same documents and more.
     """
     return holdout_key(document, seed) < fraction * 2.0**64
+
+
+def is_shared(document: bytes, seed: int, share: float) -> bool:
+    """Whether a document that is trained on is in the share of its source that is used.
+
+    Of another hash than `is_held_out`, of which the lowest values are all held out.
+    """
+    key = hashlib.blake2b(
+        document, digest_size=8, key=seed.to_bytes(16, "little"), person=b"share"
+    ).digest()
+    return share >= 1 or int.from_bytes(key, "little") < share * 2.0**64
 
 
 def holdout_key(document: bytes, seed: int) -> int:

@@ -70,10 +70,10 @@ def check_mixture(mixture: Mixture) -> None:
     seen: dict[str, Location] = {}
     for artifact, _ in mixture:
         check_is_dataset(artifact.location, artifact.content)
-        if artifact.content.get("sequence_length") is None:
+        if artifact.content.get("task") is not None:
             raise ArtifactError(
-                f"{artifact.location} holds labelled examples; pretraining reads rows of packed "
-                "tokens. Give a dataset that `prepare` wrote"
+                f"{artifact.location} holds labelled examples; pretraining reads plain rows. Give "
+                "a dataset that `prepare` wrote"
             )
         _check_alike(first, artifact)
         if artifact.fingerprint in seen:
@@ -110,6 +110,16 @@ def _resolve(reference: str, storage: Location, base_dir: Path | None) -> Artifa
 def _check_alike(first: Artifact, other: Artifact) -> None:
     differences, fixes = [], []
     tokenizers = [artifact.content["processor"] for artifact in (first, other)]
+    modalities = [each["modality"] for each in tokenizers]
+    if "image" in modalities:
+        if tokenizers[0]["sha256"] != tokenizers[1]["sha256"]:
+            raise ArtifactError(
+                f"{first.location} and {other.location} are of {' and '.join(modalities)} that a "
+                "model is given in different ways; the datasets of a mixture must be of one kind, "
+                "and images of one size and normalisation. Prepare the second again with the "
+                "`image` of the first"
+            )
+        return
     if tokenizers[0]["sha256"] != tokenizers[1]["sha256"]:
         words = [f"{t['sha256'][:12]}… of {t['vocab_size']:,} tokens" for t in tokenizers]
         differences.append(f"the tokenizers ({' and '.join(words)})")

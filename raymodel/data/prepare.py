@@ -141,7 +141,7 @@ class _Preparation:
             "labels": list(labels),
             "classes": classes,
             "tokens": sum(split["tokens"] for split in splits.values()),
-            "sequence_length": None if kind.task else kind.length,
+            "sequence_length": kind.length if kind.is_packed else None,
             "processor": {
                 "modality": self._recipe.reads.modality,
                 "folder": PROCESSOR,
@@ -296,7 +296,7 @@ class _Preparation:
         else:
             found.save(self._processor)
         facts = self._recipe.reads.load(self._processor).facts()
-        if kind.task is None and facts["end_of_text"] is None:
+        if kind.is_packed and facts["end_of_text"] is None:
             raise SourceError(
                 f"the tokenizer {found} has no end-of-text token; documents are packed with "
                 "one between them. Set `eos_token` in its tokenizer_config.json"

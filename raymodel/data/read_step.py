@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymodel.data.account import Account
-from raymodel.data.clean import bucket_of, holdout_key, is_held_out, key_table
+from raymodel.data.clean import (
+    NOT_SHARED,
+    bucket_of,
+    holdout_key,
+    is_held_out,
+    is_shared,
+    key_table,
+)
 from raymodel.data.document import Document, classes_of, documents_table, make_document
 from raymodel.data.read import read_slice
 from raymodel.data.roles import forms_of
@@ -67,13 +74,17 @@ class ReadStep:
                 document = make_document(record, source, root, fields, self.clean, account)
                 if document is None:
                     continue
+                split = self._split_of(document, source)
+                if split == "train" and not is_shared(document.group, self.seed, source.share):
+                    account.leave_out(NOT_SHARED, record.fields)
+                    continue
                 documents.append(document)
                 account.found.update(
                     ("conversation", form) for form in forms_of(record, source, fields).values()
                 )
-                splits.append(self._split_of(document, source))
-                self._note_side(sides, document, splits[-1], source)
-                if splits[-1] == "train" and self._is_sampled(record.document):
+                splits.append(split)
+                self._note_side(sides, document, split, source)
+                if split == "train" and self._is_sampled(record.document):
                     sample += [_as_text(document.values[role]) for role in texts]
         write_table(
             item_file(self.work, "documents", item), documents_table(documents, splits, fields)

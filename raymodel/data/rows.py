@@ -1,13 +1,14 @@
-"""What documents become: packed rows of tokens, or an example of a task each.
+"""What documents become: plain rows, which are packed tokens or an image each, or an example of a
+task each.
 
-The two kinds of rows share all other steps of preparing data; see `data/step.py`.
+All kinds of rows share all other steps of preparing data; see `data/step.py`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,12 +21,14 @@ from raymodel.data.document import Document, classes_of
 from raymodel.data.pack import pack_rows
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
+from raymodel.modality import processor_of
 from raymodel.modality.base import Processor
 from raymodel.modality.text import load_encoder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
-from raymodel.tasks.base import LeftOut
-from raymodel.tasks.fields import PLAIN_TEXT, Fields, used_fields
+from raymodel.tasks.base import Example, LeftOut
+from raymodel.tasks.fields import PLAIN, Fields, used_fields
+from raymodel.tasks.pictures import image_example, image_schema
 from raymodel.tasks.spec import AnyTask
 
 
@@ -53,19 +56,26 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RowKind:
-    """Which rows documents become: packed ones, or the examples of a task."""
+    """Which rows documents become: plain ones, or the examples of a task."""
 
     task: AnyTask | None = None
-    """A `TaskSpec`; None for packed rows of plain text."""
+    """A `TaskSpec`; None for plain rows."""
+    modality: str = "text"
+    """Of plain rows: packed text, or images."""
     length: int | None
-    """Tokens of a packed row, or the longest example; None where examples are not cut."""
+    """Tokens of a packed row, or the longest example; None where nothing is cut."""
     sources: tuple[SourceSpec, ...] = ()
     """Which optional roles there are, they say; `prepare_dataset` knows them."""
 
     @property
+    def is_packed(self) -> bool:
+        """Whether documents stand end to end in rows of one length."""
+        return self.task is None and self.modality == "text"
+
+    @property
     def fields(self) -> Fields:
         """The roles of a record."""
-        whole = PLAIN_TEXT if self.task is None else get_task(self.task.name).fields
+        whole = PLAIN[self.modality] if self.task is None else get_task(self.task.name).fields
         return used_fields(whole, self.sources)
 
     @property
@@ -91,9 +101,17 @@ class RowKind:
         Raises:
             SourceError: a document that the data must not have.
         """
-        if self.task is None:
+        if self.task is not None:
+            return self._examples(documents, source, processor, labels, account)
+        if self.is_packed:
             return self._packed(documents, processor, account)
-        return self._examples(documents, source, processor, labels, account)
+        reader: Any = _load(processor_of(self.modality), processor.place)
+        return self._one_each(
+            documents,
+            lambda document: image_example(document.values, reader),
+            image_schema(),
+            account,
+        )
 
     def _packed(
         self, documents: Sequence[Document], processor: SavedProcessor, account: Account
@@ -137,20 +155,33 @@ class RowKind:
             processor=_load(kind.processor_class(), processor.place),
             roles=self.fields,
         )
+
+        def features(document: Document) -> Example | LeftOut:
+            try:
+                return task.features(document.values, self.length)
+            except ValueError as error:
+                raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
+
+        return self._one_each(documents, features, task.schema(), account)
+
+    def _one_each(
+        self,
+        documents: Sequence[Document],
+        features_of: Callable[[Document], Example | LeftOut],
+        schema: pa.Schema,
+        account: Account,
+    ) -> Rows:
         kept, features, cut = list[Document](), [], Counter[str]()
         for document in documents:
             account.begin(**vars(document.place))
-            try:
-                example = task.features(document.values, self.length)
-            except ValueError as error:
-                raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
+            example = features_of(document)
             if isinstance(example, LeftOut):
                 account.leave_out(example.reason, dict(document.values))
                 continue
             kept.append(document)
             features.append(example.features)
             cut.update({*document.cut, *example.cut})
-        table = pa.Table.from_pylist(features, schema=task.schema())
+        table = pa.Table.from_pylist(features, schema=schema)
         return Rows(
             table,
             documents=table.num_rows,

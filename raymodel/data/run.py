@@ -19,6 +19,8 @@ from raymodel.data.rows import RowKind
 from raymodel.data.sources import find_tokenizer
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.step import Step, complete_item, missing_items
+from raymodel.modality import processor_of
+from raymodel.modality.image import ImageProcessor
 from raymodel.model.positions import find_max_tokens
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
@@ -48,22 +50,24 @@ class Story(Protocol):
 def run_prepare(
     spec: PrepareSpec, execution: Execution, story: Story, base_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Reads, cleans, drops duplicates, tokenises, packs and writes; the `prepare` stage.
+    """Reads, cleans, drops duplicates, makes rows and writes; the `prepare` stage.
 
     Returns: the `content` of the artifact's manifest.
 
     Raises:
         SourceError: a source is missing, empty or unreadable.
     """
-    tokenizer = _tokenizer(spec.tokenizer, base_dir)
-    assert tokenizer is not None, "there is a spec of it"
+    image = ImageProcessor.fresh(spec.image) if spec.image else None
+    processor = image or _tokenizer(spec.tokenizer, base_dir)
+    assert processor is not None, "the spec has one of the two"
     recipe = Recipe(
         sources=spec.sources,
         clean=spec.clean,
         holdout=spec.holdout,
         seed=execution.seed,
-        kind=RowKind(length=spec.sequence_length),
-        processor=tokenizer,
+        kind=RowKind(modality=spec.modality, length=spec.sequence_length),
+        reads=processor_of(spec.modality),
+        processor=processor,
         max_left_out=spec.max_left_out,
     )
     return _prepare(recipe, execution, story, base_dir)

@@ -1,13 +1,14 @@
-"""`prepare:` raw records become shards of token rows. Also the sources of `finetune:`."""
+"""`prepare:` raw records become shards of rows. Also the sources of `finetune:`."""
 
 from __future__ import annotations
 
 import codecs
 from encodings.aliases import aliases
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from raymodel.modality.spec import ImageSpec
 from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
 from raymodel.spec.own import check_reference, own_digest
@@ -94,14 +95,15 @@ class SourceSpec(Spec):
     """`pixels`, which needs it: where the label stands in a row. `first` in Kaggle's MNIST. It
     cannot be told from the numbers."""
     fields: dict[str, Text] = Field(default_factory=dict, max_length=100)
-    """Role → what of a record stands for it. Which roles there are, the task says: `text` of
-    `prepare`; `text` and `label`; `prompt` and `response`; `prompt`, `chosen` and `rejected`;
-    `messages`; `image` and `label`. A text is a template over the record's fields, `"{title}:
-    {body}"`, with the parts of a list or mapping in brackets, `"{messages[0][content]}"`. Every
-    other role is the name of a field. By default `text: "{text}"`, and for `label`, `image` and the
-    like the field of that name; `messages` is found: the list of turns in `messages`,
-    `conversations` or `conversation` (`role` and `content` as OpenAI writes them, or `from` and
-    `value` as ShareGPT), else Alpaca's `instruction`, `input` and `output`. What stands for `image`
+    """Role → what of a record stands for it. Which roles there are, the task says: `text` or
+    `image` of `prepare`; `text` and `label`; `prompt` and `response`; `prompt`, `chosen` and
+    `rejected`; `messages`; `image` and `label`. A text is a template over the record's fields,
+    `"{title}: {body}"`, with the parts of a list or mapping in brackets,
+    `"{messages[0][content]}"`. Every other role is the name of a field. By default `text:
+    "{text}"`, and for `label`, `image` and the like the field of that name; `messages` is found:
+    the list of turns in `messages`, `conversations` or `conversation` (`role` and `content` as
+    OpenAI writes them, or `from` and `value` as ShareGPT), else Alpaca's `instruction`, `input` and
+    `output`. What stands for `image`
     or `audio` is the bytes of a file, or its path below the source. A label is one text, number,
     true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one class; a
     record without a value (null, NaN, an empty text) is left out."""
@@ -117,6 +119,15 @@ class SourceSpec(Spec):
     conversation. By default the file where a file is a document, else what the model is given."""
     weight: float = Field(default=1.0, gt=0, le=MAX_WEIGHT)
     """How often this source's documents appear relative to their natural share."""
+    share: Fraction = Field(default=1.0, gt=0)
+    """Of the documents that would be trained on, the share that is; all others are left out, and
+    what is held out stays whole. Chosen by a hash, so that a larger share holds a smaller one: for
+    seeing what few labels are worth, or how a model gets better with more data."""
+
+    def identity(self) -> dict[str, Any]:
+        """A whole source is what it was before there were shares."""
+        known = super().identity()
+        return known if self.share < 1 else {k: v for k, v in known.items() if k != "share"}
 
     @field_validator("encoding")
     @classmethod
@@ -278,17 +289,30 @@ class TokenizerSpec(Spec):
         return self
 
 
+class TextRows(NamedTuple):
+    """How text becomes rows."""
+
+    tokenizer: TokenizerSpec
+    length: int
+    """Of each, in tokens."""
+
+
 class PrepareSpec(Spec):
-    """Reads, cleans, drops duplicates, splits, trains the tokenizer, packs, writes shards."""
+    """Reads, cleans, drops duplicates, splits, writes shards: of text, for which a tokenizer is
+    trained, in packed rows of tokens; of images one a row."""
 
     sources: Many[SourceSpec] = Field(min_length=1)
     """What to read."""
     clean: CleanSpec = CleanSpec()
     """What to keep."""
-    tokenizer: TokenizerSpec
-    """The tokenizer."""
-    sequence_length: Count = Field(gt=1, le=MAX_ROW_TOKENS)
-    """Tokens in a row. Documents are packed end to end, each closed by an end-of-text token."""
+    tokenizer: TokenizerSpec | None = None
+    """Of text: the tokenizer."""
+    sequence_length: Annotated[Count, Field(gt=1, le=MAX_ROW_TOKENS)] | None = None
+    """Of text: tokens in a row. Documents are packed end to end, each closed by an end-of-text
+    token."""
+    image: ImageSpec | None = None
+    """Of images, in place of `tokenizer` and `sequence_length`: what a model is given of them. They
+    stay encoded as in their source."""
     holdout: Fraction = 0.01
     """Share of the documents that training never sees, chosen by a hash of the file where a file is
     a document (`text`, `folder`, `python_functions`), else of the text. Above 0 where this job
@@ -297,3 +321,34 @@ class PrepareSpec(Spec):
     """Stop when more than this share of what was read of a source is left out, other than by
     `clean`. By default half: bad records are a few in a hundred as a rule, while a wrong format,
     encoding or name of a field loses nearly all. A dataset that is complete is not judged again."""
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> PrepareSpec:
+        of_text = ("tokenizer", "sequence_length")
+        has = [name for name in of_text if getattr(self, name) is not None]
+        if self.image is not None and has:
+            raise ValueError(
+                f"`image` is for sources of images, and `{has[0]}` for those of text; leave one of "
+                "the two out"
+            )
+        if self.image is None and len(has) < len(of_text):
+            lacking = " and ".join(f"`{name}`" for name in of_text if name not in has)
+            raise ValueError(f"rows of text need {lacking}, and those of images `image`; add it")
+        return self
+
+    @property
+    def text(self) -> TextRows | None:
+        """How its rows are made; None where they are images."""
+        if self.tokenizer is None or self.sequence_length is None:
+            return None
+        return TextRows(self.tokenizer, self.sequence_length)
+
+    @property
+    def modality(self) -> str:
+        """Of its rows: the task that is pretrained on them has the same."""
+        return "text" if self.image is None else "image"
+
+    def identity(self) -> dict[str, Any]:
+        """Of text as it was before there were images."""
+        known = super().identity()
+        return known if self.image else {k: v for k, v in known.items() if k != "image"}

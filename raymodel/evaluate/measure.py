@@ -19,7 +19,6 @@ from raymodel.observe.slow_paths import as_content, slow_paths
 from raymodel.spec.own import is_own
 from raymodel.tasks import get_task
 from raymodel.tasks.base import WRITTEN, Limits, Task
-from raymodel.tasks.likelihood import likelihood_scores
 from raymodel.tasks.own import measure_named, own_measure
 from raymodel.tasks.spec import AnyTask
 
@@ -64,7 +63,8 @@ class Measured:
 class Found:
     """What a model says of some rows of one dataset. Picklable."""
 
-    nats: float = 0.0
+    loss: float = 0.0
+    """The sum over the targets."""
     num_targets: int = 0
     num_bytes: int = 0
     readings: list[dict[str, float]] = field(default_factory=list)
@@ -172,7 +172,7 @@ def _add_loss(model: PreTrainedModel, task: Task, rows: Mapping[str, Any], found
     found.num_targets += task.num_targets(batch)
     batch = {name: value.to(model.device) for name, value in batch.items()}
     with torch.inference_mode():
-        found.nats += float(task.loss(model, batch))
+        found.loss += float(task.loss(model, batch))
 
 
 def _add_answers(
@@ -226,7 +226,7 @@ def combine(
 
 def _joined(parts: Sequence[Found]) -> Found:
     return Found(
-        nats=sum(part.nats for part in parts),
+        loss=sum(part.loss for part in parts),
         num_targets=sum(part.num_targets for part in parts),
         num_bytes=sum(part.num_bytes for part in parts),
         readings=[reading for part in parts for reading in part.readings],
@@ -239,7 +239,7 @@ def _joined(parts: Sequence[Found]) -> Found:
 def _scores(task: Task, found: Found, names: Collection[str]) -> dict[str, float]:
     scores: dict[str, float] = {}
     if any(measure_named(task, name).needs == "loss" for name in names):
-        scores |= likelihood_scores(found.nats, found.num_targets, found.num_bytes)
+        scores |= task.measure_loss(found.loss, found.num_targets, found.num_bytes)
     if found.readings:
         scores |= task.measure_readings(found.readings)
     if found.answers:

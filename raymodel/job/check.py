@@ -14,6 +14,7 @@ from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
+from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
 from raymodel.spec.document import Path
@@ -21,7 +22,7 @@ from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
 from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
-from raymodel.tasks.fields import PLAIN_TEXT, Fields, find_wrong_roles, find_wrong_sources
+from raymodel.tasks.fields import PLAIN, Fields, find_wrong_roles, find_wrong_sources
 from raymodel.train.plan import find_step_conflict, plan_batch
 from raymodel.train.spec import FinetuneSpec
 from raymodel.tune.check import check_sweep
@@ -41,7 +42,7 @@ def check_sources(job: Job) -> Iterator[Problem]:
 
     stages: list[tuple[str, tuple[SourceSpec, ...], Fields, str]] = []
     if job.prepare:
-        stages.append(("prepare", job.prepare.sources, PLAIN_TEXT, "prepare"))
+        stages.append(("prepare", job.prepare.sources, PLAIN[job.prepare.modality], "prepare"))
     if job.finetune:
         name = job.finetune.task.name
         stages.append(("finetune", job.finetune.sources, get_task(name).fields, name))
@@ -86,10 +87,10 @@ def _trained(spec: TokenizerSpec) -> dict[str, int]:
 
 def check_own_tokenizer(job: Job) -> Iterator[Problem]:
     """What is fine-tuned after the job's own pretraining can be read with its own tokenizer."""
-    tuned = job.finetune
-    if tuned is None or not tuned.starts_from_pretrain or job.prepare is None:
+    tuned, tokenizer = job.finetune, job.prepare.tokenizer if job.prepare else None
+    if tuned is None or not tuned.starts_from_pretrain or tokenizer is None:
         return
-    if job.prepare.tokenizer.load is None and (lack := tuned.task.lack_with_own_tokenizer):
+    if tokenizer.load is None and (lack := tuned.task.lack_with_own_tokenizer):
         yield Problem(("finetune", "task"), lack)
 
 
@@ -127,26 +128,29 @@ def check_reference(job: Job) -> Iterator[Problem]:
 
 
 def check_objective(job: Job) -> Iterator[Problem]:
-    """What is pretrained can be learnt from packed text, with the tokenizer that reads it."""
+    """What is pretrained can be learnt from the rows that are prepared, and with the tokenizer that
+    reads them."""
     if job.pretrain is None:
         return
     from raymodel.tasks import TASKS, get_task
 
     name = job.pretrain.objective.name
-    if not get_task(name).learns_from_text:
-        able = ", ".join(each for each, task in TASKS.items() if task.learns_from_text)
+    task = get_task(name)
+    if not task.can_pretrain:
+        able = ", ".join(each for each, task in TASKS.items() if task.can_pretrain)
         yield Problem(
             ("pretrain", "objective"),
-            f"{name} needs labelled examples, which `finetune` has; pretraining reads plain text: "
-            f"take {able}",
+            f"{name} needs labelled examples, which `finetune` has; pretraining reads plain text, "
+            f"or plain images: take {able}",
         )
     if job.prepare is None or job.pretrain.data is not None:
         return
-    tokenizer = job.prepare.tokenizer
-    if tokenizer.load is not None:
-        return  # what it has, preflight.py sees
-    for lack in lacking_in_pretraining(job, _trained(tokenizer), job.prepare.sequence_length):
-        yield Problem(("prepare", "tokenizer"), f"{lack.text}; add {lack.fix}")
+    text = job.prepare.text
+    if task.can_pretrain and (other := find_other_modality(task, job.prepare.modality)):
+        yield Problem(("pretrain", "objective"), other)
+    elif text is not None and text.tokenizer.load is None:  # what else one has, preflight.py sees
+        for lack in lacking_in_pretraining(job, _trained(text.tokenizer), text.length):
+            yield Problem(("prepare", "tokenizer"), f"{lack.text}; add {lack.fix}")
 
 
 def check_places(job: Job) -> Iterator[Problem]:
@@ -168,7 +172,7 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
             yield (stage, "sources", i, "path"), source.path
     for file in job.finetune.task.files if job.finetune else ():
         yield ("finetune", "task"), file
-    if job.prepare and job.prepare.tokenizer.load:
+    if job.prepare and job.prepare.tokenizer and job.prepare.tokenizer.load:
         yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load
     for i, dataset in enumerate(job.pretrain.datasets if job.pretrain else ()):
         is_alone = job.pretrain is not None and isinstance(job.pretrain.data, str)
@@ -203,15 +207,16 @@ def _wrong_holdout(stage: str, holdout: float, *, trains: bool) -> Iterator[Prob
 
 def check_lengths(job: Job) -> Iterator[Problem]:
     """Examples are no longer than the rows that the job's own base was pretrained on."""
-    if job.finetune is None or not job.finetune.starts_from_pretrain or job.prepare is None:
+    text = job.prepare.text if job.prepare else None
+    if job.finetune is None or not job.finetune.starts_from_pretrain or text is None:
         return
     try:
-        job.finetune.max_length_for(job.prepare.sequence_length)
+        job.finetune.max_length_for(text.length)
     except SpecError:
         yield Problem(
             ("finetune", "max_length"),
             f"{job.finetune.max_length} tokens is more than prepare.sequence_length, "
-            f"{job.prepare.sequence_length}: the base never saw so many; lower it, or prepare "
+            f"{text.length}: the base never saw so many; lower it, or prepare "
             "longer rows",
         )
 

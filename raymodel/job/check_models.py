@@ -52,9 +52,18 @@ def _fresh_models(job: Job) -> Iterator[tuple[str, ModelSpec]]:
 def _too_small_for_data(job: Job, fields: Mapping[str, Any], here: Path) -> Iterator[Problem]:
     if job.prepare is None or (job.pretrain and job.pretrain.data is not None):
         return
+    text = job.prepare.text
+    for name, given in (job.prepare.image.facts if job.prepare.image else {}).items():
+        if fields.get(name, given) != given:
+            yield Problem(
+                (*here, name),
+                f"{fields[name]} is not what prepare.image says, {given}; leave it out",
+            )
+    if text is None:
+        return
     needed = {
-        "vocab_size": (job.prepare.tokenizer.vocab_size, "prepare.tokenizer.vocab_size"),
-        "max_position_embeddings": (job.prepare.sequence_length, "prepare.sequence_length"),
+        "vocab_size": (text.tokenizer.vocab_size, "prepare.tokenizer.vocab_size"),
+        "max_position_embeddings": (text.length, "prepare.sequence_length"),
     }
     for name, (size, origin) in needed.items():
         if size is not None and fields.get(name, size) < size:
@@ -107,13 +116,20 @@ def _pretrained_problems(job: Job) -> Iterator[Problem]:
     if job.pretrain is None:
         return
     architecture, fields = resolve_model(job.pretrain.model)
-    if architecture == OWN and job.prepare is not None and job.prepare.tokenizer.vocab_size:
-        fields["vocab_size"] = job.prepare.tokenizer.vocab_size
-    model = Question(task=job.pretrain.objective.name, architecture=architecture, fields=fields)
+    image, tokenizer = (job.prepare.image, job.prepare.tokenizer) if job.prepare else (None, None)
+    sizes = image.facts if image and job.pretrain.data is None else {}
+    if architecture == OWN:
+        fields |= sizes
+    if architecture == OWN and tokenizer is not None and tokenizer.vocab_size:
+        fields["vocab_size"] = tokenizer.vocab_size
+    model = Question(
+        task=job.pretrain.objective.name, architecture=architecture, fields=fields, sizes=sizes
+    )
     questions = [model]
     if job.finetune is not None and job.finetune.starts_from_pretrain:
         adapters = adapters_of(job.finetune)
-        questions.append(replace(model, task=job.finetune.task.name, adapters=adapters))
+        tuned = replace(model, task=job.finetune.task.name, adapters=adapters, takes_over=True)
+        questions.append(tuned)
     answers = examine(questions)
     seen = [problem for answer in answers for problem in answer.problems]
     yield from _told(seen, "pretrain")
@@ -158,7 +174,7 @@ def _layout_problems(job: Job, architecture: str, config: Mapping[str, Any]) -> 
     assert job.pretrain is not None, "the caller looked"
     if architecture in (*TENSOR, *SEQUENCE) and not config.get("num_attention_heads"):
         return  # its own default, which check_built knows
-    length = job.prepare.sequence_length if job.prepare else None
+    length = job.prepare.sequence_length if job.prepare else None  # of images none
     trained: list[tuple[str, TrainSpec, str]] = [
         ("pretrain", job.pretrain, job.pretrain.objective.name)
     ]

@@ -21,7 +21,7 @@ from raymodel.errors import (
     StorageError,
     StorageUnavailableError,
 )
-from raymodel.job.known_rows import KnownRows, example_rows, packed_rows
+from raymodel.job.known_rows import KnownRows, example_rows, plain_rows
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress
 from raymodel.job.spec import Job
@@ -133,11 +133,12 @@ class _Stage:
 
     def plan(self, name: str, spec: TrainSpec) -> StagePlan:
         if isinstance(spec, PretrainSpec):
-            data = packed_rows(spec, self.job.prepare, self.progress, self.base_dir)
+            data = self._plain(spec)
             shape = self._shape(spec, data, *self._fresh(data))
         else:
             assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
-            data = example_rows(spec, self.progress)
+            before = self.job.pretrain if spec.starts_from_pretrain else None
+            data = example_rows(spec, self.progress, self._plain(before) if before else None)
             shape = self._tuned(spec, data)
         forecasts = tuple(
             forecast(
@@ -183,7 +184,7 @@ class _Stage:
         assert self.job.pretrain is not None, "the caller looked"
         spec = self.job.pretrain
         architecture, fields = resolve_model(spec.model)
-        sizes = {"vocab_size": data.vocab_size, "max_position_embeddings": data.row_tokens}
+        sizes = data.sizes
         question = Question(task=spec.objective.name, architecture=architecture, fields=fields)
         defaults: Mapping[str, Any] = {}  # of what a formula needs and the job leaves out
         if can_count(architecture):
@@ -221,12 +222,16 @@ class _Stage:
         if self.job.pretrain is None or spec.base is not None:
             why = self.progress.unknown.get("finetune", "it is not there")
             raise NotPlannedError(f"nothing is known of finetune.base ({why})")
-        question, config = self._fresh(
-            packed_rows(self.job.pretrain, self.job.prepare, self.progress, self.base_dir)
-        )
+        before = self._plain(self.job.pretrain)
+        question, config = self._fresh(before)
+        question = replace(question, task=spec.task.name, takes_over=True)
+        if before.modality != "text":
+            return question, config
         # A classifier looks for where its rows end; any id of the vocabulary will do for that.
-        fields = {"pad_token_id": 0, **question.fields}
-        return replace(question, task=spec.task.name, fields=fields), config
+        return replace(question, fields={"pad_token_id": 0, **question.fields}), config
+
+    def _plain(self, spec: PretrainSpec) -> KnownRows:
+        return plain_rows(spec, self.job.prepare, self.progress, self.base_dir)
 
     def _shape(
         self,

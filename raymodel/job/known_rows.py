@@ -12,9 +12,10 @@ from typing import Any
 
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.sources import find_tokenizer, resolve_source
-from raymodel.data.spec import PrepareSpec
+from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.errors import NotPlannedError, RaymodelError
 from raymodel.job.progress import Progress
+from raymodel.modality import processor_of
 from raymodel.observe.text import many
 from raymodel.tasks import make_task
 from raymodel.tasks.base import Task
@@ -40,6 +41,13 @@ class KnownRows:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Of the processor, where more than text is read."""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Fields of a fresh model's configuration that follow from plain rows."""
+        if self.modality == "text":
+            return {"vocab_size": self.vocab_size, "max_position_embeddings": self.row_tokens}
+        return {name: self.facts[name] for name in ("num_channels", "image_size")}
+
     def plan(self, spec: TrainSpec) -> TrainPlan | None:
         """None when the duration is in epochs, of which the length is not known."""
         amounts = (spec.duration, spec.checkpoint.every, spec.validate_every, spec.log_every)
@@ -50,7 +58,7 @@ class KnownRows:
         )
 
 
-def packed_rows(
+def plain_rows(
     spec: TrainSpec, prepare: PrepareSpec | None, progress: Progress, base_dir: Path
 ) -> KnownRows:
     """What pretraining reads.
@@ -62,13 +70,20 @@ def packed_rows(
         NotPlannedError: nothing tells how the rows will be.
     """
     if progress.data:
-        length = progress.data[0].artifact.content["sequence_length"]
-        return _counted(progress.data, length)
+        content = progress.data[0].artifact.content
+        known, facts = (
+            _counted(progress.data, content["sequence_length"] or 1),
+            content["processor"],
+        )
+        return known if facts["modality"] == "text" else _whole("image", facts, known)
     if prepare is None:
         why = progress.unknown.get("prepare", "no such dataset")
         raise NotPlannedError(f"nothing is known of pretrain.data ({why})")
-    tokens = _estimate_tokens(prepare, base_dir)
-    length = prepare.sequence_length
+    text = prepare.text
+    if prepare.image is not None:
+        return _whole("image", prepare.image.facts)
+    assert text is not None, "the spec has one of the two"
+    tokens, length = _estimate_tokens(prepare, base_dir), text.length
     rows = None if tokens is None else max(1, round(tokens / length))
     words = "not prepared, and its sources cannot be read from here"
     if rows is not None:
@@ -77,18 +92,24 @@ def packed_rows(
         words += f": {many(rows, 'row')}, which would not fill a step of {spec.global_batch}"
     return KnownRows(
         row_tokens=length,
-        vocab_size=_vocab_size(prepare, base_dir),
+        vocab_size=_vocab_size(text.tokenizer, base_dir),
         rows_per_epoch=rows,
         tokens_per_row=float(length),
         words=words,
     )
 
 
-def example_rows(spec: FinetuneSpec, progress: Progress) -> KnownRows:
-    """What fine-tuning reads. Raises as `packed_rows`."""
+def example_rows(
+    spec: FinetuneSpec, progress: Progress, before: KnownRows | None = None
+) -> KnownRows:
+    """What fine-tuning reads. Raises as `plain_rows`.
+
+    Args:
+        before: what the job's own pretraining reads, where the base is that.
+    """
     task = make_task(spec.task)
     if task.modality != "text":
-        return _files(spec, task, progress)
+        return _files(spec, task, progress, before)
     artifact = progress.complete.get("examples")
     if artifact is not None:
         return _counted(mixture_of(artifact), task.longest_row(spec.max_length))
@@ -102,36 +123,49 @@ def example_rows(spec: FinetuneSpec, progress: Progress) -> KnownRows:
     )
 
 
-def _files(spec: FinetuneSpec, task: Task, progress: Progress) -> KnownRows:
-    """Each is one row, which counts as one of what throughput is measured in."""
+def _files(
+    spec: FinetuneSpec, task: Task, progress: Progress, before: KnownRows | None
+) -> KnownRows:
     artifact = progress.complete.get("examples")
     processor = task.fresh_processor()
     if progress.base is not None:
         read = task.reading_as(progress.base.location)
         read.adapt_processor({})  # none but texts have files
         processor = read.processor
-    if processor is None:
+    facts = processor.facts() if processor is not None else before.facts if before else {}
+    if not facts:
         why = progress.unknown.get("finetune", "it is not there")
         raise NotPlannedError(f"nothing is known of finetune.base ({why})")
     known = _counted(mixture_of(artifact), 1) if artifact is not None else None
+    return _whole(task.modality, facts, known)
+
+
+def _whole(modality: str, facts: Mapping[str, Any], known: KnownRows | None = None) -> KnownRows:
+    """Of rows that are a whole image or sound each, which counts as one of what throughput is
+    measured in.
+
+    Args:
+        facts: of the processor.
+        known: the counts of a complete dataset.
+    """
     return KnownRows(
         row_tokens=1,
         vocab_size=0,
         rows_per_epoch=known.rows_per_epoch if known else None,
         tokens_per_row=1.0,
-        words=known.words.replace("tokens", task.processor_class().unit)
+        words=known.words.replace("tokens", processor_of(modality).unit)
         if known
         else "not prepared: how many rows there are is not known",
-        modality=task.modality,
-        facts=processor.facts(),
+        modality=modality,
+        facts=facts,
     )
 
 
-def _vocab_size(prepare: PrepareSpec, base_dir: Path) -> int:
-    if prepare.tokenizer.vocab_size is not None:
-        return prepare.tokenizer.vocab_size
-    assert prepare.tokenizer.load is not None, "the spec has exactly one of the two"
-    place = find_tokenizer(prepare.tokenizer.load, base_dir)
+def _vocab_size(spec: TokenizerSpec, base_dir: Path) -> int:
+    if spec.vocab_size is not None:
+        return spec.vocab_size
+    assert spec.load is not None, "the spec has exactly one of the two"
+    place = find_tokenizer(spec.load, base_dir)
     content = (place / "tokenizer.json").read_json()
     added: list[int] = [token["id"] + 1 for token in content.get("added_tokens", ())]
     return max(len(content["model"]["vocab"]), *added, 0)

@@ -36,13 +36,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _prepare(spec: PrepareSpec) -> str:
+    sources, text = _listed([source.path for source in spec.sources]), spec.text
+    if spec.image is not None:
+        return f"{sources}; images of {spec.image.size} pixels, {spec.image.channels} channels"
+    assert text is not None, "the spec has one of the two"
     tokenizer = (
-        f"vocabulary of {spec.tokenizer.vocab_size}"
-        if spec.tokenizer.vocab_size
-        else f"tokenizer of {shorten(spec.tokenizer.load or '')}"
+        f"vocabulary of {text.tokenizer.vocab_size}"
+        if text.tokenizer.vocab_size
+        else f"tokenizer of {shorten(text.tokenizer.load or '')}"
     )
-    sources = _listed([source.path for source in spec.sources])
-    return f"{sources}; {tokenizer}; rows of {spec.sequence_length} tokens"
+    return f"{sources}; {tokenizer}; rows of {text.length} tokens"
 
 
 def _pretrain(spec: PretrainSpec, cluster: ClusterSpec) -> str:

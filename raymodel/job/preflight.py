@@ -35,6 +35,7 @@ from raymodel.model.purpose import find_task, model_location
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
+from raymodel.tasks.base import Task
 from raymodel.tasks.files import read_files
 from raymodel.tasks.spec import AnyTask
 from raymodel.train.base import BaseModel, resolve_base
@@ -204,8 +205,12 @@ class _Look:
             for artifact, _ in mixture[:1]:  # the rest is alike
                 content = artifact.content
                 facts, row_tokens = content["processor"], content["sequence_length"]
-                self._check_tokens("pretrain", artifact.location, facts, row_tokens)
-                self._check_sizes(facts["vocab_size"], row_tokens)
+                other = find_other_modality(get_task(spec.objective.name), facts["modality"])
+                if other is not None:
+                    self._add("pretrain", f"{artifact.location}: {other}")
+                elif row_tokens is not None:
+                    self._check_tokens("pretrain", artifact.location, facts, row_tokens)
+                    self._check_sizes(facts["vocab_size"], row_tokens)
 
     def _rows(self, stage: str, spec: TrainSpec | None, progress: Progress) -> None:
         """That rows which can be counted already fill the steps that are made of them."""
@@ -267,19 +272,19 @@ class _Look:
             self._judge_tokenizer_of_examples(answer)
 
     def _judge_tokenizer(self, answer: Answer) -> None:
-        prepare = self.job.prepare
-        assert prepare is not None, "the caller looked"
+        text = self.job.prepare.text if self.job.prepare else None
+        assert text is not None, "the caller looked"
         if answer.end_of_text is None:
             self._add(
                 "prepare",
-                f"the tokenizer {prepare.tokenizer.load!r} has no end-of-text token; documents are "
+                f"the tokenizer {text.tokenizer.load!r} has no end-of-text token; documents are "
                 "packed with one between them. Set `eos_token` in its tokenizer_config.json",
             )
-        where = f"the tokenizer {prepare.tokenizer.load!r}"
+        where = f"the tokenizer {text.tokenizer.load!r}"
         facts = {"mask": answer.mask, "sentinels": answer.sentinels}
-        self._check_tokens("prepare", where, facts, prepare.sequence_length)
+        self._check_tokens("prepare", where, facts, text.length)
         if self.job.pretrain and self.job.pretrain.data is None:
-            self._check_sizes(answer.vocab_size or 0, prepare.sequence_length)
+            self._check_sizes(answer.vocab_size or 0, text.length)
 
     def _judge_tokenizer_of_examples(self, answer: Answer) -> None:
         spec = self.job.finetune
@@ -343,6 +348,18 @@ class _Look:
                 f"{', '.join(str(artifact.location) for artifact, _ in mixture)} hold no documents "
                 "out, and training is validated on some; prepare one with a `holdout` above 0"
             )
+
+
+def find_other_modality(task: type[Task], modality: str) -> str | None:
+    """Why a task cannot be pretrained on rows of a modality; None where it can."""
+    if task.modality == modality:
+        return None
+    fix = (
+        "give `prepare` an `image` in place of `tokenizer` and `sequence_length`"
+        if task.modality == "image"
+        else "give `prepare` a `tokenizer` and a `sequence_length`"
+    )
+    return f"{task.name} learns from {task.modality}, and the rows are of {modality}; {fix}"
 
 
 def question_of(task: AnyTask, base_dir: Path) -> Question:

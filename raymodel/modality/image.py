@@ -21,7 +21,7 @@ from raymodel.modality.base import ModelFields, Processor
 from raymodel.modality.image_config import Resample, read_config, write_config
 from raymodel.modality.image_decode import as_array, as_image, decode_image, shrink_image
 from raymodel.modality.mix import Mix
-from raymodel.modality.spec import AugmentSpec
+from raymodel.modality.spec import AugmentSpec, ImageSpec
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
@@ -71,6 +71,17 @@ class ImageProcessor(Processor):
                 f"{self.size} cannot be cut out of an image of {self.scale_to}; it must be the "
                 "smaller one; make crop_size smaller or size larger"
             )
+
+    @classmethod
+    def fresh(cls, spec: ImageSpec) -> ImageProcessor:
+        """For a model without a base."""
+        each = spec.channels
+        return cls(
+            size=(spec.size, spec.size),
+            channels=each,
+            mean=(spec.mean,) * each,
+            std=(spec.std,) * each,
+        )
 
     @classmethod
     def load(cls, place: Location) -> ImageProcessor:

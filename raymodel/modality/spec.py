@@ -33,6 +33,11 @@ class ImageSpec(Spec):
     std: float = Field(default=0.5, gt=0, le=1)
     """By which they are divided then."""
 
+    @property
+    def facts(self) -> dict[str, int]:
+        """As `ImageProcessor.facts` has them."""
+        return {"num_channels": self.channels, "image_size": self.size}
+
 
 class AugmentSpec(Spec):
     """Changes of images that leave what they show the same, and mixtures of two. Everything is off

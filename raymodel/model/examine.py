@@ -33,7 +33,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
-_FORMAT = 4  # of questions and answers
+_FORMAT = 5  # of questions and answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class Question:
     """Of a fresh model: the fields of its configuration."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Of a fresh model: what follows from the data, for architectures that have such a field."""
+    takes_over: bool = False
+    """Of a fresh model: whether another task pretrained it before."""
     folder: Location | None = None
     """Of a Hugging Face folder."""
     trains: bool = True
@@ -70,6 +72,7 @@ class Question:
             "architecture": self.architecture,
             "fields": dict(self.fields),
             "sizes": dict(self.sizes),
+            "takes_over": self.takes_over,
             "folder": self.folder.uri if self.folder else None,
             "trains": self.trains,
             "adapters": [adapter.to_dict() for adapter in self.adapters],

@@ -69,7 +69,7 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         return
     task = _task(question)
     if folder is None:
-        model = _fresh(question["architecture"], question["sizes"], question["fields"], task)
+        model = _fresh(question, task)
         found["config"] = _plain(model.config)
     elif question["trains"]:
         found["config"] = _plain(read_config(folder, task))
@@ -129,16 +129,15 @@ def _task(question: Mapping[str, Any]) -> Task:
     return kind(spec, labels=[str(index) for index in range(counting["labels"])])
 
 
-def _fresh(
-    architecture: str, sizes: Mapping[str, int], fields: Mapping[str, Any], task: Task
-) -> PreTrainedModel:
+def _fresh(question: Mapping[str, Any], task: Task) -> PreTrainedModel:
+    architecture, sizes, fields = (question[name] for name in ("architecture", "sizes", "fields"))
     if architecture == OWN:
         return outline_own(own_config(fields, task, None), task)
     known = known_fields(architecture) if sizes else set()
     made = {name: size for name, size in sizes.items() if name in known}
     said = with_arguments(architecture, dict(fields), task)
     config = build_config(architecture, {**made, **said})
-    return outline_config(config, task)
+    return outline_config(task.takes_over(config) if question["takes_over"] else config, task)
 
 
 def _describe(processor: Processor, found: dict[str, Any]) -> None:

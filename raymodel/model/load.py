@@ -174,6 +174,7 @@ def _config_of(folder: Location, task: Task) -> Iterator[tuple[PretrainedConfig,
             config = transformers.AutoConfig.from_pretrained(
                 local, local_files_only=True, trust_remote_code=False, **arguments
             )
+            config = task.takes_over(config)
             if isinstance(config, OwnConfig):
                 check_source(folder, config)
             else:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from raymodel.modality import processor_of
 from raymodel.tasks.fields import Fields
+from raymodel.tasks.likelihood import likelihood_scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,8 +54,8 @@ AnswerKind = Literal[
 probabilities of all. `labels`: any number of classes, with the probability of each. `score`: a
 number. `spans`: runs of words with a class each. `fills`: what may stand at each hidden place of a
 text, and the text with the most probable. `extract`: a piece of a text. `vector`:
-numbers that stand for a text. `scores`: how relevant documents are to a query. Routes of the server
-and its page follow from it."""
+numbers that stand for a text, or an image. `scores`: how relevant documents are to a query. Routes
+of the server and its page follow from it."""
 WRITTEN: frozenset[AnswerKind] = frozenset({"stream", "text"})
 """Answers that are made token by token, which takes long."""
 
@@ -178,8 +179,9 @@ class Task(ABC):
     """What stands in the `labels` of a batch for a target that must bear no loss."""
     cuts_rows: ClassVar[bool] = False
     """Whether it has a `sequence_part`, so that several workers can share a row."""
-    learns_from_text: ClassVar[bool] = False
-    """Whether it can be an objective of pretraining: whether `collate` takes packed rows."""
+    can_pretrain: ClassVar[bool] = False
+    """Whether it can be an objective of pretraining: whether `collate` takes the plain rows of its
+    modality, as `prepare` makes them."""
     needs_encoder: ClassVar[bool] = False
     """Whether its models must see what follows a token: whether no decoder can do it."""
     logits: ClassVar[str | None] = None
@@ -240,7 +242,7 @@ class Task(ABC):
     def has_counted_head(cls) -> bool:
         """Whether its head is over the vocabulary or over classes: the formulas of `model/count.py`
         have these."""
-        return cls.learns_from_text or cls.draws_head
+        return cls.can_pretrain or cls.draws_head
 
     def fresh_processor(self) -> Processor | None:
         """The processor for a model without a base; None where the data has to bring one."""
@@ -321,6 +323,15 @@ class Task(ABC):
 
     # ---- the model ---------------------------------------------------------------------------
 
+    def takes_over(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The configuration of what does the task with the weights of a base.
+
+        That of the base, unless an architecture was pretrained under a name of its own: then of the
+        one that has the same weights under the same names. What the base has besides is left
+        behind, and what it lacks is a head that fine-tuning draws.
+        """
+        return config
+
     @classmethod
     def is_named_by(cls, config: Mapping[str, Any]) -> bool:
         """Whether a folder's config.json, of which an architecture fits, says that it is this task
@@ -377,8 +388,9 @@ class Task(ABC):
     # ---- size --------------------------------------------------------------------------------
 
     def longest_row(self, max_length: int) -> int:
-        """Tokens of the longest example, where `features` is given this `max_length`."""
-        return max_length
+        """Tokens of the longest example, where `features` is given this `max_length`. Images and
+        sounds have none, and count as one."""
+        return max_length if self.modality == "text" else 1
 
     def forward_lengths(self, tokens: int, max_length: int | None) -> dict[str, int]:
         """Argument of the model's forward → its length, for a row of text of so many tokens.
@@ -389,6 +401,19 @@ class Task(ABC):
         return {"input_ids": tokens, "attention_mask": tokens}
 
     # ---- readings and answers ----------------------------------------------------------------
+
+    def measure_loss(self, loss: float, num_targets: int, num_bytes: int) -> dict[str, float]:
+        """Those of `measures` that need the loss. Must load neither torch nor transformers.
+
+        Args:
+            loss: the sum over all targets, as `loss` gives it: nats of a likelihood by default.
+            num_targets: that bear it.
+            num_bytes: of their text.
+
+        Raises:
+            ValueError: there is no target.
+        """
+        return likelihood_scores(loss, num_targets, num_bytes)
 
     def readings(self, model: PreTrainedModel, rows: Columns) -> list[Reading]:
         """What a model makes of B examples; for `base_readings`, and measures that need them.

@@ -53,7 +53,7 @@ class CausalLM(DocumentTask):
     )
     answers = "stream"
     cuts_rows = True
-    learns_from_text = True
+    can_pretrain = True
     apart_architectures: ClassVar[tuple[str, ...]] = DECODERS
 
     def check_model(self, config: PretrainedConfig) -> None:

@@ -67,7 +67,9 @@ Fields = Mapping[str, Field]
 """By role. The first is what the model is given: equal ones fall on one side of the holdout."""
 
 PLAIN_TEXT: Fields = MappingProxyType({"text": Field(kind="text", default="{text}")})
-"""What `prepare` reads."""
+PLAIN_IMAGE: Fields = MappingProxyType({"image": Field(kind="image", default="image")})
+PLAIN: Mapping[str, Fields] = MappingProxyType({"text": PLAIN_TEXT, "image": PLAIN_IMAGE})
+"""What `prepare` reads, by the modality of its rows."""
 
 
 def used_fields(fields: Fields, sources: Sequence[SourceSpec]) -> Fields:

@@ -48,7 +48,7 @@ class MaskedLM(DocumentTask):
     measures = MappingProxyType({"perplexity": Measure(needs="loss", higher_is_better=False)})
     answers = "fills"
     logits = "BTV"
-    learns_from_text = True
+    can_pretrain = True
     needs_encoder = True
     apart_architectures = ENCODERS
 

@@ -43,7 +43,7 @@ class PairTask(CausalLM):
         }
     )
     cuts_rows = False  # the loss of a pair is no sum over its tokens
-    learns_from_text = False
+    can_pretrain = False
     apart_architectures: ClassVar[tuple[str, ...]] = ()  # each side is a row of its own
 
     @property

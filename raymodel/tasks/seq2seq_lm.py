@@ -62,7 +62,7 @@ class Seq2SeqLM(Task):
         }
     )
     answers = "text"
-    learns_from_text = True
+    can_pretrain = True
     needs_encoder = True
 
     def check_model(self, config: PretrainedConfig) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class TemplatedTask(CausalLM):
     """A causal language model that learns conversations, and is served with the same template."""
 
-    learns_from_text = False
+    can_pretrain = False
 
     def adapt_processor(self, files: Mapping[str, str]) -> None:
         """The tokenizer gets the template that the job names."""

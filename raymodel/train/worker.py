@@ -129,11 +129,11 @@ def _about(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any]:
 def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[str, Any] | None:
     """For the advice when memory runs out; None where nothing can be counted."""
     spec, config = work.spec, engine.deepspeed.module.config
-    adapter, row_tokens, max_length = None, dataset.sequence_length, None
+    # An image counts as one of what rows are counted in.
+    adapter, row_tokens, max_length = None, dataset.sequence_length or 1, None
     if isinstance(spec, FinetuneSpec):
         adapter, max_length = spec.adapter, spec.max_length
         row_tokens = engine.task.longest_row(max_length)
-    assert row_tokens is not None, "pretraining reads packed rows"
     setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
     shape = find_shape(
         config, engine.task, setup, adapter=adapter, row_tokens=row_tokens, max_length=max_length

@@ -258,3 +258,17 @@ def test_what_is_no_rows_of_tokens_is_refused(first: Artifact) -> None:
     examples = first.content | {"sequence_length": None, "task": "causal_lm"}
     with pytest.raises(ArtifactError, match="holds labelled examples"):
         check_mixture(mixture_of(holding(examples)))
+
+
+def test_images_are_mixed_with_images_that_a_model_is_given_alike_alone(first: Artifact) -> None:
+    def of_images(sha256: str, fingerprint: str) -> Artifact:
+        processor = {"modality": "image", "folder": "data/processor", "sha256": sha256}
+        content = first.content | {"sequence_length": None, "processor": processor}
+        manifest = replace(first.manifest, content=content, fingerprint=fingerprint)
+        return replace(first, manifest=manifest)
+
+    images = WeightedArtifact(of_images("a", "1" * 16))
+    check_mixture((images, WeightedArtifact(of_images("a", "2" * 16))))
+    for other in (of_images("b", "3" * 16), first):
+        with pytest.raises(ArtifactError, match="must be of one kind, and images of one size"):
+            check_mixture((images, WeightedArtifact(other)))

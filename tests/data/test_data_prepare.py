@@ -160,6 +160,31 @@ def test_a_split_without_rows_is_named(recipe: Recipe, place: Location, execute:
         dataset_of(place, content, "holdout")
 
 
+def test_a_share_leaves_out_what_is_trained_on_alone_and_a_larger_one_holds_it(
+    recipe: Recipe, tmp_path: Path, execute: Execute
+) -> None:
+    kept, held = list[set[str]](), list[list[str]]()
+    for share in (0.2, 0.6, 1.0):
+        source = recipe.sources[0].model_copy(update={"share": share})
+        place = Location.parse(str(tmp_path / f"{share}"))
+        one = replace(recipe, sources=(source,), max_left_out=0.1)
+        content = prepare_dataset(one, place, execute, lambda text: None)
+        kept.append(set(decode_all(place, content, "train")))
+        held.append(sorted(decode_all(place, content, "holdout")))
+        left_out = content["left_out"].get("beyond the share of its source", 0)
+        assert left_out + len(kept[-1]) + len(held[-1]) + content["duplicates"] == 120
+    assert kept[0] < kept[1] < kept[2]
+    assert 10 <= len(kept[0]) <= 35
+    assert 50 <= len(kept[1]) <= 80
+    assert held[0] == held[1] == held[2]
+
+
+def test_a_whole_source_has_the_fingerprint_that_it_had_before_there_were_shares() -> None:
+    whole, part = (SourceSpec(path="a", share=share) for share in (1.0, 0.5))
+    assert "share" not in whole.identity()
+    assert part.identity()["share"] == 0.5
+
+
 # ---- labelled examples ---------------------------------------------------------------------------
 
 

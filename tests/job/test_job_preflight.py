@@ -276,7 +276,7 @@ def prepared(name: str) -> None:
         split: {"rows": rows, "tokens": 16 * rows, "parts": [{}] * rows}
         for split, rows in (("train", 1), ("holdout", 0))
     }
-    tokenizer = {"vocab_size": 300, "sha256": "0"}
+    tokenizer = {"modality": "text", "vocab_size": 300, "sha256": "0"}
     place = Location.parse("runs/other/prepare") / "0123456789abcdef"
     (place / "data/x").write_text("x")
     commit_manifest(

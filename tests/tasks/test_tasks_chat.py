@@ -198,7 +198,7 @@ def test_a_folder_that_names_no_task_is_a_causal_lms(tmp_path: Path) -> None:
     model = build_tiny_llama()
     model.save_pretrained(tmp_path)
     assert find_task(Location.parse(str(tmp_path))) == "causal_lm"
-    assert not get_task("chat").learns_from_text
+    assert not get_task("chat").can_pretrain
 
 
 # ---- from training to a served answer ------------------------------------------------------------

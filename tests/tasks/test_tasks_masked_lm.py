@@ -358,7 +358,7 @@ def test_what_is_loaded_is_looked_at_before_the_first_stage(name, tmp_path: Path
             reads.save(Location.parse(str(place)))
         else:
             content = {
-                "processor": {**reads.facts(), "sha256": "0"},
+                "processor": {"modality": "text", **reads.facts(), "sha256": "0"},
                 "sequence_length": 128,
                 "splits": {split: {"parts": [1]} for split in ("train", "holdout")},
             }
