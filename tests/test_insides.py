@@ -86,6 +86,8 @@ INSIDES: dict[str, tuple[str, ...]] = {
     ),
     "model/export.py": ("transformers:PreTrainedModel._keys_to_ignore_on_save",),
     "model/initial.py": (
+        "transformers.models.vit_mae.modeling_vit_mae:ViTMAEDecoder.initialize_weights",
+        "transformers.models.vit_mae.modeling_vit_mae:ViTMAEDecoder~decoder_pos_embed",
         "transformers:PreTrainedModel._init_weights",
         "transformers.initialization:guard_torch_init_functions",
         "transformers.initialization:_is_hf_initialized?",
@@ -136,6 +138,9 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.serve.context:_get_global_client",
     ),
     "serve/slots.py": ("transformers.cache_utils:CacheLayerMixin",),
+    "tasks/autoencoder.py": (
+        "transformers.models.vit_mae.modeling_vit_mae:ViTMAEEmbeddings.random_masking",
+    ),
     "tasks/own.py": ("inspect:signature",),  # of a user's function
     "tasks/speech_ctc.py": (
         "transformers:Wav2Vec2PreTrainedModel._get_feat_extract_output_lengths",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -81,6 +81,7 @@ class InitialWeights:
         with seeded(self._seed, name), guard_torch_init_functions():
             for head, part in _with_ancestors(self._model, name):
                 head._init_weights(part)  # type: ignore[no-untyped-call]
+            _LAST_WORDS.get(type(module).__name__, lambda module: None)(module)
         drawn = _exchange(module, weightless)
         for key, tensor in drawn.items():
             if tensor.is_floating_point() and bool(tensor.isnan().any()):
@@ -90,6 +91,17 @@ class InitialWeights:
                 )
         prefix = f"{name}." if name else ""
         return {f"{prefix}{key}": tensor.detach() for key, tensor in drawn.items()}
+
+
+def _draw_decoder_of_mae(module: Any) -> None:
+    """The constructor of ViTMAE's decoder writes positions and draws what stands for a hidden
+    patch. `_init_weights` of transformers 5.24 then writes zeros over both: such a decoder does not
+    know where it paints, and would never learn it, since the positions are frozen."""
+    module.initialize_weights(module.decoder_pos_embed.shape[1] - 1)
+
+
+_LAST_WORDS: Mapping[str, Callable[[Any], None]] = {"ViTMAEDecoder": _draw_decoder_of_mae}
+"""Modules that transformers' own rules leave without what they need → what gives it to them."""
 
 
 _Parts = Callable[[torch.Tensor], Sequence[torch.Tensor]]

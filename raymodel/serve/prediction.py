@@ -75,7 +75,7 @@ class PredictionService(Service):
                 router.post("/classify", response_model=ClassifyResponse)(self.classify)
             case "text", [_] if kinds == ["audio"]:
                 router.post("/v1/audio/transcriptions", response_model=None)(self.transcribe)
-            case "vector", [role]:
+            case "vector", [role] if kinds == ["text"]:
                 VectorRoutes(self, role).add_to(router)
             case "scores", [query, document]:
                 ScoreRoutes(self, (query, document)).add_to(router)

@@ -15,6 +15,7 @@ from raymodel.tasks.chat import Chat
 from raymodel.tasks.chat_preference import ChatPreference
 from raymodel.tasks.embedding import Embedding
 from raymodel.tasks.image_classification import ImageClassification
+from raymodel.tasks.masked_image import MaskedImage
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.own import own_measure, own_task
@@ -45,6 +46,7 @@ _ALL: tuple[type[Task], ...] = (
     TokenClassification,
     QuestionAnswering,
     ImageClassification,
+    MaskedImage,
     AudioClassification,
     SpeechRecognition,
     SpeechCTC,

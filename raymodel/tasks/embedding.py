@@ -11,6 +11,7 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measu
 from raymodel.tasks.fields import Field
 from raymodel.tasks.spec import AnyTask, EmbeddingSpec
 from raymodel.tasks.texts import drawn_negatives, find_empty, key_of, texts_of, texts_schema
+from raymodel.tasks.vectors import vector_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -217,6 +218,4 @@ class Embedding(Task):
     @staticmethod
     def answer_text(answer: Answer) -> str:
         """Such as `384 numbers (0.031, -0.120, 0.005, …)`."""
-        vector = answer["embedding"]
-        shown = ", ".join(f"{number:.3f}" for number in vector[:3])
-        return f"{len(vector)} numbers ({shown}, …)"
+        return vector_text(answer["embedding"])

@@ -10,22 +10,17 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sampl
 from raymodel.tasks.classification import Classification
 from raymodel.tasks.fields import Field
 from raymodel.tasks.label import number_of
+from raymodel.tasks.pictures import GREY_SQUARE, image_example, image_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from raymodel.chance import Draw
     from raymodel.modality.image import ImageProcessor
     from raymodel.modality.mix import Mix
     from raymodel.tasks.spec import ImageClassificationSpec
-
-_GREY = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEE"
-    "lEQVR42mNsYIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
-)
-"""A grey square of 8 pixels as PNG."""
 
 
 class ImageClassification(Classification):
@@ -54,21 +49,20 @@ class ImageClassification(Classification):
         """As the job says what images are; None where it leaves that to a base."""
         from raymodel.modality.image import ImageProcessor
 
-        image = self._said.image
-        if image is None:
-            return None
-        return ImageProcessor(
-            size=(image.size, image.size),
-            channels=image.channels,
-            mean=(image.mean,) * image.channels,
-            std=(image.std,) * image.channels,
-        )
+        return None if self._said.image is None else ImageProcessor.fresh(self._said.image)
+
+    def takes_over(self, config: PretrainedConfig) -> PretrainedConfig:
+        """A ViT where the base is the encoder of a masked autoencoder, whose decoder stays
+        behind."""
+        from raymodel.tasks.autoencoder import without_decoder
+
+        return without_decoder(config)
 
     def schema(self) -> pa.Schema:
         """`image` binary, encoded as in its source; `label` int32."""
         import pyarrow as pa
 
-        return pa.schema([("image", pa.binary()), ("label", pa.int32())])
+        return image_schema().append(pa.field("label", pa.int32()))
 
     def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
         """The encoded image, once it was seen to be whole.
@@ -76,16 +70,11 @@ class ImageClassification(Classification):
         Raises:
             ValueError: the label is not one of `labels`.
         """
-        from raymodel.modality.image_decode import ImageError
-
-        try:
-            self.processor.check(values["image"])
-        except ImageError as error:
-            return LeftOut(error.reason)
-        features = {"image": values["image"]}
-        if "label" in values:
-            features["label"] = number_of(values["label"], self.labels)
-        return Example(features=features)
+        found = image_example(values, self.processor)
+        if isinstance(found, LeftOut) or "label" not in values:
+            return found
+        label = number_of(values["label"], self.labels)
+        return Example(features={**found.features, "label": label})
 
     def collate(self, rows: Columns, draw: Draw | None = None) -> dict[str, torch.Tensor]:
         """`pixel_values` (B, channels, height, width); `labels` (B,), where rows have labels. Of
@@ -150,4 +139,4 @@ class ImageClassification(Classification):
     @classmethod
     def example_request(cls) -> dict[str, Any]:
         """A grey square."""
-        return {"image": _GREY}
+        return {"image": GREY_SQUARE}

@@ -1,19 +1,16 @@
-"""What the tasks share that are given images: from files to what lies in a row, and to a batch."""
+"""What the tasks share that are given images: from files to what lies in a row."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from raymodel.tasks.base import Columns, Example, LeftOut
+from raymodel.tasks.base import Example, LeftOut
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import torch
 
-    from raymodel.chance import Draw
     from raymodel.modality.image import ImageProcessor
-    from raymodel.modality.spec import AugmentSpec
 
 GREY_SQUARE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEE"
@@ -38,15 +35,3 @@ def image_example(values: Mapping[str, Any], processor: ImageProcessor) -> Examp
     except ImageError as error:
         return LeftOut(error.reason)
     return Example(features={"image": values["image"]})
-
-
-def pixel_values(
-    rows: Columns, processor: ImageProcessor, augment: AugmentSpec, draw: Draw | None
-) -> torch.Tensor:
-    """(B, channels, height, width) on the CPU; changed by chance where there is a `draw`."""
-    import torch
-
-    pixels = processor.pixels_of(
-        list(rows["image"]), augment=augment, draw=draw, threads=torch.get_num_threads()
-    )
-    return torch.from_numpy(pixels)

@@ -298,6 +298,32 @@ class ImageClassificationSpec(AnyTask):
         return self.augment.mixup + self.augment.cutmix > 0
 
 
+class MaskedImageSpec(AnyTask):
+    """Paint what is hidden of an image, from the patches that are left: learns from images without
+    labels what a classifier can start from (MAE, arXiv:2111.06377).
+
+    How much is hidden, the size of a patch, and whether each is compared after its own mean and
+    deviation are taken out, the configuration of the model says: `mask_ratio`, `patch_size` and
+    `norm_pix_loss`.
+    """
+
+    name: Literal["masked_image"] = "masked_image"
+    """Which task."""
+    augment: Annotated[AugmentSpec, OF_TRAINING] = AugmentSpec()
+    """How training changes what it is shown, by chance; nothing is changed by default. MAE takes
+    `crop: 0.2` and `flip: true` for photographs, and no more. Images are not mixed."""
+
+    @model_validator(mode="after")
+    def _mixes_nothing(self) -> MaskedImageSpec:
+        mixed = [name for name in ("mixup", "cutmix") if getattr(self.augment, name)]
+        if mixed:
+            raise ValueError(
+                f"augment.{mixed[0]} mixes two images and their labels, and masked_image has no "
+                "labels; leave it out"
+            )
+        return self
+
+
 class TokenClassificationSpec(AnyTask):
     """One tag of a fixed set for each word of a text."""
 
@@ -409,6 +435,7 @@ AnyTaskSpec = (
     | TokenClassificationSpec
     | QuestionAnsweringSpec
     | ImageClassificationSpec
+    | MaskedImageSpec
     | EmbeddingSpec
     | RankingSpec
     | AudioClassificationSpec
