@@ -14,10 +14,14 @@ from tiny_runs import commit_dataset, losses, records, train_here, train_until, 
 from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
 from raymodel.data.rows import RowKind
+from raymodel.data.shard import open_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.evaluate.measure import choose_held_out, combine, measure_part
+from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.modality.image import ImageProcessor
 from raymodel.model.load import load_for_use
 from raymodel.storage.uri import Location
+from raymodel.tasks.masked_image import MaskedImage
 from raymodel.tasks.spec import ImageClassificationSpec
 from raymodel.testing.distributed import run_distributed
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
@@ -47,7 +51,7 @@ SPEC = {
     "precision": "fp32",
     "log_every": "1 step",
     "validate_every": "4 steps",
-    "validate_rows": 8,
+    "validate_rows": 100,
     "checkpoint": {"every": "4 steps"},
 }
 STOP = 5
@@ -98,6 +102,15 @@ def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
     return load_file((work.run / "model/model.safetensors").local_path)
 
 
+def reconstruction_error(work: TrainWork) -> float | None:
+    """As the evaluation finds it on all that was held out."""
+    held_out = {"data": open_dataset(work.dataset, "holdout")}
+    spec = EvaluateSpec(metrics=("reconstruction_error",))
+    part = measure_part(work.run.local_path / "model", work.task, held_out, spec)
+    measured = combine("masked_image", [part], choose_held_out(MaskedImage(), held_out), spec)
+    return measured.metrics["reconstruction_error"]
+
+
 def assert_same(work: TrainWork, expected: TrainWork, steps: int) -> None:
     np.testing.assert_allclose(losses(work)[-steps:], losses(expected)[-steps:], rtol=2e-4)
     weights = weights_of(expected)
@@ -121,6 +134,7 @@ def test_any_number_of_workers_hides_and_learns_the_same(dataset, tmp_path):
     assert records(alone, "metrics")[-1]["tokens"] == 8 * 7, "an image counts as one"
     frozen = weights_of(alone)["vit.embeddings.position_embeddings"]
     assert len({tuple(row) for row in frozen[0].tolist()}) == 5, "positions are not lost"
+    assert reconstruction_error(alone) == pytest.approx(validation(alone)[-1], rel=1e-4)
     shared = work_of(dataset, tmp_path / "2", micro_batch=2, parallel={"zero": 3})
     run_distributed(train_here, 2, shared, init=False)
     assert_same(shared, alone, 8)
