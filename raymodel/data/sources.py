@@ -109,8 +109,9 @@ def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[st
     Raises:
         SourceError: a source is missing, or the tokenizer.
     """
+    tokenizer = spec.tokenizer and tokenizer_identity(spec.tokenizer, base_dir)
     return spec.identity() | {
-        "tokenizer": tokenizer_identity(spec.tokenizer, base_dir),
+        "tokenizer": tokenizer,
         "rows_version": ROWS_VERSION,
         "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
     }

@@ -137,8 +137,7 @@ class _Stage:
             shape = self._shape(spec, data, *self._fresh(data))
         else:
             assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
-            before = self.job.pretrain if spec.starts_from_pretrain else None
-            data = example_rows(spec, self.progress, self._plain(before) if before else None)
+            data = example_rows(spec, self.progress, self._before(spec))
             shape = self._tuned(spec, data)
         forecasts = tuple(
             forecast(
@@ -229,6 +228,11 @@ class _Stage:
             return question, config
         # A classifier looks for where its rows end; any id of the vocabulary will do for that.
         return replace(question, fields={"pad_token_id": 0, **question.fields}), config
+
+    def _before(self, spec: FinetuneSpec) -> KnownRows | None:
+        """What the base reads that the job has yet to make."""
+        waits = spec.starts_from_pretrain and self.progress.base is None
+        return self._plain(self.job.pretrain) if waits and self.job.pretrain else None
 
     def _plain(self, spec: PretrainSpec) -> KnownRows:
         return plain_rows(spec, self.job.prepare, self.progress, self.base_dir)

@@ -71,11 +71,9 @@ def plain_rows(
     """
     if progress.data:
         content = progress.data[0].artifact.content
-        known, facts = (
-            _counted(progress.data, content["sequence_length"] or 1),
-            content["processor"],
-        )
-        return known if facts["modality"] == "text" else _whole("image", facts, known)
+        known = _counted(progress.data, content["sequence_length"] or 1)
+        facts = content["processor"]
+        return known if facts["modality"] == "text" else _whole(facts["modality"], facts, known)
     if prepare is None:
         why = progress.unknown.get("prepare", "no such dataset")
         raise NotPlannedError(f"nothing is known of pretrain.data ({why})")
