@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from raymodel.chance import Chance
 from raymodel.modality.image_decode import as_array, as_image
-from raymodel.modality.spec import AugmentSpec
+from raymodel.modality.spec import IGNORED, AugmentSpec
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom: the last two are the first column and row outside."""
@@ -39,17 +41,43 @@ def augment(image: Pixels, spec: AugmentSpec, chance: Chance) -> Pixels:
     Returns:
         (H, W, C)
     """
+    return augment_with_mask(image, None, spec, chance)[0]
+
+
+def augment_with_mask(
+    image: Pixels, mask: Pixels | None, spec: AugmentSpec, chance: Chance
+) -> tuple[Pixels, Pixels | None]:
+    """The same of an image and its mask, by the same numbers: colours change in the image alone,
+    and what is erased is ignored in the mask.
+
+    Args:
+        image: as in `augment`.
+        mask: the number of a class in each pixel. (H, W, 1)
+    """
     if spec.shift:
-        image = _shifted(image, spec.shift, chance)
+        top, left = (int(number) for number in chance.integers(2 * spec.shift + 1, 2))
+        image, mask = _both(partial(_shifted, most=spec.shift, top=top, left=left), image, mask)
     if spec.flip and chance.is_true(0.5):
-        image = image[:, ::-1]
+        image, mask = _both(_mirrored, image, mask)
     if spec.rotate:
-        image = _rotated(image, spec.rotate, chance)
+        angle = math.radians(spec.rotate * (2 * chance.number() - 1))
+        image = _rotated(image, angle, Image.Resampling.BILINEAR)
+        mask = None if mask is None else _rotated(mask, angle, Image.Resampling.NEAREST)
     if spec.color:
         image = _recoloured(image, spec.color, chance)
     if spec.erase and chance.is_true(spec.erase):
-        image = _erased(image, chance)
-    return image
+        image, mask = _erased(image, mask, chance)
+    return image, mask
+
+
+def _both(
+    change: Callable[[Pixels], Pixels], image: Pixels, mask: Pixels | None
+) -> tuple[Pixels, Pixels | None]:
+    return change(image), None if mask is None else change(mask)
+
+
+def _mirrored(pixels: Pixels) -> Pixels:
+    return pixels[:, ::-1]
 
 
 def _rectangle(
@@ -66,15 +94,14 @@ def _rectangle(
     return left, top, left + wide, top + high
 
 
-def _shifted(image: Pixels, most: int, chance: Chance) -> Pixels:
+def _shifted(image: Pixels, most: int, top: int, left: int) -> Pixels:
     height, width, _ = image.shape
     padded = np.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
-    top, left = (int(number) for number in chance.integers(2 * most + 1, 2))
     return padded[top : top + height, left : left + width]
 
 
-def _rotated(image: Pixels, most_degrees: float, chance: Chance) -> Pixels:
-    angle = math.radians(most_degrees * (2 * chance.number() - 1))
+def _rotated(image: Pixels, angle: float, resample: Image.Resampling) -> Pixels:
+    """Turned by an angle in radians."""
     height, width, _ = image.shape
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)  # 0 at a right angle
     # So much of its surroundings a turned picture shows; one more pixel to interpolate with.
@@ -88,7 +115,7 @@ def _rotated(image: Pixels, most_degrees: float, chance: Chance) -> Pixels:
         (width, height),
         Image.Transform.AFFINE,
         (*from_x, *from_y),
-        resample=Image.Resampling.BILINEAR,
+        resample=resample,
     )
     return as_array(turned)
 
@@ -102,7 +129,7 @@ def _recoloured(image: Pixels, most: float, chance: Chance) -> Pixels:
     return as_array(ImageEnhance.Color(picture).enhance(saturation))
 
 
-def _erased(image: Pixels, chance: Chance) -> Pixels:
+def _erased(image: Pixels, mask: Pixels | None, chance: Chance) -> tuple[Pixels, Pixels | None]:
     height, width, channels = image.shape
     left, top, right, bottom = _rectangle(width, height, _ERASED, _ERASE_RATIO, chance)
     shape = bottom - top, right - left, channels
@@ -110,4 +137,7 @@ def _erased(image: Pixels, chance: Chance) -> Pixels:
     noise = chance.bits(-(-count // 8)).astype("<u8").view(np.uint8)[:count]
     erased = image.copy()
     erased[top:bottom, left:right] = noise.reshape(shape)
-    return erased
+    if mask is not None:
+        mask = mask.copy()
+        mask[top:bottom, left:right] = IGNORED
+    return erased, mask

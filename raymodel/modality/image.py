@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from PIL import Image
 
 from raymodel.chance import Chance, Draw
 from raymodel.errors import ArtifactError
-from raymodel.modality.augment import augment, random_crop
+from raymodel.modality.augment import augment_with_mask, random_crop
 from raymodel.modality.base import ModelFields, Processor
 from raymodel.modality.image_config import Resample, read_config, write_config
 from raymodel.modality.image_decode import as_array, as_image, decode_image, shrink_image
+from raymodel.modality.mask import Classes, scaled_mask
 from raymodel.modality.mix import Mix
 from raymodel.modality.spec import AugmentSpec, ImageSpec
 from raymodel.storage.uri import Location
@@ -187,7 +188,6 @@ class ImageProcessor(Processor):
         Raises:
             ImageError: of the first file that cannot be decoded.
         """
-        assert draw is None or len(draw) == len(datas), (draw, len(datas))
         made = np.empty((len(datas), self.channels, *self.size), np.float32)
 
         def fill(to: NDArray[np.float32], data: bytes, row: int, *purpose: str) -> None:
@@ -195,7 +195,7 @@ class ImageProcessor(Processor):
             if augment is None or draw is None:
                 pixels = as_array(self._middle(image))
             else:
-                pixels = self._changed(image, augment, draw.of_row(row, *purpose))
+                pixels, _ = self._changed(image, None, augment, draw.of_row(row, *purpose))
             self._normalise(pixels, to)
 
         def make(row: int) -> None:
@@ -206,21 +206,63 @@ class ImageProcessor(Processor):
                 fill(other, data, row, "partner")
                 mix.into(made[row], other)
 
-        if threads == 1:
-            for row in range(len(datas)):
-                make(row)
-        else:
-            with ThreadPoolExecutor(threads, "images") as pool:
-                list(pool.map(make, range(len(datas))))
+        assert draw is None or len(draw) == len(datas), (draw, len(datas))
+        _each(len(datas), make, threads)
         return made
 
-    def _changed(self, image: Image.Image, spec: AugmentSpec, chance: Chance) -> Pixels:
+    def pixels_with_masks(
+        self,
+        datas: Sequence[bytes],
+        masks: Sequence[Classes],
+        augment: AugmentSpec,
+        draw: Draw | None = None,
+        threads: int = 1,
+    ) -> tuple[NDArray[np.float32], Classes]:
+        """The same with the masks of the images, which go where their images go.
+
+        Args:
+            masks: one a row, each of the size of its image.
+            datas, augment, draw, threads: as of `pixels_of`.
+
+        Returns:
+            (B, C, H, W), and the numbers of the classes (B, H, W).
+        """
+        assert self.scale_to is None, "`whole` shows a model all of an image"
+        made = np.empty((len(datas), self.channels, *self.size), np.float32)
+        classes = np.empty((len(datas), *self.size), np.uint8)
+
+        def make(row: int) -> None:
+            image = decode_image(datas[row], self.channels)
+            if draw is None:
+                pixels, numbers = as_array(self._middle(image)), scaled_mask(masks[row], self.size)
+            else:
+                pixels, changed = self._changed(image, masks[row], augment, draw.of_row(row))
+                assert changed is not None, "a mask was given"
+                numbers = changed[..., 0]
+            self._normalise(pixels, made[row])
+            classes[row] = numbers
+
+        assert draw is None or len(draw) == len(datas), (draw, len(datas))
+        _each(len(datas), make, threads)
+        return made, classes
+
+    @property
+    def whole(self) -> Self:
+        """The same, but that it cuts nothing off: all of an image is scaled to `size`."""
+        return replace(self, scale_to=None)
+
+    def _changed(
+        self, image: Image.Image, mask: Classes | None, spec: AugmentSpec, chance: Chance
+    ) -> tuple[Pixels, Pixels | None]:
+        """(*size, C), and of the mask (*size, 1)."""
+        box = None
         if spec.crop < 1.0:
             box = random_crop(image.width, image.height, spec.crop, chance)
             image = image.resize(self.size[::-1], self._filter, box)
         else:
             image = self._middle(image)
-        return augment(as_array(image), spec, chance)
+        numbers = None if mask is None else scaled_mask(mask, self.size, box)[..., None]
+        return augment_with_mask(as_array(image), numbers, spec, chance)
 
     def _middle(self, image: Image.Image) -> Image.Image:
         """What `scale_to` and `size` leave of an image."""
@@ -254,6 +296,16 @@ class ImageProcessor(Processor):
         assert image.shape == (*self.size, self.channels), image.shape
         for channel, table in enumerate(self._table):
             np.take(table, image[..., channel], out=to[channel], mode="clip")  # "raise" copies
+
+
+def _each(count: int, make: Callable[[int], None], threads: int) -> None:
+    """Makes each row, several at a time."""
+    if threads == 1:
+        for row in range(count):
+            make(row)
+        return
+    with ThreadPoolExecutor(threads, "images") as pool:
+        list(pool.map(make, range(count)))
 
 
 def _sides(size: Any) -> tuple[int, ...]:

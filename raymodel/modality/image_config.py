@@ -51,6 +51,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "MobileNetV1ImageProcessor": _MOBILE,
         "MobileNetV2ImageProcessor": _MOBILE,
         "PvtImageProcessor": {"size": 224, "resample": _BICUBIC, **_IMAGENET},
+        "SegformerImageProcessor": {"size": 512, "resample": _BILINEAR, **_IMAGENET},
         "SiglipImageProcessor": {
             "size": {"height": 224, "width": 224}, "default_to_square": False,
             "resample": _BICUBIC, **_HALF,

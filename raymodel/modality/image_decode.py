@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -69,6 +71,20 @@ def decode_image(data: bytes, channels: int) -> Image.Image:
     Raises:
         ImageError: no such image can be made of `data`.
     """
+    with open_image(data) as image:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        plain = _plain(image, "L" if channels == 1 else "RGB")
+    return plain if turn is None else plain.transpose(turn)
+
+
+@contextmanager
+def open_image(data: bytes) -> Iterator[Image.Image]:
+    """The first frame as it lies in the file, decoded. What fails while it is open is told as what
+    the file is.
+
+    Raises:
+        ImageError: it is no image file, or a broken one, or too large.
+    """
     if not data:
         raise ImageError(EMPTY)
     try:
@@ -76,8 +92,7 @@ def decode_image(data: bytes, channels: int) -> Image.Image:
             if max(image.size) > MAX_SIDE or image.width * image.height > MAX_PIXELS:
                 raise ImageError(TOO_LARGE)
             image.load()
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            plain = _plain(image, "L" if channels == 1 else "RGB")
+            yield image
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -86,7 +101,6 @@ def decode_image(data: bytes, channels: int) -> Image.Image:
         raise ImageError(TOO_LARGE) from error
     except _FAILURES as error:
         raise ImageError(BROKEN) from error
-    return plain if turn is None else plain.transpose(turn)
 
 
 def shrink_image(data: bytes, channels: int, shortest_edge: int) -> bytes:

@@ -16,6 +16,10 @@ end of text alone."""
 FASTEST = 1.5
 """At which a clip may be played: a fifth higher, as a child speaks beside a man."""
 
+IGNORED = 255
+"""In a mask whose pixels are numbers of classes: a pixel of none, which bears no loss and is not
+measured. So there are at most as many classes."""
+
 Pooling = Literal["mean", "cls", "last"]
 """How the vectors of a text's tokens become one: their mean, that of the first token (which
 encoders call CLS), or that of the last, which alone has read all of the text in a decoder."""
@@ -44,7 +48,8 @@ class AugmentSpec(Spec):
     by default: which changes do, the data decides (a mirrored digit is another sign).
 
     Applied in the order of the fields, each with numbers of its own for every row of every step.
-    Training alone does so: validation, evaluation and the server see images as they are.
+    Training alone does so: validation, evaluation and the server see images as they are. A mask
+    goes with its image: it is cut, moved, mirrored and turned alike.
     """
 
     crop: Fraction = Field(default=1.0, ge=0.01)
@@ -64,7 +69,7 @@ class AugmentSpec(Spec):
     1 + color."""
     erase: Fraction = 0.0
     """The share of images in which a rectangle of 2 to 40 % of the area becomes noise
-    (arXiv:1708.04896)."""
+    (arXiv:1708.04896). There a mask bears no loss."""
     mixup: Fraction = 0.0
     """The share of images that are blended with another one of the same step (arXiv:1710.09412).
     The loss is that of both labels, each by the share of its image."""
