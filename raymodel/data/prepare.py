@@ -189,7 +189,7 @@ class _Preparation:
     def _check_documents(
         self, partitions: Sequence[Partition], summaries: list[dict[str, Any]]
     ) -> tuple[str, ...]:
-        """Enough of what was read is left to go on; returns the names of the labels, sorted."""
+        """Enough of what was read is left to go on; returns the names of the labels, in order."""
         for partition, summary in zip(partitions, summaries, strict=True):
             self._ledger.add(partition.source_index, summary["account"])
         self._write_rejects()
@@ -204,8 +204,10 @@ class _Preparation:
         self._ledger.check_share(
             self._recipe.max_left_out, asked_for(self._recipe.clean), self._see()
         )
-        labels = sorted({label for summary in summaries for label in summary["labels"]})
         role, kind = self._recipe.kind.class_role, self._recipe.kind
+        if kind.task is not None and kind.task.named_classes:
+            return kind.task.named_classes
+        labels = sorted({label for summary in summaries for label in summary["labels"]})
         if role is not None and not labels:
             raise SourceError(
                 f"no record has a class in its `{role}`; at least one is needed. Check `fields` "

@@ -14,6 +14,7 @@ from raymodel.data.readers.idx import read_idx
 from raymodel.data.readers.jsonl import read_jsonl
 from raymodel.data.readers.librispeech import read_librispeech
 from raymodel.data.readers.lines import is_wide
+from raymodel.data.readers.masked import read_mask_folders
 from raymodel.data.readers.media import read_class_folders
 from raymodel.data.readers.parquet import read_parquet
 from raymodel.data.readers.pixels import read_pixels
@@ -36,6 +37,7 @@ _READERS: dict[str, _Reader] = {
     "parquet": read_parquet,
     "arrow": read_arrow,
     "class_folders": read_class_folders,
+    "mask_folders": read_mask_folders,
     "librispeech": read_librispeech,
     "idx": read_idx,
     "cifar": read_cifar,

@@ -32,6 +32,7 @@ COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "number": pa.float64(),
     "image": pa.large_binary(),
     "audio": pa.large_binary(),
+    "mask": pa.large_binary(),
     "words": pa.large_list(pa.string()),
     "tags": pa.large_list(pa.string()),
     "answers": pa.large_list(pa.struct({"text": pa.large_string(), "start": pa.int64()})),

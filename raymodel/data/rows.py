@@ -49,7 +49,7 @@ class Rows(NamedTuple):
     num_bytes: int
     """Of their values."""
     labels: Counter[str]
-    """Their labels."""
+    """Documents of each class; words of each tag."""
     cut: Counter[str]
     """Role → those whose value was too long."""
 
@@ -172,6 +172,7 @@ class RowKind:
         account: Account,
     ) -> Rows:
         kept, features, cut = list[Document](), [], Counter[str]()
+        classes = Counter[str]()
         for document in documents:
             account.begin(**vars(document.place))
             example = features_of(document)
@@ -181,12 +182,13 @@ class RowKind:
             kept.append(document)
             features.append(example.features)
             cut.update({*document.cut, *example.cut})
+            classes.update((*classes_of(document, self.class_role), *example.classes))
         table = pa.Table.from_pylist(features, schema=schema)
         return Rows(
             table,
             documents=table.num_rows,
             num_bytes=sum(document.num_bytes for document in kept),
-            labels=Counter(name for one in kept for name in classes_of(one, self.class_role)),
+            labels=classes,
             cut=cut,
         )
 

@@ -17,7 +17,7 @@ from raymodel.data.listing import list_folder, named
 from raymodel.data.readers.beside import names_beside
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.librispeech import TRANSCRIPTS
-from raymodel.data.readers.media import AUDIO_SUFFIXES, MEDIA_SUFFIXES
+from raymodel.data.readers.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SUFFIXES
 from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.hub import check_no_hub_id
@@ -31,6 +31,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "arrow": ("*.arrow",),
     "python_functions": ("*.py",),
     "class_folders": tuple(f"*{suffix}" for suffix in MEDIA_SUFFIXES),
+    "mask_folders": tuple(f"*{suffix}" for suffix in IMAGE_SUFFIXES),
     "librispeech": (f"*{TRANSCRIPTS}", *(f"*{suffix}" for suffix in AUDIO_SUFFIXES)),
     "idx": ("*idx3-ubyte",),
     "squad": ("*.json",),

@@ -50,6 +50,7 @@ class SourceSpec(Spec):
         "folder",
         "python_functions",
         "class_folders",
+        "mask_folders",
         "librispeech",
         "idx",
         "cifar",
@@ -68,7 +69,9 @@ class SourceSpec(Spec):
     (a list of the words that begin those it has: `for`, `if`, `raise`, `try`, `with`, …).
     `class_folders`: each image file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM) and each sound
     (FLAC, WAV, Ogg, MP3) is a record, fields `image` or `audio`, `label` (the name of its folder)
-    and `path`. `librispeech`: a clip a file, and beside those of a chapter their transcripts
+    and `path`. `mask_folders`: each image below a folder `images`, with the file of the same name
+    below the folder `masks` beside that one, whose pixels are numbers of classes: fields `image`,
+    `mask` and `path`. `librispeech`: a clip a file, and beside those of a chapter their transcripts
     (`84-121123.trans.txt`), fields `audio`, `text`, `id`, `speaker`, `chapter` and `path`.
     `idx`: MNIST's files of images (`train-images-idx3-ubyte`), each with its labels beside it
     (`train-labels-idx1-ubyte`), fields `image`, `label` and `index`.
@@ -97,16 +100,16 @@ class SourceSpec(Spec):
     fields: dict[str, Text] = Field(default_factory=dict, max_length=100)
     """Role → what of a record stands for it. Which roles there are, the task says: `text` or
     `image` of `prepare`; `text` and `label`; `prompt` and `response`; `prompt`, `chosen` and
-    `rejected`; `messages`; `image` and `label`. A text is a template over the record's fields,
-    `"{title}: {body}"`, with the parts of a list or mapping in brackets,
-    `"{messages[0][content]}"`. Every other role is the name of a field. By default `text:
-    "{text}"`, and for `label`, `image` and the like the field of that name; `messages` is found:
-    the list of turns in `messages`, `conversations` or `conversation` (`role` and `content` as
-    OpenAI writes them, or `from` and `value` as ShareGPT), else Alpaca's `instruction`, `input` and
-    `output`. What stands for `image`
-    or `audio` is the bytes of a file, or its path below the source. A label is one text, number,
-    true or false; white space around it is nothing, and 1, 1.0, "1" and "1.0" are one class; a
-    record without a value (null, NaN, an empty text) is left out."""
+    `rejected`; `messages`; `image` and `label`; `image` and `mask`. A text is a template over the
+    record's fields, `"{title}: {body}"`, with the parts of a list or mapping in brackets,
+    `"{messages[0][content]}"`. Every other role is the name of a field. By default
+    `text: "{text}"`, and for `label`, `image` and the like the field of that name; `messages` is
+    found: the list of turns in `messages`, `conversations` or `conversation` (`role` and `content`
+    as OpenAI writes them, or `from` and `value` as ShareGPT), else Alpaca's `instruction`, `input`
+    and `output`. What stands for `image`, `mask` or `audio` is the bytes of a file, or its path
+    below the source. A label is one text, number, true or false; white space around it is nothing,
+    and 1, 1.0, "1" and "1.0" are one class; a record without a value (null, NaN, an empty text) is
+    left out."""
     label_separator: Text | None = None
     """What parts the classes of a record where several stand in one text, such as `;`. By default a
     list holds them, and a text is one class."""

@@ -113,6 +113,12 @@ def check_step(job: Job) -> Iterator[Problem]:
         )
 
 
+def check_examples(job: Job) -> Iterator[Problem]:
+    """The task is told what it needs to make examples."""
+    if job.finetune is not None and (lack := job.finetune.task.lack_for_examples):
+        yield Problem(("finetune", "task"), lack)
+
+
 def check_reference(job: Job) -> Iterator[Problem]:
     """What a task wants to know of its base, a fresh model has not got."""
     if job.finetune is None or job.finetune.model is None:
@@ -227,6 +233,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_own_tokenizer,
     check_step,
     check_reference,
+    check_examples,
     check_objective,
     check_places,
     check_model,

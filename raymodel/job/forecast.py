@@ -193,8 +193,8 @@ class _Stage:
 
     def _tuned(self, spec: FinetuneSpec, data: KnownRows) -> Shape:
         question, config = self._base(spec, data)
-        kind, labels = get_task(spec.task.name), list[str]()
-        if kind.class_role():
+        kind, labels = get_task(spec.task.name), list[str](spec.task.named_classes)
+        if kind.class_role() and not labels:
             artifact = self.progress.complete.get("examples")
             labels = artifact.content["labels"] if artifact else ["0", "1"]
         outputs = kind(labels=labels).num_outputs

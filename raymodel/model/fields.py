@@ -21,6 +21,8 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+_BY_STAGE = ("num_attention_heads",)
+"""Sizes of which models of several stages, such as SegFormer's, have one for each."""
 MAX_SIZE = 2**31 - 1
 """Token ids are stored in 32 bits, and no matrix of any model is as long."""
 MAX_LAYERS = 1000
@@ -39,7 +41,7 @@ def find_wrong_fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if wrong:
         return
     heads, shared = fields.get("num_attention_heads"), fields.get("num_key_value_heads")
-    if heads and shared and heads % shared:
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
         fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
         yield (
             "num_key_value_heads",
@@ -76,6 +78,8 @@ def is_plain_adapter(adapter: AdapterSpec, fields: Mapping[str, Any]) -> bool:
 def _wrong_size(name: str, value: Any) -> str | None:
     if value is None:
         return None
+    if name in _BY_STAGE and isinstance(value, list | tuple) and value:
+        return next(filter(None, (_wrong_size(name, each) for each in value)), None)
     if isinstance(value, bool) or not isinstance(value, int):
         return f"{_shown(value)} is not a whole number, at least 1"
     most = MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE

@@ -159,6 +159,9 @@ def _forward(model: nn.Module, row: Row, *, rows: int) -> torch.Tensor:
     }
     output: Any = model(**batch)
     logits: torch.Tensor = output.logits if hasattr(output, "logits") else output[0]
+    if logits.ndim == 4:  # of places in an image: a loss is taken of its pixels, in fp32
+        size = row["pixel_values"].shape[-2:]
+        logits = nn.functional.interpolate(logits.float(), size=size, mode="bilinear")
     return logits
 
 

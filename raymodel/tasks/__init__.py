@@ -16,6 +16,7 @@ from raymodel.tasks.chat_preference import ChatPreference
 from raymodel.tasks.embedding import Embedding
 from raymodel.tasks.image_classification import ImageClassification
 from raymodel.tasks.masked_image import MaskedImage
+from raymodel.tasks.image_segmentation import ImageSegmentation
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.own import own_measure, own_task
@@ -47,6 +48,7 @@ _ALL: tuple[type[Task], ...] = (
     QuestionAnswering,
     ImageClassification,
     MaskedImage,
+    ImageSegmentation,
     AudioClassification,
     SpeechRecognition,
     SpeechCTC,

@@ -49,13 +49,14 @@ AnswerKind = Literal[
     "extract",
     "vector",
     "scores",
+    "mask",
 ]
 """`stream`: text, token by token. `text`: one that comes whole. `label`: one class, with the
 probabilities of all. `labels`: any number of classes, with the probability of each. `score`: a
 number. `spans`: runs of words with a class each. `fills`: what may stand at each hidden place of a
 text, and the text with the most probable. `extract`: a piece of a text. `vector`:
-numbers that stand for a text, or an image. `scores`: how relevant documents are to a query. Routes
-of the server and its page follow from it."""
+numbers that stand for a text, or an image. `scores`: how relevant documents are to a query. `mask`:
+the class of each pixel, as an image. Routes of the server and its page follow from it."""
 WRITTEN: frozenset[AnswerKind] = frozenset({"stream", "text"})
 """Answers that are made token by token, which takes long."""
 
@@ -68,6 +69,8 @@ class Example:
     """One row of `Task.schema`."""
     cut: tuple[str, ...] = ()
     """Roles whose value did not fit whole."""
+    classes: tuple[str, ...] = ()
+    """That are in it, where no role of the task names them."""
 
 
 @dataclass(frozen=True)
@@ -425,6 +428,11 @@ class Task(ABC):
     def measure_readings(self, readings: Sequence[Reading]) -> dict[str, float]:
         """Those of `measures` that need readings. Must load neither torch nor transformers."""
         raise NotImplementedError(f"{self.name} has no readings")
+
+    def by_class(self, readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
+        """Measure → class → its value, beside `measures`; for the report. Must load neither torch
+        nor transformers."""
+        return {}
 
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Whether rows with these columns are examples of this task."""

@@ -25,18 +25,19 @@ Kind = Literal[
     "number",
     "image",
     "audio",
+    "mask",
     "words",
     "tags",
     "answers",
     "messages",
 ]
 """`text`: a template. `texts`: a list of texts, each a document of its own. `label`: one class.
-`labels`: any number of classes. `number`: a finite one. `image`, `audio`: encoded bytes, or the
-path of a file below the source. `words`: a text as the list of its words. `tags`: a class for each
-word. `answers`: pieces of the first role, and where they begin. `messages`: a conversation, see
-`conversation.py`."""
+`labels`: any number of classes. `number`: a finite one. `image`, `audio`, `mask`: encoded bytes, or
+the path of a file below the source; a mask is an image whose pixels are numbers of classes.
+`words`: a text as the list of its words. `tags`: a class for each word. `answers`: pieces of the
+first role, and where they begin. `messages`: a conversation, see `conversation.py`."""
 
-FILE_KINDS: frozenset[Kind] = frozenset({"image", "audio"})
+FILE_KINDS: frozenset[Kind] = frozenset({"image", "audio", "mask"})
 """Those whose values are files."""
 
 

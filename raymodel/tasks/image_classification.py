@@ -10,7 +10,7 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sampl
 from raymodel.tasks.classification import Classification
 from raymodel.tasks.fields import Field
 from raymodel.tasks.label import number_of
-from raymodel.tasks.pictures import GREY_SQUARE, image_example, image_schema
+from raymodel.tasks.pictures import GREY_SQUARE, fresh_images, image_example, image_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,9 +47,7 @@ class ImageClassification(Classification):
 
     def fresh_processor(self) -> ImageProcessor | None:
         """As the job says what images are; None where it leaves that to a base."""
-        from raymodel.modality.image import ImageProcessor
-
-        return None if self._said.image is None else ImageProcessor.fresh(self._said.image)
+        return fresh_images(self._said.image)
 
     def takes_over(self, config: PretrainedConfig) -> PretrainedConfig:
         """A ViT where the base is the encoder of a masked autoencoder, whose decoder stays

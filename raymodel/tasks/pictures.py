@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from raymodel.modality.image import ImageProcessor
+    from raymodel.modality.spec import ImageSpec
 
 GREY_SQUARE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEE"
@@ -35,3 +36,10 @@ def image_example(values: Mapping[str, Any], processor: ImageProcessor) -> Examp
     except ImageError as error:
         return LeftOut(error.reason)
     return Example(features={"image": values["image"]})
+
+
+def fresh_images(image: ImageSpec | None) -> ImageProcessor | None:
+    """The processor of a fresh model; None where nothing is said of its images."""
+    from raymodel.modality.image import ImageProcessor
+
+    return None if image is None else ImageProcessor.fresh(image)

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from raymodel.modality.spec import (
+    IGNORED,
     TEMPLATES,
     AudioAugmentSpec,
     AudioSpec,
@@ -34,6 +35,10 @@ class OfTraining:
 
 
 OF_TRAINING = OfTraining()
+
+
+Pixel = Annotated[int, Field(ge=0, le=65_535)]
+"""The value of a pixel in a mask of up to 16 bits."""
 
 
 class AnyTask(Spec):
@@ -61,6 +66,17 @@ class AnyTask(Spec):
     def files(self) -> tuple[str, ...]:
         """Paths of the files that it names, whose text decides the examples."""
         return ()
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """The names of the classes in the order of their numbers, where the job says them; else the
+        examples do."""
+        return ()
+
+    @property
+    def lack_for_examples(self) -> str | None:
+        """What the job must say beside the name before examples can be made; None where it has."""
+        return None
 
     @property
     def lack_with_own_tokenizer(self) -> str | None:
@@ -324,6 +340,51 @@ class MaskedImageSpec(AnyTask):
         return self
 
 
+class ImageSegmentationSpec(AnyTask):
+    """One class of a fixed set for each pixel of an image."""
+
+    name: Literal["image_segmentation"] = "image_segmentation"
+    """Which task."""
+    classes: dict[Text, Pixel] = Field(default_factory=dict, max_length=IGNORED)
+    """Name → the value that its pixels have in the masks, such as `{ground: 0, road: 1}`. Needed
+    for examples. A mask with another value, but for `ignore`, is left out."""
+    ignore: Pixel | None = 255
+    """The value of pixels that bear no loss and are not measured; null where there is none."""
+    image: ImageSpec | None = None
+    """What images a fresh model takes; a base says that itself. All of an image is scaled to that
+    size, nothing is cut off."""
+    augment: Annotated[AugmentSpec, OF_TRAINING] = AugmentSpec()
+    """How training changes what it is shown, by chance, the masks alike; nothing is changed by
+    default."""
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        return tuple(sorted(self.classes, key=self.classes.__getitem__))
+
+    @property
+    def lack_for_examples(self) -> str | None:
+        if len(self.classes) > 1:
+            return None
+        said = f"names {len(self.classes)} classes" if self.classes else "does not say its classes"
+        return (
+            f"{self.name} {said}; it needs two or more, each with the value of its pixels in the "
+            "masks: classes: {ground: 0, road: 1}"
+        )
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> ImageSegmentationSpec:
+        names: dict[int | None, str] = {self.ignore: "`ignore`"}
+        for name, value in self.classes.items():
+            if value in names:
+                raise ValueError(
+                    f"the value {value} is that of {names[value]} and of {name!r}; each needs a "
+                    "value of its own. Change one"
+                    + (", or set ignore: null" if value == self.ignore else "")
+                )
+            names[value] = repr(name)
+        return self
+
+
 class TokenClassificationSpec(AnyTask):
     """One tag of a fixed set for each word of a text."""
 
@@ -436,6 +497,7 @@ AnyTaskSpec = (
     | QuestionAnsweringSpec
     | ImageClassificationSpec
     | MaskedImageSpec
+    | ImageSegmentationSpec
     | EmbeddingSpec
     | RankingSpec
     | AudioClassificationSpec

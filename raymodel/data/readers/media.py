@@ -12,9 +12,9 @@ from raymodel.data.record import FileSlice, RawRecord, digest_of
 from raymodel.data.spec import SourceSpec
 from raymodel.storage.uri import Location
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
-MEDIA_SUFFIXES = dict.fromkeys(_IMAGES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
+MEDIA_SUFFIXES = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
 """What a file's name ends in → the field that holds its bytes."""
 
 

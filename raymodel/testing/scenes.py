@@ -1,0 +1,99 @@
+"""Scenes of handwritten digits (scikit-learn's) on a coloured ground: where each lies is exact.
+
+No digit is in two scenes, so that what is held out is new in every part. As a script it writes the
+folder that docs/images tells of: `python -m raymodel.testing.scenes FOLDER`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raymodel.chance import Chance
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CLASSES = {"ground": 0} | {name: digit + 1 for digit, name in enumerate(NAMES)}
+"""Name → value in the masks."""
+_INK = 96
+"""From which a pixel belongs to a digit, of 255."""
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image and what is in it."""
+
+    image: Image.Image
+    mask: NDArray[np.uint8]
+    """Values of `CLASSES`. (H, W)"""
+    boxes: tuple[tuple[str, int, int, int, int], ...]
+    """Name, left, top, width and height of each digit's ink."""
+
+
+def scenes(count: int, side: int = 64, digits: int = 3, seed: int = 0) -> Iterator[Scene]:
+    """Squares with up to `digits` digits each, none of which touches another.
+
+    Args:
+        count: of scenes.
+        side: of a scene in pixels.
+        digits: of each; 1,797 there are in all.
+        seed: of what chance decides.
+    """
+    from sklearn.datasets import load_digits
+
+    known = load_digits()
+    assert count * digits <= len(known.target), "every digit is used once"
+    order = np.argsort(Chance("scenes", seed).bits(len(known.target)), kind="stable")
+    for index in range(count):
+        chosen = order[index * digits : (index + 1) * digits]
+        drawn = [(known.images[each], int(known.target[each])) for each in chosen]
+        yield _scene(drawn, side, Chance("scene", seed, index))
+
+
+def write_masked(folder: Path, count: int, **options: int) -> None:
+    """`images/0000.png` and `masks/0000.png`, and so on."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(scenes(count, **options)):
+        scene.image.save(folder / f"images/{index:04}.png")
+        Image.fromarray(scene.mask).save(folder / f"masks/{index:04}.png")
+
+
+def _scene(drawn: list[tuple[NDArray[np.float64], int]], side: int, chance: Chance) -> Scene:
+    """Bright ink on a dark ground, with noise on both."""
+    ground, ink = chance.uniform(3) * 90, 140 + chance.uniform(3) * 115
+    share = np.zeros((side, side))
+    mask = np.zeros((side, side), np.uint8)
+    taken = np.zeros((side, side), bool)
+    boxes = []
+    for pixels, digit in drawn:
+        size = int(side * (0.3 + 0.2 * chance.number()))
+        small = Image.fromarray((pixels * 255 / 16).astype(np.uint8))
+        glyph = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC))
+        for _ in range(_TRIES):
+            top, left = (int(place) for place in chance.integers(side - size + 1, 2))
+            here = (slice(top, top + size), slice(left, left + size))
+            if not taken[here].any():
+                break
+        else:
+            continue  # no room for it
+        taken[here] = True
+        share[here] = glyph / 255
+        mask[here][glyph >= _INK] = digit + 1
+        rows, columns = np.nonzero(glyph >= _INK)
+        wide, high = int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1
+        boxes.append((NAMES[digit], left + int(columns.min()), top + int(rows.min()), wide, high))
+    colours = ground + share[..., None] * (ink - ground)
+    noise = 12 * chance.normal(colours.size).reshape(colours.shape)
+    image = Image.fromarray((colours + noise).clip(0, 255).astype(np.uint8))
+    return Scene(image, mask, tuple(boxes))
+
+
+if __name__ == "__main__":
+    write_masked(Path(sys.argv[1]), 590)
