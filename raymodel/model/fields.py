@@ -21,8 +21,6 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-_BY_STAGE = ("num_attention_heads",)
-"""Sizes of which models of several stages, such as SegFormer's, have one for each."""
 MAX_SIZE = 2**31 - 1
 """Token ids are stored in 32 bits, and no matrix of any model is as long."""
 MAX_LAYERS = 1000
@@ -36,7 +34,7 @@ _FLOATS = ("rms_norm_eps", "rope_theta", "initializer_range")
 
 def find_wrong_fields(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Field of the configuration, and why no model can have its value."""
-    wrong = [(name, why) for name in SIZES if (why := _wrong_size(name, fields.get(name)))]
+    wrong = [(name, why) for name in SIZES if (why := _wrong_field(name, fields))]
     yield from wrong
     if wrong:
         return
@@ -75,11 +73,18 @@ def is_plain_adapter(adapter: AdapterSpec, fields: Mapping[str, Any]) -> bool:
     return adapter.lora.target == "all-linear" and adapter.lora.rank <= largest
 
 
+def _wrong_field(name: str, fields: Mapping[str, Any]) -> str | None:
+    """Models of several stages, which say the `depths` of each, have heads for each too."""
+    value = fields.get(name)
+    by_stage = name == "num_attention_heads" and isinstance(fields.get("depths"), list | tuple)
+    if by_stage and isinstance(value, list | tuple):
+        return next(filter(None, (_wrong_size(name, each) for each in value)), None)
+    return _wrong_size(name, value)
+
+
 def _wrong_size(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    if name in _BY_STAGE and isinstance(value, list | tuple) and value:
-        return next(filter(None, (_wrong_size(name, each) for each in value)), None)
     if isinstance(value, bool) or not isinstance(value, int):
         return f"{_shown(value)} is not a whole number, at least 1"
     most = MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE

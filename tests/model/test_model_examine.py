@@ -209,3 +209,11 @@ def test_answers_are_plain_json(own_cache, ask_here):
     examine([GPT2])
     (file,) = own_cache.rglob("*.json")
     assert json.loads(file.read_text())["config"]["model_type"] == "gpt2"
+
+
+def test_a_model_of_stages_has_heads_for_each():
+    staged = {"depths": [1, 2], "num_attention_heads": [1, 2]}
+    assert not [*find_wrong_fields(staged)]
+    for wrong in ({"num_attention_heads": [1, 2]}, staged | {"num_attention_heads": [1, 0]}):
+        [(name, _)] = find_wrong_fields(wrong)
+        assert name == "num_attention_heads"

@@ -51,10 +51,24 @@ WHISPER = {
 }
 T5 = {"vocab_size": 200, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
 GPT2 = {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 4}
+SEGFORMER = {
+    "hidden_sizes": [32, 64],
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "sr_ratios": [2, 1],
+    "patch_sizes": [7, 3],
+    "strides": [4, 2],
+    "num_attention_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+    "decoder_hidden_size": 32,
+    "drop_path_rate": 0.0,
+    "classifier_dropout_prob": 0.0,
+}
 MODELS = {
     "bert": ("SequenceClassification", BERT, text_row(TOKENS)),
     "gpt2": ("CausalLM", GPT2, text_row(TOKENS)),
     "vit": ("ImageClassification", VIT, IMAGE),
+    "segformer": ("SemanticSegmentation", SEGFORMER, IMAGE),
     "resnet": (
         "ImageClassification",
         {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 2]},
@@ -326,3 +340,10 @@ def test_arguments_that_the_model_does_not_take_are_refused():
     model = outlined("vit", "ImageClassification", VIT)
     with pytest.raises(NotPlannedError, match="does not run without its values"):
         count_forward_flops(model, text_row(16))
+
+
+def test_logits_of_places_are_counted_as_the_loss_takes_them():
+    """Of all pixels and in fp32, which is most of the memory of many classes."""
+    outline = outlined("segformer", "SemanticSegmentation", SEGFORMER)
+    kept = count_on_meta(outline, Counting(rows=((1, IMAGE),), precision="bf16")).row_bytes
+    assert kept.logits == 4 * outline.config.num_labels * 32 * 32

@@ -49,7 +49,7 @@ def _read_beside(root: Location, name: str, account: Account) -> bytes | None:
 def _find(root: Location, name: str, here: str, there: str) -> str | None:
     """The file of the same name in the folder beside, whatever its name ends in."""
     stem = _other(name, here, there).rpartition(".")[0]
-    names = (stem + suffix for suffix in IMAGE_SUFFIXES)
+    names = (stem + each for suffix in IMAGE_SUFFIXES for each in (suffix, suffix.upper()))
     return next((each for each in names if (root / each).exists()), None)
 
 
