@@ -57,10 +57,11 @@ class Document:
 
 
 def classes_of(document: Document, role: str | None) -> list[str]:
-    """The classes in a document: its label or labels, or the tag of each word; none without such a
-    role."""
+    """The classes in a document: its label or labels, the tag of each word, or the label of each
+    object; none without such a role."""
     value = document.values[role] if role is not None else []
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    parts = value if isinstance(value, list) else [value]
+    return [str(part["label"] if isinstance(part, Mapping) else part) for part in parts]
 
 
 def make_document(

@@ -8,6 +8,7 @@ from contextlib import closing
 from raymodel.data.account import Account
 from raymodel.data.readers.arrow import read_arrow
 from raymodel.data.readers.cifar import is_binary_batch, read_cifar
+from raymodel.data.readers.coco import read_coco
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.delimited import read_csv
 from raymodel.data.readers.idx import read_idx
@@ -45,6 +46,7 @@ _READERS: dict[str, _Reader] = {
     "conll": read_conll,
     "word_tags": read_word_tags,
     "squad": read_squad,
+    "coco": read_coco,
 }
 
 

@@ -15,6 +15,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks.conversation import find_form, read_turns
 from raymodel.tasks.fields import Field, Fields, Kind, reference_of
 from raymodel.tasks.label import label_text, label_texts, number_value
+from raymodel.tasks.objects import read_objects
 from raymodel.tasks.squad import place_answers, read_answers
 from raymodel.tasks.tags import check_tags
 from raymodel.tasks.template import FieldTypeError, RecordError, described, render
@@ -33,6 +34,7 @@ COLUMN_TYPES: dict[Kind, pa.DataType] = {
     "image": pa.large_binary(),
     "audio": pa.large_binary(),
     "mask": pa.large_binary(),
+    "objects": pa.large_list(pa.struct({"label": pa.string(), "box": pa.list_(pa.float64())})),
     "words": pa.large_list(pa.string()),
     "tags": pa.large_list(pa.string()),
     "answers": pa.large_list(pa.struct({"text": pa.large_string(), "start": pa.int64()})),
@@ -116,6 +118,8 @@ def _read(
     if field.kind == "answers":
         answers = read_answers(value, reference)
         return [answer | {"text": clean_text(answer["text"])} for answer in answers]
+    if field.kind == "objects":
+        return read_objects(value, reference)
     if field.kind in ("texts", "words"):
         return _words(value, reference)
     if field.kind == "tags":  # classes, which have no white space around them

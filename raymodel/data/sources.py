@@ -35,6 +35,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "librispeech": (f"*{TRANSCRIPTS}", *(f"*{suffix}" for suffix in AUDIO_SUFFIXES)),
     "idx": ("*idx3-ubyte",),
     "squad": ("*.json",),
+    "coco": ("*.json",),
     # As both sets are given out; CIFAR-100's pickles have no other names.
     "cifar": ("*.bin", "data_batch*", "test_batch*", "train", "test"),
 }

@@ -58,6 +58,7 @@ class SourceSpec(Spec):
         "conll",
         "word_tags",
         "squad",
+        "coco",
     ] = "text"
     """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
     of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
@@ -85,7 +86,10 @@ class SourceSpec(Spec):
     many `-DOCSTART-` lines came before). `word_tags`: a sentence a line, `word/TAG word/TAG`;
     fields `tokens` and `tags`. `squad`: SQuAD's JSON files, of both versions; each question is a
     record, fields `context`, `question`, `answers` (none where it is impossible), `title` and what
-    else it has, such as `id`.
+    else it has, such as `id`. `coco`: COCO's JSON files of objects; each image is a record, fields
+    `image` (its path: beside the file, in `images`, or in the folder that
+    `annotations/instances_NAME.json` names), `objects` (`label` and `box` of each), and what else
+    it has, such as `id`; what is annotated as a crowd is left out.
     Files packed with gzip, bzip2, xz or Zstandard are read as what is in them."""
     encoding: Text = "utf-8"
     """Text encoding. What does not decode – a line, a row, or a file that is one document – is
@@ -100,7 +104,7 @@ class SourceSpec(Spec):
     fields: dict[str, Text] = Field(default_factory=dict, max_length=100)
     """Role → what of a record stands for it. Which roles there are, the task says: `text` or
     `image` of `prepare`; `text` and `label`; `prompt` and `response`; `prompt`, `chosen` and
-    `rejected`; `messages`; `image` and `label`; `image` and `mask`. A text is a template over the
+    `rejected`; `messages`; `image` and `label`, `mask` or `objects`. A text is a template over the
     record's fields, `"{title}: {body}"`, with the parts of a list or mapping in brackets,
     `"{messages[0][content]}"`. Every other role is the name of a field. By default
     `text: "{text}"`, and for `label`, `image` and the like the field of that name; `messages` is

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,43 +41,65 @@ def augment(image: Pixels, spec: AugmentSpec, chance: Chance) -> Pixels:
     Returns:
         (H, W, C)
     """
-    return augment_with_mask(image, None, spec, chance)[0]
+    return augment_with(image, None, spec, chance)[0]
 
 
-def augment_with_mask(
-    image: Pixels, mask: Pixels | None, spec: AugmentSpec, chance: Chance
-) -> tuple[Pixels, Pixels | None]:
-    """The same of an image and its mask, by the same numbers: colours change in the image alone,
-    and what is erased is ignored in the mask.
+class Beside(Protocol):
+    """What goes with an image: its mask, its boxes."""
 
-    Args:
-        image: as in `augment`.
-        mask: the number of a class in each pixel. (H, W, 1)
-    """
+    def shifted(self, most: int, top: int, left: int) -> Self: ...
+
+    def mirrored(self) -> Self: ...
+
+    def turned(self, angle: float) -> Self: ...
+
+    def erased(self, box: Box) -> Self: ...
+
+
+def augment_with(
+    image: Pixels, beside: Beside | None, spec: AugmentSpec, chance: Chance
+) -> tuple[Pixels, Beside | None]:
+    """The same of an image and of what goes with it, by the same numbers; colours change in the
+    image alone."""
     if spec.shift:
         top, left = (int(number) for number in chance.integers(2 * spec.shift + 1, 2))
-        image, mask = _both(partial(_shifted, most=spec.shift, top=top, left=left), image, mask)
+        image = _shifted(image, spec.shift, top, left)
+        beside = beside and beside.shifted(spec.shift, top, left)
     if spec.flip and chance.is_true(0.5):
-        image, mask = _both(_mirrored, image, mask)
+        image, beside = image[:, ::-1], beside and beside.mirrored()
     if spec.rotate:
         angle = math.radians(spec.rotate * (2 * chance.number() - 1))
         image = _rotated(image, angle, Image.Resampling.BILINEAR)
-        mask = None if mask is None else _rotated(mask, angle, Image.Resampling.NEAREST)
+        beside = beside and beside.turned(angle)
     if spec.color:
         image = _recoloured(image, spec.color, chance)
     if spec.erase and chance.is_true(spec.erase):
-        image, mask = _erased(image, mask, chance)
-    return image, mask
+        image, box = _erased(image, chance)
+        beside = beside and beside.erased(box)
+    return image, beside
 
 
-def _both(
-    change: Callable[[Pixels], Pixels], image: Pixels, mask: Pixels | None
-) -> tuple[Pixels, Pixels | None]:
-    return change(image), None if mask is None else change(mask)
+@dataclass(frozen=True)
+class MaskBeside:
+    """The number of a class in each pixel; what is erased is ignored."""
 
+    pixels: Pixels
+    """(H, W, 1)"""
 
-def _mirrored(pixels: Pixels) -> Pixels:
-    return pixels[:, ::-1]
+    def shifted(self, most: int, top: int, left: int) -> MaskBeside:
+        return MaskBeside(_shifted(self.pixels, most, top, left))
+
+    def mirrored(self) -> MaskBeside:
+        return MaskBeside(self.pixels[:, ::-1])
+
+    def turned(self, angle: float) -> MaskBeside:
+        return MaskBeside(_rotated(self.pixels, angle, Image.Resampling.NEAREST))
+
+    def erased(self, box: Box) -> MaskBeside:
+        left, top, right, bottom = box
+        pixels = self.pixels.copy()
+        pixels[top:bottom, left:right] = IGNORED
+        return MaskBeside(pixels)
 
 
 def _rectangle(
@@ -129,15 +151,12 @@ def _recoloured(image: Pixels, most: float, chance: Chance) -> Pixels:
     return as_array(ImageEnhance.Color(picture).enhance(saturation))
 
 
-def _erased(image: Pixels, mask: Pixels | None, chance: Chance) -> tuple[Pixels, Pixels | None]:
+def _erased(image: Pixels, chance: Chance) -> tuple[Pixels, Box]:
     height, width, channels = image.shape
-    left, top, right, bottom = _rectangle(width, height, _ERASED, _ERASE_RATIO, chance)
+    box = left, top, right, bottom = _rectangle(width, height, _ERASED, _ERASE_RATIO, chance)
     shape = bottom - top, right - left, channels
     count = math.prod(shape)
     noise = chance.bits(-(-count // 8)).astype("<u8").view(np.uint8)[:count]
     erased = image.copy()
     erased[top:bottom, left:right] = noise.reshape(shape)
-    if mask is not None:
-        mask = mask.copy()
-        mask[top:bottom, left:right] = IGNORED
-    return erased, mask
+    return erased, box

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from raymodel.chance import Chance, Draw
+from raymodel.chance import Draw
 from raymodel.errors import ArtifactError
-from raymodel.modality.augment import augment_with_mask, random_crop
+from raymodel.modality.augment import Box, MaskBeside, augment_with, random_crop
 from raymodel.modality.base import ModelFields, Processor
+from raymodel.modality.boxes import Boxes
 from raymodel.modality.image_config import Resample, read_config, write_config
 from raymodel.modality.image_decode import as_array, as_image, decode_image, shrink_image
 from raymodel.modality.mask import Classes, scaled_mask
@@ -188,27 +189,8 @@ class ImageProcessor(Processor):
         Raises:
             ImageError: of the first file that cannot be decoded.
         """
-        made = np.empty((len(datas), self.channels, *self.size), np.float32)
-
-        def fill(to: NDArray[np.float32], data: bytes, row: int, *purpose: str) -> None:
-            image = decode_image(data, self.channels)
-            if augment is None or draw is None:
-                pixels = as_array(self._middle(image))
-            else:
-                pixels, _ = self._changed(image, None, augment, draw.of_row(row, *purpose))
-            self._normalise(pixels, to)
-
-        def make(row: int) -> None:
-            fill(made[row], datas[row], row)
-            if mixed_in and (found := mixed_in[row]):
-                data, mix = found
-                other = np.empty_like(made[row])
-                fill(other, data, row, "partner")
-                mix.into(made[row], other)
-
-        assert draw is None or len(draw) == len(datas), (draw, len(datas))
-        _each(len(datas), make, threads)
-        return made
+        nothing = [None] * len(datas)
+        return self._pixels_with(datas, nothing, augment, draw, threads, mixed_in)[0]
 
     def pixels_with_masks(
         self,
@@ -227,42 +209,74 @@ class ImageProcessor(Processor):
         Returns:
             (B, C, H, W), and the numbers of the classes (B, H, W).
         """
-        assert self.scale_to is None, "`whole` shows a model all of an image"
+        made, found = self._pixels_with(
+            datas, [_Whole(mask) for mask in masks], augment, draw, threads
+        )
+        return made, np.stack([each.pixels[..., 0] for each in found])
+
+    def pixels_with_boxes(
+        self,
+        datas: Sequence[bytes],
+        boxes: Sequence[Boxes],
+        augment: AugmentSpec,
+        draw: Draw | None = None,
+        threads: int = 1,
+    ) -> tuple[NDArray[np.float32], list[Boxes]]:
+        """The same with boxes in the images, as shares of them; some may be cut off.
+
+        Args:
+            datas, augment, draw, threads: as of `pixels_of`.
+        """
+        return self._pixels_with(datas, boxes, augment, draw, threads)
+
+    def _pixels_with(
+        self,
+        datas: Sequence[bytes],
+        beside: Sequence[Any],
+        augment: AugmentSpec | None,
+        draw: Draw | None,
+        threads: int,
+        mixed_in: Sequence[tuple[bytes, Mix] | None] = (),
+    ) -> tuple[NDArray[np.float32], list[Any]]:
+        assert draw is None or len(draw) == len(datas), (draw, len(datas))
         made = np.empty((len(datas), self.channels, *self.size), np.float32)
-        classes = np.empty((len(datas), *self.size), np.uint8)
+        found = list(beside)
+
+        def fill(to: NDArray[np.float32], data: bytes, goes: Any, row: int, *purpose: str) -> Any:
+            image, box, chance = decode_image(data, self.channels), None, None
+            if augment is not None and draw is not None:
+                chance = draw.of_row(row, *purpose)
+                if augment.crop < 1.0:
+                    box = random_crop(image.width, image.height, augment.crop, chance)
+            pixels = self._scaled(image, box)
+            if goes is not None:
+                assert self.scale_to is None, "`whole` shows a model all of an image"
+                goes = goes.scaled(self.size, box, image.size)
+            if augment is not None and chance is not None:
+                pixels, goes = augment_with(pixels, goes, augment, chance)
+            self._normalise(pixels, to)
+            return goes
 
         def make(row: int) -> None:
-            image = decode_image(datas[row], self.channels)
-            if draw is None:
-                pixels, numbers = as_array(self._middle(image)), scaled_mask(masks[row], self.size)
-            else:
-                pixels, changed = self._changed(image, masks[row], augment, draw.of_row(row))
-                assert changed is not None, "a mask was given"
-                numbers = changed[..., 0]
-            self._normalise(pixels, made[row])
-            classes[row] = numbers
+            found[row] = fill(made[row], datas[row], found[row], row)
+            if mixed_in and (partner := mixed_in[row]):
+                data, mix = partner
+                other = np.empty_like(made[row])
+                fill(other, data, None, row, "partner")
+                mix.into(made[row], other)
 
-        assert draw is None or len(draw) == len(datas), (draw, len(datas))
         _each(len(datas), make, threads)
-        return made, classes
+        return made, found
+
+    def _scaled(self, image: Image.Image, box: Box | None) -> Pixels:
+        if box is None:
+            return as_array(self._middle(image))
+        return as_array(image.resize(self.size[::-1], self._filter, box))
 
     @property
     def whole(self) -> Self:
         """The same, but that it cuts nothing off: all of an image is scaled to `size`."""
         return replace(self, scale_to=None)
-
-    def _changed(
-        self, image: Image.Image, mask: Classes | None, spec: AugmentSpec, chance: Chance
-    ) -> tuple[Pixels, Pixels | None]:
-        """(*size, C), and of the mask (*size, 1)."""
-        box = None
-        if spec.crop < 1.0:
-            box = random_crop(image.width, image.height, spec.crop, chance)
-            image = image.resize(self.size[::-1], self._filter, box)
-        else:
-            image = self._middle(image)
-        numbers = None if mask is None else scaled_mask(mask, self.size, box)[..., None]
-        return augment_with_mask(as_array(image), numbers, spec, chance)
 
     def _middle(self, image: Image.Image) -> Image.Image:
         """What `scale_to` and `size` leave of an image."""
@@ -296,6 +310,18 @@ class ImageProcessor(Processor):
         assert image.shape == (*self.size, self.channels), image.shape
         for channel, table in enumerate(self._table):
             np.take(table, image[..., channel], out=to[channel], mode="clip")  # "raise" copies
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A mask of the size of its image."""
+
+    classes: Classes
+
+    def scaled(
+        self, size: tuple[int, int], box: Box | None, image_size: tuple[int, int]
+    ) -> MaskBeside:
+        return MaskBeside(scaled_mask(self.classes, size, box)[..., None])
 
 
 def _each(count: int, make: Callable[[int], None], threads: int) -> None:

@@ -63,9 +63,20 @@ def build_model(
             )
     known = known_fields(architecture)
     offered = {**at_least, **needed.given}
-    given = {name: value for name, value in offered.items() if name in known}
+    given = {
+        name: _in_form(architecture, name, value)
+        for name, value in offered.items()
+        if name in known
+    }
     config = build_config(architecture, given | with_arguments(architecture, fields, task))
     return outline_config(config, task)
+
+
+def _in_form(architecture: str, name: str, value: Any) -> Any:
+    """One number for both sides of a square, in the form that the architecture has for them."""
+    default = getattr(transformers.AutoConfig.for_model(architecture), name, None)
+    is_pair = isinstance(default, list | tuple) and isinstance(value, int)
+    return [value, value] if is_pair else value
 
 
 def with_arguments(architecture: str, fields: dict[str, Any], task: Task) -> dict[str, Any]:

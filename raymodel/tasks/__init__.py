@@ -19,6 +19,7 @@ from raymodel.tasks.masked_image import MaskedImage
 from raymodel.tasks.image_segmentation import ImageSegmentation
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
+from raymodel.tasks.object_detection import ObjectDetection
 from raymodel.tasks.own import own_measure, own_task
 from raymodel.tasks.preference import Preference
 from raymodel.tasks.question_answering import QuestionAnswering
@@ -49,6 +50,7 @@ _ALL: tuple[type[Task], ...] = (
     ImageClassification,
     MaskedImage,
     ImageSegmentation,
+    ObjectDetection,
     AudioClassification,
     SpeechRecognition,
     SpeechCTC,

@@ -50,13 +50,15 @@ AnswerKind = Literal[
     "vector",
     "scores",
     "mask",
+    "objects",
 ]
 """`stream`: text, token by token. `text`: one that comes whole. `label`: one class, with the
 probabilities of all. `labels`: any number of classes, with the probability of each. `score`: a
 number. `spans`: runs of words with a class each. `fills`: what may stand at each hidden place of a
 text, and the text with the most probable. `extract`: a piece of a text. `vector`:
 numbers that stand for a text, or an image. `scores`: how relevant documents are to a query. `mask`:
-the class of each pixel, as an image. Routes of the server and its page follow from it."""
+the class of each pixel, as an image. `objects`: boxes, each with its class. Routes of the server
+and its page follow from it."""
 WRITTEN: frozenset[AnswerKind] = frozenset({"stream", "text"})
 """Answers that are made token by token, which takes long."""
 
@@ -238,7 +240,7 @@ class Task(ABC):
     @classmethod
     def class_role(cls) -> str | None:
         """The role whose values are classes; None where the task has none."""
-        kinds = ("label", "labels", "tags")
+        kinds = ("label", "labels", "tags", "objects")
         return next((role for role, each in cls.fields.items() if each.kind in kinds), None)
 
     @classmethod

@@ -26,6 +26,7 @@ Kind = Literal[
     "image",
     "audio",
     "mask",
+    "objects",
     "words",
     "tags",
     "answers",
@@ -34,8 +35,9 @@ Kind = Literal[
 """`text`: a template. `texts`: a list of texts, each a document of its own. `label`: one class.
 `labels`: any number of classes. `number`: a finite one. `image`, `audio`, `mask`: encoded bytes, or
 the path of a file below the source; a mask is an image whose pixels are numbers of classes.
-`words`: a text as the list of its words. `tags`: a class for each word. `answers`: pieces of the
-first role, and where they begin. `messages`: a conversation, see `conversation.py`."""
+`objects`: labels with the box of each, see `objects.py`. `words`: a text as the list of its words.
+`tags`: a class for each word. `answers`: pieces of the first role, and where they begin.
+`messages`: a conversation, see `conversation.py`."""
 
 FILE_KINDS: frozenset[Kind] = frozenset({"image", "audio", "mask"})
 """Those whose values are files."""

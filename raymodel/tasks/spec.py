@@ -385,6 +385,30 @@ class ImageSegmentationSpec(AnyTask):
         return self
 
 
+class ObjectDetectionSpec(AnyTask):
+    """The box and the class of each object in an image."""
+
+    name: Literal["object_detection"] = "object_detection"
+    """Which task."""
+    image: ImageSpec | None = None
+    """What images a fresh model takes; a base says that itself. All of an image is scaled to that
+    size, nothing is cut off."""
+    augment: Annotated[AugmentSpec, OF_TRAINING] = AugmentSpec()
+    """How training changes what it is shown, by chance, the boxes alike; nothing is changed by
+    default. Objects whose middle is cut off are none any more. Boxes cannot be turned, so `rotate`
+    stays 0."""
+
+    @field_validator("augment")
+    @classmethod
+    def _turns_nothing(cls, augment: AugmentSpec) -> AugmentSpec:
+        if augment.rotate:
+            raise ValueError(
+                f"rotate is {augment.rotate:g}, and the box of an object that was turned in its "
+                "box is not known; leave it out"
+            )
+        return augment
+
+
 class TokenClassificationSpec(AnyTask):
     """One tag of a fixed set for each word of a text."""
 
@@ -498,6 +522,7 @@ AnyTaskSpec = (
     | ImageClassificationSpec
     | MaskedImageSpec
     | ImageSegmentationSpec
+    | ObjectDetectionSpec
     | EmbeddingSpec
     | RankingSpec
     | AudioClassificationSpec

@@ -6,10 +6,12 @@ folder that docs/images tells of: `python -m raymodel.testing.scenes FOLDER`.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +67,25 @@ def write_masked(folder: Path, count: int, **options: int) -> None:
         Image.fromarray(scene.mask).save(folder / f"masks/{index:04}.png")
 
 
+def write_coco(folder: Path, count: int, **options: int) -> None:
+    """`images/0000.png` and so on, and `objects.json` of them."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    numbers = {name: number for number, name in enumerate(NAMES, start=1)}
+    images, annotations = [], list[dict[str, Any]]()
+    for index, scene in enumerate(scenes(count, **options)):
+        scene.image.save(folder / f"images/{index:04}.png")
+        width, height = scene.image.size
+        name = f"{index:04}.png"
+        images.append({"id": index, "file_name": name, "width": width, "height": height})
+        annotations += [
+            {"image_id": index, "category_id": numbers[name], "bbox": box, "iscrowd": 0}
+            for name, *box in scene.boxes
+        ]
+    categories = [{"id": number, "name": name} for name, number in numbers.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "objects.json").write_text(json.dumps(content))
+
+
 def _scene(drawn: list[tuple[NDArray[np.float64], int]], side: int, chance: Chance) -> Scene:
     """Bright ink on a dark ground, with noise on both."""
     ground, ink = chance.uniform(3) * 90, 140 + chance.uniform(3) * 115
@@ -96,4 +117,5 @@ def _scene(drawn: list[tuple[NDArray[np.float64], int]], side: int, chance: Chan
 
 
 if __name__ == "__main__":
-    write_masked(Path(sys.argv[1]), 590)
+    for write in (write_masked, write_coco):
+        write(Path(sys.argv[1]), 590)

@@ -8,7 +8,7 @@ from pictures import as_file, photograph
 from PIL import Image
 
 from raymodel.chance import Chance, Draw
-from raymodel.modality.augment import augment, augment_with_mask
+from raymodel.modality.augment import MaskBeside, augment, augment_with
 from raymodel.modality.image import ImageProcessor
 from raymodel.modality.image_decode import BROKEN, ImageError
 from raymodel.modality.mask import (
@@ -79,7 +79,8 @@ def test_a_mask_goes_where_its_image_goes(name):
     spec, mask = AugmentSpec.model_validate({name: value}), BLOCKS[..., None]
     image = np.repeat(mask * 20, 3, axis=-1)
     for turn in range(10):
-        found, numbers = augment_with_mask(image, mask, spec, Chance("mask", turn))
+        found, beside = augment_with(image, MaskBeside(mask), spec, Chance("mask", turn))
+        numbers = beside.pixels
         np.testing.assert_array_equal(found, augment(image, spec, Chance("mask", turn)))
         if name == "color":
             assert numbers is mask
