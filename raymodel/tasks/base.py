@@ -363,7 +363,8 @@ class Task(ABC):
 
     def trim(self, model: PreTrainedModel) -> None:  # noqa: B027 (most tasks use all)
         """Takes out of a model what the task has no use for, so that a base may lack it and no
-        weight is kept that nothing teaches."""
+        weight is kept that nothing teaches; and says what of the rest learns, where the model's own
+        class does not."""
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 (most tasks take any)
         """Raises ValueError when a model of this configuration would learn the wrong thing."""

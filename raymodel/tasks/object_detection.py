@@ -83,6 +83,11 @@ class ObjectDetection(Task):
                 f"{config.model_type}, which learns by another loss; take one of those"
             )
 
+    def trim(self, model: PreTrainedModel) -> None:
+        """Lets all of a model learn: transformers' DETR comes with its ResNet frozen, which of a
+        fresh model is noise."""
+        model.requires_grad_(True)
+
     def schema(self) -> pa.Schema:
         """`image` binary, encoded as in its source; of each object in it the number of its class in
         `labels` (list<int32>), and four numbers in `boxes` (list<float>): left, top, right, bottom,

@@ -1,7 +1,7 @@
 """Scenes of handwritten digits (scikit-learn's) on a coloured ground: where each lies is exact.
 
-No digit is in two scenes, so that what is held out is new in every part. As a script it writes the
-folder that docs/images tells of: `python -m raymodel.testing.scenes FOLDER`.
+As a script it writes the folders that docs/images tells of: `train`, and `test` of digits that are
+in none of `train`. `python -m raymodel.testing.scenes FOLDER`
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from raymodel.chance import Chance
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASSES = {"ground": 0} | {name: digit + 1 for digit, name in enumerate(NAMES)}
 """Name → value in the masks."""
+ALL = range(1797)
+"""Places of all digits."""
+_SEEN, _NEW = range(1400), range(1400, 1797)  # of the script: to learn from, to be measured on
 _INK = 96
 """From which a pixel belongs to a digit, of 255."""
 _TRIES = 20
@@ -38,27 +41,33 @@ class Scene:
     """Name, left, top, width and height of each digit's ink."""
 
 
-def scenes(count: int, side: int = 64, digits: int = 3, seed: int = 0) -> Iterator[Scene]:
+def scenes(
+    count: int, side: int = 64, digits: int = 3, seed: int = 0, pool: range = ALL
+) -> Iterator[Scene]:
     """Squares with up to `digits` digits each, none of which touches another.
 
     Args:
         count: of scenes.
         side: of a scene in pixels.
-        digits: of each; 1,797 there are in all.
+        digits: of each scene, at most: what finds no room is left out.
         seed: of what chance decides.
+        pool: which of the digits are used, by their places in an order that is always the same; all
+            once before one comes again.
     """
     from sklearn.datasets import load_digits
 
     known = load_digits()
-    assert count * digits <= len(known.target), "every digit is used once"
-    order = np.argsort(Chance("scenes", seed).bits(len(known.target)), kind="stable")
+    shuffled = np.argsort(Chance("digits").bits(len(known.target)), kind="stable")[pool]
+    rounds = -(-count * digits // len(pool))
+    keys = [Chance("round", seed, each).bits(len(pool)) for each in range(rounds)]
+    order = np.concatenate([shuffled[np.argsort(key, kind="stable")] for key in keys])
     for index in range(count):
         chosen = order[index * digits : (index + 1) * digits]
         drawn = [(known.images[each], int(known.target[each])) for each in chosen]
         yield _scene(drawn, side, Chance("scene", seed, index))
 
 
-def write_masked(folder: Path, count: int, **options: int) -> None:
+def write_masked(folder: Path, count: int, **options: Any) -> None:
     """`images/0000.png` and `masks/0000.png`, and so on."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -67,7 +76,7 @@ def write_masked(folder: Path, count: int, **options: int) -> None:
         Image.fromarray(scene.mask).save(folder / f"masks/{index:04}.png")
 
 
-def write_coco(folder: Path, count: int, **options: int) -> None:
+def write_coco(folder: Path, count: int, **options: Any) -> None:
     """`images/0000.png` and so on, and `objects.json` of them."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in enumerate(NAMES, start=1)}
@@ -118,4 +127,5 @@ def _scene(drawn: list[tuple[NDArray[np.float64], int]], side: int, chance: Chan
 
 if __name__ == "__main__":
     for write in (write_masked, write_coco):
-        write(Path(sys.argv[1]), 590)
+        write(Path(sys.argv[1], "train"), 2000, side=32, pool=_SEEN)
+        write(Path(sys.argv[1], "test"), len(_NEW) // 3, side=32, pool=_NEW)

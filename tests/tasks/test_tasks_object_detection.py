@@ -223,6 +223,7 @@ def test_a_fresh_model_of_either_family_takes_the_images(task):
         spec = ModelSpec(architecture=architecture, config=config)
         model = build_model(spec, task, square.model_fields(None))
         square.check_fits(model)
+        assert all(parameter.requires_grad for parameter in model.parameters())
         assert model.config.num_labels == 3
     batch = task.collate(rows(task, 2, 1))
     with torch.random.fork_rng(devices=[]):
