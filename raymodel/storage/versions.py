@@ -13,13 +13,25 @@ from typing import Any
 
 _INPUTS = ("pillow", "soundfile", "soxr", "tokenizers", "transformers")
 _ROWS = ("numpy", "pyarrow", *_INPUTS)
-TRAINING = (*_ROWS, "deepspeed", "safetensors", "torch")
+TRAINING = (*_ROWS, "deepspeed", "safetensors", "scipy", "torch")
 _BY_STAGE = {
     "prepare": ("ray", *_ROWS),
     "examples": ("ray", *_ROWS),
     "pretrain": ("ray", *TRAINING),
     "finetune": ("ray", *TRAINING),
-    "evaluate": ("ray", *_ROWS, "jiwer", "rouge-score", "sacrebleu", "safetensors", "torch"),
+    "evaluate": (
+        *(
+            "ray",
+            *_ROWS,
+            "jiwer",
+            "pycocotools",
+            "rouge-score",
+            "sacrebleu",
+            "safetensors",
+            "scipy",
+        ),
+        "torch",
+    ),
     "serve": ("ray", *_INPUTS, "safetensors", "torch"),
 }
 _BY_FIELD = {
