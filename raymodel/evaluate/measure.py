@@ -43,8 +43,6 @@ class Measured:
     """Measure → value; None when it is not finite, because JSON has no NaN."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Measure → the ends of its interval, where it has one, see `intervals.py`."""
-    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Measure → class → its value, where the task takes some class by class."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """`prompt`, `answer`, `reference` and `request` of a few held-out examples."""
     tables: list[dict[str, Any]] = field(default_factory=list)
@@ -207,7 +205,6 @@ def combine(
     intervals: dict[str, tuple[float, float]] = {}
     samples: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
-    by_class: dict[str, dict[str, float]] = {}
     for index, role in enumerate(held_out):
         found = _joined([part.found[role] for part in parts])
         prefix = TEXT_PREFIX if index else ""
@@ -215,15 +212,14 @@ def combine(
         metrics |= {prefix + name: measured(value) for name, value in scores.items()}
         found_of_rows = _intervals(task, found, spec.metrics)
         intervals |= {prefix + name: ends for name, ends in found_of_rows.items()}
-        by_class = by_class or task.by_class(found.readings)
         samples += found.samples[:SAMPLES]
-        if found.answers:
-            tables += map(asdict, task.tables(found.answers, found.references))
+        if found.answers or found.readings:
+            shown = task.tables(found.answers, found.references, found.readings)
+            tables += map(asdict, shown)
     paths = {tuple(sorted(path.items())): path for part in parts for path in part.slow_paths}
     return Measured(
         metrics=metrics,
         intervals=intervals,
-        by_class=by_class,
         samples=samples,
         tables=tables,
         rows={role: min(data.num_rows, spec.max_rows) for role, data in held_out.items()},

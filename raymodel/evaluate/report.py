@@ -26,7 +26,6 @@ def write_report(
         "metrics": tuned.metrics,
         "intervals": tuned.intervals,
         "base_metrics": base.metrics if base else {},
-        "by_class": tuned.by_class,
         "gates": [gate.to_dict() for gate in gates],
         "rows": tuned.rows,
         "signatures": tuned.signatures,
@@ -42,9 +41,6 @@ def render_report(tuned: Measured, base: Measured | None, gates: Sequence[GateRe
     rows = ", ".join(f"{count} of `{role}`" for role, count in tuned.rows.items())
     parts = ["# Evaluation", f"Held-out rows: {rows}.", _metrics_table(tuned, base)]
     parts += [f"`{name}`: {signature}" for name, signature in tuned.signatures.items()]
-    for name, values in tuned.by_class.items():
-        rows_of_classes = [(label, _number(value)) for label, value in values.items()]
-        parts += ["## By class", _table(("class", name), rows_of_classes)]
     if gates:
         parts += ["## Gates", _gates_table(gates)]
     for table in tuned.tables:

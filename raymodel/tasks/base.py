@@ -432,11 +432,6 @@ class Task(ABC):
         """Those of `measures` that need readings. Must load neither torch nor transformers."""
         raise NotImplementedError(f"{self.name} has no readings")
 
-    def by_class(self, readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
-        """Measure → class → its value, beside `measures`; for the report. Must load neither torch
-        nor transformers."""
-        return {}
-
     def can_evaluate(self, columns: Collection[str]) -> bool:
         """Whether rows with these columns are examples of this task."""
         return set(self.schema().names) <= set(columns)
@@ -470,9 +465,20 @@ class Task(ABC):
             names: asked for; others may be in the result too.
         """
 
-    def tables(self, answers: Sequence[Answer], references: Sequence[Any]) -> list[Table]:
-        """What the report shows of the answers beside the measures. Must load neither torch nor
-        transformers."""
+    def tables(
+        self,
+        answers: Sequence[Answer],
+        references: Sequence[Any],
+        readings: Sequence[Reading] = (),
+    ) -> list[Table]:
+        """What the report shows of the answers, or of the readings, beside the measures. Must load
+        neither torch nor transformers.
+
+        Args:
+            answers: none where no measure needs them, or a few.
+            references: of these.
+            readings: none where no measure needs them.
+        """
         return []
 
     def signatures(self) -> Mapping[str, str]:

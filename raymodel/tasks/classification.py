@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from raymodel.tasks.base import Answer, Columns, Measure, Table, Task
+from raymodel.tasks.base import Answer, Columns, Measure, Reading, Table, Task
 
 
 class Classification(Task):
@@ -34,7 +34,12 @@ class Classification(Task):
 
         return label_scores([answer["label"] for answer in answers], references)
 
-    def tables(self, answers: Sequence[Answer], references: Sequence[Any]) -> list[Table]:
+    def tables(
+        self,
+        answers: Sequence[Answer],
+        references: Sequence[Any],
+        readings: Sequence[Reading] = (),
+    ) -> list[Table]:
         """Which class is taken for which."""
         from raymodel.tasks.confusion import confusion_table
 

@@ -21,6 +21,7 @@ from raymodel.tasks.base import (
     Measure,
     Reading,
     Sample,
+    Table,
     Task,
 )
 from raymodel.tasks.fields import Field
@@ -159,9 +160,24 @@ class ImageSegmentation(Task):
         """`mean_iou` and `pixel_accuracy`."""
         return pixel_scores(readings)
 
-    def by_class(self, readings: Sequence[Reading]) -> dict[str, dict[str, float]]:
-        """`iou` of each class."""
-        return {"iou": class_ious(readings)}
+    def tables(
+        self,
+        answers: Sequence[Answer],
+        references: Sequence[Any],
+        readings: Sequence[Reading] = (),
+    ) -> list[Table]:
+        """The overlap of each class, the least first."""
+        ious = sorted(class_ious(readings).items(), key=lambda each: each[1])
+        worst = ", ".join(f"{name} {iou:.2f}" for name, iou in ious[:_SHOWN])
+        return [
+            Table(
+                title="By class",
+                brief=f"least overlap: {worst}" if ious else "",
+                note="Intersection over union of the pixels of each class, the least first.",
+                head=["class", "iou"],
+                rows=[[name, f"{iou:.4f}"] for name, iou in ious],
+            )
+        ]
 
     def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
         """`mask`, a PNG in base64 of the image's size, whose values are the numbers of classes and

@@ -10,7 +10,7 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measu
 from raymodel.tasks.fields import Field
 from raymodel.tasks.label import number_of
 from raymodel.tasks.objects import MEASURED, find_wrong_box, object_scores
-from raymodel.tasks.pixels import a_grey_square, fresh_images
+from raymodel.tasks.pictures import GREY_SQUARE, fresh_images
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -209,7 +209,7 @@ class ObjectDetection(Task):
     @classmethod
     def example_request(cls) -> dict[str, Any]:
         """A grey square."""
-        return {"image": a_grey_square()}
+        return {"image": GREY_SQUARE}
 
     @staticmethod
     def answer_text(answer: Answer) -> str:

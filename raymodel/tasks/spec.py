@@ -314,6 +314,15 @@ class ImageClassificationSpec(AnyTask):
         return self.augment.mixup + self.augment.cutmix > 0
 
 
+def _unmixed(augment: AugmentSpec) -> AugmentSpec:
+    for name in ("mixup", "cutmix"):
+        if share := getattr(augment, name):
+            raise ValueError(
+                f"{name} is {share:g}, and only images with one label each are mixed; leave it out"
+            )
+    return augment
+
+
 class MaskedImageSpec(AnyTask):
     """Paint what is hidden of an image, from the patches that are left: learns from images without
     labels what a classifier can start from (MAE, arXiv:2111.06377).
@@ -325,19 +334,9 @@ class MaskedImageSpec(AnyTask):
 
     name: Literal["masked_image"] = "masked_image"
     """Which task."""
-    augment: Annotated[AugmentSpec, OF_TRAINING] = AugmentSpec()
+    augment: Annotated[AugmentSpec, OF_TRAINING, AfterValidator(_unmixed)] = AugmentSpec()
     """How training changes what it is shown, by chance; nothing is changed by default. MAE takes
     `crop: 0.2` and `flip: true` for photographs, and no more. Images are not mixed."""
-
-    @model_validator(mode="after")
-    def _mixes_nothing(self) -> MaskedImageSpec:
-        mixed = [name for name in ("mixup", "cutmix") if getattr(self.augment, name)]
-        if mixed:
-            raise ValueError(
-                f"augment.{mixed[0]} mixes two images and their labels, and masked_image has no "
-                "labels; leave it out"
-            )
-        return self
 
 
 class ImageSegmentationSpec(AnyTask):
@@ -370,6 +369,11 @@ class ImageSegmentationSpec(AnyTask):
             f"{self.name} {said}; it needs two or more, each with the value of its pixels in the "
             "masks: classes: {ground: 0, road: 1}"
         )
+
+    @field_validator("augment")
+    @classmethod
+    def _mixes_nothing(cls, augment: AugmentSpec) -> AugmentSpec:
+        return _unmixed(augment)
 
     @model_validator(mode="after")
     def _values_differ(self) -> ImageSegmentationSpec:
@@ -406,7 +410,7 @@ class ObjectDetectionSpec(AnyTask):
                 f"rotate is {augment.rotate:g}, and the box of an object that was turned in its "
                 "box is not known; leave it out"
             )
-        return augment
+        return _unmixed(augment)
 
 
 class TokenClassificationSpec(AnyTask):

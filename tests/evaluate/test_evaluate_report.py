@@ -97,11 +97,3 @@ def test_the_summary_has_the_base_before_the_model():
         "base_metrics": {"perplexity": 90.0},
     }
     assert summary(content) == ["perplexity 90 → 10", "f1 0.5 (0.4–0.61)"]
-
-
-def test_what_is_measured_class_by_class_has_a_table_of_its_own():
-    by_class = {"iou": {"road": 0.5, "sky": 0.875}}
-    text = render_report(Measured(metrics={"mean_iou": 0.6875}, by_class=by_class), None, ())
-    assert "## By class" in text
-    assert "| class | iou |" in text
-    assert "| sky | 0.875 |" in text

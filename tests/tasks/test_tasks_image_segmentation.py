@@ -230,7 +230,10 @@ def test_readings_are_taken_in_the_size_of_each_image(task):
         expected = pixel_counts(truth.astype(np.uint8), found.astype(np.uint8), LABELS)
         assert reading == expected
     assert set(task.measure_readings(readings)) == set(task.measures)
-    assert set(task.by_class(readings)["iou"]) <= set(LABELS)
+    [table] = task.tables([], [], readings)
+    ious = class_ious(readings)
+    assert {name: float(iou) for name, iou in table.rows} == pytest.approx(ious, abs=1e-4)
+    assert table.brief.startswith(f"least overlap: {min(ious, key=ious.get)} ")
 
 
 def test_an_answer_tells_the_share_of_each_class(task):

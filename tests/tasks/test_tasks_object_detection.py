@@ -24,7 +24,7 @@ from raymodel.tasks.base import LeftOut, Limits
 from raymodel.tasks.loss import IGNORED
 from raymodel.tasks.matching import Weights, corners, generalised_iou, match
 from raymodel.tasks.objects import object_scores, read_objects
-from raymodel.tasks.spec import ObjectDetectionSpec
+from raymodel.tasks.spec import ImageSegmentationSpec, ObjectDetectionSpec
 from raymodel.tasks.template import FieldTypeError, RecordError
 
 PROCESSOR = ImageProcessor(size=(16, 24), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -135,6 +135,12 @@ def test_what_a_crop_leaves_of_boxes_is_what_is_in_it():
 def test_a_job_cannot_turn_boxes():
     with pytest.raises(ValidationError, match="rotate is 10, and the box"):
         ObjectDetectionSpec.model_validate({"augment": {"rotate": 10}})
+
+
+@pytest.mark.parametrize("kind", [ObjectDetectionSpec, ImageSegmentationSpec])
+def test_images_of_many_labels_are_not_mixed(kind):
+    with pytest.raises(ValidationError, match=r"cutmix is 0.5, and images with more than one"):
+        kind.model_validate({"augment": {"cutmix": 0.5}})
 
 
 # ---- training ------------------------------------------------------------------------------------
