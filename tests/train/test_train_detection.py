@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import commit_dataset, digests, losses, train_here, train_until, validation
+from tiny_runs import (
+    build_work,
+    commit_dataset,
+    digests,
+    losses,
+    train_here,
+    train_until,
+    validation,
+)
 
 from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
@@ -15,7 +23,6 @@ from raymodel.data.shard import open_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.evaluate.measure import combine, measure_part
 from raymodel.evaluate.spec import EvaluateSpec
-from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.scenes import NAMES, write_coco
@@ -83,19 +90,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:
-    parsed = FinetuneSpec.model_validate(SPEC | spec)
-    return TrainWork(
-        job_name="tiny",
-        stage="finetune",
-        spec=parsed,
-        task=parsed.task,
-        labels=tuple(dataset.content["labels"]),
-        seed=3,
-        run=Location.parse(str(run)),
-        dataset=mixture_of(dataset),
-        base=None,
-        threads=1,
-    )
+    return build_work(FinetuneSpec.model_validate(SPEC | spec), dataset, run)
 
 
 def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
