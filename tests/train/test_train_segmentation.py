@@ -102,6 +102,7 @@ def test_the_classes_are_those_of_the_job_and_the_images_of_each_are_counted(dat
     assert 0 < content["classes"]["train"]["seven"] < rows["train"]
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_and_every_zero_stage_trains_the_same(dataset, tmp_path):
     works = {
         (workers, stage): work_of(dataset, tmp_path / f"{workers}{stage}", parallel={"zero": stage})
