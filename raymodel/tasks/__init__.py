@@ -15,8 +15,8 @@ from raymodel.tasks.chat import Chat
 from raymodel.tasks.chat_preference import ChatPreference
 from raymodel.tasks.embedding import Embedding
 from raymodel.tasks.image_classification import ImageClassification
-from raymodel.tasks.masked_image import MaskedImage
 from raymodel.tasks.image_segmentation import ImageSegmentation
+from raymodel.tasks.masked_image import MaskedImage
 from raymodel.tasks.masked_lm import MaskedLM
 from raymodel.tasks.multi_label_classification import MultiLabelClassification
 from raymodel.tasks.object_detection import ObjectDetection

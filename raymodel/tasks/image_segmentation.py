@@ -25,8 +25,8 @@ from raymodel.tasks.base import (
     Task,
 )
 from raymodel.tasks.fields import Field
-from raymodel.tasks.pixel_scores import class_ious, pixel_counts, pixel_scores
 from raymodel.tasks.pictures import GREY_SQUARE, fresh_images
+from raymodel.tasks.pixel_scores import class_ious, pixel_counts, pixel_scores
 
 if TYPE_CHECKING:
     import numpy as np

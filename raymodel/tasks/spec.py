@@ -334,9 +334,14 @@ class MaskedImageSpec(AnyTask):
 
     name: Literal["masked_image"] = "masked_image"
     """Which task."""
-    augment: Annotated[AugmentSpec, OF_TRAINING, AfterValidator(_unmixed)] = AugmentSpec()
+    augment: Annotated[AugmentSpec, OF_TRAINING] = AugmentSpec()
     """How training changes what it is shown, by chance; nothing is changed by default. MAE takes
     `crop: 0.2` and `flip: true` for photographs, and no more. Images are not mixed."""
+
+    @field_validator("augment")
+    @classmethod
+    def _mixes_nothing(cls, augment: AugmentSpec) -> AugmentSpec:
+        return _unmixed(augment)
 
 
 class ImageSegmentationSpec(AnyTask):

@@ -123,7 +123,7 @@ LLAMA = {"objective": "causal_lm", "model": {"preset": "llama-tiny"}}
         ),
         (
             job_of(pretrain={"objective": {"name": "masked_image", "augment": {"cutmix": 0.5}}}),
-            "augment.cutmix mixes two images and their labels, and masked_image has no labels",
+            "only images with one label each are mixed; leave it out",
         ),
         (
             job_of(finetune={"sources": [IMAGES | {"share": 0}]}),
