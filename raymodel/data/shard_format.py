@@ -64,7 +64,8 @@ class PartContent:
     @classmethod
     def load(cls, data: dict[str, Any], where: object) -> PartContent:
         """From a manifest. Raises ArtifactError when a key is missing."""
-        missing = [field.name for field in fields(cls) if field.name not in data]
+        known = data if isinstance(data, dict) else {}
+        missing = [field.name for field in fields(cls) if field.name not in known]
         if missing:
             raise ArtifactError(
                 f"{where}: a part of the dataset lacks {', '.join(missing)}; the manifest was "

@@ -18,7 +18,7 @@ from raymodel.spec.show import show
 # Codecs of Python that no file of records is written in: for host names, source text or nothing.
 _NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "charmap"}
 _OF_LINES = ("jsonl", "csv", "pixels", "conll", "word_tags")
-ROWS_VERSION = 4
+ROWS_VERSION = 5
 """Enters the fingerprints of what is prepared: it is raised when the same spec and sources give
 other rows, or other files of an attempt that can be gone on with."""
 MAX_LEFT_OUT = 0.5

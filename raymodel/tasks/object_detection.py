@@ -169,13 +169,13 @@ class ObjectDetection(Task):
         return [
             {
                 "objects": [
-                    {"label": names[label], "score": score, "box": _in_pixels(box, size)}
-                    for score, label, box in sorted(
-                        zip(scores, labels, boxes, strict=True), key=lambda each: -each[0]
+                    {"label": names[label], "score": prob, "box": _in_pixels(box, size)}
+                    for prob, label, box in sorted(
+                        zip(probs, labels, boxes, strict=True), key=lambda each: -each[0]
                     )
                 ]
             }
-            for scores, labels, boxes, size in found
+            for probs, labels, boxes, size in found
         ]
 
     def references(self, rows: Columns) -> list[Any]:
@@ -214,7 +214,7 @@ class ObjectDetection(Task):
     @staticmethod
     def answer_text(answer: Answer) -> str:
         """Such as `dog (97%) at 10, 20, cat (80%) at 200, 31`."""
-        sure = [each for each in answer["objects"] if each.get("score", 1.0) >= _SURE]
+        sure = [each for each in answer["objects"] if _probability(each) >= _SURE]
         shown = [
             each["label"]
             + (f" ({each['score']:.0%})" if "score" in each else "")
@@ -261,3 +261,8 @@ def _in_pixels(box: Sequence[float], size: tuple[int, int]) -> list[float]:
     left, right = (min(max(x + side * wide / 2, 0.0), 1.0) * image_wide for side in (-1, 1))
     top, bottom = (min(max(y + side * high / 2, 0.0), 1.0) * image_high for side in (-1, 1))
     return [left, top, right - left, bottom - top]
+
+
+def _probability(found: Mapping[str, Any]) -> float:
+    """Of an object of an answer; a reference is sure."""
+    return float(found.get("score", 1.0))

@@ -46,7 +46,12 @@ def make(run: str, stage: str, mark: str, files: dict[str, str]) -> Artifact:
     content = {
         "splits": {},
         "sequence_length": 16,
-        "processor": {"sha256": "0", "vocab_size": 300, "folder": "data/processor"},
+        "processor": {
+            "modality": "text",
+            "sha256": "0",
+            "vocab_size": 300,
+            "folder": "data/processor",
+        },
     }
     commit_manifest(place, job_name=run, stage=stage, fingerprint=mark, parents={}, content=content)
     Run(Location.parse("runs") / run).set_latest(stage, mark)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import AutoConfig
 
 from raymodel.chance import Draw
 from raymodel.data.pack import pack_rows
+from raymodel.data.shard_format import PartContent
 from raymodel.errors import SpecError
 from raymodel.job.check import check_job
 from raymodel.job.preflight import look_at_inputs
@@ -357,10 +359,16 @@ def test_what_is_loaded_is_looked_at_before_the_first_stage(name, tmp_path: Path
         if name == "tokenizer":
             reads.save(Location.parse(str(place)))
         else:
+            part = {field.name: 1 for field in fields_of(PartContent)} | {"folder": "part"}
             content = {
-                "processor": {"modality": "text", **reads.facts(), "sha256": "0"},
+                "processor": {
+                    "modality": "text",
+                    "folder": "processor",
+                    "sha256": "0",
+                    **reads.facts(),
+                },
                 "sequence_length": 128,
-                "splits": {split: {"parts": [1]} for split in ("train", "holdout")},
+                "splits": {split: {"parts": [part]} for split in ("train", "holdout")},
             }
             commit_manifest(
                 Location.parse(str(place)),

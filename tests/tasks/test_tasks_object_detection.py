@@ -139,7 +139,7 @@ def test_a_job_cannot_turn_boxes():
 
 @pytest.mark.parametrize("kind", [ObjectDetectionSpec, ImageSegmentationSpec])
 def test_images_of_many_labels_are_not_mixed(kind):
-    with pytest.raises(ValidationError, match=r"cutmix is 0.5, and images with more than one"):
+    with pytest.raises(ValidationError, match=r"cutmix is 0.5, and only images"):
         kind.model_validate({"augment": {"cutmix": 0.5}})
 
 

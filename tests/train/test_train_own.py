@@ -46,7 +46,7 @@ def test_a_plain_module_trains_alike_at_every_stage_of_zero_and_answers(
         np.testing.assert_allclose(losses(work), losses(alone), rtol=2e-4)
         for name, tensor in weights_of(work).items():
             torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=2e-4, msg=name)
-    assert losses(alone)[-1] < losses(alone)[0] / 2
+    assert losses(alone)[-1] < 0.6 * losses(alone)[0]
     _check_answers(works[3])
 
 
