@@ -29,6 +29,9 @@ class Command:
         self.nodes, self.folder = nodes, folder
         self.stage = folder / f"runs/{name}/pretrain"
         job = tiny_job(folder, name, **pretrain)
+        # Steps of a model as tiny as this wait for the slower of two threads: on a busy machine
+        # they took a second each.
+        cluster = {"threads_per_worker": 1, **cluster}
         job |= {"storage": str(folder / "runs"), "cluster": cluster}
         self._job = folder / f"{name}.yaml"
         self._job.write_text(yaml.safe_dump(job))
