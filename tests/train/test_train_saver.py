@@ -17,7 +17,7 @@ from raymodel.storage.uri import Location
 from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train.checkpoint import saver as saver_module
 from raymodel.train.checkpoint.fragments import FragmentReader
-from raymodel.train.checkpoint.index import load_index
+from raymodel.train.checkpoint.index import load_index, rank_index
 from raymodel.train.checkpoint.saver import Saver
 from raymodel.train.checkpoint.state import (
     TrainState,
@@ -251,6 +251,10 @@ def save_on_a_full_disk(rank, world_size, run, full_ranks, steps):
 
     def fill_the_disk(tensors, path):
         path.write_bytes(b"as much as fits")
+        # The others are done: one that begins while its folder goes away would have to try again.
+        written = [path.parent.parent / rank_index(each) for each in {0, 1} - set(full_ranks)]
+        while not all(file.exists() for file in written):
+            time.sleep(0.01)
         raise OSError(28, "No space left on device")
 
     with engine_of(Case(2)) as engine:
