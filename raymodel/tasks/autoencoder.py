@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raymodel.tasks.pictures import pixels_for
+
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
@@ -166,5 +168,4 @@ def forward_inputs(
 ) -> dict[str, torch.Tensor]:
     """What the model is called with: pixels in its format, and the order of the patches, which has
     to stay exact."""
-    pixels = batch["pixel_values"].to(next(model.parameters()).dtype)
-    return {"pixel_values": pixels, "noise": batch["noise"]}
+    return {"pixel_values": pixels_for(model, batch), "noise": batch["noise"]}

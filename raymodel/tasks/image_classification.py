@@ -10,7 +10,13 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sampl
 from raymodel.tasks.classification import Classification
 from raymodel.tasks.fields import Field
 from raymodel.tasks.label import number_of
-from raymodel.tasks.pictures import GREY_SQUARE, fresh_images, image_example, image_schema
+from raymodel.tasks.pictures import (
+    GREY_SQUARE,
+    fresh_images,
+    image_example,
+    image_schema,
+    pixels_for,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,8 +121,7 @@ class ImageClassification(Classification):
         share of its image."""
         from raymodel.tasks.loss import cross_entropy_sum, mixed_cross_entropy_sum
 
-        pixels = batch["pixel_values"].to(next(model.parameters()).dtype)
-        logits_BC = model(pixel_values=pixels).logits
+        logits_BC = model(pixel_values=pixels_for(model, batch)).logits
         if "share" not in batch:
             return cross_entropy_sum(logits_BC, batch["labels"])
         both = batch["labels"], batch["partner_labels"]

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from raymodel.modality.spec import IGNORED
 from raymodel.tasks.base import (
@@ -22,11 +22,11 @@ from raymodel.tasks.base import (
     Reading,
     Sample,
     Table,
-    Task,
 )
 from raymodel.tasks.fields import Field
-from raymodel.tasks.pictures import GREY_SQUARE, fresh_images
+from raymodel.tasks.pictures import GREY_SQUARE, pixels_for
 from raymodel.tasks.pixel_scores import class_ious, pixel_counts, pixel_scores
+from raymodel.tasks.whole_image import WholeImageTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,29 +36,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raymodel.chance import Draw
-    from raymodel.modality.image import ImageProcessor
     from raymodel.modality.mask import Classes
-    from raymodel.storage.uri import Location
     from raymodel.tasks.spec import ImageSegmentationSpec
 
 _SHOWN = 4
 """Classes of an answer in a line."""
 
 
-class ImageSegmentation(Task):
+class ImageSegmentation(WholeImageTask):
     """A network that gives logits for a grid of places (`AutoModelForSemanticSegmentation`), which
-    are scaled to the pixels.
-
-    The whole image is shown to the model, scaled to its size: nothing is cut off, so that each
-    pixel of an image has an answer.
-    """
+    are scaled to the pixels."""
 
     name = "image_segmentation"
-    modality = "image"
     auto_class = "AutoModelForSemanticSegmentation"
     architectures = ("ForSemanticSegmentation",)
     pipeline_tag = "image-segmentation"
-    peft_task = None
     fields = MappingProxyType(
         {
             "image": Field(kind="image", default="image"),
@@ -73,23 +65,12 @@ class ImageSegmentation(Task):
     )
     answers = "mask"
     no_target = IGNORED
-    draws_head = True
 
     @property
     def _said(self) -> ImageSegmentationSpec:
         from raymodel.tasks.spec import ImageSegmentationSpec
 
         return cast("ImageSegmentationSpec", self.spec or ImageSegmentationSpec())
-
-    def fresh_processor(self) -> ImageProcessor | None:
-        """As the job says what images are; None where it leaves that to a base."""
-        return fresh_images(self._said.image)
-
-    def reading_as(self, folder: Location) -> Self:
-        """As of all tasks; but what a processor would cut off is scaled with the rest."""
-        task = super().reading_as(folder)
-        task._processor = task.processor.whole
-        return task
 
     def schema(self) -> pa.Schema:
         """`image` binary, encoded as in its source; `mask` binary, a grey PNG of the numbers of
@@ -142,9 +123,8 @@ class ImageSegmentation(Task):
         from raymodel.tasks.loss import IGNORED as NO_TARGET
         from raymodel.tasks.loss import cross_entropy_sum
 
-        pixels = batch["pixel_values"].to(next(model.parameters()).dtype)
         labels = batch["labels"].long()
-        logits = _scaled(model(pixel_values=pixels).logits, labels.shape[1:])
+        logits = _scaled(model(pixel_values=pixels_for(model, batch)).logits, labels.shape[1:])
         targets = torch.where(labels == IGNORED, NO_TARGET, labels)
         # In memory the classes of a pixel lie together, so that this copies nothing.
         return cross_entropy_sum(logits.permute(0, 2, 3, 1).flatten(0, 2), targets.flatten())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
+from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample
 from raymodel.tasks.fields import Field
 from raymodel.tasks.label import number_of
 from raymodel.tasks.objects import MEASURED, find_wrong_box, object_scores
-from raymodel.tasks.pictures import GREY_SQUARE, fresh_images
+from raymodel.tasks.pictures import GREY_SQUARE, pixels_for
+from raymodel.tasks.whole_image import WholeImageTask
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.boxes import Boxes
-    from raymodel.modality.image import ImageProcessor
-    from raymodel.storage.uri import Location
     from raymodel.tasks.spec import ObjectDetectionSpec
 
 _FAMILIES = ("detr", "table-transformer", "yolos")
@@ -30,19 +29,14 @@ _SURE = 0.5
 _SHOWN = 5
 
 
-class ObjectDetection(Task):
+class ObjectDetection(WholeImageTask):
     """A network that gives a fixed number of boxes, each with a class or nothing
-    (`AutoModelForObjectDetection`, of the family of DETR).
-
-    The whole image is shown to the model, scaled to its size.
-    """
+    (`AutoModelForObjectDetection`, of the family of DETR)."""
 
     name = "object_detection"
-    modality = "image"
     auto_class = "AutoModelForObjectDetection"
     architectures = ("ForObjectDetection",)
     pipeline_tag = "object-detection"
-    peft_task = None
     fields = MappingProxyType(
         {
             "image": Field(kind="image", default="image"),
@@ -57,23 +51,12 @@ class ObjectDetection(Task):
         }
     )
     answers = "objects"
-    draws_head = True
 
     @property
     def _said(self) -> ObjectDetectionSpec:
         from raymodel.tasks.spec import ObjectDetectionSpec
 
         return cast("ObjectDetectionSpec", self.spec or ObjectDetectionSpec())
-
-    def fresh_processor(self) -> ImageProcessor | None:
-        """As the job says what images are; None where it leaves that to a base."""
-        return fresh_images(self._said.image)
-
-    def reading_as(self, folder: Location) -> Self:
-        """As of all tasks; but what a processor would cut off is scaled with the rest."""
-        task = super().reading_as(folder)
-        task._processor = task.processor.whole
-        return task
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Raises ValueError for a model that learns by another loss."""
@@ -145,8 +128,7 @@ class ObjectDetection(Task):
         """Sum over the images, see `matching.py`."""
         from raymodel.tasks.matching import Weights, set_loss
 
-        pixels = batch["pixel_values"].to(next(model.parameters()).dtype)
-        output = model(pixel_values=pixels)
+        output = model(pixel_values=pixels_for(model, batch))
         weights = Weights.of(getattr(model, "module", model).config)
         return set_loss(output.logits, output.pred_boxes, batch, weights)
 

@@ -37,7 +37,8 @@ def read_objects(value: object, field: str) -> list[Object]:
             "holds them"
         )
     objects: list[Object] = [
-        {"label": _label(each), "box": [float(number) for number in _box(each)]} for each in found
+        {"label": str(_label(each)).strip(), "box": [float(number) for number in _box(each)]}
+        for each in found
     ]
     for each in objects:
         if not each["label"]:
@@ -71,17 +72,14 @@ def _in_rows(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     columns = {name: each for name, each in value.items() if isinstance(each, list)}
-    labels, boxes = (columns.get(a, columns.get(b)) for a, b in (_LABEL, _BOX))
+    labels, boxes = _label(columns), _box(columns)
     if labels is None or boxes is None or len(labels) != len(boxes):
         return value
     return [{"label": a, "box": b} for a, b in zip(labels, boxes, strict=True)]
 
 
-_LABEL, _BOX = ("label", "category"), ("box", "bbox")
-
-
-def _label(value: Mapping[str, Any]) -> str:
-    return str(value.get("label", value.get("category"))).strip()
+def _label(value: Mapping[str, Any]) -> Any:
+    return value.get("label", value.get("category"))
 
 
 def _box(value: Mapping[str, Any]) -> Any:
@@ -91,7 +89,7 @@ def _box(value: Mapping[str, Any]) -> Any:
 def _is_object(value: object) -> bool:
     if not isinstance(value, Mapping):
         return False
-    label, box = value.get("label", value.get("category")), _box(value)
+    label, box = _label(value), _box(value)
     return (
         isinstance(label, str | int)
         and isinstance(box, list)

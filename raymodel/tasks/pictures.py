@@ -9,6 +9,7 @@ from raymodel.tasks.base import Example, LeftOut
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import torch
 
     from raymodel.modality.image import ImageProcessor
     from raymodel.modality.spec import ImageSpec
@@ -43,3 +44,8 @@ def fresh_images(image: ImageSpec | None) -> ImageProcessor | None:
     from raymodel.modality.image import ImageProcessor
 
     return None if image is None else ImageProcessor.fresh(image)
+
+
+def pixels_for(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The `pixel_values` of a batch, in the model's format."""
+    return batch["pixel_values"].to(next(model.parameters()).dtype)

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import build_work, commit_dataset, losses, records, train_here
+from tiny_runs import build_work, losses, make_examples, records, train_here
 
-from raymodel.data.prepare import Recipe
-from raymodel.data.rows import RowKind
-from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.spec import SourceSpec
 from raymodel.model.load import load_for_use
-from raymodel.tasks import make_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.sounds import SMALL_WAVE, clip
 from raymodel.train.spec import FinetuneSpec
@@ -46,18 +43,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
         (folder / f"{index}.wav").write_bytes(clip(text + "ab", seed=index))
         lines.append(f"{index}.wav,{text}")
     (folder / "manifest.csv").write_text("\n".join(lines))
+    source = SourceSpec(path=str(folder / "manifest.csv"), format="csv")
     spec = FinetuneSpec.model_validate(SPEC)
-    task = make_task(spec.task)
-    recipe = Recipe(
-        sources=(SourceSpec(path=str(folder / "manifest.csv"), format="csv"),),
-        clean=CleanSpec(),
-        holdout=0.2,
-        seed=7,
-        kind=RowKind(task=spec.task, length=None),
-        reads=task.processor_class(),
-        processor=task.fresh_processor(),
-    )
-    return commit_dataset(recipe, folder / "dataset", fingerprint="1" * 16)
+    return make_examples(folder / "dataset", spec, source, holdout=0.2)
 
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:

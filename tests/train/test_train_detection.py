@@ -5,25 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from tiny_runs import (
     build_work,
-    commit_dataset,
     digests,
     losses,
+    make_examples,
     train_here,
     train_until,
     validation,
+    weights_of,
 )
 
 from raymodel.data.mixture import mixture_of
-from raymodel.data.prepare import Recipe
-from raymodel.data.rows import RowKind
 from raymodel.data.shard import open_dataset
-from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.spec import SourceSpec
 from raymodel.evaluate.measure import combine, measure_part
 from raymodel.evaluate.spec import EvaluateSpec
-from raymodel.tasks import make_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.scenes import NAMES, write_coco
 from raymodel.train.spec import FinetuneSpec
@@ -75,26 +72,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("scenes")
     write_coco(folder / "scenes", 40, side=32)
     (folder / "scenes/images/0039.png").unlink()
+    source = SourceSpec(path=str(folder / "scenes"), format="coco")
     spec = FinetuneSpec.model_validate(SPEC)
-    task = make_task(spec.task)
-    recipe = Recipe(
-        sources=(SourceSpec(path=str(folder / "scenes"), format="coco"),),
-        clean=CleanSpec(),
-        holdout=0.25,
-        seed=7,
-        kind=RowKind(task=spec.task, length=None),
-        reads=task.processor_class(),
-        processor=task.fresh_processor(),
-    )
-    return commit_dataset(recipe, folder / "dataset", fingerprint="1" * 16)
+    return make_examples(folder / "dataset", spec, source, holdout=0.25)
 
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:
     return build_work(FinetuneSpec.model_validate(SPEC | spec), dataset, run)
-
-
-def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
-    return load_file((work.run / "model/model.safetensors").local_path)
 
 
 def test_the_classes_are_those_of_the_objects_and_a_missing_image_is_counted(dataset):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from tiny_runs import RESNET, build_work, commit_dataset, losses, records, train_here
+from tiny_runs import RESNET, build_work, commit_dataset, losses, records, train_here, weights_of
 from transformers import AutoModelForImageClassification
 
 from raymodel.data.columns import columns_of
@@ -84,10 +83,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:
     return build_work(FinetuneSpec.model_validate(SPEC | spec), dataset, run)
-
-
-def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
-    return load_file((work.run / "model/model.safetensors").local_path)
 
 
 def test_a_broken_image_is_left_out_with_its_reason_and_the_rest_adds_up(dataset):

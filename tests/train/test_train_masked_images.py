@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from test_train_images import SPEC as OF_CLASSES
 from test_train_images import write_images
-from tiny_runs import commit_dataset, losses, records, train_here, train_until, validation
+from tiny_runs import (
+    commit_dataset,
+    losses,
+    records,
+    train_here,
+    train_until,
+    validation,
+    weights_of,
+)
 
 from raymodel.data.mixture import mixture_of
 from raymodel.data.prepare import Recipe
@@ -96,10 +103,6 @@ def work_of(dataset, run: Path, **spec) -> TrainWork:
         base=None,
         threads=1,
     )
-
-
-def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
-    return load_file((work.run / "model/model.safetensors").local_path)
 
 
 def reconstruction_error(work: TrainWork) -> float | None:

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from test_train_images import SPEC, dataset, work_of  # noqa: F401  (a fixture)
-from tiny_runs import losses, train_all, train_until, validation
+from tiny_runs import losses, train_all, train_until, validation, weights_of
 
 from raymodel.data.columns import columns_of
 from raymodel.data.shard import open_dataset
@@ -24,10 +23,6 @@ MODEL = {"module": "networks:SmallCNN", "config": {"width": 4, "dropout": 0.0}}
 def own_work(dataset, run: Path, zero: int, **spec) -> TrainWork:  # noqa: F811
     parallel = {"zero": zero}
     return work_of(dataset, run, model=MODEL, global_batch=8, parallel=parallel, **spec)
-
-
-def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
-    return load_file((work.run / "model/model.safetensors").local_path)
 
 
 def test_a_plain_module_trains_alike_at_every_stage_of_zero_and_answers(

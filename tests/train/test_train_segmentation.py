@@ -5,25 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from tiny_runs import (
     build_work,
-    commit_dataset,
     digests,
     losses,
+    make_examples,
     train_here,
     train_until,
     validation,
+    weights_of,
 )
 
 from raymodel.data.mixture import mixture_of
-from raymodel.data.prepare import Recipe
-from raymodel.data.rows import RowKind
 from raymodel.data.shard import open_dataset
-from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.spec import SourceSpec
 from raymodel.evaluate.measure import combine, measure_part
 from raymodel.evaluate.spec import EvaluateSpec
-from raymodel.tasks import make_task
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.scenes import CLASSES, write_masked
 from raymodel.train.spec import FinetuneSpec
@@ -70,26 +67,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("scenes")
     write_masked(folder / "scenes", 40, side=32)
     (folder / "scenes/masks/0039.png").write_bytes(b"\x89PNG and no more")
+    source = SourceSpec(path=str(folder / "scenes"), format="mask_folders")
     spec = FinetuneSpec.model_validate(SPEC)
-    task = make_task(spec.task)
-    recipe = Recipe(
-        sources=(SourceSpec(path=str(folder / "scenes"), format="mask_folders"),),
-        clean=CleanSpec(),
-        holdout=0.25,
-        seed=7,
-        kind=RowKind(task=spec.task, length=None),
-        reads=task.processor_class(),
-        processor=task.fresh_processor(),
-    )
-    return commit_dataset(recipe, folder / "dataset", fingerprint="1" * 16)
+    return make_examples(folder / "dataset", spec, source, holdout=0.25)
 
 
 def work_of(dataset, run: Path, **spec) -> TrainWork:
     return build_work(FinetuneSpec.model_validate(SPEC | spec), dataset, run)
-
-
-def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
-    return load_file((work.run / "model/model.safetensors").local_path)
 
 
 def test_the_classes_are_those_of_the_job_and_the_images_of_each_are_counted(dataset):

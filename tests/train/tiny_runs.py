@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from raymodel.data.columns import columns_of
@@ -78,6 +79,28 @@ def make_dataset(
     )
 
     return commit_dataset(recipe, folder / "dataset", fingerprint=f"{seed:016x}")
+
+
+def make_examples(
+    folder: Path, spec: FinetuneSpec, source: SourceSpec, *, holdout: float
+) -> Artifact:
+    """Examples of a task whose fresh model says how its files are read, as an artifact."""
+    task = make_task(spec.task)
+    recipe = Recipe(
+        sources=(source,),
+        clean=CleanSpec(),
+        holdout=holdout,
+        seed=7,
+        kind=RowKind(task=spec.task, length=None),
+        reads=task.processor_class(),
+        processor=task.fresh_processor(),
+    )
+    return commit_dataset(recipe, folder, fingerprint="1" * 16)
+
+
+def weights_of(work: TrainWork) -> dict[str, torch.Tensor]:
+    """Those of the model that a training made."""
+    return load_file((work.run / "model/model.safetensors").local_path)
 
 
 def commit_dataset(recipe: Recipe, folder: Path, fingerprint: str) -> Artifact:
