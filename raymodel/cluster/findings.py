@@ -150,7 +150,11 @@ def judge_reduce(trial: ReduceTrial) -> Finding:
         fix = "the network or a device corrupts data: take nodes out until the sum is right"
         return Finding("all-reduce", where, "fails", f"the sum is wrong; {seen}", fix)
     if trial.bus_bytes_per_s < SLOW_REDUCE_BYTES_PER_S:
-        fix = "put the nodes into one zone, or name the fast network in GLOO_/NCCL_SOCKET_IFNAME"
+        fix = (
+            "put the nodes into one zone, or name the fast network in GLOO_/NCCL_SOCKET_IFNAME"
+            if trial.num_nodes > 1
+            else "inside a node only other work is so slow: see what else uses its cores"
+        )
         return Finding("all-reduce", where, "note", seen, fix)
     return Finding("all-reduce", where, "ok", seen)
 
