@@ -49,6 +49,7 @@ from raymodel.train.work import (
     plan_dataset,
     read_ledger,
     summary,
+    told_of_task,
     work_for,
 )
 from raymodel.train.worker import run_worker
@@ -200,7 +201,7 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             stage=execution.stage,
             fingerprint=execution.fingerprint,
             parents={role: artifact.fingerprint for role, artifact in plan.stage.inputs.items()},
-            content={"task": plan.task.name, **summary(location, plan.spec)},
+            content={**told_of_task(plan.task), **summary(location, plan.spec)},
             packages=[package for package in plan.stage.packages if package != "ray"],
         )
         run.set_latest(execution.stage, execution.fingerprint)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from raymodel.errors import ArtifactError
 from raymodel.spec.own import is_own
 from raymodel.storage.artifact import Artifact
@@ -61,13 +59,8 @@ def _own_task(folder: Location, task: str) -> str:
 def find_task_spec(model: Artifact | Location) -> AnyTask:
     """The task of `find_task`, as the job said it that made the model; else its defaults."""
     task = find_task(model)
-    if isinstance(model, Artifact) and (model.location / "spec.yaml").exists():
-        said = yaml.safe_load((model.location / "spec.yaml").read_text())
-        for section in ("objective", "task"):
-            found = said.get(section) if isinstance(said, dict) else None
-            if isinstance(found, dict) and found.get("name") == task:
-                return task_spec(found)
-    return task_spec({"name": task})
+    said = model.content.get("task_spec") if isinstance(model, Artifact) else None
+    return task_spec(said or {"name": task})
 
 
 def _architectures(config: Any) -> list[str]:

@@ -33,7 +33,7 @@ from raymodel.train.fault.notice import ask_to_leave, forget_to_leave, watch_sig
 from raymodel.train.fault.places import await_places, watch_places
 from raymodel.train.layout import Layout
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
-from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, work_for
+from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, told_of_task, work_for
 
 
 class RaySession:
@@ -124,7 +124,7 @@ def train_on_ray(
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
     story.table(loss_rows(books))
-    return {"task": work.task.name, **summary(work.run, work.spec), "goodput": books.goodput}
+    return {**told_of_task(work.task), **summary(work.run, work.spec), "goodput": books.goodput}
 
 
 def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) -> None:

@@ -120,6 +120,11 @@ def read_ledger(run: Location) -> Ledger:
     return Ledger(read_records(run / EVENTS_FILE), read_records(run / FAILURES_FILE))
 
 
+def told_of_task(task: AnyTaskSpec) -> dict[str, Any]:
+    """What a model's manifest says of its task; `find_task_spec` reads it back."""
+    return {"task": task.name, "task_spec": task.to_dict()}
+
+
 def summary(run: Location, spec: TrainSpec) -> dict[str, Any]:
     """What the manifest says about a finished run, from its records and checkpoints."""
     logged = [r for r in read_records(run / METRICS_FILE) if "loss" in r]

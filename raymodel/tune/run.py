@@ -33,7 +33,7 @@ from raymodel.train.fault.policy import classify
 from raymodel.train.plan import TrainPlan
 from raymodel.train.run import fit
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.work import TrainWork, open_plan, summary, work_for
+from raymodel.train.work import TrainWork, open_plan, summary, told_of_task, work_for
 from raymodel.tune.sampler import build_sampler
 from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
@@ -84,7 +84,7 @@ def run_sweep(
     story.say(f"          best: {setting_text(best.config)}")
     _copy_folder(chosen / "model", work.run / "model")
     return {
-        "task": spec.task.name,
+        **told_of_task(spec.task),
         **summary(chosen, work.spec),
         "setting": best.config,
         "trials": [_trial_row(trial) for trial in trials],

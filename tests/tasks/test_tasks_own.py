@@ -12,11 +12,18 @@ from pydantic import ValidationError
 
 from raymodel.errors import SpecError
 from raymodel.modality.text import TextProcessor
+from raymodel.model.purpose import find_task_spec
+from raymodel.spec.fields import own_name
+from raymodel.storage.artifact import open_artifact
+from raymodel.storage.manifest import commit_manifest
+from raymodel.storage.uri import Location
 from raymodel.tasks import is_higher_better, make_task
 from raymodel.tasks.own import own_measure, own_task
+from raymodel.tasks.spec import TASK_SPECS, default_spec
 from raymodel.testing.tiny import train_tiny_tokenizer
 from raymodel.train.base import examples_identity, finetune_identity
 from raymodel.train.spec import FinetuneSpec
+from raymodel.train.work import told_of_task
 from raymodel.tune.space import apply_setting
 
 TEMPLATES = Path(__file__).parents[2] / "docs/own"
@@ -49,6 +56,23 @@ def test_the_template_reads_both_ends_of_a_text_and_smooths_its_targets(own_fold
     )
     assert float(smoothed - plain) == pytest.approx(0.5 * 0.5 * 2.0)
     assert (task.name, task.class_role()) == (LONG, "label")
+
+
+def test_a_model_tells_its_task_as_the_job_said_it(own_folder, tmp_path):
+    own_folder(TEMPLATES)
+    said = {"name": LONG, "start": 0.5}
+    for spec in (spec_of(said).task, *(default_spec(own_name(kind)) for kind in TASK_SPECS)):
+        place = Location.parse(str(tmp_path / spec.name.replace(":", "-")))
+        (place / "model/config.json").write_text("{}")
+        commit_manifest(
+            place,
+            job_name="a",
+            stage="finetune",
+            fingerprint="f" * 16,
+            parents={},
+            content=told_of_task(spec),
+        )
+        assert find_task_spec(open_artifact(place)) == spec
 
 
 def test_a_job_says_the_fields_that_the_class_declares(own_folder):
