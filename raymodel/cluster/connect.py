@@ -25,11 +25,17 @@ from raymodel.errors import ClusterError, RaymodelError
 SPARE_CPUS = 2
 _WORKERS_PER_CORE = 4  # enough to try an elastic run; each holds a process with torch in memory
 _PROBE_S = 5.0  # a head in the same network answers in milliseconds
-_KEEP_IDLE_MS = 600_000
+# A process that waits wakes up a hundred times a second, for 0.5 % of a core: a minute of waiting
+# costs less than a new one does, and long training soon has the cores for itself.
+_KEEP_IDLE_MS = 60_000
 _OBJECT_STORE_BYTES = 512 * 2**20
 
 # After a lost node Ray first waits this long for the old number of workers.
 _ELASTIC_START_TIMEOUT_S = "5"
+_OWN_RAY_ENVIRONMENT = {
+    # Looks at every process, for the dashboard, each 5 s by default.
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",
+}
 _DRIVER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers keep the directory that relative paths mean
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
@@ -71,6 +77,8 @@ def connect(
     for name, value in _DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is None:
+        for name, value in _OWN_RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         # Ray's ports can be reached from other machines; a token that only this process and its
         # children know keeps them out. It must be set before Ray is imported.
         os.environ[MODE] = "token"
