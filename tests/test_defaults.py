@@ -164,7 +164,7 @@ def test_the_precisions_of_deepspeed(precision: str) -> None:
         {"model": {"preset": "llama-tiny"}, "global_batch": 8, "duration": "1 step",
          "precision": precision}
     )  # fmt: skip
-    config = deepspeed_config(spec, BatchPlan(micro_batch=1, accumulation=1))
+    config = deepspeed_config(spec, BatchPlan(micro_batch=1, accumulation=1), 2)
     models = {"fp16": deepspeed.DeepSpeedFP16Config, "bf16": deepspeed.DeepSpeedBF16Config}
     unwritten = {"immediate_grad_update": False, "bf16_optimizer_states": False}
     check(fields_of(models[precision]), dict.fromkeys(config[precision], WRITTEN) | unwritten)

@@ -157,6 +157,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
     ),
     "train/update/guard.py": (
         "torch:_foreach_norm",
+        "torch:_foreach_mul_",
         # Replaced in each optimizer.
         "torch.optim:Optimizer.step",
     ),

@@ -119,6 +119,21 @@ def plan_batch(global_batch: int, micro_batch: int | None, world_size: int) -> B
     return BatchPlan(micro_batch=-(-worker_rows // accumulation), accumulation=accumulation)
 
 
+def stage_to_run(zero: int, *, workers: int, precision: str, offload: bool) -> int:
+    """The ZeRO stage that DeepSpeed is given for the one of the spec.
+
+    One worker has nobody to spread state over. In fp32, stage 0 then hands torch the model's own
+    weights, where every other stage keeps a flat copy of them and moves all gradients and weights
+    through it in each step. In 16 bits, where a copy in fp32 is needed, it would update parameter
+    by parameter.
+
+    Args:
+        zero: Of the spec.
+        workers: Of the whole group.
+    """
+    return 0 if workers == 1 and precision == "fp32" and not offload else zero
+
+
 def find_step_conflict(spec: TrainSpec, batch: BatchPlan) -> str | None:
     """Why a worker does not compute all its rows of a step, and those alone, in one pass, with the
     fix: what looks at several rows of a step needs that to see the whole of it. None where it does.

@@ -34,7 +34,8 @@ from raymodel.train.checkpoint.state import committed_steps
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork, summary
 
-LAYOUTS = [*((size, zero) for size in (1, 2) for zero in range(4)), (3, 1), (3, 3)]
+# A worker by itself has stage 0 of any (`stage_to_run`).
+LAYOUTS = [(1, 0), (1, 3), *((2, zero) for zero in range(4)), (3, 1), (3, 3)]
 
 # Another number of workers changes the order in which a global batch's gradient is summed, and
 # nothing else: some 2^-24 = 6e-8 of it in fp32, and as much again with each of the twelve updates
@@ -78,6 +79,20 @@ def test_every_layout_gives_the_same_curve(whole: dict[tuple[int, int], TrainWor
     for layout, work in whole.items():
         assert largest_difference(losses(work), curve) <= TOLERANCE["fp32"], layout
         assert largest_difference(validation(work), held_out) <= TOLERANCE["fp32"], layout
+    assert losses(whole[1, 3]) == curve, "nothing is shared out to one worker"
+
+
+def test_every_layout_tells_the_norm_of_the_same_gradient(
+    whole: dict[tuple[int, int], TrainWork],
+) -> None:
+    def norms(work: TrainWork) -> list[float]:
+        return [r["grad_norm"] for r in records(work, "metrics") if "loss" in r]
+
+    expected = norms(whole[2, 1])
+    assert len(expected) == STEPS
+    assert max(expected) > 1.0, "some are clipped"
+    for layout, work in whole.items():
+        assert norms(work) == pytest.approx(expected, rel=1e-4), layout
 
 
 def test_every_layout_consumes_the_same_rows(whole: dict[tuple[int, int], TrainWork]) -> None:

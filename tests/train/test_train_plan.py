@@ -9,7 +9,7 @@ import pytest
 
 from raymodel.errors import SpecError
 from raymodel.spec.base import Spec
-from raymodel.train.plan import BatchPlan, check_rows, cut, plan_batch, plan_training
+from raymodel.train.plan import BatchPlan, check_rows, cut, plan_batch, plan_training, stage_to_run
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 from raymodel.train.step.deepspeed_config import deepspeed_config
 from raymodel.train.update.schedule import learning_rate_at
@@ -211,8 +211,8 @@ def test_a_schedule_reads_back_and_those_of_before_keep_their_identity():
 # ---- DeepSpeed -----------------------------------------------------------------------------------
 
 
-def config_of(**fields):
-    return deepspeed_config(spec_with(**fields), BatchPlan(micro_batch=3, accumulation=2))
+def config_of(workers=2, **fields):
+    return deepspeed_config(spec_with(**fields), BatchPlan(micro_batch=3, accumulation=2), workers)
 
 
 def test_the_configuration_says_what_the_spec_says():
@@ -228,6 +228,24 @@ def test_the_configuration_says_what_the_spec_says():
     assert config["optimizer"]["params"]["torch_adam"], "else it compiles an extension"
     assert "train_batch_size" not in config
     assert "scheduler" not in config, "its warm-up would make two updates with a rate of zero"
+
+
+def test_what_nobody_shares_is_not_spread():
+    def stage(zero=1, workers=1, precision="fp32", offload=False):
+        return stage_to_run(zero, workers=workers, precision=precision, offload=offload)
+
+    assert [stage(zero) for zero in range(4)] == [0, 0, 0, 0]
+    assert [stage(zero, workers=2) for zero in range(4)] == [0, 1, 2, 3]
+    assert stage(precision="bf16") == 1, "its fp32 copy is updated at once at stage 1 only"
+    assert stage(offload=True) == 1
+
+
+def test_the_gradient_is_clipped_by_one_of_two():
+    def clip(precision="fp32", **parallel):
+        return config_of(precision=precision, parallel=parallel)["gradient_clipping"]
+
+    assert clip(zero=0) == 0.0, "the guard of the update does"
+    assert clip(zero=1) == clip(zero=0, tensor=2) == clip(precision="bf16", zero=0) == 1.0
 
 
 def test_the_precision_chooses_one_section():

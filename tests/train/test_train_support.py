@@ -111,15 +111,15 @@ def test_the_presets_take_two_workers_of_each_kind(preset):
 
 def test_deepspeed_is_told_no_batch_of_the_world_and_keeps_logits_whole():
     """It would count tensor neighbours as data parallel, and cut a tied head by the vocabulary."""
-    config = deepspeed_config(tensor(2), plan_batch(8, 2, 2))
+    config = deepspeed_config(tensor(2), plan_batch(8, 2, 2), 2)
     assert "train_batch_size" not in config
     assert config["tensor_parallel"] == {"autotp_size": 2, "vocab_parallel_lm_head": False}
-    assert "tensor_parallel" not in deepspeed_config(sequence(2), plan_batch(8, 2, 2))
+    assert "tensor_parallel" not in deepspeed_config(sequence(2), plan_batch(8, 2, 2), 2)
 
 
 def test_offload_takes_deepspeeds_own_optimizer():
     spec = pretrain(parallel={"zero": 2, "offload": "cpu"})
-    config = deepspeed_config(spec, plan_batch(8, 2, 2))
+    config = deepspeed_config(spec, plan_batch(8, 2, 2), 2)
     assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
     assert "torch_adam" not in config["optimizer"]["params"]
 

@@ -19,7 +19,7 @@ from typing import Literal
 from raymodel.model.activations import Activations, count_activations
 from raymodel.model.counted import CountedShape, Shape
 from raymodel.train.forecast.buckets import BUCKET_ELEMENTS, LIVE_ELEMENTS
-from raymodel.train.plan import plan_batch
+from raymodel.train.plan import plan_batch, stage_to_run
 from raymodel.train.spec import FinetuneSpec, TrainSpec
 from raymodel.train.update.optimizer_spec import OptimizerName
 
@@ -87,6 +87,13 @@ class Setup:
     def shards(self) -> int:
         """Workers that ZeRO spreads the state over: all that hold the same part of the model."""
         return self.workers // self.tensor
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage that is run."""
+        return stage_to_run(
+            self.zero, workers=self.workers, precision=self.precision, offload=self.offload
+        )
 
     @property
     def accumulation(self) -> int:
@@ -163,7 +170,7 @@ class _Worker:
         self.buffers = shape.buffer_bytes
         self.kept = _activations(shape, setup, row_tokens)
         self.moment_bytes = FP32 * count_moments(shape, setup) * share
-        self.state_shards = setup.shards if setup.zero >= 1 else 1
+        self.state_shards = setup.shards if setup.stage >= 1 else 1
 
     def plan(self) -> MemoryPlan:
         resident, host = self._resident()
@@ -185,7 +192,7 @@ class _Worker:
 
     def _resident(self) -> tuple[Parts, Parts]:
         """Between two steps: on the device, and on the host."""
-        zero, shards = self.setup.zero, self.state_shards
+        zero, shards = self.setup.stage, self.state_shards
         weights = self.b * (self.trained + self.frozen) / (self.setup.shards if zero == 3 else 1)
         # stage_1_and_2.py keeps fp32 weights beside fp32 ones too: `single_partition_of_fp32_
         # groups` is a clone; stage3.py compares a device with its name and so clones as well.
@@ -243,7 +250,7 @@ class _Worker:
         return {"activations": size, **beside}
 
     def _beside_activations(self) -> Parts:
-        makes_bucket = self.setup.on_gpu and self.setup.zero in (1, 2)  # `setup_buckets`
+        makes_bucket = self.setup.on_gpu and self.setup.stage in (1, 2)  # `setup_buckets`
         return {
             "gradients": self._accumulated(),
             "buckets": self.b * BUCKET_ELEMENTS * makes_bucket,
@@ -254,20 +261,20 @@ class _Worker:
         """All gradients are there, the activations are gone, and a bucket is flattened."""
         setup, b = self.setup, self.b
         own = b * self.trained / setup.shards
-        if setup.zero == 0:  # engine.py, `allreduce_bucket`
+        if setup.stage == 0:  # engine.py, `allreduce_bucket`
             return {
                 "gradients": b * self.trained,
-                "buckets": b * min(REPLICATED_BUCKET, self.trained),
+                "buckets": b * min(REPLICATED_BUCKET, self.trained) * (setup.workers > 1),
             }
         # A larger parameter than the bucket is reduced by itself.
         filled = min(max(BUCKET_ELEMENTS, self.largest), self.trained)
         flat = b * filled
-        if setup.sequence > 1 and b < FP32 and setup.zero < 3:
+        if setup.sequence > 1 and b < FP32 and setup.stage < 3:
             flat += FP32 * filled  # stage_1_and_2.py, `allreduce_bucket` sums these in fp32
-        if setup.zero == 1:  # they move into the bucket, and from there to the own partition
+        if setup.stage == 1:  # they move into the bucket, and from there to the own partition
             whole = max(b * self.trained, b * self._bucket() + own)
             return {"gradients": whole, "buckets": flat}
-        if setup.zero == 2:
+        if setup.stage == 2:
             return {"gradients": own + self._accumulated(), "buckets": b * self._bucket() + flat}
         # The embedding's gradient comes last, and waits in the hook that reduces it.
         last = b * self.largest
@@ -279,15 +286,15 @@ class _Worker:
         cast = 0.0 if self.setup.precision == "fp32" else FP32 * own
         if self.setup.offload:
             return {}
-        if self.setup.zero == 0:  # unfused_optimizer.py: fp32 gradients beside the others
+        if self.setup.stage == 0:  # unfused_optimizer.py: fp32 gradients beside the others
             return {"gradients": self.b * own + cast}
         # The tensors, the same flattened, and cast. Stage 3 has the tensors in its buffer.
-        pieces = 1 if self.setup.zero == 3 else 2
+        pieces = 1 if self.setup.stage == 3 else 2
         return {"gradients": pieces * self.b * own + cast}
 
     def _gathering(self) -> Parts:
         """Stages 1 and 2 collect the updated weights; gloo does so into a second tensor."""
-        if self.setup.zero not in (1, 2) or self.setup.on_gpu or self.setup.shards == 1:
+        if self.setup.stage not in (1, 2) or self.setup.on_gpu or self.setup.shards == 1:
             return {}
         return {"buckets": self.b * self.trained}
 
@@ -303,15 +310,15 @@ class _Worker:
         partitioned_param_coordinator.py fetches ahead until `max_live_parameters`, the last one
         over that.
         """
-        if self.setup.zero < 3:
+        if self.setup.stage < 3:
             return 0.0
         return self.b * min(LIVE_ELEMENTS + self.largest, self.trained + self.frozen)
 
     def _accumulated(self) -> float:
         """Gradients of the step's earlier micro batches; stage 3 has its buffer for them."""
-        if self.setup.accumulation == 1 or self.setup.zero == 3:
+        if self.setup.accumulation == 1 or self.setup.stage == 3:
             return 0.0
-        return self.b * self.trained / (self.setup.shards if self.setup.zero == 2 else 1)
+        return self.b * self.trained / (self.setup.shards if self.setup.stage == 2 else 1)
 
     def _logits(self) -> float:
         """Their gradient takes their place; on a GPU the loss works on large fp32 chunks."""

@@ -8,22 +8,33 @@ from __future__ import annotations
 from typing import Any
 
 from raymodel.train.forecast.buckets import BUCKET_ELEMENTS, LIVE_ELEMENTS
-from raymodel.train.plan import BatchPlan
+from raymodel.train.plan import BatchPlan, stage_to_run
 from raymodel.train.spec import ParallelSpec, TrainSpec
 
 
-def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
+def deepspeed_config(spec: TrainSpec, batch: BatchPlan, workers: int) -> dict[str, Any]:
     """The configuration for `deepspeed.initialize`.
+
+    Args:
+        workers: Of the whole group.
 
     `train_batch_size` is left out: DeepSpeed would count the whole world as data parallel, and the
     last micro batch of a step may be smaller than the others.
     """
+    parallel = spec.parallel
+    stage = stage_to_run(
+        parallel.zero,
+        workers=workers,
+        precision=spec.precision,
+        offload=parallel.offload == "cpu",
+    )
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batch.micro_batch,
         "gradient_accumulation_steps": batch.accumulation,
-        "gradient_clipping": spec.optimizer.gradient_clip,  # DeepSpeed's default is 1.0, not off
+        # DeepSpeed's default is 1.0, not off.
+        "gradient_clipping": 0.0 if guard_clips(spec, stage) else spec.optimizer.gradient_clip,
         "steps_per_print": 10**9,
-        "zero_optimization": _zero(spec.parallel),
+        "zero_optimization": _zero(stage, parallel),
     }
     if spec.optimizer.name == "adamw":  # `optimizers.py` makes the others
         config["optimizer"] = _adamw(spec)
@@ -51,8 +62,14 @@ def deepspeed_config(spec: TrainSpec, batch: BatchPlan) -> dict[str, Any]:
     return config
 
 
-def _zero(parallel: ParallelSpec) -> dict[str, Any]:
-    stage = parallel.zero
+def guard_clips(spec: TrainSpec, stage: int) -> bool:
+    """Whether `UpdateGuard` clips the gradient. At stage 0 in fp32 DeepSpeed does not tell its
+    norm, and goes through the gradients one by one. Where workers share matrices, only DeepSpeed
+    knows which of them are parts of one."""
+    return stage == 0 and spec.precision == "fp32" and spec.parallel.tensor == 1
+
+
+def _zero(stage: int, parallel: ParallelSpec) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": stage}
     if stage > 0:
         zero["reduce_bucket_size"] = BUCKET_ELEMENTS

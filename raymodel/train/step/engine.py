@@ -30,7 +30,7 @@ from raymodel.train.plan import BatchPlan, find_step_conflict
 from raymodel.train.spec import TrainSpec
 from raymodel.train.step import zero
 from raymodel.train.step.batch_norm import StepNorms
-from raymodel.train.step.deepspeed_config import deepspeed_config
+from raymodel.train.step.deepspeed_config import deepspeed_config, guard_clips
 from raymodel.train.step.norms import replace_batch_norms
 from raymodel.train.step.sequence import share_rows
 from raymodel.train.update.guard import UpdateGuard
@@ -80,7 +80,17 @@ def _leave_muon_uncompiled() -> None:
 class Engine:
     """A model, its optimizer state and the arithmetic of one step."""
 
-    def __init__(self, deepspeed_engine: Any, task: Task, batch: BatchPlan, layout: Layout) -> None:
+    def __init__(
+        self,
+        deepspeed_engine: Any,
+        task: Task,
+        batch: BatchPlan,
+        layout: Layout,
+        clip: float | None,
+    ) -> None:
+        """Args:
+        clip: The largest norm of a gradient; None where DeepSpeed clips.
+        """
         self.deepspeed = deepspeed_engine
         self.task = task
         self.batch = batch
@@ -90,8 +100,11 @@ class Engine:
         optimizer = deepspeed_engine.optimizer
         inner = getattr(optimizer, "optimizer", optimizer)
         self._guard = UpdateGuard(
-            inner, looks_at_gradients=inner is optimizer, asks_others=layout.tensor > 1
+            inner, inner is optimizer, asks_others=layout.tensor > 1, clip=clip
         )
+        if layout.world_size == 1 and inner is optimizer:
+            # It would copy all gradients into one tensor and back, for no other worker.
+            deepspeed_engine.enable_backward_allreduce = False
 
     def forward_backward(
         self,
@@ -150,7 +163,9 @@ class Engine:
 
     def grad_norm(self) -> float | None:
         """Global norm of the last step's gradient before clipping."""
-        norm = self.deepspeed.get_global_grad_norm()
+        norm = self._guard.grad_norm
+        if norm is None:
+            norm = self.deepspeed.get_global_grad_norm()
         return None if norm is None else float(norm)
 
     def close(self) -> None:
@@ -186,10 +201,11 @@ def give_weights(
     group must exist.
     """
     dtype = DTYPES[spec.precision]
+    config = deepspeed_config(spec, batch, dist.get_world_size())
     if spec.parallel.tensor > 1:
         stand_in(network, weights, dtype, torch.device(_accelerator()))
-    elif spec.parallel.zero == 3:
-        settle = zero.partition_as_made(deepspeed_config(spec, batch))
+    elif config["zero_optimization"]["stage"] == 3:
+        settle = zero.partition_as_made(config)
         materialise(network, weights, dtype, settle=settle)
     else:
         materialise(network, weights, dtype, settle=_to_accelerator)
@@ -243,14 +259,16 @@ def build_engine(
             model=model,
             optimizer=find_maker(spec.optimizer),
             model_parameters=_groups(model, spec.optimizer),
-            config=deepspeed_config(spec, batch),
+            config=deepspeed_config(spec, batch, layout.world_size),
         )
     zero.undo_construction(engine)
     _note_optimizer(engine, spec)
     engine.train()
     if spec.compile:
         engine.compile()
-    return Engine(engine, task, batch, layout)
+    is_guards = guard_clips(spec, engine.zero_optimization_stage())
+    clip = spec.optimizer.gradient_clip if is_guards else None
+    return Engine(engine, task, batch, layout, clip)
 
 
 def _groups(model: torch.nn.Module, optimizer: OptimizerSpec) -> list[dict[str, Any]]:

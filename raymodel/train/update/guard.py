@@ -1,7 +1,9 @@
-"""Leaves an update out, whatever optimizer of DeepSpeed is in charge."""
+"""Leaves an update out, whatever optimizer of DeepSpeed is in charge, and clips its gradient where
+DeepSpeed hands the weights straight to torch."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,14 +20,21 @@ class UpdateGuard:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, looks_at_gradients: bool, asks_others: bool = False
+        self,
+        optimizer: torch.optim.Optimizer,
+        looks_at_gradients: bool,
+        asks_others: bool = False,
+        clip: float | None = None,
     ) -> None:
         """Args:
         looks_at_gradients: whether DeepSpeed does not.
         asks_others: whether ranks have different gradients, as where they share matrices.
+        clip: the largest norm of the gradient, 0 for any; None where DeepSpeed clips.
         """
         self._optimizer, self._looks = optimizer, looks_at_gradients
-        self._asks_others = asks_others
+        self._asks_others, self._clip = asks_others, clip
+        self.grad_norm: float | None = None
+        """Of the last step's gradient before it was clipped, 2-norm; None where DeepSpeed clips."""
         self._step = optimizer.step
         self.leave_out = False
         """Set before a step that must not happen."""
@@ -38,12 +47,25 @@ class UpdateGuard:
         return None if self.left_out else self._step(*arguments, **options)
 
     def _gradients_are_finite(self) -> bool:
-        # The norm of norms: one pass, and one number to fetch.
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = self._gradients()
         if not gradients:
             return True
-        total = torch.stack(torch._foreach_norm(gradients)).sum()
+        # The norm of norms: one pass, and one number to fetch.
+        total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if self._asks_others:
             dist.all_reduce(total)
-        return bool(torch.isfinite(total))
+        norm = float(total)
+        if self._clip is not None:
+            self.grad_norm = norm
+            if self._clip > 0 and norm > self._clip:
+                # As at the other stages of DeepSpeed, to the last summand.
+                torch._foreach_mul_(gradients, self._clip / (norm + 1e-6))
+        return math.isfinite(norm)
+
+    def _gradients(self) -> list[torch.Tensor]:
+        """Of a parameter that bore no loss it is zero, so that it decays as at the other stages."""
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [p.grad for p in parameters if p.grad is not None]
