@@ -121,13 +121,14 @@ def run_tests(python: Path, folder: Path, arguments: list[str]) -> tuple[list[st
 
 
 def blame(python: Path, folder: Path, failed: list[str]) -> str:
-    """The packages without which the tests pass: each is set to the version that is known good."""
+    """The packages without which the tests pass: each is set to the version that is known good,
+    with what that needs of others, such as a part of itself of the same version."""
     mended = []
     for name, there, here in differences(python):
-        install(python, "--no-deps", f"{name}=={here}")
+        install(python, f"{name}=={here}")
         if not run_tests(python, folder, failed)[0]:
             mended.append(f"{name} {there} (not {here})")
-        install(python, "--no-deps", f"{name}=={there}")
+        install(python, f"{name}=={there}")
     return " or ".join(mended) or "no single package"
 
 

@@ -4,21 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_corpus import execute_here, text_of
 
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
-from raymodel.data.step import Step, complete_item, missing_items
+from raymodel.data.step import Step
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.storage.uri import Location
-
-SENTENCE = "the data of a step depends on seed and step alone, on any number of workers"
-WORDS = SENTENCE.split()
-
-
-def text_of(index: int) -> str:
-    return " ".join(WORDS[(index * 7 + i * (index + 3)) % len(WORDS)] for i in range(60 + index))
 
 
 @pytest.fixture
@@ -51,11 +45,6 @@ def recipe(corpus: Path) -> Recipe:
         kind=RowKind(length=16),
         processor=TokenizerSpec(vocab_size=300),
     )
-
-
-def execute_here(step: Step) -> None:
-    for item in missing_items(step):
-        complete_item(step, item)
 
 
 @pytest.fixture

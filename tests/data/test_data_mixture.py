@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WORDS, execute_here
+from small_corpus import WORDS, execute_here
 
 from raymodel.data.feed import DirectFeed
 from raymodel.data.mixture import (

@@ -11,7 +11,7 @@ import yaml
 import raymodel.spec
 
 if TYPE_CHECKING:
-    from conftest import Workplace  # type: ignore[import-not-found]
+    from journeys import Workplace  # type: ignore[import-not-found]
 
 FIRST = Path(raymodel.spec.__file__).parent / "first_job.yaml"
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Workplace  # type: ignore[import-not-found]
+from journeys import Workplace  # type: ignore[import-not-found]
 from shipped import run_shortened  # type: ignore[import-not-found]
 
 from raymodel.testing.sounds import clip, encoded, tones, write_tiny_whisper

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import JobRunner, tiny_job  # type: ignore[import-not-found]
+from journeys import JobRunner, tiny_job  # type: ignore[import-not-found]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

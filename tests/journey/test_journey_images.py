@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Workplace  # type: ignore[import-not-found]
+from journeys import Workplace  # type: ignore[import-not-found]
 from shipped import run_shortened  # type: ignore[import-not-found]
 
 from raymodel.testing.scenes import write_coco, write_masked

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import JobRunner, tiny_job  # type: ignore[import-not-found]
+from journeys import JobRunner, tiny_job  # type: ignore[import-not-found]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

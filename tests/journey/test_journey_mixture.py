@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import JobRunner, tiny_job  # type: ignore[import-not-found]
+from journeys import JobRunner, tiny_job  # type: ignore[import-not-found]
 
 from raymodel.testing.tiny import write_tiny_corpus
 

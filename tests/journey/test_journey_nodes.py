@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import tiny_job  # type: ignore[import-not-found]
+from journeys import tiny_job  # type: ignore[import-not-found]
 
 from raymodel.testing.nodes import Nodes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Workplace  # type: ignore[import-not-found]
+from journeys import Workplace  # type: ignore[import-not-found]
 from shapes import (  # type: ignore[import-not-found]
     ABSENT,
     all_shapes,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import JobRunner, Workplace  # type: ignore[import-not-found]
+from journeys import JobRunner, Workplace  # type: ignore[import-not-found]
 from one_ray import OneRay  # type: ignore[import-not-found]
 from shapes import origins  # type: ignore[import-not-found]
 from shipped import FIRST, JOBS, run_shortened  # type: ignore[import-not-found]

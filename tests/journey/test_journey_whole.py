@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import JobRunner, tiny_job  # type: ignore[import-not-found]
+from journeys import JobRunner, tiny_job  # type: ignore[import-not-found]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
