@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raymodel.data.shard import Dataset
+    from raymodel.storage.uri import Location
 
 BATCH_ROWS = 8
 """Of one forward pass."""
@@ -94,6 +95,7 @@ def measure_part(
     spec: EvaluateSpec,
     part: tuple[int, int] = (0, 1),
     *,
+    processor: Location | None = None,
     wants_gpu: bool = False,
 ) -> Part:
     """Loads the model of `folder` and asks it about its part of the rows.
@@ -102,6 +104,7 @@ def measure_part(
         task_spec: the task, as the job said it that made the model.
         held_out: held-out rows by role.
         part: which of how many; the parts in their order are all rows in theirs.
+        processor: what the model reads with, by default its own.
         wants_gpu: a model that finds no GPU is measured all the same, as a slow path.
     """
     import torch
@@ -111,7 +114,9 @@ def measure_part(
 
     device = find_device(wants_gpu)
     labels = next((data.labels for data in held_out.values() if data.labels), ())
-    model, task = load_for_use(folder, task_spec.name, spec=task_spec, labels=labels)
+    model, task = load_for_use(
+        folder, task_spec.name, spec=task_spec, labels=labels, processor=processor
+    )
     note_attention(model)
     model.to(torch.device(device))  # type: ignore[arg-type]  # a wrapped method, mistyped upstream
     note_processor(task.processor)

@@ -143,10 +143,18 @@ def _measure_all(
     count = num_parts(held_out, spec.max_rows, cluster.max_workers)
     measure = _measure.options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
     wants_gpu = cluster.gpus_per_worker > 0
+    # A base has not been given all that the job's model reads with, such as a chat template.
+    processors = {"base": next(iter(held_out.values())).processor}
     started = {
         role: [
             measure.remote(
-                artifact.location / "model", task_spec, dict(held_out), spec, (i, count), wants_gpu
+                artifact.location / "model",
+                task_spec,
+                dict(held_out),
+                spec,
+                (i, count),
+                processors.get(role),
+                wants_gpu,
             )
             for i in range(count)
         ]
@@ -169,8 +177,11 @@ def _measure(
     held_out: dict[str, Dataset],
     spec: EvaluateSpec,
     part: tuple[int, int],
+    processor: Location | None,
     wants_gpu: bool,
 ) -> Part:
     forget_slow_paths()  # a process of Ray's may have measured another model
     with local_folder(model) as folder:
-        return measure_part(folder, task_spec, held_out, spec, part, wants_gpu=wants_gpu)
+        return measure_part(
+            folder, task_spec, held_out, spec, part, processor=processor, wants_gpu=wants_gpu
+        )

@@ -66,6 +66,7 @@ def load_for_use(
     *,
     spec: AnyTask | None = None,
     labels: Sequence[str] = (),
+    processor: Location | None = None,
     dtype: torch.dtype | Literal["auto"] = "auto",
 ) -> tuple[PreTrainedModel, Task]:
     """`load_model`, and its task with the processor of the folder.
@@ -73,13 +74,14 @@ def load_for_use(
     Args:
         spec: what the job that made it says of the task; the defaults when None.
         labels: of the data that it is measured on, where that has some.
+        processor: a folder with another one, such as that of the data.
 
     Raises:
         ArtifactError: like `load_model`; or the processor is missing, or is another model's.
     """
     kind = get_task(task_name)
     model = load_model(folder, kind(), dtype=dtype)
-    task = kind(spec, labels=labels).reading_as(Location.parse(str(folder)))
+    task = kind(spec, labels=labels).reading_as(processor or Location.parse(str(folder)))
     fit(folder, model, task)
     return model, task.for_model(model.config)
 

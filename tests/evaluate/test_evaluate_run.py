@@ -142,6 +142,9 @@ def inputs(tmp_path_factory):
         weights = ModelWeights(model)
         save_model(model, weights, processor, folder.local_path / "model", torch.float32, {})
         artifacts[role] = commit(folder, stage, role.ljust(16, "0"), {})
+    # A base is asked with what the rows were written with: its own may lack a chat template.
+    processor.save(root / "examples/data/processor")
+    (root / "base/model/tokenizer.json").local_path.unlink()
     return artifacts
 
 
