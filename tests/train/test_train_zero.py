@@ -89,8 +89,12 @@ def ranks(request):
 
 
 def test_the_optimizer_classes_are_those_whose_layout_is_known(ranks):
+    plain = {"adamw": "AdamW", "sgd without momentum": "SGD"}  # of one worker in fp32
     for found in ranks:
-        assert {case: found[case]["class"] for case in OPTIMIZERS} == OPTIMIZERS
+        for case, expected in OPTIMIZERS.items():
+            if len(ranks) == 1 and case.precision == "fp32":
+                expected = plain.get(case.optimizer, expected)
+            assert found[case]["class"] == expected, case
 
 
 def test_the_ranks_own_each_element_of_each_trained_parameter_exactly_once(ranks):
