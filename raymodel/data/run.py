@@ -19,6 +19,7 @@ from raymodel.data.rows import RowKind
 from raymodel.data.sources import find_tokenizer
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.step import Step, complete_item, missing_items
+from raymodel.errors import ArtifactError
 from raymodel.modality import processor_of
 from raymodel.modality.image import ImageProcessor
 from raymodel.model.positions import find_max_tokens
@@ -90,7 +91,7 @@ def run_examples(
 
     Raises:
         SpecError: the examples are to be longer than the model can take.
-        ArtifactError: the base has no processor.
+        ArtifactError: the base has no processor, or one that the task cannot learn with.
         SourceError: a source is missing, empty or unreadable.
     """
     task = make_task(spec.task)
@@ -101,6 +102,10 @@ def run_examples(
         task.adapt_processor(read_files(spec.task, base_dir))
         processor = task.processor
     assert processor is not None, "the job was checked"
+    try:  # of a tokenizer that the job itself trained, nothing was known before
+        task.check_processor(processor)
+    except ValueError as error:
+        raise ArtifactError(f"{base or 'finetune.tokenizer'}: {error}") from error
     most = None if base is None else find_max_tokens((base / "config.json").read_json())
     recipe = Recipe(
         sources=spec.sources,

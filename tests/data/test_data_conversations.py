@@ -12,14 +12,16 @@ import pytest
 
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
+from raymodel.data.run import run_examples
 from raymodel.data.shard import dataset_of
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.data.step import Step
-from raymodel.errors import SourceError
+from raymodel.errors import ArtifactError, SourceError
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
 from raymodel.tasks.spec import ChatPreferenceSpec, ChatSpec
 from raymodel.testing.families import CHATML, build_tokenizer
+from raymodel.train.spec import FinetuneSpec
 
 Execute = Callable[[Step], None]
 
@@ -135,6 +137,24 @@ def test_a_tokenizer_without_a_template_is_one_clear_error(
     recipe = recipe_of(tokenizer, source(tmp_path / "a.jsonl", records))
     with pytest.raises(SourceError, match=r"a\.jsonl.*no chat template; name one"):
         prepare_dataset(recipe, place, execute, lambda text: None)
+
+
+def test_a_template_that_teaches_no_end_is_refused_before_a_record_is_read(
+    tmp_path: Path, chatty: Location
+) -> None:
+    """Where the job has pretrained the base itself, nothing could look at both before."""
+    (tmp_path / "own.jinja").write_text("{{- eos_token }}")
+    spec = FinetuneSpec.model_validate(
+        {
+            "task": {"name": "chat", "chat_template": "own.jinja"},
+            "sources": [{"path": "nowhere.jsonl"}],
+            "global_batch": 1,
+            "duration": "1 step",
+        }
+    )
+    nothing: Any = None
+    with pytest.raises(ArtifactError, match=r"chatty.*chat template"):
+        run_examples(spec, nothing, nothing, chatty, tmp_path)
 
 
 def test_parquet_and_a_field_of_another_name_are_read_too(
