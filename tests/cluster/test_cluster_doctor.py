@@ -40,8 +40,9 @@ def test_this_machine_is_well_enough_for_two_workers(job: Path, tmp_path: Path) 
     done = doctor(str(job))
     assert done.returncode == 0, done.stdout + done.stderr
     lines: dict[str, str] = {}
-    for line in done.stdout.splitlines():  # a note below the table begins like its line
-        lines.setdefault(line.split("  ")[0], line)
+    for line in done.stdout.splitlines():  # what was seen stands below the table
+        check = line.split("  ")[0]
+        lines[check] = lines.get(check, "") + line
     for check in ("version of deepspeed", "disk", "shared memory", "clock", "storage"):
         assert check in lines, done.stdout
     assert "2 workers on 1 node" in lines["all-reduce"]
