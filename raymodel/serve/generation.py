@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.engine import Engine
 from raymodel.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, usage
@@ -37,7 +38,7 @@ class GenerationService(Service):
 
     def router(self) -> APIRouter:
         """`/v1/completions` and `/v1/chat/completions`."""
-        router = APIRouter()
+        router = APIRouter(route_class=JsonRoute)
         router.post("/v1/completions", response_model=None)(self.complete)
         router.post("/v1/chat/completions", response_model=None)(self.chat)
         return router
@@ -61,6 +62,7 @@ class GenerationService(Service):
         return self.engine.is_healthy
 
     def close(self) -> None:
+        super().close()
         self.engine.close()
 
     @staticmethod
@@ -76,13 +78,15 @@ class GenerationService(Service):
     async def complete(self, request: Request, body: CompletionRequest) -> Response:
         """Goes on with one text, or with several."""
         self.check_model(body.model)
-        prompts = self._prompts(body.prompt)
+        prompts = await self.read(self._prompts, body.prompt)
         return await self._respond(request, body, prompts, CompletionShape(self.name))
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        prompt = render_chat(self._format, body.messages)
+        num_chars = sum(len(message.turn["content"]) for message in body.messages)
+        self.check_chars(num_chars, self.engine.context_tokens, "messages")
+        prompt = await self.read(render_chat, self._format, body.messages)
         stops = () if self._format.has_template else PLAIN_STOPS
         return await self._respond(request, body, [prompt], ChatShape(self.name), stops)
 
@@ -91,9 +95,12 @@ class GenerationService(Service):
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""
         is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
+        self.check_room(1 if is_one else len(prompt), "prompt")
         return [self._tokens(item) for item in ([prompt] if is_one else prompt)]  # type: ignore[arg-type]
 
     def _tokens(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            self.check_chars(len(prompt), self.engine.context_tokens, "prompt")
         ids: list[int] = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
         if not ids:
             return self._empty_prompt()

@@ -12,7 +12,7 @@ import base64
 import binascii
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from raymodel.model.positions import find_max_tokens
+from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.protocol import (
     Classification,
     ClassifyRequest,
@@ -32,7 +33,7 @@ from raymodel.serve.protocol import (
 )
 from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
 from raymodel.serve.retrieval import ScoreRoutes, VectorRoutes
-from raymodel.serve.service import Service
+from raymodel.serve.service import MOST_CHARS_BY_TOKEN, Service
 from raymodel.serve.streams import while_connected
 from raymodel.tasks.base import Answer, Features, LeftOut, Limits
 from raymodel.tasks.classes import most_probable
@@ -67,7 +68,7 @@ class PredictionService(Service):
 
     def router(self) -> APIRouter:
         """`/predict`, and what follows from the kind of the answers."""
-        router = APIRouter()
+        router = APIRouter(route_class=JsonRoute)
         router.post("/predict", response_model=PredictResponse)(self.predict)
         kinds = [field.kind for field in self._given.values()]
         match self.task.answers, self._required:
@@ -100,6 +101,7 @@ class PredictionService(Service):
         return True
 
     def close(self) -> None:
+        super().close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
@@ -114,7 +116,7 @@ class PredictionService(Service):
     async def predict(self, request: Request, body: PredictRequest) -> PredictResponse:
         """What the model says to each input."""
         self.check_model(body.model)
-        rows = [self.row(values, "inputs") for values in body.all_inputs]
+        rows = await self.rows(body.all_inputs, "inputs")
         answers = await self.ask(request, rows, "inputs")
         return PredictResponse(
             id=f"predict-{uuid.uuid4().hex}",
@@ -127,7 +129,7 @@ class PredictionService(Service):
     async def classify(self, request: Request, body: ClassifyRequest) -> ClassifyResponse:
         """The most probable class of each text, with the probabilities of all."""
         self.check_model(body.model)
-        rows = [self.row({"text": text}, "input") for text in body.texts]
+        rows = await self.rows([{"text": text} for text in body.texts], "input")
         answers = await self.ask(request, rows, "input")
         return ClassifyResponse(
             id=f"classify-{uuid.uuid4().hex}",
@@ -156,13 +158,20 @@ class PredictionService(Service):
         """What is said in a file that is sent as a form."""
         self.check_model(model)
         [role] = self._given
-        row = await asyncio.to_thread(self._features, {role: await file.read()}, "file")
+        row = await self.read(self._features, {role: await file.read()}, "file")
         [answer] = await self.ask(request, [row], "file")
         if response_format == "text":
             return PlainTextResponse(answer["text"] + "\n")
         return JSONResponse({"text": answer["text"]})
 
     # ---- from the request to rows --------------------------------------------------------------
+
+    async def rows(
+        self, given: Sequence[Mapping[str, Any]], param: str, *, is_cut: bool = False
+    ) -> list[Features]:
+        """The rows of the inputs of a request, read beside the event loop; as `row`."""
+        self.check_room(len(given), param)
+        return await self.read(lambda: [self.row(one, param, is_cut=is_cut) for one in given])
 
     def row(self, given: Mapping[str, Any], param: str, *, is_cut: bool = False) -> Features:
         """The row of an input: role → value, as JSON holds it.
@@ -189,6 +198,11 @@ class PredictionService(Service):
             for role, field in self._given.items()
             if role in given
         }
+        if is_cut:
+            most = self.max_input_tokens * MOST_CHARS_BY_TOKEN
+            values = {role: v[:most] if isinstance(v, str) else v for role, v in values.items()}
+        elif hasattr(self.task.processor, "tokenizer"):
+            self.check_chars(_num_chars(values), self.max_input_tokens, param)
         return self._features(values, param, self.max_input_tokens if is_cut else None)
 
     def _features(self, values: Mapping[str, Any], param: str, most: int | None = None) -> Features:
@@ -227,13 +241,7 @@ class PredictionService(Service):
 
     def _submit(self, rows: list[Features], param: str) -> list[asyncio.Future[Answer]]:
         """Queues rows, all or none."""
-        room = self.spec.queue + self.spec.batch
-        if len(rows) > room:
-            raise Refusal(
-                400,
-                f"{param} has {len(rows)} inputs; this server takes at most {room} in one request",
-                param=param,
-            )
+        room = self.check_room(len(rows), param)
         if len(self._waiting) + len(rows) > room:
             raise queue_full(len(self._waiting), retry_after_s=1)
         loop = asyncio.get_running_loop()
@@ -288,6 +296,13 @@ def _value(value: Any, role: str, field: Field) -> Any:
     except (binascii.Error, ValueError):
         message = f"{role} is no base64; give the bytes of a file ({field.kind}) in base64"
         raise Refusal(400, message, param=role) from None
+
+
+def _num_chars(values: Mapping[str, Any]) -> int:
+    """Of all texts among the values."""
+    texts = [value for value in values.values() if isinstance(value, str)]
+    lists = [value for value in values.values() if isinstance(value, list)]
+    return sum(map(len, texts)) + sum(len(text) for several in lists for text in several)
 
 
 def _text(value: str, role: str) -> str:

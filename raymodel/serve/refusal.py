@@ -7,7 +7,10 @@ from typing import Any
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
     500: "internal_error",
     503: "overloaded_error",
     504: "timeout_error",
@@ -62,6 +65,17 @@ def too_long(num_tokens: int, limit: int, param: str) -> Refusal:
     return Refusal(
         400,
         f"the {param} has {num_tokens} tokens; this model takes at most {limit}. Shorten it",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def too_many_characters(num_chars: int, most: int, limit: int, param: str) -> Refusal:
+    """400 for a text that is longer than any that the model can hold, before it is tokenised."""
+    return Refusal(
+        400,
+        f"the {param} has {num_chars:,} characters; this model takes at most {limit:,} tokens, and "
+        f"no text of more than {most:,} characters is looked at. Shorten it",
         param=param,
         code="context_length_exceeded",
     )

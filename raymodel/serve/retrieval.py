@@ -50,7 +50,7 @@ class VectorRoutes:
         """The vector of each input."""
         service = self._service
         service.check_model(body.model)
-        rows = [service.row({self._role: text}, "input") for text in as_list(body.input)]
+        rows = await service.rows([{self._role: text} for text in as_list(body.input)], "input")
         vectors = [answer["embedding"] for answer in await service.ask(request, rows, "input")]
         if body.dimensions not in (None, len(vectors[0])):
             raise Refusal(
@@ -71,11 +71,8 @@ class VectorRoutes:
 
     async def embed(self, request: Request, body: EmbedRequest) -> list[list[float]]:
         """The vectors alone."""
-        is_cut = bool(body.truncate)
-        rows = [
-            self._service.row({self._role: text}, "inputs", is_cut=is_cut)
-            for text in as_list(body.inputs)
-        ]
+        inputs = [{self._role: text} for text in as_list(body.inputs)]
+        rows = await self._service.rows(inputs, "inputs", is_cut=bool(body.truncate))
         answers = await self._service.ask(request, rows, "inputs")
         return [answer["embedding"] for answer in answers]
 
@@ -135,7 +132,8 @@ class ScoreRoutes:
     ) -> tuple[list[float], int]:
         service = self._service
         service.check_model(model)
-        rows = [service.row(dict(zip(self._roles, pair, strict=True)), param) for pair in pairs]
+        inputs = [dict(zip(self._roles, pair, strict=True)) for pair in pairs]
+        rows = await service.rows(inputs, param)
         answers = await service.ask(request, rows, param)
         return [answer["scores"][0] for answer in answers], service.count_tokens(rows)
 

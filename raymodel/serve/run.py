@@ -34,10 +34,10 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from pydantic import SecretStr
 
     from raymodel.observe.story import Story
+    from raymodel.serve.gate import Gate
 
 # Beyond what the engine takes, so that it is the engine that refuses, with Retry-After; and room
 # for health checks while it is full.
@@ -258,7 +258,7 @@ def _deployment(
 
     folder = Path.cwd()
 
-    def build() -> FastAPI:
+    def build() -> Gate:
         # Serve's controller, which starts replicas, may be of a job in another working directory.
         if folder.is_dir():
             use_folder(folder)
@@ -268,7 +268,7 @@ def _deployment(
     class ModelServer:
         def check_health(self) -> None:
             """Ray replaces a replica that raises here."""
-            if not self.app.state.service.is_healthy:  # type: ignore[attr-defined]
+            if not self.app.inner.state.service.is_healthy:  # type: ignore[attr-defined]
                 raise RuntimeError("the engine fails at every step")
 
     scale: dict[str, Any] = {"num_replicas": spec.replicas.min}
@@ -303,11 +303,12 @@ def _build_replica(
     name: str,
     token: SecretStr | None,
     cluster: ClusterSpec,
-) -> FastAPI:
+) -> Gate:
     """Runs in the replica: loads the model and makes its application."""
     import torch
 
     from raymodel.serve.app import build_app
+    from raymodel.serve.gate import Rules
 
     # Ray gives an actor one thread for each logical CPU, which says nothing of the cores it has.
     cores = os.cpu_count() or 1
@@ -315,7 +316,10 @@ def _build_replica(
     with local_folder(model) as folder:
         wants_gpu = cluster.gpus_per_worker > 0
         service = load_service(folder, task, name=name, spec=spec, wants_gpu=wants_gpu)
-    return build_app(service, token=None if token is None else token.get_secret_value())
+    rules = Rules(
+        token=None if token is None else token.get_secret_value(), max_body_bytes=spec.max_body
+    )
+    return build_app(service, rules)
 
 
 def _resources(cluster: ClusterSpec) -> str:

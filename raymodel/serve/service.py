@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from raymodel.observe.slow_paths import as_content, slow_paths
-from raymodel.serve.refusal import Refusal
+from raymodel.serve.refusal import Refusal, too_many_characters
 from raymodel.serve.spec import ServeSpec
 
 if TYPE_CHECKING:
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raymodel.tasks.base import Answer, Task
+
+T = TypeVar("T")
+
+# Of one token, of a text that people write. Tokenizers know longer ones, of spaces or dashes alone;
+# by the longest of them a text of a million characters would be read to be refused.
+MOST_CHARS_BY_TOKEN = 32
 
 
 class Service(ABC):
@@ -42,6 +50,8 @@ class Service(ABC):
         self.task = task
         self.name = name
         self.spec = spec
+        # One thread: a tokenizer whose truncation changes must not be read from by another.
+        self._reader = ThreadPoolExecutor(1, "reader")
 
     @abstractmethod
     def router(self) -> APIRouter:
@@ -56,9 +66,9 @@ class Service(ABC):
     def is_healthy(self) -> bool:
         """False when it can answer no more and must be restarted."""
 
-    @abstractmethod
     def close(self) -> None:
         """Ends its threads."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
     @abstractmethod
@@ -69,6 +79,30 @@ class Service(ABC):
     @abstractmethod
     def answer(response: dict[str, Any]) -> Answer:
         """The answer in the JSON that `question` brings."""
+
+    async def read(self, reading: Callable[..., T], *given: Any) -> T:
+        """Calls what takes time in proportion to a request, such as tokenising or decoding an
+        image, beside the event loop, which answers others meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, reading, *given)
+
+    @staticmethod
+    def check_chars(num_chars: int, limit_tokens: int, param: str) -> None:
+        """Raises Refusal (400) for a text that is too long whatever its tokens are."""
+        most = limit_tokens * MOST_CHARS_BY_TOKEN
+        if num_chars > most:
+            raise too_many_characters(num_chars, most, limit_tokens, param)
+
+    def check_room(self, num_inputs: int, param: str) -> int:
+        """How many inputs find a place here; raises Refusal (400) for more in one request."""
+        room = self.spec.queue + self.spec.batch
+        if num_inputs > room:
+            raise Refusal(
+                400,
+                f"{param} has {num_inputs:,} inputs; this server takes at most {room:,} in one "
+                "request",
+                param=param,
+            )
+        return room
 
     def health(self) -> dict[str, Any]:
         """What `/health` tells."""

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
 from raymodel.spec.base import Spec, Text
-from raymodel.spec.quantity import Count, Seconds
+from raymodel.spec.quantity import Bytes, Count, Seconds
 from raymodel.spec.show import show
 
 
@@ -47,6 +47,9 @@ class ServeSpec(Spec):
     """Requests that wait for a place; more are refused with 503 and Retry-After."""
     max_tokens: Count = Field(default=256, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer of one request, in tokens."""
+    max_body: Bytes = Field(default="32MiB", ge=2**10, le=2**30)  # type: ignore[assignment]
+    """Longest body of one request, as it is sent; more is refused with 413 before it is read. An
+    image or a sound in base64 takes a third more than its file."""
     beams: int = Field(default=1, ge=1, le=64)
     """Of answers that come whole (`seq2seq_lm`), as in `evaluate`; 1 is greedy."""
     timeout: Seconds = Field(default="120s", gt=0)  # type: ignore[assignment]

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from raymodel.serve.app import build_app
+from raymodel.serve.gate import Rules
 from raymodel.serve.generation import GenerationService
 from raymodel.serve.spec import ServeSpec
 from raymodel.tasks.base import Limits
 
 
-def client_of(service, **kwargs):
-    transport = httpx.ASGITransport(build_app(service, **kwargs), raise_app_exceptions=False)
+def client_of(service, **rules):
+    app = build_app(service, Rules(**rules))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30)
 
 

@@ -1,0 +1,133 @@
+"""The gate before an application: who may ask, and how much, before any work is done.
+
+Knows neither the model nor Ray: what is behind it may be the application itself, or one that
+passes requests on to it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from raymodel.serve.bodies import read_body, replay
+from raymodel.serve.refusal import Refusal
+
+MAX_BODY_BYTES = 32 * 2**20
+PAGE = Path(__file__).with_name("page.html")
+# The page needs nothing from elsewhere, and may not fetch it.
+_PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+_CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it
+
+Health = Callable[[], Awaitable[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the gate asks of requests."""
+
+    token: str | None = None
+    """What clients must send as `Authorization: Bearer …`; None asks for none."""
+    max_body_bytes: int = MAX_BODY_BYTES
+
+
+class Gate:
+    """An ASGI application around another.
+
+    Args:
+        inner: answers what is let through, the body whole.
+        health: what `/health` tells; its `status` is `ok` where requests can be answered.
+        rules: what is asked of requests. The page and `/health` are open, the latter then tells
+            strangers only how it is.
+    """
+
+    def __init__(self, inner: ASGIApp, health: Health, rules: Rules | None = None) -> None:
+        self.inner, self._health = inner, health
+        self._rules = rules or Rules()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or has it answered."""
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        try:
+            await self._answer(scope, receive, send)
+        except Refusal as refusal:
+            await respond_json(send, refusal.body(), refusal.status, refusal.headers())
+        except ClientDisconnect:
+            await respond_json(send, {}, _CLIENT_CLOSED_REQUEST)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        has_token = _has_token(headers, self._rules.token)
+        if scope["method"] in ("GET", "HEAD"):
+            if scope["path"] == "/health":
+                await self._tell_health(send, is_stranger=not has_token)
+                return
+            if scope["path"] == "/":
+                await _show_page(send)
+                return
+        if not has_token:
+            raise Refusal(
+                401,
+                "the bearer token is missing or wrong; send `Authorization: Bearer TOKEN`",
+                code="invalid_api_key",
+            )
+        body = await read_body(scope, receive, self._rules.max_body_bytes)
+        await self.inner(scope, replay(body, receive), send)
+
+    async def _tell_health(self, send: Send, *, is_stranger: bool) -> None:
+        told = await self._health()
+        status = 200 if told["status"] == "ok" else 503
+        await respond_json(send, {"status": told["status"]} if is_stranger else told, status)
+
+
+async def respond_json(
+    send: Send, data: Mapping[str, Any], status: int, headers: Mapping[str, str] | None = None
+) -> None:
+    """A whole response."""
+    await _respond(send, json.dumps(data).encode(), "application/json", status, headers or {})
+
+
+async def _show_page(send: Send) -> None:
+    await _respond(
+        send,
+        PAGE.read_bytes(),
+        "text/html; charset=utf-8",
+        200,
+        {"Content-Security-Policy": _PAGE_POLICY},
+    )
+
+
+async def _respond(
+    send: Send, body: bytes, kind: str, status: int, headers: Mapping[str, str]
+) -> None:
+    all_headers = {"content-type": kind, "content-length": str(len(body)), **headers}
+    start: Message = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in all_headers.items()
+        ],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _has_token(headers: Headers, token: str | None) -> bool:
+    if token is None:
+        return True
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    # Constant time, so that the answer's delay tells nothing of the token.
+    return scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode())
