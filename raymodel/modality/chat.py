@@ -221,7 +221,9 @@ class ChatFormat:
         text = "".join(
             run.text if run.special is None else f"{_OPEN}{run.special}{_CLOSE}" for run in runs
         )
-        ids: list[int] = self._shielded.encode(text, add_special_tokens=add_special_tokens).ids
+        # `encode` of one text would keep all other threads waiting, a server's among them.
+        [encoded] = self._shielded.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoded.ids
         written = [run.special for run in runs if run.special is not None]
         if not add_special_tokens and [ids[place] for place in self._places(ids)] != written:
             raise ChatError("conversation whose text the tokenizer reads as a special token")

@@ -13,14 +13,18 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from raymodel.serve.flow import Flow
 from raymodel.serve.gate import Gate, Rules
+from raymodel.serve.problems import refuse_request
 from raymodel.serve.protocol import ErrorResponse
-from raymodel.serve.refusal import Refusal
+from raymodel.serve.refusal import Refusal, wrong_method
 from raymodel.serve.service import Service
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 422, 500, 503, 504)
+    status: {"model": ErrorResponse}
+    for status in (400, 401, 403, 404, 405, 408, 413, 422, 500, 503, 504)
 }
+SPARE_REQUESTS = 16
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it
 
 
@@ -30,7 +34,10 @@ def build_app(service: Service, rules: Rules | None = None) -> Gate:
     async def health() -> dict[str, Any]:
         return service.health()
 
-    return Gate(build_inner(service), health, rules)
+    spec = service.spec
+    # A little more than the service takes: it knows best which of them it refuses.
+    flow = Flow(spec.batch, spec.batch + spec.queue + SPARE_REQUESTS)
+    return Gate(build_inner(service), health, flow, rules)
 
 
 def build_inner(service: Service) -> FastAPI:
@@ -77,11 +84,14 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return await refused(request, _from_validation(error))
+        return await refused(request, refuse_request(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {ascii(request.url.path)[1:-1]}: {error.detail}"
+        path, allow = request.url.path, (error.headers or {}).get("Allow")
+        if allow is not None:
+            return await refused(request, wrong_method(request.method, path, allow))
+        message = f"{request.method} {ascii(path)[1:-1]}: {error.detail}"
         return await refused(request, Refusal(error.status_code, message))
 
     @app.exception_handler(ClientDisconnect)
@@ -92,16 +102,3 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def failed(request: Request, error: Exception) -> JSONResponse:
         message = f"the server failed with {type(error).__name__}; its log has more"
         return await refused(request, Refusal(500, message))
-
-
-def _from_validation(error: RequestValidationError) -> Refusal:
-    """The deepest of pydantic's findings as one message: with unions the others are only noise."""
-    found = max(error.errors(), key=lambda item: len(item["loc"]))
-    path = ".".join(str(part) for part in found["loc"] if part != "body")
-    message = found["msg"].removeprefix("Value error, ")
-    if not path:
-        return Refusal(400, message)
-    if found["type"] == "missing":
-        return Refusal(400, f"{path} is missing; it is required", param=path)
-    seen = ascii(found.get("input"))[:80]
-    return Refusal(400, f"{path} is {seen}: {message}", param=path)

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import read_body, replay
-from raymodel.serve.refusal import Refusal
+from raymodel.serve.flow import Flow, notice_begin
+from raymodel.serve.hosts import check_host
+from raymodel.serve.refusal import Refusal, wrong_method
 
 MAX_BODY_BYTES = 32 * 2**20
 PAGE = Path(__file__).with_name("page.html")
@@ -39,6 +41,9 @@ class Rules:
     token: str | None = None
     """What clients must send as `Authorization: Bearer …`; None asks for none."""
     max_body_bytes: int = MAX_BODY_BYTES
+    host: str | None = None
+    """The address that the server listens on, to refuse foreign names where there is no token;
+    None takes all."""
 
 
 class Gate:
@@ -47,12 +52,15 @@ class Gate:
     Args:
         inner: answers what is let through, the body whole.
         health: what `/health` tells; its `status` is `ok` where requests can be answered.
+        flow: of the requests through it.
         rules: what is asked of requests. The page and `/health` are open, the latter then tells
             strangers only how it is.
     """
 
-    def __init__(self, inner: ASGIApp, health: Health, rules: Rules | None = None) -> None:
-        self.inner, self._health = inner, health
+    def __init__(
+        self, inner: ASGIApp, health: Health, flow: Flow, rules: Rules | None = None
+    ) -> None:
+        self.inner, self._health, self._flow = inner, health, flow
         self._rules = rules or Rules()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,27 +77,47 @@ class Gate:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        if self._rules.token is None and self._rules.host is not None:
+            check_host(headers.getlist("host"), self._rules.host)
         has_token = _has_token(headers, self._rules.token)
-        if scope["method"] in ("GET", "HEAD"):
-            if scope["path"] == "/health":
-                await self._tell_health(send, is_stranger=not has_token)
-                return
-            if scope["path"] == "/":
-                await _show_page(send)
-                return
+        if scope["path"] in ("/", "/health"):
+            await self._tell(scope, send, is_stranger=not has_token)
+            return
         if not has_token:
             raise Refusal(
                 401,
                 "the bearer token is missing or wrong; send `Authorization: Bearer TOKEN`",
                 code="invalid_api_key",
             )
-        body = await read_body(scope, receive, self._rules.max_body_bytes)
-        await self.inner(scope, replay(body, receive), send)
+        await self._pass_on(scope, receive, send)
 
-    async def _tell_health(self, send: Send, *, is_stranger: bool) -> None:
+    async def _tell(self, scope: Scope, send: Send, *, is_stranger: bool) -> None:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise wrong_method(scope["method"], scope["path"], "GET, HEAD")
+        if scope["path"] == "/":
+            await _show_page(send)
+            return
         told = await self._health()
         status = 200 if told["status"] == "ok" else 503
         await respond_json(send, {"status": told["status"]} if is_stranger else told, status)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        passage, status = self._flow.enter(), 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if status == 503:
+                    _retry_after(message, self._flow.retry_after_s())
+            await send(message)
+
+        try:
+            body = await read_body(scope, receive, self._rules.max_body_bytes)
+            notice_begin(passage.begin)
+            await self.inner(scope, replay(body, receive), send_on)
+        finally:
+            self._flow.leave(passage, is_answered=status == 200)
 
 
 async def respond_json(
@@ -123,6 +151,14 @@ async def _respond(
     }
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _retry_after(start: Message, least_s: int) -> None:
+    """Says when to come again, as measured here, or later where the model itself says so."""
+    headers = MutableHeaders(raw=start["headers"])
+    told = headers.get("retry-after", "")
+    headers["retry-after"] = str(max(least_s, int(told) if told.isdigit() else 0))
+    start["headers"] = headers.raw
 
 
 def _has_token(headers: Headers, token: str | None) -> bool:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from fastapi import APIRouter, File, Form, Request, UploadFile
@@ -22,6 +23,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
+from raymodel.serve.flow import begin_notice
 from raymodel.serve.protocol import (
     Classification,
     ClassifyRequest,
@@ -43,6 +45,15 @@ _UNLIMITED_INPUT_TOKENS = 4096  # for models that state no limit
 _DATA_URL = "base64,"
 
 
+class _Waiting(NamedTuple):
+    """An input that waits for the model."""
+
+    row: Features
+    result: asyncio.Future[Answer]
+    begin: Callable[[], None]
+    """To be called when it waits no longer."""
+
+
 class PredictionService(Service):
     """A model whose answers come whole.
 
@@ -61,10 +72,11 @@ class PredictionService(Service):
             role: field for role, field in self.task.fields.items() if not field.is_target
         }
         self._required = [role for role, field in self._given.items() if not field.is_optional]
-        self._waiting: list[tuple[Features, asyncio.Future[Answer]]] = []
+        self._waiting: list[_Waiting] = []
         self._thread = ThreadPoolExecutor(1, "predictor")
         self._running: asyncio.Task[None] | None = None
         self._num_answered = 0
+        self._batch_s = 0.0
 
     def router(self) -> APIRouter:
         """`/predict`, and what follows from the kind of the answers."""
@@ -243,10 +255,13 @@ class PredictionService(Service):
         """Queues rows, all or none."""
         room = self.check_room(len(rows), param)
         if len(self._waiting) + len(rows) > room:
-            raise queue_full(len(self._waiting), retry_after_s=1)
+            raise queue_full(len(self._waiting), self._retry_after_s())
         loop = asyncio.get_running_loop()
         results: list[asyncio.Future[Answer]] = [loop.create_future() for _ in rows]
-        self._waiting.extend(zip(rows, results, strict=True))
+        notice = begin_notice()
+        self._waiting += [
+            _Waiting(row, result, notice) for row, result in zip(rows, results, strict=True)
+        ]
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
         return results
@@ -257,21 +272,29 @@ class PredictionService(Service):
         while self._waiting:
             batch = self._waiting[: self.spec.batch]
             del self._waiting[: self.spec.batch]
-            batch = [(row, result) for row, result in batch if not result.done()]
+            batch = [each for each in batch if not each.result.done()]
             if not batch:
                 continue
+            for each in batch:
+                each.begin()
+            started_s = time.monotonic()
             try:
-                rows = [row for row, _ in batch]
+                rows = [each.row for each in batch]
                 found = await loop.run_in_executor(self._thread, self._predict, rows)
             except Exception as error:  # noqa: BLE001 - those who wait get it
-                for _, result in batch:
-                    if not result.done():
-                        result.set_exception(error)
+                for each in batch:
+                    if not each.result.done():
+                        each.result.set_exception(error)
                 continue
+            self._batch_s = time.monotonic() - started_s
             self._num_answered += len(batch)
-            for (_, result), answer in zip(batch, found, strict=True):
-                if not result.done():
-                    result.set_result(answer)
+            for each, answer in zip(batch, found, strict=True):
+                if not each.result.done():
+                    each.result.set_result(answer)
+
+    def _retry_after_s(self) -> int:
+        """When those that wait are answered, batch after batch, each as long as the last."""
+        return max(1, math.ceil(len(self._waiting) / self.spec.batch * self._batch_s))
 
     @torch.inference_mode()
     def _predict(self, rows: list[Features]) -> list[Answer]:

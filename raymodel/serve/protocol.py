@@ -1,8 +1,8 @@
 """What goes over the wire: OpenAI's requests and answers, and vLLM's `/classify`.
 
 Fields that clients send and that change nothing here (`user`, `metadata`, …) are accepted. Fields
-that would change the answer and are not supported are refused: an answer that silently ignores
-half of the question is worse than none.
+that would change the answer and are not supported are refused, and so is what nobody knows, which
+may be misspelt: an answer that silently ignores half of the question is worse than none.
 
 Sources: https://platform.openai.com/docs/api-reference,
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html#classification-api
@@ -10,9 +10,20 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html#classificat
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from raymodel.serve.problems import UNKNOWN_FIELD
 
 
 def check_unicode(text: str) -> str:
@@ -25,7 +36,7 @@ def check_unicode(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(check_unicode)]
-StopStrings = str | Annotated[list[str], Field(max_length=4)] | None
+_MOST_STOPS = 4  # as OpenAI has it
 
 
 def _is_same(value: object, allowed: object) -> bool:
@@ -34,9 +45,39 @@ def _is_same(value: object, allowed: object) -> bool:
 
 
 class WireModel(BaseModel):
-    """A request: strict types, unknown fields kept aside."""
+    """A request: strict types, and no field that is not known."""
 
-    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_all(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        unknown = [name for name in data if name not in cls.model_fields]
+        asked = [name for name in unknown if data[name] is not None]
+        if asked:
+            name = asked[0].encode(errors="replace").decode()
+            given = {"name": name, "known": list(cls.model_fields)}
+            raise PydanticCustomError(UNKNOWN_FIELD, "unknown field", given)
+        return {name: value for name, value in data.items() if name not in unknown}
+
+
+def unless(*allowed: Any) -> Any:
+    """Marks a field that is not supported: with null and with these values it changes nothing."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        if value is None or any(_is_same(value, each) for each in allowed):
+            return value
+        raise ValueError(
+            f"this server does not support it, and it would change the answer; leave "
+            f"{info.field_name} out"
+        )
+
+    return AfterValidator(check)
+
+
+Ignored = Annotated[Any, Field(description="Taken, and without effect.")]
 
 
 class StreamOptions(WireModel):
@@ -44,6 +85,8 @@ class StreamOptions(WireModel):
 
     include_usage: bool = False
     """End with a chunk that has `usage` and no choices."""
+    continuous_usage_stats: Annotated[Any, unless(False)] = None
+    include_obfuscation: Ignored = None
 
 
 class GenerationRequest(WireModel):
@@ -57,7 +100,7 @@ class GenerationRequest(WireModel):
     """Nucleus sampling; 1, everything, by default."""
     seed: int | None = None
     """The same seed gives the same answer."""
-    stop: StopStrings = None
+    stop: str | list[str] | None = None
     """Up to four strings before the first of which the answer ends."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer; by default what `serve.max_tokens` and the context allow."""
@@ -65,33 +108,46 @@ class GenerationRequest(WireModel):
     """Server-sent events, closed by `data: [DONE]`."""
     stream_options: StreamOptions | None = None
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "n": (1,),
-        "best_of": (1,),
-        "logprobs": (False,),
-        "logit_bias": ({},),
-        "presence_penalty": (0,),
-        "frequency_penalty": (0,),
-        "repetition_penalty": (1,),
-        "top_k": (-1, 0),
-        "min_p": (0,),
-        "response_format": ({"type": "text"},),
-    }
-    """Fields that are not supported → the values with which they change nothing (None always)."""
+    n: Annotated[Any, unless(1)] = None
+    """One answer a prompt."""
+    best_of: Annotated[Any, unless(1)] = None
+    logit_bias: Annotated[Any, unless({})] = None
+    presence_penalty: Annotated[Any, unless(0)] = None
+    frequency_penalty: Annotated[Any, unless(0)] = None
+    repetition_penalty: Annotated[Any, unless(1)] = None
+    top_k: Annotated[Any, unless(-1, 0)] = None
+    min_p: Annotated[Any, unless(0)] = None
+    min_tokens: Annotated[Any, unless(0)] = None
+    stop_token_ids: Annotated[Any, unless([])] = None
+    bad_words: Annotated[Any, unless([])] = None
+    ignore_eos: Annotated[Any, unless(False)] = None
+    skip_special_tokens: Annotated[Any, unless(True)] = None
+    include_stop_str_in_output: Annotated[Any, unless(False)] = None
+    response_format: Annotated[Any, unless({"type": "text"})] = None
+    structured_outputs: Annotated[Any, unless()] = None
+    guided_json: Annotated[Any, unless()] = None
+    guided_regex: Annotated[Any, unless()] = None
+    guided_choice: Annotated[Any, unless()] = None
+    guided_grammar: Annotated[Any, unless()] = None
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    request_id: Ignored = None
+    priority: Ignored = None
 
-    @model_validator(mode="after")
-    def _refuse_unsupported(self) -> GenerationRequest:
-        extra = self.__pydantic_extra__ or {}
-        for name, allowed in self.neutral.items():
-            value = extra.get(name)
-            if value is not None and not any(_is_same(value, ok) for ok in allowed):
-                raise ValueError(
-                    f"{name} = {ascii(value)[:80]} is not supported by this server and would "
-                    f"change the answer; leave {name} out"
-                )
-        if "" in self.stops:
-            raise ValueError("stop holds an empty string; a stop string has at least one character")
-        return self
+    @field_validator("stop", mode="after")
+    @classmethod
+    def _refuse_stops(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        stops = [stop] if isinstance(stop, str) else stop or []
+        if "" in stops:
+            raise ValueError("a stop string has at least one character")
+        if len(stops) > _MOST_STOPS:
+            raise ValueError(f"{len(stops)} strings are given; give at most {_MOST_STOPS}")
+        return stop
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -115,10 +171,9 @@ class CompletionRequest(GenerationRequest):
     )
     """A text, token ids, or several of either."""
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = GenerationRequest.neutral | {
-        "echo": (False,),
-        "suffix": ("",),
-    }
+    echo: Annotated[Any, unless(False)] = None
+    suffix: Annotated[Any, unless("")] = None
+    logprobs: Annotated[Any, unless(False)] = None
 
 
 class TextPart(WireModel):
@@ -133,15 +188,30 @@ class Message(WireModel):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
+    content: Text | list[TextPart] | None = Field(default=None, validate_default=True)
+    """A text, or its parts; null for an answer that said nothing."""
+    name: Ignored = None
+    refusal: Annotated[Any, unless("")] = None
+    annotations: Ignored = None
+    tool_calls: Annotated[Any, unless([])] = None
+    function_call: Annotated[Any, unless()] = None
+    audio: Annotated[Any, unless()] = None
+    reasoning_content: Ignored = None
+
+    @field_validator("content", mode="after")
+    @classmethod
+    def _said(cls, content: Any, info: ValidationInfo) -> Any:
+        if content is None and info.data.get("role") not in (None, "assistant"):
+            raise ValueError(f"a turn of the {info.data['role']} says something; give a text")
+        return content
 
     @property
     def turn(self) -> dict[str, str]:
         """As a chat template takes it: the parts joined, and a `developer`, which is OpenAI's newer
         name, as `system`."""
-        is_text = isinstance(self.content, str)
-        text = self.content if is_text else "".join(part.text for part in self.content)  # type: ignore[union-attr]
-        return {"role": "system" if self.role == "developer" else self.role, "content": str(text)}
+        parts = [] if self.content is None else self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class ChatRequest(GenerationRequest):
@@ -152,16 +222,23 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The newer name of `max_tokens`."""
 
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = GenerationRequest.neutral | {
-        "tools": ([],),
-        "tool_choice": ("none", "auto"),
-        "functions": ([],),
-        "function_call": ("none", "auto"),
-        "top_logprobs": (0,),
-        "modalities": (["text"],),
-        "audio": (),
-        "prediction": (),
-    }
+    tools: Annotated[Any, unless([])] = None
+    tool_choice: Annotated[Any, unless("none", "auto")] = None
+    parallel_tool_calls: Ignored = None
+    functions: Annotated[Any, unless([])] = None
+    function_call: Annotated[Any, unless("none", "auto")] = None
+    logprobs: Annotated[Any, unless(False)] = None
+    top_logprobs: Annotated[Any, unless(0)] = None
+    modalities: Annotated[Any, unless(["text"])] = None
+    audio: Annotated[Any, unless()] = None
+    prediction: Annotated[Any, unless()] = None
+    reasoning_effort: Annotated[Any, unless("none")] = None
+    verbosity: Annotated[Any, unless()] = None
+    web_search_options: Annotated[Any, unless()] = None
+    chat_template: Annotated[Any, unless()] = None
+    chat_template_kwargs: Annotated[Any, unless({})] = None
+    add_generation_prompt: Annotated[Any, unless(True)] = None
+    continue_final_message: Annotated[Any, unless(False)] = None
 
 
 class ClassifyRequest(WireModel):
@@ -170,6 +247,7 @@ class ClassifyRequest(WireModel):
     model: str
     input: Text | Annotated[list[Text], Field(min_length=1)]
     """A text, or several."""
+    user: Ignored = None
 
     @property
     def texts(self) -> list[str]:

@@ -26,6 +26,7 @@ class Refusal(Exception):
         param: the field that is wrong.
         code: a word for programs, such as `model_not_found`.
         retry_after_s: when to try again.
+        allow: the methods of a path that was asked with another one.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Refusal(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -43,20 +45,26 @@ class Refusal(Exception):
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.allow = allow
 
     def body(self) -> dict[str, Any]:
         """`{"error": {message, type, param, code}}`."""
         kind = _TYPES.get(self.status, "invalid_request_error")
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        # A client's own word may be half of a surrogate pair, which no response can hold.
+        message, param = (
+            text and text.encode(errors="replace").decode() for text in (self.message, self.param)
+        )
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """`Retry-After` and `WWW-Authenticate` where they belong."""
+        """`Retry-After`, `WWW-Authenticate` and `Allow` where they belong."""
         headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.allow is not None:
+            headers["Allow"] = self.allow
         return headers
 
 
@@ -85,11 +93,18 @@ def queue_full(num_waiting: int, retry_after_s: int) -> Refusal:
     """503 for a request that finds no place to wait."""
     return Refusal(
         503,
-        f"{num_waiting} requests are waiting and the queue is full; try again in "
-        f"{retry_after_s} s, or raise serve.queue or serve.replicas",
+        f"{num_waiting} requests are waiting and the queue is full; try again when Retry-After "
+        "says, or raise serve.queue or serve.replicas",
         code="queue_full",
         retry_after_s=retry_after_s,
     )
+
+
+def wrong_method(method: str, path: str, allow: str) -> Refusal:
+    """405 for a path that takes other methods."""
+    seen = f"{ascii(method)[1:-1]} {ascii(path)[1:-1]}"
+    message = f"{seen} is not answered; this path takes {allow}"
+    return Refusal(405, message, code="method_not_allowed", allow=allow)
 
 
 def timed_out(timeout_s: float) -> Refusal:

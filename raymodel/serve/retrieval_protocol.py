@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from raymodel.serve.protocol import Text, Usage, WireModel
+from raymodel.serve.protocol import Ignored, Text, Usage, WireModel
 
 Texts = Text | Annotated[list[Text], Field(min_length=1)]
 
@@ -34,6 +34,7 @@ class EmbeddingsRequest(WireModel):
     """Numbers, or the base64 of them as fp32 with the lowest byte first, a quarter as long."""
     dimensions: int | None = None
     """Numbers of a vector; all that the model gives, and nothing else."""
+    user: Ignored = None
 
 
 class EmbedRequest(WireModel):
@@ -88,6 +89,7 @@ class RerankRequest(WireModel):
     """How many of the best are told; all by default, and with 0 as for vLLM."""
     return_documents: bool | None = True
     """Whether results hold the documents beside their numbers."""
+    user: Ignored = None
 
     @property
     def texts(self) -> list[str]:

@@ -317,7 +317,9 @@ def _build_replica(
         wants_gpu = cluster.gpus_per_worker > 0
         service = load_service(folder, task, name=name, spec=spec, wants_gpu=wants_gpu)
     rules = Rules(
-        token=None if token is None else token.get_secret_value(), max_body_bytes=spec.max_body
+        token=None if token is None else token.get_secret_value(),
+        max_body_bytes=spec.max_body,
+        host=spec.host,
     )
     return build_app(service, rules)
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from raymodel.serve.answer import Chunk
 from raymodel.serve.engine import Engine, EngineClosedError, QueueFullError
+from raymodel.serve.flow import begin_notice
 from raymodel.serve.refusal import Refusal, queue_full, timed_out
 from raymodel.serve.sampling import Sampling
 
@@ -39,6 +40,7 @@ class AnswerStream:
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
         self._num_open = len(requests)
+        self._begin = begin_notice()
         self.num_tokens = [0] * len(requests)
         """Tokens generated for each prompt so far."""
         put = self._chunks.put_nowait
@@ -75,6 +77,7 @@ class AnswerStream:
         try:
             async with asyncio.timeout(max(0.0, self._deadline_s - time.monotonic())):
                 index, chunk = await self._chunks.get()
+                self._begin()
         except TimeoutError:
             raise timed_out(self._timeout_s) from None
         if isinstance(chunk.error, EngineClosedError):

@@ -1,6 +1,7 @@
 """The application over ASGI: good and bad requests, tokens, limits, time."""
 
 import asyncio
+import itertools
 import json
 
 import httpx
@@ -167,18 +168,29 @@ def test_bad_json_is_400(generation, content):
         ({"prompt": []}, "prompt", ()),
         ({"prompt": [1, 10**9]}, "prompt", ("1000000000", "0 to")),
         ({"prompt": "\ud800"}, "prompt", ()),
-        ({"temperature": 3}, "temperature", ("3", "less than or equal to 2")),
+        ({"temperature": 3}, "temperature", ("is 3", "at most 2")),
         ({"temperature": "hot"}, "temperature", ("'hot'",)),
         ({"top_p": 0}, "top_p", ("0",)),
         ({"max_tokens": 0}, "max_tokens", ("0",)),
         ({"max_tokens": 401}, "max_tokens", ("401", "400")),
-        ({"stop": ["a", "b", "c", "d", "e"]}, None, ("stop",)),
-        ({"stop": ""}, None, ("stop",)),
-        ({"n": 2}, None, ("n = 2", "leave n out")),
-        ({"echo": True}, None, ("echo",)),
-        ({"logprobs": 0}, None, ("logprobs",)),
-        ({"response_format": {"type": "json_object"}}, None, ("response_format",)),
-        ({"top_k": 5}, None, ("top_k",)),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", ("5 strings", "at most 4")),
+        ({"stop": ""}, "stop", ("at least one character",)),
+        ({"stop": ["a", 3]}, "stop.1", ("stop.1 is 3", "give a text")),
+        ({"n": 2}, "n", ("n is 2", "leave n out")),
+        ({"echo": True}, "echo", ("echo",)),
+        ({"logprobs": 0}, "logprobs", ("logprobs",)),
+        ({"response_format": {"type": "json_object"}}, "response_format", ("response_format",)),
+        ({"top_k": 5}, "top_k", ("top_k",)),
+        ({"max_token": 5}, "max_token", ("no field", "did you mean 'max_tokens'?")),
+        ({"guided_json": {}}, "guided_json", ("does not support it",)),
+        ({"prompts": "a"}, "prompts", ("did you mean 'prompt'?",)),
+        ({"x" * 200: 1}, "x" * 80, ("no field",)),
+        ({"\ud800": 1}, None, ("no field",)),
+        ({"stream_options": {"usage": True}}, "stream_options.usage", ("include_usage",)),
+        ({"prompt": 3}, "prompt", ("prompt is 3: give a text or a list",)),
+        ({"prompt": ["a", 3]}, "prompt.1", ("prompt.1 is 3: give a text",)),
+        ({"stream": "yes"}, "stream", ("give true or false",)),
+        ({"seed": 1.5}, "seed", ("give a whole number",)),
     ],
 )
 def test_a_bad_field_is_400_with_its_name(generation, body, param, words):
@@ -207,17 +219,91 @@ def test_tools_and_images_in_a_chat_are_refused(generation):
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]} | body
         return call(generation, "POST", "/v1/chat/completions", json=body)
 
-    check_error(chat(tools=[{"type": "function"}]), 400, "tools")
+    check_error(chat(tools=[{"type": "function"}]), 400, "tools", param="tools")
     image = [{"type": "image_url", "image_url": {"url": "x"}}]
     assert chat(messages=[{"role": "user", "content": image}]).status_code == 400
     assert chat(messages=[]).status_code == 400
     assert chat(messages=[{"role": "nobody", "content": "hi"}]).status_code == 400
 
 
+def test_an_error_is_in_the_words_of_the_client(generation, classification):
+    """Whatever is sent, no word of the validator comes back."""
+    values = [None, True, 3, 1.5, "a", "\ud800", [], [[]], {}, {"a": 1}, ["a", None], [{"b": []}]]
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+    bodies = {
+        "/v1/completions": {"model": "tiny", "prompt": "a", "max_tokens": 1},
+        "/v1/chat/completions": chat | {"max_tokens": 1},
+        "/classify": {"model": "tiny", "input": "a"},
+        "/predict": {"model": "tiny", "inputs": {"text": "a"}},
+    }
+    internal = ("Input should", "type=", "pydantic", "constrained", "str]", "TextPart", "function-")
+    for path, body in bodies.items():
+        service = generation if path.startswith("/v1") else classification
+        fields = [*body, "stop", "temperature", "stream_options", "metadata", "tool"]
+        for name, value in itertools.product(fields, values):
+            content = json.dumps(body | {name: value}).encode()
+            headers = {"Content-Type": "application/json"}
+            response = call(service, "POST", path, content=content, headers=headers)
+            assert response.status_code in (200, 400, 404), (path, name, value)
+            if response.status_code != 200:
+                error = response.json()["error"]
+                assert (error["param"] or name).startswith(name), (path, name, value, error)
+                assert not any(word in error["message"] for word in internal), error
+
+
+def test_turns_of_a_chat_are_told_by_place(generation):
+    def refused(*messages):
+        body = {"model": "tiny", "max_tokens": 1, "messages": list(messages)}
+        return call(generation, "POST", "/v1/chat/completions", json=body)
+
+    user = {"role": "user", "content": "hi"}
+    response = refused(user, {"role": "user", "content": None})
+    check_error(response, 400, "content is null", "give a text", param="messages.1.content")
+    check_error(refused({"role": "user"}), 400, "give a text", param="messages.0.content")
+    assert refused(user, {"role": "assistant", "content": None}, user).status_code == 200
+    echoed = {"role": "assistant", "content": "a", "refusal": None, "tool_calls": None, "name": "b"}
+    assert refused(user, echoed, user).status_code == 200
+    response = refused({"role": "user", "contents": "hi"})
+    check_error(response, 400, "did you mean 'content'?", param="messages.0.contents")
+    response = refused({"role": "usr", "content": "hi"})
+    check_error(response, 400, "role is 'usr'", "'user'", param="messages.0.role")
+    response = refused({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]})
+    assert response.json()["error"]["param"].startswith("messages.0.content.0")
+
+
 def test_an_unknown_model_or_path_is_404(generation):
     check_error(complete(generation, model="gpt-9"), 404, "'gpt-9'", "'tiny'", param="model")
     check_error(call(generation, "GET", "/v2/nothing"), 404, "/v2/nothing")
-    check_error(call(generation, "GET", "/v1/completions"), 405)
+
+
+def test_another_method_is_405_with_those_that_are_taken(generation):
+    response = call(generation, "GET", "/v1/completions")
+    check_error(response, 405, "GET /v1/completions", "takes POST")
+    assert response.headers["allow"] == "POST"
+    response = call(generation, "POST", "/health", app={"token": "secret"})
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200), ("127.0.0.1", 200), ("127.0.0.5:80", 200), ("[::1]:8000", 200),
+        ("LOCALHOST", 200), ("evil.example", 403), ("127.0.0.1.evil.example:8000", 403),
+        ("localhost.evil.example", 403), ("", 403), ("10.0.0.1", 403),
+    ],
+)  # fmt: skip
+def test_a_foreign_name_is_refused_where_there_is_no_token(generation, host, status):
+    """So that no page on the web can ask what listens on this machine by a name of its own."""
+    for path in ("/", "/health", "/v1/models"):
+        headers = {"Host": host}
+        response = call(generation, "GET", path, app={"host": "127.0.0.1"}, headers=headers)
+        assert response.status_code == status, (path, response.text)
+        if status == 403:
+            check_error(response, 403, "Host", "serve.token_env")
+    guarded = {"host": "0.0.0.0", "token": "secret"}
+    headers |= {"Authorization": "Bearer secret"}
+    response = call(generation, "GET", "/v1/models", app=guarded, headers=headers)
+    assert response.status_code == 200
 
 
 def test_too_long_a_prompt_is_400_naming_limit_and_length(generation):

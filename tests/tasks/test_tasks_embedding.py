@@ -412,10 +412,10 @@ def test_vectors_are_served_as_openai_and_tei_have_them(
     ("path", "body", "told"),
     [
         ("/v1/embeddings", {"model": "tiny", "input": ""}, "empty query"),
-        ("/v1/embeddings", {"model": "tiny", "input": [1, 2]}, "valid string"),
+        ("/v1/embeddings", {"model": "tiny", "input": [1, 2]}, "input.0 is 1: give a text"),
         ("/v1/embeddings", {"model": "tiny", "input": "a", "dimensions": 8}, "have 32 numbers"),
         ("/v1/embeddings", {"model": "tiny", "input": "read " * 500}, "at most 64"),
-        ("/embed", {"inputs": "a", "normalize": False}, "normalize is False"),
+        ("/embed", {"inputs": "a", "normalize": False}, "normalize is false: give true"),
         ("/embed", {"inputs": []}, "inputs"),
     ],
 )

@@ -306,7 +306,7 @@ def test_documents_are_ranked_and_scored(service: PredictionService, task: Task)
 @pytest.mark.parametrize(
     ("path", "body", "told"),
     [
-        ("/rerank", {"query": "a", "documents": []}, "at least 1 item"),
+        ("/rerank", {"query": "a", "documents": []}, "0 items; give at least 1"),
         ("/rerank", {"query": " ", "documents": ["a"]}, "empty query"),
         ("/rerank", {"query": "a", "documents": ["b", ""]}, "query without a document"),
         ("/rerank", {"query": "a", "documents": ["b"] * 13}, "at most 12"),

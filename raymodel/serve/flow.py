@@ -1,0 +1,90 @@
+"""The requests that are under way: which wait, how long answers take, when to come again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from raymodel.serve.refusal import queue_full
+
+_NEWEST_SHARE = 0.2  # of the mean: the last five or ten answers decide it
+_MOST_RETRY_S = 600
+_noticed: ContextVar[Callable[[], None] | None] = ContextVar("noticed", default=None)
+
+
+def notice_begin(call: Callable[[], None]) -> None:
+    """Has `call` called when the model begins with this task's request."""
+    _noticed.set(call)
+
+
+def begin_notice() -> Callable[[], None]:
+    """To be called when the model begins with this task's request."""
+    return _noticed.get() or (lambda: None)
+
+
+class Passage:
+    """One request on its way through."""
+
+    def __init__(self) -> None:
+        self.entered_s = time.monotonic()
+        self.begun_s: float | None = None
+        """When the model began with it; None while it waits."""
+
+    def begin(self) -> None:
+        """The model begins with it; counts once."""
+        self.begun_s = self.begun_s or time.monotonic()
+
+
+class Flow:
+    """Counts requests and measures answers.
+
+    Args:
+        slots: requests that the model answers at the same time.
+        room: requests that may be under way; more are refused.
+    """
+
+    def __init__(self, slots: int, room: int) -> None:
+        self._slots, self._room = slots, room
+        self._passages: set[Passage] = set()
+        self._mean_s: float | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Those that the model has not begun with."""
+        return sum(passage.begun_s is None for passage in self._passages)
+
+    @property
+    def num_running(self) -> int:
+        """Those that it has."""
+        return len(self._passages) - self.num_waiting
+
+    def enter(self) -> Passage:
+        """Lets a request in. Raises Refusal (503) when there is no room."""
+        if len(self._passages) >= self._room:
+            raise queue_full(self.num_waiting, self.retry_after_s())
+        passage = Passage()
+        self._passages.add(passage)
+        return passage
+
+    def leave(self, passage: Passage, *, is_answered: bool) -> None:
+        """A request is done.
+
+        Args:
+            is_answered: it ran to its end, so that its time tells something.
+        """
+        self._passages.discard(passage)
+        if is_answered and passage.begun_s is not None:
+            took_s = time.monotonic() - passage.begun_s
+            mean_s = took_s if self._mean_s is None else self._mean_s
+            self._mean_s = mean_s + _NEWEST_SHARE * (took_s - mean_s)
+
+    def retry_after_s(self) -> int:
+        """When those that wait now will have been begun with: their rounds through the slots, each
+        as long as answers took, or as those under way took so far where that is longer."""
+        now_s = time.monotonic()
+        ages = [now_s - p.begun_s for p in self._passages if p.begun_s is not None]
+        one_s = max(self._mean_s or 0.0, sum(ages) / len(ages) if ages else 0.0)
+        rounds = max(1.0, self.num_waiting / self._slots)
+        return min(_MOST_RETRY_S, max(1, math.ceil(rounds * one_s)))
