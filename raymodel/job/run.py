@@ -210,6 +210,8 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             }
             if keep_serving and _ends_with_command(p):
                 _wait_until_interrupted(p, served.url)
+                p.story.say(f"          ending: answers under way have {spec.grace:g} s")
+                served.stop()
         return content
 
     if stays:

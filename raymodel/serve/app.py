@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from raymodel.serve.flow import Flow
-from raymodel.serve.gate import Gate, Rules
+from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
 from raymodel.serve.problems import refuse_request
 from raymodel.serve.protocol import ErrorResponse
 from raymodel.serve.refusal import Refusal, wrong_method
@@ -24,7 +24,6 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse}
     for status in (400, 401, 403, 404, 405, 408, 413, 422, 500, 503, 504)
 }
-SPARE_REQUESTS = 16
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from raymodel.serve.refusal import queue_full
+from raymodel.serve.refusal import Refusal, going_down, queue_full
 
 _NEWEST_SHARE = 0.2  # of the mean: the last five or ten answers decide it
 _MOST_RETRY_S = 600
+_LOOK_S = 0.05
+_LAST_WORDS_S = 2.0  # for what is ended to say so
 _noticed: ContextVar[Callable[[], None] | None] = ContextVar("noticed", default=None)
 
 
@@ -31,6 +34,16 @@ class Passage:
         self.entered_s = time.monotonic()
         self.begun_s: float | None = None
         """When the model began with it; None while it waits."""
+        self.work: asyncio.Future[None] | None = None
+        """What answers it."""
+        self.refusal: Refusal | None = None
+        """Why it was ended."""
+
+    def end(self, refusal: Refusal) -> None:
+        """Ends it before its answer is whole."""
+        self.refusal = self.refusal or refusal
+        if self.work is not None:
+            self.work.cancel()
 
     def begin(self) -> None:
         """The model begins with it; counts once."""
@@ -49,6 +62,7 @@ class Flow:
         self._slots, self._room = slots, room
         self._passages: set[Passage] = set()
         self._mean_s: float | None = None
+        self.is_draining = False
 
     @property
     def num_waiting(self) -> int:
@@ -60,8 +74,23 @@ class Flow:
         """Those that it has."""
         return len(self._passages) - self.num_waiting
 
+    async def drain(self, grace_s: float) -> None:
+        """Lets nobody in, ends at once those that wait, and after the grace those that run."""
+        self.is_draining = True
+        deadline_s = time.monotonic() + grace_s
+        while self._passages:
+            is_over = time.monotonic() >= deadline_s
+            for passage in list(self._passages):
+                if is_over or passage.begun_s is None:
+                    passage.end(going_down())
+            if is_over and time.monotonic() >= deadline_s + _LAST_WORDS_S:
+                return
+            await asyncio.sleep(_LOOK_S)
+
     def enter(self) -> Passage:
-        """Lets a request in. Raises Refusal (503) when there is no room."""
+        """Lets a request in. Raises Refusal (503) when there is no room, or no more."""
+        if self.is_draining:
+            raise going_down()
         if len(self._passages) >= self._room:
             raise queue_full(self.num_waiting, self.retry_after_s())
         passage = Passage()

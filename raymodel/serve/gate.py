@@ -6,6 +6,7 @@ passes requests on to it.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,11 +19,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import read_body, replay
-from raymodel.serve.flow import Flow, notice_begin
+from raymodel.serve.flow import Flow, Passage, notice_begin
 from raymodel.serve.hosts import check_host
-from raymodel.serve.refusal import Refusal, wrong_method
+from raymodel.serve.refusal import STARTING_RETRY_S, Refusal, wrong_method
+from raymodel.serve.shapes import event
 
 MAX_BODY_BYTES = 32 * 2**20
+SPARE_REQUESTS = 16
+"""Beyond those that a service takes: it knows best which of them it refuses."""
+OPEN_PATHS = ("/", "/health", "/readyz", "/livez")
+"""Answered without a token, and without the model."""
 PAGE = Path(__file__).with_name("page.html")
 # The page needs nothing from elsewhere, and may not fetch it.
 _PAGE_POLICY = (
@@ -62,6 +68,17 @@ class Gate:
     ) -> None:
         self.inner, self._health, self._flow = inner, health, flow
         self._rules = rules or Rules()
+        self._draining: asyncio.Task[None] | None = None
+
+    def drain(self, grace_s: float) -> bool:
+        """Begins to let nobody in, so that the server can end. Whether nobody is left.
+
+        Args:
+            grace_s: how long answers under way may still take; then each is told that it ends.
+        """
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._flow.drain(grace_s))
+        return self._draining.done()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or has it answered."""
@@ -80,7 +97,7 @@ class Gate:
         if self._rules.token is None and self._rules.host is not None:
             check_host(headers.getlist("host"), self._rules.host)
         has_token = _has_token(headers, self._rules.token)
-        if scope["path"] in ("/", "/health"):
+        if scope["path"] in OPEN_PATHS:
             await self._tell(scope, send, is_stranger=not has_token)
             return
         if not has_token:
@@ -97,27 +114,76 @@ class Gate:
         if scope["path"] == "/":
             await _show_page(send)
             return
-        told = await self._health()
+        if scope["path"] == "/livez":
+            await respond_json(send, {"status": "ok"}, 200)
+            return
+        told = {"status": "draining"} if self._flow.is_draining else await self._health()
+        is_brief = is_stranger or scope["path"] == "/readyz"
         status = 200 if told["status"] == "ok" else 503
-        await respond_json(send, {"status": told["status"]} if is_stranger else told, status)
+        await respond_json(
+            send,
+            {"status": told["status"]} if is_brief else told,
+            status,
+            {} if status == 200 else {"Retry-After": str(STARTING_RETRY_S)},
+        )
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        passage, status = self._flow.enter(), 0
-
-        async def send_on(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if status == 503:
-                    _retry_after(message, self._flow.retry_after_s())
-            await send(message)
-
+        passage = self._flow.enter()
+        response = _Response(send, self._flow)
         try:
             body = await read_body(scope, receive, self._rules.max_body_bytes)
             notice_begin(passage.begin)
-            await self.inner(scope, replay(body, receive), send_on)
+            await self._run(passage, scope, replay(body, receive), response)
+        except Refusal as refusal:
+            await response.end_with(refusal)
         finally:
-            self._flow.leave(passage, is_answered=status == 200)
+            self._flow.leave(passage, is_answered=response.status == 200)
+
+    async def _run(self, passage: Passage, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, in a task of its own that can be ended. Raises Refusal when it was."""
+        passage.work = asyncio.ensure_future(self.inner(scope, receive, send))
+        try:
+            if passage.refusal is not None:  # it was ended while its body came
+                raise passage.refusal
+            await passage.work
+        except asyncio.CancelledError:
+            if passage.refusal is None or not passage.work.done():
+                raise
+            raise passage.refusal from None
+        finally:
+            passage.work.cancel()
+
+
+class _Response:
+    """What goes out of one request; remembers how far it is."""
+
+    def __init__(self, send: Send, flow: Flow) -> None:
+        self._send, self._flow = send, flow
+        self.status = 0
+        """Of its start; 0 before."""
+        self._is_stream = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            kind = Headers(raw=message["headers"]).get("content-type", "")
+            self._is_stream = kind.startswith("text/event-stream")
+            if self.status == 503:
+                _retry_after(message, self._flow.retry_after_s())
+        await self._send(message)
+
+    async def end_with(self, refusal: Refusal) -> None:
+        """The refusal, as an event where the response has begun; raises it where it cannot be said,
+        which closes the connection."""
+        if self.status and not self._is_stream:
+            raise ConnectionAbortedError(refusal.message) from refusal
+        if self.status:
+            said = event(refusal.body()) + event("[DONE]")
+            await self._send({"type": "http.response.body", "body": said, "more_body": False})
+            return
+        if refusal.status == 503 and refusal.retry_after_s is not None:
+            refusal.retry_after_s = max(refusal.retry_after_s, self._flow.retry_after_s())
+        await respond_json(self, refusal.body(), refusal.status, refusal.headers())
 
 
 async def respond_json(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+STARTING_RETRY_S = 5  # a small model is loaded again by then; for a large one it is a first guess
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -27,6 +28,7 @@ class Refusal(Exception):
         code: a word for programs, such as `model_not_found`.
         retry_after_s: when to try again.
         allow: the methods of a path that was asked with another one.
+        closes: the client should not use this connection again.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Refusal(Exception):
         code: str | None = None,
         retry_after_s: int | None = None,
         allow: str | None = None,
+        closes: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -46,6 +49,7 @@ class Refusal(Exception):
         self.code = code
         self.retry_after_s = retry_after_s
         self.allow = allow
+        self.closes = closes
 
     def body(self) -> dict[str, Any]:
         """`{"error": {message, type, param, code}}`."""
@@ -57,7 +61,7 @@ class Refusal(Exception):
         return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """`Retry-After`, `WWW-Authenticate` and `Allow` where they belong."""
+        """`Retry-After`, `WWW-Authenticate`, `Allow` and `Connection` where they belong."""
         headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
@@ -65,6 +69,8 @@ class Refusal(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         if self.allow is not None:
             headers["Allow"] = self.allow
+        if self.closes:
+            headers["Connection"] = "close"
         return headers
 
 
@@ -97,6 +103,27 @@ def queue_full(num_waiting: int, retry_after_s: int) -> Refusal:
         "says, or raise serve.queue or serve.replicas",
         code="queue_full",
         retry_after_s=retry_after_s,
+    )
+
+
+def starting(why: str) -> Refusal:
+    """503 while no replica can answer."""
+    return Refusal(
+        503,
+        f"{why}; another is started, so try again when Retry-After says",
+        code="starting",
+        retry_after_s=STARTING_RETRY_S,
+    )
+
+
+def going_down() -> Refusal:
+    """503 while the server ends."""
+    return Refusal(
+        503,
+        "the server is going down; ask another, or this one when Retry-After says",
+        code="draining",
+        retry_after_s=STARTING_RETRY_S,
+        closes=True,
     )
 
 

@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from raymodel.cluster.holders import app_name_of
 from raymodel.cluster.places import find_lack
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
 from raymodel.model.purpose import find_task, model_location
-from raymodel.serve.load import load_service, service_of
+from raymodel.serve.deployment import LOGGING, Deployed, build_deployments, num_gates
+from raymodel.serve.gate import Rules
+from raymodel.serve.load import service_of
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
-from raymodel.spec.own import use_folder
 from raymodel.storage.artifact import Artifact
-from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
@@ -37,14 +39,11 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from raymodel.observe.story import Story
-    from raymodel.serve.gate import Gate
 
-# Beyond what the engine takes, so that it is the engine that refuses, with Retry-After; and room
-# for health checks while it is full.
-_SPARE_REQUESTS = 16
 _REQUEST_TIMEOUT_SPARE_S = 10.0
+_DRAIN_ANSWER_S = 5.0
+_DRAIN_LOOK_S = 0.1
 _SHUTDOWN_TIMEOUT_S = 30.0  # as `serve.shutdown` waits
-_LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class Served:
     """Ray Serve's name for the application."""
     keep: bool
     token: SecretStr | None
-    timeout_s: float
+    spec: ServeSpec
     started_serve: bool
     """Whether Ray Serve was started for it, and is shut down with it."""
 
@@ -83,7 +82,11 @@ class Served:
         return self._request("/health")
 
     def stop(self) -> None:
-        """Takes the application down, and Ray Serve with it when it was started for it."""
+        """Takes the application down, and Ray Serve with it when it was started for it.
+
+        Nobody is let in any more, and answers under way have `spec.grace` to end.
+        """
+        _drain(self.app_name, self.spec)
         _take_down(self.app_name, self.started_serve)
         if self.started_serve:
             address = urllib.parse.urlsplit(self.url)
@@ -109,7 +112,7 @@ class Served:
             headers["Authorization"] = f"Bearer {self.token.get_secret_value()}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers)
-        timeout_s = self.timeout_s + _REQUEST_TIMEOUT_SPARE_S
+        timeout_s = self.spec.timeout + _REQUEST_TIMEOUT_SPARE_S
         # Without the proxies of the environment: the server is this cluster's own.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
@@ -156,7 +159,7 @@ def run_serve(
     replicas = ClusterSpec(**cluster.to_dict() | {"workers": spec.replicas.min})
     try:
         with story.waiting("the model's replicas", lambda: str(find_lack(replicas) or "")):
-            serve.run(app, name=app_name, route_prefix="/", logging_config=_LOGGING)
+            serve.run(app, name=app_name, route_prefix="/", logging_config=LOGGING)
     except (RuntimeError, TimeoutError, ValueError) as error:
         cause = _cause(app_name) or str(error)
         _take_down(app_name, started_serve)
@@ -171,7 +174,7 @@ def run_serve(
         app_name=app_name,
         keep=keep,
         token=token,
-        timeout_s=spec.timeout,
+        spec=spec,
         started_serve=started_serve,
     )
     served.health()
@@ -191,7 +194,22 @@ def build_application(
     """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike."""
     task, token = find_task(model), _read_token(spec)
     name = spec.name or job_name
-    return _deployment(spec, model_location(model), task, name, token, cluster)
+    rules = Rules(
+        token=None if token is None else token.get_secret_value(),
+        max_body_bytes=spec.max_body,
+        host=spec.host,
+    )
+    return build_deployments(
+        Deployed(
+            spec=spec,
+            model=model_location(model),
+            task=task,
+            name=name,
+            rules=rules,
+            cluster=cluster,
+            folder=Path.cwd(),
+        )
+    )
 
 
 def _read_token(spec: ServeSpec) -> SecretStr | None:
@@ -228,7 +246,7 @@ def _start_serve(spec: ServeSpec, app_name: str) -> bool:
             )
         _take_down(app_name, started_serve=True)
     check_port(spec.host, spec.port)
-    serve.start(http_options=_http_options(spec), logging_config=_LOGGING)
+    serve.start(http_options=_http_options(spec), logging_config=LOGGING)
     return True
 
 
@@ -246,84 +264,6 @@ def _running_http() -> HTTPOptions | None:
     return None if client is None else client.http_config
 
 
-def _deployment(
-    spec: ServeSpec,
-    model: Location,
-    task: str,
-    name: str,
-    token: SecretStr | None,
-    cluster: ClusterSpec,
-) -> serve.Application:
-    """One deployment whose replicas each load the model when they start."""
-
-    folder = Path.cwd()
-
-    def build() -> Gate:
-        # Serve's controller, which starts replicas, may be of a job in another working directory.
-        if folder.is_dir():
-            use_folder(folder)
-        return _build_replica(spec, model, task, name, token, cluster)
-
-    @serve.ingress(build)
-    class ModelServer:
-        def check_health(self) -> None:
-            """Ray replaces a replica that raises here."""
-            if not self.app.inner.state.service.is_healthy:  # type: ignore[attr-defined]
-                raise RuntimeError("the engine fails at every step")
-
-    scale: dict[str, Any] = {"num_replicas": spec.replicas.min}
-    if spec.replicas.max > spec.replicas.min:
-        autoscaling = {
-            "min_replicas": spec.replicas.min,
-            "max_replicas": spec.replicas.max,
-            "target_ongoing_requests": spec.batch,
-        }
-        scale = {"num_replicas": None, "autoscaling_config": autoscaling}
-    return serve.deployment(
-        name="model",
-        ray_actor_options={
-            "num_cpus": cluster.cpus_per_worker,
-            "num_gpus": cluster.gpus_per_worker,
-        },
-        max_ongoing_requests=spec.batch + spec.queue + _SPARE_REQUESTS,
-        max_queued_requests=spec.queue,
-        # Once more for a hiccup of the storage; a broken model fails at once and again.
-        max_constructor_retry_count=2,
-        # Answers under way are finished before a replica goes.
-        graceful_shutdown_timeout_s=spec.timeout,
-        logging_config=_LOGGING,
-        **scale,
-    )(ModelServer).bind()
-
-
-def _build_replica(
-    spec: ServeSpec,
-    model: Location,
-    task: str,
-    name: str,
-    token: SecretStr | None,
-    cluster: ClusterSpec,
-) -> Gate:
-    """Runs in the replica: loads the model and makes its application."""
-    import torch
-
-    from raymodel.serve.app import build_app
-    from raymodel.serve.gate import Rules
-
-    # Ray gives an actor one thread for each logical CPU, which says nothing of the cores it has.
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(cluster.threads_per_worker or max(1, cores // spec.replicas.max))
-    with local_folder(model) as folder:
-        wants_gpu = cluster.gpus_per_worker > 0
-        service = load_service(folder, task, name=name, spec=spec, wants_gpu=wants_gpu)
-    rules = Rules(
-        token=None if token is None else token.get_secret_value(),
-        max_body_bytes=spec.max_body,
-        host=spec.host,
-    )
-    return build_app(service, rules)
-
-
 def _resources(cluster: ClusterSpec) -> str:
     gpus = f" and {cluster.gpus_per_worker} GPU" if cluster.gpus_per_worker else ""
     return f"{cluster.cpus_per_worker} CPU{gpus}"
@@ -338,6 +278,20 @@ def _cause(app_name: str) -> str:
     lines = [line.strip() for message in messages for line in message.splitlines()]
     errors = [line for line in lines if "Error" in line and not line.startswith("File ")]
     return (errors or [line for line in lines if line] or [""])[-1]
+
+
+def _drain(app_name: str, spec: ServeSpec) -> None:
+    """Returns when every gate has nobody left; a gate that does not answer is not waited for."""
+    handle = serve.get_app_handle(app_name)
+    deadline_s = time.monotonic() + spec.grace + _SHUTDOWN_TIMEOUT_S
+    drained: set[str] = set()
+    while len(drained) < num_gates(spec) and time.monotonic() < deadline_s:
+        try:
+            name, is_done = handle.drain.remote().result(timeout_s=_DRAIN_ANSWER_S)
+        except (RayError, RayServeException, TimeoutError):
+            return
+        drained |= {name} if is_done else set()
+        time.sleep(_DRAIN_LOOK_S)
 
 
 def _take_down(app_name: str, started_serve: bool) -> None:

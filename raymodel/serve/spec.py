@@ -55,6 +55,10 @@ class ServeSpec(Spec):
     timeout: Seconds = Field(default="120s", gt=0)  # type: ignore[assignment]
     """A request that takes longer is ended with 504."""
 
+    grace: Seconds = Field(default="30s", ge=0, le=3600)  # type: ignore[assignment]
+    """How long answers under way may still take when the server is told to end (Ctrl-C, SIGTERM);
+    then a stream is closed by an error event. Requests that wait are refused at once."""
+
     @model_validator(mode="after")
     def _guarded(self) -> ServeSpec:
         if self.host not in ("127.0.0.1", "localhost", "::1") and self.token_env is None:

@@ -101,10 +101,11 @@ def _start_serve(port: int) -> None:
     """Ray Serve as `serve/run.py` starts it: one that is there already takes on the models."""
     from ray import serve
 
-    from raymodel.serve.run import _LOGGING, _http_options
+    from raymodel.serve.deployment import LOGGING
+    from raymodel.serve.run import _http_options
     from raymodel.serve.spec import ServeSpec
 
-    serve.start(http_options=_http_options(ServeSpec(port=port)), logging_config=_LOGGING)
+    serve.start(http_options=_http_options(ServeSpec(port=port)), logging_config=LOGGING)
 
 
 if __name__ == "__main__":

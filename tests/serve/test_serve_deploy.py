@@ -29,10 +29,20 @@ def model(llama, tokenizer, tmp_path: Path) -> Path:
 def test_the_model_that_the_job_names_is_deployed(tmp_path: Path, model: Path) -> None:
     file = write(tmp_path, serve={"replicas": {"min": 2, "max": 3}})
     built = application({"job": str(file), "set": [f"serve.model={model}"]})
-    deployment = built._bound_deployment
+    gate = built._bound_deployment
+    assert (gate.name, gate.num_replicas, gate.ray_actor_options) == ("gate", 1, {"num_cpus": 0})
+    [behind] = gate.init_args
+    deployment = behind._bound_deployment
     assert deployment.name == "model"
     scale = deployment._deployment_config.autoscaling_config
     assert (scale.min_replicas, scale.max_replicas) == (2, 3)
+
+
+def test_many_replicas_have_several_gates(tmp_path: Path, model: Path) -> None:
+    replicas = {"min": 1, "max": 17}
+    file = write(tmp_path, serve={"model": str(model), "replicas": replicas})
+    gate = application({"job": str(file)})._bound_deployment
+    assert gate.num_replicas == 3
 
 
 def test_a_job_that_promoted_nothing_yet_has_nothing_to_deploy(tmp_path: Path) -> None:
