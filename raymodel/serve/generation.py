@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -56,6 +57,11 @@ class GenerationService(Service):
             "waiting": self.engine.num_waiting,
             "generated_tokens": self.engine.num_generated,
         }
+
+    @torch.inference_mode()
+    def probe(self) -> None:
+        ids = torch.arange(min(8, self._vocab_size, self.engine.context_tokens))
+        self.model(input_ids=ids[None].to(self.model.device))
 
     @property
     def is_healthy(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raymodel.errors import ArtifactError
 from raymodel.serve.spec import ServeSpec
 from raymodel.tasks import get_task
 
@@ -32,17 +33,25 @@ def load_service(
         wants_gpu: a model that finds no GPU is served all the same, as a slow path.
 
     Raises:
-        ArtifactError: the folder does not hold what it should.
+        ArtifactError: the folder does not hold what it should, or what it holds does not answer.
     """
     from raymodel.model.kernels import find_device, note_attention, note_processor
     from raymodel.model.load import load_for_use
+    from raymodel.serve.probe import check_model, check_outputs
 
     device = find_device(wants_gpu)
     model, task = load_for_use(folder, task_name)
+    check_model(model, task, folder)
     model.to(device, serving_dtype(model.config, device))  # type: ignore[arg-type]  # mistyped
     note_attention(model)
     note_processor(task.processor)
-    return service_of(task_name)(model, task, name=name, spec=spec)
+    service = service_of(task_name)(model, task, name=name, spec=spec)
+    try:
+        check_outputs(service, folder)
+    except ArtifactError:
+        service.close()
+        raise
+    return service
 
 
 def serving_dtype(config: PretrainedConfig, device: str) -> torch.dtype:

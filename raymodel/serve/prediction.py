@@ -108,6 +108,9 @@ class PredictionService(Service):
             "answered": self._num_answered,
         }
 
+    def probe(self) -> None:
+        self._predict([self.row(self.task.example_request(), "probe")])
+
     @property
     def is_healthy(self) -> bool:
         return True

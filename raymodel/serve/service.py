@@ -61,6 +61,10 @@ class Service(ABC):
     def state(self) -> dict[str, Any]:
         """What `/health` tells of this kind: how it runs, how much it does now."""
 
+    @abstractmethod
+    def probe(self) -> None:
+        """Runs the model once, on something that any of its kind can be asked."""
+
     @property
     @abstractmethod
     def is_healthy(self) -> bool:
