@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.serve.bodies import read_body, replay
-from raymodel.serve.flow import Flow, begin_notice, notice_begin
+from raymodel.serve.flow import Flow, notices, tell_notices
 from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
 from raymodel.serve.refusal import Refusal, queue_full, starting
 from raymodel.serve.spec import ServeSpec
@@ -41,7 +41,7 @@ _MODEL = "model"
 _REPLICAS_BY_GATE = 8
 # More than a gate lets in by far: it refuses, not Ray Serve, which does so in words of its own.
 _MOST_AT_GATE = 100_000
-_BEGUN = "raymodel.begun"
+_BEGUN, _COUNTED = "raymodel.begun", "raymodel.counted"
 _OF_REQUEST = (
     *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path"),
     *("query_string", "root_path", "headers", "client", "server"),
@@ -156,6 +156,19 @@ def _model_class(deployed: Deployed) -> type:
     return ModelServer
 
 
+class _Told:
+    """Notices as messages among those of the response."""
+
+    def __init__(self, sent: asyncio.Queue[Message | None]) -> None:
+        self._sent = sent
+
+    def begin(self) -> None:
+        self._sent.put_nowait({"type": _BEGUN})
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        self._sent.put_nowait({"type": _COUNTED, "tokens": (prompt_tokens, completion_tokens)})
+
+
 async def run_app(app: Any, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
     """What an ASGI application sends; first nothing, which says that the request arrived."""
     sent: asyncio.Queue[Message | None] = asyncio.Queue()
@@ -165,7 +178,7 @@ async def run_app(app: Any, scope: dict[str, Any], body: bytes) -> AsyncIterator
         raise AssertionError
 
     async def run() -> None:
-        notice_begin(lambda: sent.put_nowait({"type": _BEGUN}))
+        tell_notices(_Told(sent))
         try:
             await app(scope, replay(body, receive), sent.put)
         except Exception:
@@ -242,7 +255,7 @@ def build_gate(relay: Relay, deployed: Deployed) -> Gate:
         slots=max(1, spec.batch * spec.replicas.min // gates),
         room=at_once * math.ceil(spec.replicas.max / gates) + SPARE_REQUESTS,
     )
-    return Gate(relay, relay.health, flow, deployed.rules)
+    return Gate(relay, relay.health, flow, deployed.rules, deployed.name)
 
 
 class Relay:
@@ -304,13 +317,15 @@ class Relay:
             answer.cancel()  # without effect on one that has ended
 
     async def _pass_on(self, answer: Any, send: Send) -> None:
-        begin = begin_notice()
+        told = notices()
         try:
             await self._accepted(answer)
             async for messages in answer:
                 for message in messages:
                     if message["type"] == _BEGUN:
-                        begin()
+                        told.begin()
+                    elif message["type"] == _COUNTED:
+                        told.count(*message["tokens"])
                     else:
                         await send(message)
         except BackPressureError as error:

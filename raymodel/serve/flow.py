@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Protocol
 
 from raymodel.serve.refusal import Refusal, going_down, queue_full
 
@@ -14,17 +14,37 @@ _NEWEST_SHARE = 0.2  # of the mean: the last five or ten answers decide it
 _MOST_RETRY_S = 600
 _LOOK_S = 0.05
 _LAST_WORDS_S = 2.0  # for what is ended to say so
-_noticed: ContextVar[Callable[[], None] | None] = ContextVar("noticed", default=None)
 
 
-def notice_begin(call: Callable[[], None]) -> None:
-    """Has `call` called when the model begins with this task's request."""
-    _noticed.set(call)
+class Notices(Protocol):
+    """What a service tells of a request while it answers it."""
+
+    def begin(self) -> None:
+        """The model begins with it, or has its first token; more than once says no more."""
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """The answer is whole, and had so many tokens."""
 
 
-def begin_notice() -> Callable[[], None]:
-    """To be called when the model begins with this task's request."""
-    return _noticed.get() or (lambda: None)
+class _Nobody:
+    def begin(self) -> None:
+        pass
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        pass
+
+
+_noticed: ContextVar[Notices | None] = ContextVar("noticed", default=None)
+
+
+def tell_notices(notices: Notices) -> None:
+    """Has what is noticed of this task's request told there."""
+    _noticed.set(notices)
+
+
+def notices() -> Notices:
+    """Where it is told what becomes of this task's request."""
+    return _noticed.get() or _Nobody()
 
 
 class Passage:
@@ -38,6 +58,8 @@ class Passage:
         """What answers it."""
         self.refusal: Refusal | None = None
         """Why it was ended."""
+        self.tokens: tuple[int, int] | None = None
+        """Read and written, once the answer is whole."""
 
     def end(self, refusal: Refusal) -> None:
         """Ends it before its answer is whole."""
@@ -48,6 +70,10 @@ class Passage:
     def begin(self) -> None:
         """The model begins with it; counts once."""
         self.begun_s = self.begun_s or time.monotonic()
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """The answer is whole."""
+        self.tokens = prompt_tokens, completion_tokens
 
 
 class Flow:

@@ -7,8 +7,8 @@ passes requests on to it.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import read_body, replay
-from raymodel.serve.flow import Flow, Passage, notice_begin
+from raymodel.serve.flow import Flow, Passage, tell_notices
 from raymodel.serve.hosts import check_host
+from raymodel.serve.keys import Key, Quota, find_key
+from raymodel.serve.metrics import CONTENT_TYPE, Metrics
 from raymodel.serve.refusal import STARTING_RETRY_S, Refusal, wrong_method
 from raymodel.serve.shapes import event
 
@@ -44,8 +46,10 @@ Health = Callable[[], Awaitable[Mapping[str, Any]]]
 class Rules:
     """What the gate asks of requests."""
 
-    token: str | None = None
-    """What clients must send as `Authorization: Bearer …`; None asks for none."""
+    keys: tuple[Key, ...] = ()
+    """One of which clients must send as `Authorization: Bearer …`; without any all may ask."""
+    requests_per_min: int | None = None
+    """Of each key; None sets no limit."""
     max_body_bytes: int = MAX_BODY_BYTES
     host: str | None = None
     """The address that the server listens on, to refuse foreign names where there is no token;
@@ -61,13 +65,21 @@ class Gate:
         flow: of the requests through it.
         rules: what is asked of requests. The page and `/health` are open, the latter then tells
             strangers only how it is.
+        name: of the model, for the metrics.
     """
 
     def __init__(
-        self, inner: ASGIApp, health: Health, flow: Flow, rules: Rules | None = None
+        self,
+        inner: ASGIApp,
+        health: Health,
+        flow: Flow,
+        rules: Rules | None = None,
+        name: str = "model",
     ) -> None:
         self.inner, self._health, self._flow = inner, health, flow
         self._rules = rules or Rules()
+        self._quota = Quota(self._rules.requests_per_min)
+        self._metrics = Metrics(name, lambda: flow.num_waiting, lambda: flow.num_running)
         self._draining: asyncio.Task[None] | None = None
 
     def drain(self, grace_s: float) -> bool:
@@ -85,27 +97,40 @@ class Gate:
         if scope["type"] != "http":
             await self.inner(scope, receive, send)
             return
+        status = 0
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
         try:
-            await self._answer(scope, receive, send)
+            await self._answer(scope, receive, send_counted)
         except Refusal as refusal:
-            await respond_json(send, refusal.body(), refusal.status, refusal.headers())
+            await respond_json(send_counted, refusal.body(), refusal.status, refusal.headers())
         except ClientDisconnect:
-            await respond_json(send, {}, _CLIENT_CLOSED_REQUEST)
+            await respond_json(send_counted, {}, _CLIENT_CLOSED_REQUEST)
+        finally:
+            self._metrics.count(scope["path"], status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        if self._rules.token is None and self._rules.host is not None:
+        if not self._rules.keys and self._rules.host is not None:
             check_host(headers.getlist("host"), self._rules.host)
-        has_token = _has_token(headers, self._rules.token)
+        key = find_key(self._rules.keys, headers.get("authorization", ""))
         if scope["path"] in OPEN_PATHS:
-            await self._tell(scope, send, is_stranger=not has_token)
+            await self._tell(scope, send, is_stranger=key is None)
             return
-        if not has_token:
+        if key is None:
             raise Refusal(
                 401,
                 "the bearer token is missing or wrong; send `Authorization: Bearer TOKEN`",
                 code="invalid_api_key",
             )
+        if scope["path"] == "/metrics" and scope["method"] == "GET":
+            await _respond(send, self._metrics.text(), CONTENT_TYPE, 200, {})
+            return
+        self._quota.take(key)
         await self._pass_on(scope, receive, send)
 
     async def _tell(self, scope: Scope, send: Send, *, is_stranger: bool) -> None:
@@ -132,12 +157,16 @@ class Gate:
         response = _Response(send, self._flow)
         try:
             body = await read_body(scope, receive, self._rules.max_body_bytes)
-            notice_begin(passage.begin)
+            tell_notices(passage)
             await self._run(passage, scope, replay(body, receive), response)
         except Refusal as refusal:
             await response.end_with(refusal)
         finally:
             self._flow.leave(passage, is_answered=response.status == 200)
+            if passage.begun_s is not None and passage.tokens is not None:
+                first_s = passage.begun_s - passage.entered_s
+                rest_s = time.monotonic() - passage.begun_s
+                self._metrics.measure(first_s, rest_s, *passage.tokens)
 
     async def _run(self, passage: Passage, scope: Scope, receive: Receive, send: Send) -> None:
         """The application, in a task of its own that can be ended. Raises Refusal when it was."""
@@ -225,11 +254,3 @@ def _retry_after(start: Message, least_s: int) -> None:
     told = headers.get("retry-after", "")
     headers["retry-after"] = str(max(least_s, int(told) if told.isdigit() else 0))
     start["headers"] = headers.raw
-
-
-def _has_token(headers: Headers, token: str | None) -> bool:
-    if token is None:
-        return True
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    # Constant time, so that the answer's delay tells nothing of the token.
-    return scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode())

@@ -13,7 +13,7 @@ import binascii
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
-from raymodel.serve.flow import begin_notice
+from raymodel.serve.flow import Notices, notices
 from raymodel.serve.protocol import (
     Classification,
     ClassifyRequest,
@@ -50,8 +50,7 @@ class _Waiting(NamedTuple):
 
     row: Features
     result: asyncio.Future[Answer]
-    begin: Callable[[], None]
-    """To be called when it waits no longer."""
+    notices: Notices
 
 
 class PredictionService(Service):
@@ -247,12 +246,14 @@ class PredictionService(Service):
         results = self._submit(rows, param)
         try:
             async with asyncio.timeout(self.spec.timeout):
-                return await while_connected(request, asyncio.gather(*results))
+                answers = await while_connected(request, asyncio.gather(*results))
         except TimeoutError:
             raise timed_out(self.spec.timeout) from None
         finally:
             for result in results:
                 result.cancel()
+        notices().count(self.count_tokens(rows), 0)
+        return answers
 
     def _submit(self, rows: list[Features], param: str) -> list[asyncio.Future[Answer]]:
         """Queues rows, all or none."""
@@ -261,9 +262,9 @@ class PredictionService(Service):
             raise queue_full(len(self._waiting), self._retry_after_s())
         loop = asyncio.get_running_loop()
         results: list[asyncio.Future[Answer]] = [loop.create_future() for _ in rows]
-        notice = begin_notice()
+        told = notices()
         self._waiting += [
-            _Waiting(row, result, notice) for row, result in zip(rows, results, strict=True)
+            _Waiting(row, result, told) for row, result in zip(rows, results, strict=True)
         ]
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
@@ -279,7 +280,7 @@ class PredictionService(Service):
             if not batch:
                 continue
             for each in batch:
-                each.begin()
+                each.notices.begin()
             started_s = time.monotonic()
             try:
                 rows = [each.row for each in batch]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import urllib.error
 import urllib.parse
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import ray
+from pydantic import SecretStr
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
@@ -24,10 +24,11 @@ from ray.serve.exceptions import RayServeException
 from raymodel.cluster.holders import app_name_of
 from raymodel.cluster.places import find_lack
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.errors import ClusterError, PortError, RaymodelError, SpecError
+from raymodel.errors import ClusterError, PortError, RaymodelError
 from raymodel.model.purpose import find_task, model_location
 from raymodel.serve.deployment import LOGGING, Deployed, build_deployments, num_gates
 from raymodel.serve.gate import Rules
+from raymodel.serve.keys import Key, load_keys, new_key
 from raymodel.serve.load import service_of
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
@@ -36,8 +37,6 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from raymodel.observe.story import Story
 
 _REQUEST_TIMEOUT_SPARE_S = 10.0
@@ -150,10 +149,11 @@ def run_serve(
         ArtifactError: the model cannot be served.
         ClusterError: the replicas do not start.
     """
-    token = _read_token(spec)
     task = find_task(model)
     name = spec.name or job_name
-    app = build_application(spec, model, job_name=job_name, cluster=cluster)
+    # Of those that the clients have, perhaps only the digests are known here.
+    token, key = new_key("raymodel") if spec.has_token else (None, None)
+    app = build_application(spec, model, job_name=job_name, cluster=cluster, own=key)
     app_name = app_name_of(job_name)
     started_serve = _start_serve(spec, app_name)
     replicas = ClusterSpec(**cluster.to_dict() | {"workers": spec.replicas.min})
@@ -173,7 +173,7 @@ def run_serve(
         task=task,
         app_name=app_name,
         keep=keep,
-        token=token,
+        token=None if token is None else SecretStr(token),
         spec=spec,
         started_serve=started_serve,
     )
@@ -189,13 +189,23 @@ def replace_app(job_name: str) -> None:
 
 
 def build_application(
-    spec: ServeSpec, model: Artifact | Location, *, job_name: str, cluster: ClusterSpec
+    spec: ServeSpec,
+    model: Artifact | Location,
+    *,
+    job_name: str,
+    cluster: ClusterSpec,
+    own: Key | None = None,
 ) -> serve.Application:
-    """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike."""
-    task, token = find_task(model), _read_token(spec)
+    """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike.
+
+    Args:
+        own: a key beside those of the clients.
+    """
+    keys, task = load_keys(spec), find_task(model)
     name = spec.name or job_name
     rules = Rules(
-        token=None if token is None else token.get_secret_value(),
+        keys=keys if own is None else (*keys, own),
+        requests_per_min=spec.requests_per_min,
         max_body_bytes=spec.max_body,
         host=spec.host,
     )
@@ -210,20 +220,6 @@ def build_application(
             folder=Path.cwd(),
         )
     )
-
-
-def _read_token(spec: ServeSpec) -> SecretStr | None:
-    from pydantic import SecretStr
-
-    if spec.token_env is None:
-        return None
-    token = os.environ.get(spec.token_env, "")
-    if not token:
-        raise SpecError(
-            f"serve.token_env names {spec.token_env}, which is not set; it must hold the bearer "
-            f"token that clients send. Set it: export {spec.token_env}=…"
-        )
-    return SecretStr(token)
 
 
 def _start_serve(spec: ServeSpec, app_name: str) -> bool:

@@ -38,7 +38,14 @@ class ServeSpec(Spec):
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
     token_env: Text | None = None
-    """Name of the environment variable that holds the bearer token clients must send."""
+    """Name of the environment variable that holds the bearer token clients must send, or several
+    with spaces between; each as it is, or as `sha256:` and its digest."""
+    token_file: Text | None = None
+    """A file with such tokens, one a line, each alone or behind a name; nobody but its owner and
+    group may have rights to it."""
+    requests_per_min: int | None = Field(default=None, ge=1, le=1_000_000)
+    """What one token may ask in a minute, on a server without tokens what all may together; more is
+    refused with 429. By default without a limit."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
     batch: int = Field(default=8, ge=1, le=100_000)
@@ -61,9 +68,15 @@ class ServeSpec(Spec):
 
     @model_validator(mode="after")
     def _guarded(self) -> ServeSpec:
-        if self.host not in ("127.0.0.1", "localhost", "::1") and self.token_env is None:
+        if self.host not in ("127.0.0.1", "localhost", "::1") and not self.has_token:
             raise ValueError(
                 f"host {show(self.host)} can be reached from outside; set `token_env` to the name "
-                "of the environment variable with the bearer token, or listen on 127.0.0.1"
+                "of the environment variable with the bearer token, or `token_file`, or listen on "
+                "127.0.0.1"
             )
         return self
+
+    @property
+    def has_token(self) -> bool:
+        """Whether clients must send one."""
+        return self.token_env is not None or self.token_file is not None

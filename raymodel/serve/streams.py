@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from raymodel.serve.answer import Chunk
 from raymodel.serve.engine import Engine, EngineClosedError, QueueFullError
-from raymodel.serve.flow import begin_notice
+from raymodel.serve.flow import notices
 from raymodel.serve.refusal import Refusal, queue_full, timed_out
 from raymodel.serve.sampling import Sampling
 
@@ -40,7 +40,8 @@ class AnswerStream:
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
         self._num_open = len(requests)
-        self._begin = begin_notice()
+        self._notices = notices()
+        self._num_prompt_tokens = sum(len(prompt) for prompt, _ in requests)
         self.num_tokens = [0] * len(requests)
         """Tokens generated for each prompt so far."""
         put = self._chunks.put_nowait
@@ -71,13 +72,15 @@ class AnswerStream:
         index, chunk = item
         self.num_tokens[index] = chunk.num_tokens
         self._num_open -= chunk.finish_reason is not None
+        if not self._num_open:
+            self._notices.count(self._num_prompt_tokens, sum(self.num_tokens))
         return item
 
     async def _take(self) -> tuple[int, Chunk]:
         try:
             async with asyncio.timeout(max(0.0, self._deadline_s - time.monotonic())):
                 index, chunk = await self._chunks.get()
-                self._begin()
+                self._notices.begin()
         except TimeoutError:
             raise timed_out(self._timeout_s) from None
         if isinstance(chunk.error, EngineClosedError):

@@ -11,12 +11,18 @@ import torch
 from raymodel.serve.app import build_app
 from raymodel.serve.gate import Rules
 from raymodel.serve.generation import GenerationService
+from raymodel.serve.keys import Key, digest_of
 from raymodel.serve.spec import ServeSpec
 from raymodel.tasks.base import Limits
 
 
+def rules_of(token=None, **rules):
+    keys = () if token is None else (Key("client", digest_of(token)),)
+    return Rules(keys=keys, **rules)
+
+
 def client_of(service, **rules):
-    app = build_app(service, Rules(**rules))
+    app = build_app(service, rules_of(**rules))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30)
 

@@ -5,7 +5,7 @@ import json
 import threading
 
 import pytest
-from test_serve_app import call, check_error, client_of
+from test_serve_app import call, check_error, client_of, rules_of
 
 from raymodel.serve.app import build_app
 from raymodel.serve.bodies import MAX_DEPTH
@@ -64,7 +64,7 @@ def test_a_body_without_a_length_is_read_up_to_the_limit(generation):
 
 
 def test_a_stranger_is_refused_before_the_body_is_read(generation):
-    app = build_app(generation, Rules(token="secret"))
+    app = build_app(generation, rules_of(token="secret"))
     assert raw(app, [(b"content-length", b"100000000")], []) == 401
     assert raw(app, [(b"authorization", b"Bearer s\xc3\xa9cret")], []) == 401
 

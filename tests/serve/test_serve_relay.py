@@ -100,7 +100,7 @@ def replica(generation):
 @pytest.fixture
 def gate(replica):
     spec = ServeSpec(batch=2, queue=2, grace="0s")
-    deployed = SimpleNamespace(spec=spec, rules=Rules())
+    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny")
     return build_gate(Relay(replica.ask, replica.ask_health, "tiny"), deployed)
 
 
