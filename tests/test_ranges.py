@@ -32,7 +32,7 @@ FAST = ["tests/spec", "tests/storage", "tests/data", "tests/tasks", "tests/model
         "tests/test_defaults.py", "tests/train/test_train_plan.py"]  # fmt: skip
 WITHOUT = ["tests/data/test_data_run.py", "tests/data/test_data_nodes.py",
            "tests/data/test_data_feed.py", "tests/data/test_data_faults.py",
-           "tests/serve/test_serve_run.py"]  # fmt: skip
+           "tests/serve/test_serve_run.py", "tests/serve/test_serve_faults.py"]  # fmt: skip
 _INSTALL_TIMEOUT_S = 1800
 _TESTS_TIMEOUT_S = 1800
 

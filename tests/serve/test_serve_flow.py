@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from test_serve_app import client_of
+from asked import client_of
 
 from raymodel.serve import flow as flow_module
 from raymodel.serve.flow import Flow

@@ -6,8 +6,8 @@ import pickle
 
 import httpx
 import pytest
+from asked import check_error, rules_of
 from pydantic import ValidationError
-from test_serve_app import check_error, rules_of
 
 from raymodel.errors import SpecError
 from raymodel.serve import keys as keys_module

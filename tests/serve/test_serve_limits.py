@@ -5,7 +5,7 @@ import json
 import threading
 
 import pytest
-from test_serve_app import call, check_error, client_of, rules_of
+from asked import call, check_error, client_of, rules_of
 
 from raymodel.serve.app import build_app
 from raymodel.serve.bodies import MAX_DEPTH

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from asked import check_error, complete, events
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from test_serve_app import check_error, complete, events
 
 from raymodel.serve import deployment
 from raymodel.serve.app import build_inner
