@@ -18,6 +18,7 @@ from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
 from raymodel.serve.problems import refuse_request
 from raymodel.serve.protocol import ErrorResponse
 from raymodel.serve.refusal import Refusal, wrong_method
+from raymodel.serve.refusal import failed as failure
 from raymodel.serve.service import Service
 
 _REFUSED: dict[int | str, dict[str, Any]] = {
@@ -99,5 +100,4 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        message = f"the server failed with {type(error).__name__}; its log has more"
-        return await refused(request, Refusal(500, message))
+        return await refused(request, failure(error))

@@ -25,7 +25,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.serve.bodies import read_body, replay
 from raymodel.serve.flow import Flow, notices, tell_notices
 from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
-from raymodel.serve.refusal import Refusal, queue_full, starting
+from raymodel.serve.refusal import Refusal, queue_full, starting, timed_out
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.own import use_folder
 from raymodel.storage.local import local_folder
@@ -50,6 +50,7 @@ _OF_REQUEST = (
 _ACCEPT_S = 5.0
 _ACCEPT_WHEN_LOST_S = 0.5  # nobody took the last one
 _HEALTH_S = 2.0
+_HANGS_AFTER_S = 5.0  # beyond its own time limit; before Ray Serve's, which knows no JSON
 # A dead replica is replaced when it is next asked how it is; Ray Serve's default is ten seconds.
 _HEALTH_PERIOD_S = 2.0
 
@@ -228,6 +229,7 @@ def _gate_class(deployed: Deployed) -> Callable[..., Any]:
             lambda scope, body: handle.options(stream=True).answer.remote(scope, body),
             lambda: handle.health.remote(),
             deployed.name,
+            deployed.spec.timeout,
         )
         return build_gate(relay, deployed)
 
@@ -265,6 +267,7 @@ class Relay:
         ask: sends a request on; the batches of the messages of its response.
         ask_health: asks a replica how it is.
         name: of the model.
+        timeout_s: after which a replica has ended its answer, unless it hangs.
     """
 
     def __init__(
@@ -272,8 +275,10 @@ class Relay:
         ask: Callable[[dict[str, Any], bytes], Any],
         ask_health: Callable[[], Any],
         name: str,
+        timeout_s: float,
     ) -> None:
         self._ask, self._ask_health, self._name = ask, ask_health, name
+        self._timeout_s = timeout_s
         self._asking: asyncio.Task[Mapping[str, Any]] | None = None
         self._is_lost = False
 
@@ -308,9 +313,15 @@ class Relay:
         passing = asyncio.ensure_future(self._pass_on(answer, send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
-            await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if passing.done():
+            done, _ = await asyncio.wait(
+                {passing, leaving},
+                timeout=self._timeout_s + _HANGS_AFTER_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if passing in done:
                 passing.result()
+            elif not done:
+                raise timed_out(self._timeout_s)
         finally:
             for task in (passing, leaving):
                 task.cancel()

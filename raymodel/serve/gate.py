@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ from raymodel.serve.flow import Flow, Passage, tell_notices
 from raymodel.serve.hosts import check_host
 from raymodel.serve.keys import Key, Quota, find_key
 from raymodel.serve.metrics import CONTENT_TYPE, Metrics
-from raymodel.serve.refusal import STARTING_RETRY_S, Refusal, wrong_method
+from raymodel.serve.refusal import STARTING_RETRY_S, Refusal, failed, wrong_method
 from raymodel.serve.shapes import event
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 32 * 2**20
 SPARE_REQUESTS = 16
@@ -110,6 +113,12 @@ class Gate:
             await respond_json(send_counted, refusal.body(), refusal.status, refusal.headers())
         except ClientDisconnect:
             await respond_json(send_counted, {}, _CLIENT_CLOSED_REQUEST)
+        except Exception as error:
+            if status:  # it is answered, as far as it can be; the connection is closed
+                raise
+            log.exception("a request failed")
+            refusal = failed(error)
+            await respond_json(send_counted, refusal.body(), refusal.status)
         finally:
             self._metrics.count(scope["path"], status)
 

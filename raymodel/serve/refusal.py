@@ -106,6 +106,11 @@ def queue_full(num_waiting: int, retry_after_s: int) -> Refusal:
     )
 
 
+def failed(error: Exception) -> Refusal:
+    """500 for what nobody foresaw."""
+    return Refusal(500, f"the server failed with {type(error).__name__}; its log has more")
+
+
 def starting(why: str) -> Refusal:
     """503 while no replica can answer."""
     return Refusal(

@@ -101,7 +101,7 @@ def replica(generation):
 def gate(replica):
     spec = ServeSpec(batch=2, queue=2, grace="0s")
     deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny")
-    return build_gate(Relay(replica.ask, replica.ask_health, "tiny"), deployed)
+    return build_gate(Relay(replica.ask, replica.ask_health, "tiny", spec.timeout), deployed)
 
 
 def client_of(gate):
@@ -180,6 +180,24 @@ def test_health_says_at_once_that_the_replica_died(gate, replica):
     replica.dies_after = 0
     [health] = ask(gate, path="/health", method="GET")
     assert (health.status_code, health.json()["status"]) == (503, "starting")
+
+
+def test_a_replica_that_hangs_is_504_before_ray_serve_gives_up(replica, monkeypatch):
+    monkeypatch.setattr(deployment, "_HANGS_AFTER_S", 0.05)
+
+    async def hang(scope, receive, send):
+        await asyncio.Event().wait()
+
+    replica.app = hang
+    spec = ServeSpec(timeout="50ms")
+    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny")
+    gate = build_gate(Relay(replica.ask, replica.ask_health, "tiny", spec.timeout), deployed)
+    check_error(ask(gate, COMPLETION)[0], 504, "0.05 s")
+
+
+def test_what_nobody_foresaw_is_500_of_the_same_kind(gate, replica):
+    replica.error, replica.dies_after = KeyError("x"), 0
+    check_error(ask(gate, COMPLETION)[0], 500, "KeyError", "log")
 
 
 def test_the_gate_refuses_what_would_only_pile_up(gate, replica, monkeypatch):
