@@ -12,7 +12,15 @@ from fastapi.responses import JSONResponse, Response
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.engine import Engine
-from raymodel.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, usage
+from raymodel.serve.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    Message,
+    TokenizeRequest,
+    TokenizeResponse,
+    usage,
+)
 from raymodel.serve.refusal import Refusal, too_long
 from raymodel.serve.sampling import Sampling
 from raymodel.serve.service import Service
@@ -38,10 +46,11 @@ class GenerationService(Service):
         self._vocab_size = self.model.config.get_text_config(decoder=True).vocab_size
 
     def router(self) -> APIRouter:
-        """`/v1/completions` and `/v1/chat/completions`."""
+        """`/v1/completions`, `/v1/chat/completions` and `/tokenize`."""
         router = APIRouter(route_class=JsonRoute)
         router.post("/v1/completions", response_model=None)(self.complete)
         router.post("/v1/chat/completions", response_model=None)(self.chat)
+        router.post("/tokenize", response_model=TokenizeResponse)(self.tokenize)
         return router
 
     def state(self) -> dict[str, Any]:
@@ -90,13 +99,27 @@ class GenerationService(Service):
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        num_chars = sum(len(message.turn["content"]) for message in body.messages)
-        self.check_chars(num_chars, self.engine.context_tokens, "messages")
-        prompt = await self.read(render_chat, self._format, body.messages)
+        prompt = await self._render(body.messages)
         stops = () if self._format.has_template else PLAIN_STOPS
         return await self._respond(request, body, [prompt], ChatShape(self.name), stops)
 
+    async def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
+        """What the model would read."""
+        self.check_model(body.model)
+        if body.messages is not None:
+            tokens = await self._render(body.messages)
+        else:
+            tokens = await self.read(self._tokens, body.prompt)
+        context = self.engine.context_tokens
+        return TokenizeResponse(count=len(tokens), max_model_len=context, tokens=tokens)
+
     # ---- from the request to the engine --------------------------------------------------------
+
+    async def _render(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation."""
+        num_chars = sum(len(message.turn["content"]) for message in messages)
+        self.check_chars(num_chars, self.engine.context_tokens, "messages")
+        return await self.read(render_chat, self._format, messages)
 
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""

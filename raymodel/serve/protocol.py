@@ -241,6 +241,32 @@ class ChatRequest(GenerationRequest):
     continue_final_message: Annotated[Any, unless(False)] = None
 
 
+class TokenizeRequest(WireModel):
+    """`POST /tokenize`."""
+
+    model: str
+    prompt: Text | None = None
+    """A text, as `/v1/completions` takes it."""
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    """Or a conversation, as `/v1/chat/completions` does."""
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class TokenizeResponse(BaseModel):
+    """The answer of `/tokenize`."""
+
+    count: int
+    max_model_len: int
+    """The most tokens of prompt and answer together."""
+    tokens: list[int]
+    """What the model reads."""
+
+
 class ClassifyRequest(WireModel):
     """`POST /classify`."""
 

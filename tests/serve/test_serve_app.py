@@ -115,6 +115,22 @@ def test_a_chat_uses_the_template_of_the_model(generation, tokenizer, monkeypatc
     check_error(response, 400, "no system turn", param="messages")
 
 
+def test_what_the_model_would_read_is_told(generation, tokenizer):
+    def tokenize(**body):
+        return call(generation, "POST", "/tokenize", json={"model": "tiny"} | body)
+
+    told = tokenize(prompt="def read").json()
+    ids = tokenizer("def read")["input_ids"]
+    assert told == {"count": len(ids), "max_model_len": 512, "tokens": ids}
+    messages = [{"role": "user", "content": "hi"}]
+    chat = {"model": "tiny", "messages": messages, "max_tokens": 1}
+    read = call(generation, "POST", "/v1/chat/completions", json=chat).json()["usage"]
+    assert tokenize(messages=messages).json()["count"] == read["prompt_tokens"]
+    check_error(tokenize(), 400, "either prompt or messages")
+    check_error(tokenize(prompt="a", messages=messages), 400, "either prompt or messages")
+    check_error(tokenize(prompt="a" * 20_000), 400, "20,000 characters", param="prompt")
+
+
 @pytest.mark.parametrize(
     "content", [b"{", b"", b"[1]", b'"text"', b"\xff\xfe", b'{"model": "tiny", "prompt": NaN}']
 )

@@ -127,7 +127,7 @@ def test_what_a_replica_answers_goes_through_unchanged(gate, generation):
     [bad] = ask(gate, COMPLETION | {"model": "other"})
     check_error(bad, 404, "'other'", param="model")
     [health] = ask(gate, path="/health", method="GET")
-    assert health.json()["engine"] == "continuous batching"
+    assert health.json()["model"] == "tiny"
 
 
 @pytest.mark.parametrize(
