@@ -114,14 +114,21 @@ class Served:
         timeout_s = self.spec.timeout + _REQUEST_TIMEOUT_SPARE_S
         # Without the proxies of the environment: the server is this cluster's own.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=timeout_s) as response:
-                return dict(json.load(response))
-        except urllib.error.HTTPError as error:
-            told = error.read().decode(errors="replace")[:500]
-            raise RaymodelError(f"{self.url}{path} answered {error.code}: {told}") from error
-        except OSError as error:
-            raise RaymodelError(f"{self.url}{path} cannot be reached: {error}") from error
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                with opener.open(request, timeout=timeout_s) as response:
+                    return dict(json.load(response))
+            except urllib.error.HTTPError as error:
+                # As every client should: on a busy machine a new server takes a moment.
+                again_s = float(error.headers.get("Retry-After") or 0)
+                if error.code == 503 and time.monotonic() + again_s < deadline_s:
+                    time.sleep(again_s)
+                    continue
+                told = error.read().decode(errors="replace")[:500]
+                raise RaymodelError(f"{self.url}{path} answered {error.code}: {told}") from error
+            except OSError as error:
+                raise RaymodelError(f"{self.url}{path} cannot be reached: {error}") from error
 
 
 def run_serve(

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.errors import ArtifactError, PortError, SpecError
+from raymodel.errors import ArtifactError, PortError, RaymodelError, SpecError
 from raymodel.model.purpose import find_task
 from raymodel.observe.story import Story
 from raymodel.serve.load import serving_dtype
@@ -178,3 +178,40 @@ def _ask_with(client, expected):
         client.completions.create(model="other", prompt="x")
     with pytest.raises(openai.BadRequestError, match=r"2000 tokens.*at most 511"):
         client.completions.create(model="tiny", prompt=[5] * 2000)
+
+
+def test_the_command_comes_again_when_it_is_told_to():
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from raymodel.serve.run import Served
+
+    statuses = [503, 503, 200, 500]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status = statuses.pop(0)
+            self.send_response(status)
+            if status == 503:
+                self.send_header("Retry-After", "0")
+            self.end_headers()
+            self.wfile.write(b'{"status": "ok"}')
+
+        def log_message(self, *args):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        served = Served(
+            url=f"http://127.0.0.1:{server.server_port}",
+            name="tiny",
+            task="causal_lm",
+            app_name="tiny",
+            keep=True,
+            token=None,
+            spec=ServeSpec(timeout="10s"),
+            started_serve=False,
+        )
+        assert served.health() == {"status": "ok"}
+        with pytest.raises(RaymodelError, match="answered 500"):
+            served.health()
+        server.shutdown()
