@@ -117,8 +117,8 @@ class Gate:
             if status:  # it is answered, as far as it can be; the connection is closed
                 raise
             log.exception("a request failed")
-            refusal = failed(error)
-            await respond_json(send_counted, refusal.body(), refusal.status)
+            unforeseen = failed(error)
+            await respond_json(send_counted, unforeseen.body(), unforeseen.status)
         finally:
             self._metrics.count(scope["path"], status)
 
