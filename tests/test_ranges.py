@@ -115,7 +115,8 @@ def run_tests(python: Path, folder: Path, arguments: list[str]) -> tuple[list[st
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=_TESTS_TIMEOUT_S, check=False,
     )  # fmt: skip
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    # A case is named by what it is given, which may have blanks; behind it stands the message.
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+?(?:\[.*?\])?)(?: - |$)", done.stdout, re.MULTILINE)
     assert failed or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return failed, done.stdout
 
