@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from raymodel.model.attention import keep_documents_apart
 from raymodel.tasks import make_task
 from raymodel.tasks.documents import BOUNDS
-from raymodel.tasks.spec import CausalLMSpec
+from raymodel.tasks.spec.language import CausalLMSpec
 
 SIZES = {
     "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2,

@@ -1,7 +1,7 @@
 """Tasks. `task: "tasks:LongTextClassification"` fine-tunes a model for it, and serves that.
 
 It shows how a task of raymodel is changed, and what a job may say of it. The contract is in
-raymodel/tasks/base.py: the roles that a record needs, how a document becomes a row, rows a batch, a
+raymodel/tasks/base/: the roles that a record needs, how a document becomes a row, rows a batch, a
 batch a loss (the *sum* over its targets, in fp32), how a model answers and what is measured. Load
 torch, transformers and pyarrow inside of methods, so that `raymodel check` stays quick.
 """

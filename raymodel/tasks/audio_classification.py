@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.audio import AudioProcessor
-    from raymodel.tasks.spec import AudioClassificationSpec
+    from raymodel.tasks.spec.audio import AudioClassificationSpec
 
 
 class AudioClassification(Classification):
@@ -50,7 +50,7 @@ class AudioClassification(Classification):
 
     @property
     def _said(self) -> AudioClassificationSpec:
-        from raymodel.tasks.spec import AudioClassificationSpec
+        from raymodel.tasks.spec.audio import AudioClassificationSpec
 
         return cast("AudioClassificationSpec", self.spec or AudioClassificationSpec())
 

@@ -10,7 +10,7 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measu
 from raymodel.tasks.documents import DECODERS, DocumentTask
 from raymodel.tasks.fields import Field
 from raymodel.tasks.prompt import TOO_LONG, end_of_text, fit_answers
-from raymodel.tasks.spec import AnyAnswerSpec
+from raymodel.tasks.spec.language import AnyAnswerSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

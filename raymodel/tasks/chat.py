@@ -11,7 +11,7 @@ from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Sample, Task
 from raymodel.tasks.conversation import shown
 from raymodel.tasks.fields import Field
 from raymodel.tasks.prompt import TOO_LONG, fit_answers
-from raymodel.tasks.spec import ChatSpec
+from raymodel.tasks.spec.language import ChatSpec
 from raymodel.tasks.templated import TemplatedTask
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from raymodel.modality.spec import Pooling
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
-from raymodel.tasks.spec import AnyTask, EmbeddingSpec
+from raymodel.tasks.spec import AnyTask
+from raymodel.tasks.spec.retrieval import EmbeddingSpec
 from raymodel.tasks.texts import drawn_negatives, find_empty, key_of, texts_of, texts_schema
 from raymodel.tasks.vectors import vector_text
 

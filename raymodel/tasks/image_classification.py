@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from raymodel.chance import Draw
     from raymodel.modality.image import ImageProcessor
     from raymodel.modality.mix import Mix
-    from raymodel.tasks.spec import ImageClassificationSpec
+    from raymodel.tasks.spec.image import ImageClassificationSpec
 
 
 class ImageClassification(Classification):
@@ -47,7 +47,7 @@ class ImageClassification(Classification):
 
     @property
     def _said(self) -> ImageClassificationSpec:
-        from raymodel.tasks.spec import ImageClassificationSpec
+        from raymodel.tasks.spec.image import ImageClassificationSpec
 
         return cast("ImageClassificationSpec", self.spec or ImageClassificationSpec())
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.mask import Classes
-    from raymodel.tasks.spec import ImageSegmentationSpec
+    from raymodel.tasks.spec.image import ImageSegmentationSpec
 
 _SHOWN = 4
 """Classes of an answer in a line."""
@@ -68,7 +68,7 @@ class ImageSegmentation(WholeImageTask):
 
     @property
     def _said(self) -> ImageSegmentationSpec:
-        from raymodel.tasks.spec import ImageSegmentationSpec
+        from raymodel.tasks.spec.image import ImageSegmentationSpec
 
         return cast("ImageSegmentationSpec", self.spec or ImageSegmentationSpec())
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import PLAIN_IMAGE
 from raymodel.tasks.pictures import GREY_SQUARE, image_example, image_schema
-from raymodel.tasks.spec import AnyTask, MaskedImageSpec
+from raymodel.tasks.spec import AnyTask
+from raymodel.tasks.spec.image import MaskedImageSpec
 from raymodel.tasks.vectors import vector_text
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample
 from raymodel.tasks.documents import ENCODERS, DocumentTask
 from raymodel.tasks.fields import PLAIN_TEXT
-from raymodel.tasks.spec import MaskedLMSpec
+from raymodel.tasks.spec.language import MaskedLMSpec
 
 if TYPE_CHECKING:
     import numpy as np

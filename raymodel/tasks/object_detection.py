@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.boxes import Boxes
-    from raymodel.tasks.spec import ObjectDetectionSpec
+    from raymodel.tasks.spec.image import ObjectDetectionSpec
 
 _FAMILIES = ("detr", "table-transformer", "yolos")
 """Whose loss is that of `matching.py`. Their successors take others, and no class for nothing."""
@@ -54,7 +54,7 @@ class ObjectDetection(WholeImageTask):
 
     @property
     def _said(self) -> ObjectDetectionSpec:
-        from raymodel.tasks.spec import ObjectDetectionSpec
+        from raymodel.tasks.spec.image import ObjectDetectionSpec
 
         return cast("ObjectDetectionSpec", self.spec or ObjectDetectionSpec())
 

@@ -49,7 +49,7 @@ def own_task(reference: str) -> type[Task]:
     lacking += [name for name in _SAYS if not hasattr(kind, name)]
     if lacking:
         raise SpecError(
-            f"the task {show(reference)} lacks {', '.join(lacking)}; raymodel/tasks/base.py says "
+            f"the task {show(reference)} lacks {', '.join(lacking)}; raymodel/tasks/base/ says "
             "what each is for, and docs/own/ has one to begin with"
         )
     if not kind.fields or not all(isinstance(each, Field) for each in kind.fields.values()):
@@ -97,7 +97,7 @@ def _spec_class(kind: type[Task]) -> type[AnyTask]:
             raise SpecError(
                 f"{kind.name!r} is derived from {spec.model_fields['name'].default}, of which a "
                 "job says more than its name; give it a `spec_class`, derived from "
-                f"raymodel.tasks.spec.{spec.__name__} and with `name: str`"
+                f"{spec.__module__}.{spec.__name__} and with `name: str`"
             )
     return AnyTask
 

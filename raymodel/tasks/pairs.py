@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from raymodel.tasks.base import Columns, Example, LeftOut, Measure, Reading
 from raymodel.tasks.causal_lm import CausalLM
 from raymodel.tasks.prompt import TOO_LONG, fit_answers
-from raymodel.tasks.spec import AnyPreferenceSpec, PreferenceSpec
+from raymodel.tasks.spec.language import AnyPreferenceSpec, PreferenceSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

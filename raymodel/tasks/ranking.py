@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
-from raymodel.tasks.spec import AnyTask, RankingSpec
+from raymodel.tasks.spec import AnyTask
+from raymodel.tasks.spec.retrieval import RankingSpec
 from raymodel.tasks.texts import drawn_negatives, find_empty, texts_of, texts_schema
 
 if TYPE_CHECKING:

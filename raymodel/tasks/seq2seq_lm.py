@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Measure, Sample, Task
 from raymodel.tasks.fields import Field
 from raymodel.tasks.prompt import end_of_text
-from raymodel.tasks.spec import Seq2SeqLMSpec
+from raymodel.tasks.spec.language import Seq2SeqLMSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa

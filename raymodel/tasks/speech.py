@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.audio_decode import Samples
-    from raymodel.tasks.spec import AnySpeechSpec
+    from raymodel.tasks.spec.audio import AnySpeechSpec
 
 NOTHING_SAID = "empty transcript"
 UNKNOWN_CHARACTERS = "transcript with characters that the tokenizer does not have"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.modality.spec import TEMPLATES
 from raymodel.tasks.causal_lm import CausalLM
-from raymodel.tasks.spec import AnyChatSpec
+from raymodel.tasks.spec.language import AnyChatSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,7 +11,7 @@ from raymodel.tasks.pictures import fresh_images
 if TYPE_CHECKING:
     from raymodel.modality.image import ImageProcessor
     from raymodel.storage.uri import Location
-    from raymodel.tasks.spec import ImageSegmentationSpec, ObjectDetectionSpec
+    from raymodel.tasks.spec.image import ImageSegmentationSpec, ObjectDetectionSpec
 
 
 class WholeImageTask(Task):

@@ -20,7 +20,8 @@ from raymodel.errors import SpecError
 from raymodel.model.spec import AdapterSpec, ModelSpec
 from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
-from raymodel.tasks.spec import CausalLMSpec, TaskSpec
+from raymodel.tasks.spec import TaskSpec
+from raymodel.tasks.spec.language import CausalLMSpec
 from raymodel.train.update.optimizer_spec import OptimizerSpec, find_conflict
 from raymodel.train.update.schedule_spec import ScheduleSpec
 from raymodel.tune.spec import SweepSpec

@@ -22,7 +22,7 @@ from raymodel.storage.artifact import open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
-from raymodel.tasks.spec import AudioClassificationSpec, SpeechCTCSpec
+from raymodel.tasks.spec.audio import AudioClassificationSpec, SpeechCTCSpec
 from raymodel.testing.sounds import RATE, clip, encoded, tones
 
 SPEECH = SpeechCTCSpec.model_validate({"audio": {"max_seconds": 2}, "alphabet": "abcdefghij"})

@@ -19,7 +19,7 @@ from raymodel.data.step import Step
 from raymodel.errors import ArtifactError, SourceError
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
-from raymodel.tasks.spec import ChatPreferenceSpec, ChatSpec
+from raymodel.tasks.spec.language import ChatPreferenceSpec, ChatSpec
 from raymodel.testing.families import CHATML, build_tokenizer
 from raymodel.train.spec import FinetuneSpec
 

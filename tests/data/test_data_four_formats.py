@@ -16,7 +16,7 @@ from raymodel.evaluate.measure import combine, measure_part
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.modality.image import ImageProcessor
 from raymodel.storage.artifact import Artifact
-from raymodel.tasks.spec import ImageClassificationSpec
+from raymodel.tasks.spec.image import ImageClassificationSpec
 from raymodel.testing.distributed import run_distributed
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork

@@ -20,7 +20,7 @@ from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
-from raymodel.tasks.spec import PreferenceSpec
+from raymodel.tasks.spec.language import PreferenceSpec
 from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
 
 Execute = Callable[[Step], None]

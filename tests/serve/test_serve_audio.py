@@ -12,7 +12,7 @@ from raymodel.serve.prediction import PredictionService
 from raymodel.serve.spec import ServeSpec
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Limits
-from raymodel.tasks.spec import AudioClassificationSpec, SpeechCTCSpec
+from raymodel.tasks.spec.audio import AudioClassificationSpec, SpeechCTCSpec
 from raymodel.testing.sounds import SMALL_WAVE, build_sound_model, clip
 
 PATH = "/v1/audio/transcriptions"

@@ -12,7 +12,7 @@ from raymodel.errors import SpecError
 from raymodel.modality import audio_decode
 from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut, Limits
-from raymodel.tasks.spec import AudioClassificationSpec
+from raymodel.tasks.spec.audio import AudioClassificationSpec
 from raymodel.testing.sounds import RATE, SMALL_WAVE, build_sound_model, clip, encoded, tones
 
 LABELS = ("high", "low")

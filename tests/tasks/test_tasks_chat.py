@@ -27,7 +27,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS, get_task, make_task
 from raymodel.tasks.base import LeftOut, Limits, Task
 from raymodel.tasks.files import read_files
-from raymodel.tasks.spec import ChatSpec
+from raymodel.tasks.spec.language import ChatSpec
 from raymodel.testing.families import ALPACA, CHATML, HEADERS, PHI, Family, build_tokenizer
 from raymodel.testing.tiny import ModelWeights, build_tiny_llama
 

@@ -14,7 +14,7 @@ from raymodel.modality.text import TextProcessor
 from raymodel.tasks import make_task
 from raymodel.tasks.base import Example, LeftOut, Limits, Task
 from raymodel.tasks.prompt import TOO_LONG
-from raymodel.tasks.spec import ChatPreferenceSpec, ChatSpec
+from raymodel.tasks.spec.language import ChatPreferenceSpec, ChatSpec
 from raymodel.testing.families import CHATML, build_tokenizer
 from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
 

@@ -16,7 +16,8 @@ from raymodel.model.materialise import materialise
 from raymodel.model.spec import ModelSpec
 from raymodel.tasks import get_task, make_task
 from raymodel.tasks.documents import BOUNDS
-from raymodel.tasks.spec import TASK_SPECS, CausalLMSpec, MaskedLMSpec
+from raymodel.tasks.spec import TASK_SPECS
+from raymodel.tasks.spec.language import CausalLMSpec, MaskedLMSpec
 from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
 
 TEXT = "def add(a, b): return a + b  # größer ≥ 0 and more text to predict\n"

@@ -30,7 +30,7 @@ from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS, get_task
 from raymodel.tasks.base import Example, LeftOut, Limits, Task
-from raymodel.tasks.spec import EmbeddingSpec
+from raymodel.tasks.spec.retrieval import EmbeddingSpec
 from raymodel.tasks.texts import key_of, texts_of
 from raymodel.testing.tiny import (
     ModelWeights,

@@ -18,7 +18,7 @@ from raymodel.model.build import build_model
 from raymodel.model.spec import ModelSpec
 from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut, Limits
-from raymodel.tasks.spec import ImageClassificationSpec
+from raymodel.tasks.spec.image import ImageClassificationSpec
 
 PROCESSOR = ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
 SPEC = ImageClassificationSpec.model_validate(

@@ -21,7 +21,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut, Limits
 from raymodel.tasks.pixel_scores import class_ious, pixel_counts, pixel_scores
-from raymodel.tasks.spec import ImageSegmentationSpec
+from raymodel.tasks.spec.image import ImageSegmentationSpec
 from raymodel.testing.scenes import CLASSES, scenes
 
 PROCESSOR = ImageProcessor(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)

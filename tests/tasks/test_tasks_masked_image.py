@@ -22,7 +22,7 @@ from raymodel.tasks import get_task
 from raymodel.tasks.autoencoder import cut_up
 from raymodel.tasks.base import LeftOut, Limits
 from raymodel.tasks.loss import IGNORED
-from raymodel.tasks.spec import MaskedImageSpec
+from raymodel.tasks.spec.image import MaskedImageSpec
 
 PROCESSOR = ImageProcessor(size=(12, 12), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
 SIZES = {

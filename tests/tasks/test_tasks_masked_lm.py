@@ -31,7 +31,7 @@ from raymodel.tasks import make_task
 from raymodel.tasks.base import Example, LeftOut, Limits
 from raymodel.tasks.loss import IGNORED
 from raymodel.tasks.masking import word_numbers, word_starts
-from raymodel.tasks.spec import MaskedLMSpec
+from raymodel.tasks.spec.language import MaskedLMSpec
 from raymodel.testing.tiny import train_tiny_tokenizer
 
 TEXTS = [

@@ -24,7 +24,7 @@ from raymodel.tasks.base import LeftOut, Limits
 from raymodel.tasks.loss import IGNORED
 from raymodel.tasks.matching import Weights, corners, generalised_iou, match
 from raymodel.tasks.objects import object_scores, read_objects
-from raymodel.tasks.spec import ImageSegmentationSpec, ObjectDetectionSpec
+from raymodel.tasks.spec.image import ImageSegmentationSpec, ObjectDetectionSpec
 from raymodel.tasks.template import FieldTypeError, RecordError
 
 PROCESSOR = ImageProcessor(size=(16, 24), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)

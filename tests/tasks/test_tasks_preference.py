@@ -27,7 +27,7 @@ from raymodel.tasks import make_task
 from raymodel.tasks.base import Example, LeftOut, Limits, Task
 from raymodel.tasks.pairs import pair_losses
 from raymodel.tasks.prompt import TOO_LONG
-from raymodel.tasks.spec import PreferenceSpec
+from raymodel.tasks.spec.language import PreferenceSpec
 from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
 from raymodel.train.base import BaseModel, examples_identity
 

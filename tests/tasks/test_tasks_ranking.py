@@ -28,7 +28,7 @@ from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import TASKS, get_task
 from raymodel.tasks.base import Example, LeftOut, Limits, Task
-from raymodel.tasks.spec import RankingSpec
+from raymodel.tasks.spec.retrieval import RankingSpec
 from raymodel.testing.tiny import build_tiny_bert, train_pair_tokenizer, train_tiny_tokenizer
 
 SMALL = {

@@ -31,7 +31,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
 from raymodel.tasks.base import LeftOut, Limits
 from raymodel.tasks.loss import IGNORED
-from raymodel.tasks.spec import Seq2SeqLMSpec
+from raymodel.tasks.spec.language import Seq2SeqLMSpec
 from raymodel.tasks.text_scores import rouge_scores, signatures
 from raymodel.testing.tiny import train_tiny_tokenizer
 

@@ -10,7 +10,7 @@ from raymodel.errors import SpecError
 from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut, Limits
 from raymodel.tasks.clips import pieces_of
-from raymodel.tasks.spec import SpeechCTCSpec
+from raymodel.tasks.spec.audio import SpeechCTCSpec
 from raymodel.testing.sounds import SMALL_WAVE, build_sound_model, clip
 
 SPEC = SpeechCTCSpec.model_validate({"audio": {"max_seconds": 2}, "alphabet": "abc'"})

@@ -9,7 +9,7 @@ from raymodel.model.load import load_for_use
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut, Limits
-from raymodel.tasks.spec import SpeechRecognitionSpec
+from raymodel.tasks.spec.audio import SpeechRecognitionSpec
 from raymodel.testing.sounds import clip, write_tiny_whisper
 
 TEXTS = ("a few", "words", "a")

@@ -22,7 +22,7 @@ from raymodel.data.shard import open_dataset
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.modality.image import ImageProcessor
 from raymodel.tasks import make_task
-from raymodel.tasks.spec import ImageClassificationSpec
+from raymodel.tasks.spec.image import ImageClassificationSpec
 from raymodel.testing.distributed import RankError, run_distributed
 from raymodel.train import loop
 from raymodel.train.checkpoint.state import committed_steps

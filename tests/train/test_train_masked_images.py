@@ -29,7 +29,7 @@ from raymodel.modality.image import ImageProcessor
 from raymodel.model.load import load_for_use
 from raymodel.storage.uri import Location
 from raymodel.tasks.masked_image import MaskedImage
-from raymodel.tasks.spec import ImageClassificationSpec
+from raymodel.tasks.spec.image import ImageClassificationSpec
 from raymodel.testing.distributed import run_distributed
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 from raymodel.train.work import TrainWork

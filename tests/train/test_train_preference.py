@@ -13,7 +13,7 @@ from raymodel.data.rows import RowKind
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
-from raymodel.tasks.spec import PreferenceSpec
+from raymodel.tasks.spec.language import PreferenceSpec
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.tiny import build_tiny_llama, train_tiny_tokenizer
 from raymodel.train.spec import FinetuneSpec

@@ -17,7 +17,7 @@ from raymodel.model.load import load_for_use
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Example, Limits
-from raymodel.tasks.spec import EmbeddingSpec, RankingSpec
+from raymodel.tasks.spec.retrieval import EmbeddingSpec, RankingSpec
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.tiny import build_tiny_bert, train_pair_tokenizer
 from raymodel.train.spec import FinetuneSpec

@@ -20,7 +20,7 @@ from raymodel.data.rows import RowKind
 from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.model.load import load_for_use
 from raymodel.tasks.base import Limits
-from raymodel.tasks.spec import Seq2SeqLMSpec
+from raymodel.tasks.spec.language import Seq2SeqLMSpec
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train.spec import FinetuneSpec, PretrainSpec

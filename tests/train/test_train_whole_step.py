@@ -22,7 +22,7 @@ from raymodel.model.spec import ModelSpec
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Task
 from raymodel.tasks.gather import gather_rows
-from raymodel.tasks.spec import EmbeddingSpec
+from raymodel.tasks.spec.retrieval import EmbeddingSpec
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.tiny import train_tiny_tokenizer
 from raymodel.train.plan import plan_batch

@@ -1,0 +1,74 @@
+"""What the specs of all tasks share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from raymodel.spec.base import Spec
+from raymodel.spec.own import is_own, own_digest
+
+
+class OfTraining:
+    """Marks what changes how examples are trained on, and not what they are."""
+
+
+OF_TRAINING = OfTraining()
+
+
+class AnyTask(Spec):
+    """What the specs of all tasks share."""
+
+    sees_whole_step: ClassVar[bool] = False
+    """Whether the loss of a row depends on the other rows of its step, so that each worker has to
+    compute all of its rows in one pass."""
+
+    name: str
+    """Which task."""
+
+    @property
+    def wants_partners(self) -> bool:
+        """Whether training gives `Task.collate` another row of the step beside each: the same one
+        whatever the number of workers."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """Of a user's own task the text of its module too: a class that changed is another one."""
+        source = {"source": own_digest(self.name)} if is_own(self.name) else {}
+        return super().identity() | source
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files that it names, whose text decides the examples."""
+        return ()
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """The names of the classes in the order of their numbers, where the job says them; else the
+        examples do."""
+        return ()
+
+    @property
+    def lack_for_examples(self) -> str | None:
+        """What the job must say beside the name before examples can be made; None where it has."""
+        return None
+
+    @property
+    def lack_with_own_tokenizer(self) -> str | None:
+        """Why it cannot read its examples with a tokenizer that the job trains; None where it
+        can."""
+        return None
+
+    @property
+    def row_texts(self) -> int:
+        """Texts of a row that go through the model each by itself, as far as the spec tells."""
+        return 1
+
+    def examples_identity(self) -> dict[str, Any]:
+        """What decides the examples of the task."""
+        fields = type(self).model_fields.items()
+        of_training = {
+            name
+            for name, field in fields
+            if any(isinstance(mark, OfTraining) for mark in field.metadata)
+        }
+        return {name: v for name, v in self.identity().items() if name not in of_training}
