@@ -56,13 +56,25 @@ class Side:
         self.turns.append((began_at, time.time()))
 
     def rates(self, parts: int) -> list[float]:
-        """Steps per second in each of `parts` equal parts of the time between its records."""
+        """Steps per second in each of `parts` equal parts of the time between its records.
+
+        Raises:
+            RuntimeError: it made no step in its turns, or all at once, so that it has no rate.
+        """
         edges = np.array(self.turns).ravel()
         lengths = np.diff(edges)
         lengths[1::2] = 0.0  # the other's turns
         spent = np.concatenate([[0.0], np.cumsum(lengths)])
-        times, steps = np.array([r for r in self.read_records() if r[0] >= edges[0]]).T
-        seconds = np.interp(times, edges, spent)
+        records = [each for each in self.read_records() if each[0] >= edges[0]]
+        seconds = np.interp([time_s for time_s, _ in records], edges, spent)
+        if len(records) < 2 or seconds[-1] <= seconds[0]:
+            turns_s = float(spent[-1])
+            raise RuntimeError(
+                f"{self.process.args} wrote {len(records)} records of steps in "
+                f"{len(self.turns)} turns of {turns_s:.0f} s together, and a rate needs two that "
+                "lie apart; give it longer turns or a smaller model, or see what it printed"
+            )
+        steps = [step for _, step in records]
         bounds = np.linspace(seconds[0], seconds[-1], parts + 1)
         done = np.diff(np.interp(bounds, seconds, steps))
         return list(done / np.diff(bounds))
@@ -76,7 +88,11 @@ class Side:
 def take_turns(
     starts: list[Callable[[], Side]], turns: int, turn_s: float
 ) -> tuple[list[float], np.ndarray]:
-    """Steps per second of each of two sides, and the first's by the second's in each quarter."""
+    """Steps per second of each of two sides, and the first's by the second's in each quarter.
+
+    Raises:
+        RuntimeError: a side made no step.
+    """
     with ExitStack() as ends:
         sides = []
         for start in starts:

@@ -26,21 +26,15 @@ from raymodel.data.roles import forms_of
 from raymodel.data.rows import RowKind
 from raymodel.data.sides import Sides
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.step import (
-    Partition,
-    SourceSize,
-    item_file,
-    write_table,
-)
+from raymodel.data.step import OfPartitions, item_file, write_table
 from raymodel.storage.uri import Location
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadStep:
+class ReadStep(OfPartitions):
     """Raw records → cleaned documents, one item a partition."""
 
     work: Location
-    partitions: tuple[Partition, ...]
     sources: tuple[SourceSpec, ...]
     roots: tuple[Location, ...]
     kind: RowKind
@@ -53,13 +47,6 @@ class ReadStep:
     """Buckets of document keys; 0 when documents are not compared."""
     name: str = "read"
     loads_model: bool = False
-
-    @property
-    def num_items(self) -> int:
-        return len(self.partitions)
-
-    def source_size(self, item: int) -> SourceSize:
-        return self.partitions[item].size
 
     def run(self, item: int) -> dict[str, Any]:
         partition = self.partitions[item]

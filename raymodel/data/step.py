@@ -84,6 +84,20 @@ class Partition:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfPartitions:
+    """What steps share whose items are pieces of the sources."""
+
+    partitions: tuple[Partition, ...]
+
+    @property
+    def num_items(self) -> int:
+        return len(self.partitions)
+
+    def source_size(self, item: int) -> SourceSize:
+        return self.partitions[item].size
+
+
 # ---- what items leave ----------------------------------------------------------------------------
 
 

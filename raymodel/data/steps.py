@@ -20,7 +20,7 @@ from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.spec import SourceSpec, TokenizerSpec
 from raymodel.data.step import (
     SPLITS,
-    Partition,
+    OfPartitions,
     SourceSize,
     item_file,
     read_rows,
@@ -111,11 +111,10 @@ class TokenizerStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowStep:
+class RowStep(OfPartitions):
     """Documents → rows of both splits, one item a partition."""
 
     work: Location
-    partitions: tuple[Partition, ...]
     sources: tuple[SourceSpec, ...]
     kind: RowKind
     processor: SavedProcessor
@@ -126,13 +125,6 @@ class RowStep:
     """Group in hex → the split that it moves to, see `data/sides.py`."""
     name: str = "rows"
     loads_model: bool = False
-
-    @property
-    def num_items(self) -> int:
-        return len(self.partitions)
-
-    def source_size(self, item: int) -> SourceSize:
-        return self.partitions[item].size
 
     def run(self, item: int) -> dict[str, Any]:
         source = self.sources[self.partitions[item].source_index]

@@ -63,8 +63,8 @@ class Inputs:
     notes: tuple[str, ...]
     """What will be done that the user may not expect."""
     found: tuple[str, ...]
-    """What no field says of the sources and a look at their files does; a stage says it too, of all
-    files, when it reads them."""
+    """What no field says of the data and a look at it does; a stage says it itself when it reads
+    all of it, so that a run does not say it before."""
     base: Answer | None
     """About the folder that `finetune.base` names, where that is there."""
     progress: Progress
@@ -221,7 +221,7 @@ class _Look:
 
         with self._collecting(stage):
             repeats = plan_dataset(spec, data).repeats
-            self.notes += [f"{stage}: {repeats}"] if repeats else []
+            self.found += [f"{stage}: {repeats}"] if repeats else []
 
     def _base(self, spec: FinetuneSpec) -> None:
         if spec.base is None or self._is_made_by_this_job(spec.base):

@@ -29,6 +29,7 @@ from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.testing.tiny import write_tiny_corpus
 from raymodel.train.forecast.memory import plan_memory
+from raymodel.train.work import open_plan
 
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "peft")
 MODEL = {
@@ -250,9 +251,12 @@ def test_rows_that_do_not_fill_a_step_are_refused_and_said_by_plan_and_run_alike
 
     in_steps, said = with_stage(wide, stage, duration="3 steps"), list[str]()
     check_inputs(in_steps, tmp_path, said.append)
+    assert said == [], "training says it when it begins, and a run once"
+    data = preflight.find_progress(in_steps, tmp_path).rows(stage)
+    open_plan(types.SimpleNamespace(spec=getattr(in_steps, stage), dataset=data), said.append)
     (note,) = said
     assert "times in 3 steps" in note
-    assert note in " ".join(plan_text(plan_job(in_steps, tmp_path)).split())
+    assert f"{stage}: {note}" in " ".join(plan_text(plan_job(in_steps, tmp_path)).split())
 
 
 def test_an_estimate_of_too_few_rows_is_said_and_refuses_nothing(job, tmp_path):
