@@ -7,7 +7,7 @@ import importlib.util
 import os
 import platform
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -115,8 +115,35 @@ def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[st
     return spec.identity() | {
         "tokenizer": tokenizer,
         "rows_version": ROWS_VERSION,
-        "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
+        **sources_identity(spec.sources, base_dir),
     }
+
+
+def sources_identity(sources: Sequence[SourceSpec], base_dir: Path | None = None) -> dict[str, Any]:
+    """What the sources of a stage are, however the job file names them.
+
+    Where a source lies counts, as seen from the job's folder: records may name other files below
+    it, which no listing of its own files tells.
+
+    Raises:
+        SourceError: one is missing.
+    """
+    return {
+        "sources": [each.identity() | {"path": _place(each, base_dir)} for each in sources],
+        "source_files": [resolve_source(source, base_dir).identity for source in sources],
+    }
+
+
+def _place(spec: SourceSpec, base_dir: Path | None) -> str:
+    if spec.path.startswith("python:"):
+        return f"python:{spec.path.removeprefix('python:').strip('/')}"
+    root, pattern = _split_glob(spec.path)
+    place = Location.parse(root, base_dir)
+    parts = [place.uri] if pattern is None else [place.uri, pattern]
+    if place.is_local:
+        inside = os.path.relpath(place.uri, base_dir or Path.cwd())
+        parts[0] = place.uri if inside.startswith("..") else inside
+    return "/".join(parts)
 
 
 def _split_glob(path: str) -> tuple[str, str | None]:

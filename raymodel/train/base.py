@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.sources import locate_in_package, resolve_source, tokenizer_identity
+from raymodel.data.sources import locate_in_package, sources_identity, tokenizer_identity
 from raymodel.data.spec import ROWS_VERSION
 from raymodel.errors import ArtifactError, MissingArtifactError
 from raymodel.storage.artifact import Artifact, find_artifact
+from raymodel.storage.content import content_of
 from raymodel.storage.execution import ATTEMPTS_FILE
 from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.manifest import FILE_NAME
@@ -34,12 +36,11 @@ class BaseModel:
     def inputs(self) -> dict[str, Artifact]:
         return {"base": self.artifact} if self.artifact else {}
 
-    @property
+    @cached_property
     def identity(self) -> list[Any]:
-        """What a fingerprint holds of a folder that has no fingerprint of its own."""
-        if self.artifact:
-            return []
-        return [[entry.name, entry.bytes] for entry in self.location.walk()]
+        """What a fingerprint holds of a folder that has no fingerprint of its own: what is in it,
+        wherever it lies."""
+        return [] if self.artifact else content_of(self.location)
 
 
 def base_of(artifact: Artifact) -> BaseModel:
@@ -99,12 +100,12 @@ def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path
     whole, task = spec.identity(), make_task(spec.task)
     files = read_files(spec.task, base_dir)
     identity = {name: whole[name] for name in EXAMPLE_FIELDS if name in whole} | {
+        **sources_identity(spec.sources, base_dir),
         # Of a task without files nothing, so that its examples keep their name.
-        **({"task_files": files} if files else {}),
+        **({"task_files": list(files.values())} if files else {}),
         "task": spec.task.examples_identity(),
         "task_version": task.version,
         "rows_version": ROWS_VERSION,
-        "source_files": [resolve_source(source, base_dir).identity for source in spec.sources],
         "base": base and base.identity,
     }
     if spec.tokenizer:

@@ -1,6 +1,7 @@
 """Fingerprints: what a stage reads decides its name, and not how the job file names that."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +33,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model = make(run, "pretrain", mark[::-1], {"model/config.json": "{}"})
         assert (prepared.stage, model.stage) == ("prepare", "pretrain")
         Run(Location.parse("runs") / run).set_best(model)
+    shutil.copytree(".", "elsewhere/copy")
     for name, text in {"one": "{}", "same": "{}", "another": '{"a": 1}'}.items():
         Path(name).mkdir()
         (Path(name) / "tokenizer.json").write_text(text)
         (Path(name) / "config.json").write_text("{}")
+        Path(f"{name}.jinja").write_text(f"{{{{ messages }}}}{text}")
     return tmp_path
 
 
@@ -106,6 +109,32 @@ def serve(model: str | None) -> str:
     return found.serve(served).fingerprint(0)
 
 
+def of_sources(path: str) -> str:
+    return stages(prepare=PREPARE | {"sources": [{"path": path}]}).prepare().fingerprint(0)
+
+
+def labelled(path: str) -> str:
+    sources = {"sources": [EXAMPLES["sources"][0] | {"path": path}]}
+    found = stages(finetune=EXAMPLES | TRAINING | {"base": "one"} | sources)
+    return found.examples(found.base(None)).fingerprint(0)
+
+
+def conversations(template: str) -> str:
+    found = of_template(template)
+    return found.examples(found.base(None)).fingerprint(0)
+
+
+def tuned_on_conversations(template: str) -> str:
+    """Of the same examples, in which the template is already."""
+    found = of_template(template)
+    return found.finetune(found.base(None), newest("prepare")).fingerprint(0)
+
+
+def of_template(path: str) -> Stages:
+    task = {"task": {"name": "chat", "chat_template": path}, "sources": [SOURCE], "base": "one"}
+    return stages(finetune=TRAINING | task)
+
+
 def prepare(load: str) -> str:
     return stages(prepare=PREPARE | {"tokenizer": {"load": load}}).prepare().fingerprint(0)
 
@@ -132,6 +161,7 @@ OWN_DATA = (
     [{"path": "own/prepare"}],
     [{"path": f"runs/own/prepare/{'a' * 16}", "weight": 1.0}],
 )
+SOURCE_NAMES = ("corpus.txt", "./corpus.txt", "elsewhere/../corpus.txt")
 MIXED = [{"path": "own/prepare", "weight": 2.0}, {"path": "other/prepare"}]
 MIXED_FOLDERS = [
     {"path": f"runs/own/prepare/{'a' * 16}", "weight": 2.0},
@@ -155,6 +185,14 @@ MIXED_FOLDERS = [
         (serve, OWN_MODEL, ["other/best", "one"]),
         (prepare, ("one", "same", "./one"), ["another"]),
         (fresh_examples, ("one", "same"), ["another"]),
+        (examples, ("one", "same"), ["another"]),
+        (finetune, ("one", "same"), ["another"]),
+        (serve, ("one", "same"), ["another"]),
+        (of_sources, SOURCE_NAMES, ["elsewhere/copy/corpus.txt", "*.txt"]),
+        (labelled, SOURCE_NAMES, ["elsewhere/copy/corpus.txt", "*.txt"]),
+        (of_sources, ("*.txt", "./*.txt", "elsewhere/../*.txt"), ["corpus.txt"]),
+        (conversations, ("one.jinja", "./one.jinja", "same.jinja"), ["another.jinja", "chatml"]),
+        (tuned_on_conversations, ("one.jinja", "same.jinja", "another.jinja"), ["chatml"]),
     ],
 )
 def test_equal_inputs_by_other_names_make_the_same_stage(
@@ -171,3 +209,23 @@ def test_a_tokenizer_that_changed_in_its_place_makes_other_rows() -> None:
     shutil.copy("another/tokenizer.json", "one/tokenizer.json")
     after = prepare("one"), fresh_examples("one")
     assert all(old != new for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("stage", [examples, finetune, serve])
+def test_weights_that_were_trained_on_under_the_same_name_are_another_base(
+    stage: Callable[[str], str],
+) -> None:
+    place = Location.parse("one/model.safetensors")
+    place.write_bytes(b"weights of one training")
+    before = stage("one")
+    written = Path("one/model.safetensors").stat()
+    place.write_bytes(b"weights of yet another!")
+    os.utime("one/model.safetensors", ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert stage("one") != before
+    place.write_bytes(b"weights of one training")
+    assert stage("one") == before, "its time is nothing"
+
+
+def test_a_source_below_the_jobs_folder_is_named_from_there() -> None:
+    whole = of_sources(str(Path("corpus.txt").resolve()))
+    assert whole == of_sources("corpus.txt")

@@ -32,13 +32,18 @@ class AnyTask(Spec):
         return False
 
     def identity(self) -> dict[str, Any]:
-        """Of a user's own task the text of its module too: a class that changed is another one."""
+        """Of a user's own task the text of its module too: a class that changed is another one. Of
+        a file that it names not the path: its text is what decides the examples."""
         source = {"source": own_digest(self.name)} if is_own(self.name) else {}
-        return super().identity() | source
+        files = dict.fromkeys(self.files, "a file")
+        known = super().identity().items()
+        named = {name: files.get(v, v) if isinstance(v, str) else v for name, v in known}
+        return named | source
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Paths of the files that it names, whose text decides the examples."""
+        """Paths of the files that it names, each the value of a field; their text decides the
+        examples."""
         return ()
 
     @property
