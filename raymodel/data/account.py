@@ -64,6 +64,8 @@ class Account:
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(What, in which way) no job file says of the data, and a look at it did → how many, such as
     ("file", "parted by semicolons")."""
+    within: str = ""
+    """What the names of its files begin with, where the source is an archive: `data.zip!/`."""
     _file: str = ""
     _line: int | None = None
     _byte: int | None = None
@@ -78,7 +80,7 @@ class Account:
     @property
     def place(self) -> Place:
         """Of the record that is looked at. Few are asked for, so it is made when it is."""
-        return Place(file=encodable(self._file), line=self._line, byte=self._byte)
+        return Place(file=encodable(self.within + self._file), line=self._line, byte=self._byte)
 
     def leave_out(self, reason: str, sample: object = "", *, records: int = 1) -> None:
         """What was begun is not kept.

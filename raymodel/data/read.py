@@ -61,7 +61,8 @@ def slice_files(
     partitions: list[list[FileSlice]] = [[]]
     room = partition_bytes
     for file in files.files:
-        step = partition_bytes if _is_sliceable(spec, file.name) else max(file.bytes, 1)
+        is_whole = (files.root / file.name).is_in_archive or not _is_sliceable(spec, file.name)
+        step = max(file.bytes, 1) if is_whole else partition_bytes
         for start in range(0, file.bytes, step):
             end = min(start + step, file.bytes)
             if partitions[-1] and end - start > room:

@@ -21,6 +21,7 @@ from raymodel.data.clean import (
     key_table,
 )
 from raymodel.data.document import Document, classes_of, documents_table, make_document
+from raymodel.data.listed import within
 from raymodel.data.read import read_slice
 from raymodel.data.roles import forms_of
 from raymodel.data.rows import RowKind
@@ -51,7 +52,7 @@ class ReadStep(OfPartitions):
     def run(self, item: int) -> dict[str, Any]:
         partition = self.partitions[item]
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
-        account = Account()
+        account = Account(within=within(root))
         documents, splits, sample, sides = list[Document](), list[str](), list[str](), Sides()
         fields, seen_fields = self.kind.fields, list[str]()
         texts = [role for role, field in fields.items() if field.kind in ("text", "words")]

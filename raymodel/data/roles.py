@@ -11,6 +11,7 @@ from raymodel.data.clean import clean_text, run_steps
 from raymodel.data.record import RawRecord
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
+from raymodel.storage.archive_stream import DamagedMemberError
 from raymodel.storage.uri import Location
 from raymodel.tasks.conversation import find_form, read_turns
 from raymodel.tasks.fields import Field, Fields, Kind, reference_of
@@ -167,5 +168,7 @@ def _read_file(path: str, reference: str, root: Location) -> bytes:
             reason = f"file of more than {MAX_FILE_BYTES:,} bytes in {reference!r}"
             raise RecordError(f"{reason}: {path!r}", reason)
         return place.read_bytes()
+    except DamagedMemberError as error:
+        raise RecordError(f"{error}: {path!r}", str(error)) from error
     except IsADirectoryError as error:
         raise SourceError(f"{place} is a folder; {reference!r} must name files") from error

@@ -13,15 +13,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.listing import list_folder, named
+from raymodel.data.listed import (
+    IN_ARCHIVE,
+    Listed,
+    SourceFile,
+    list_files,
+    list_members,
+    source_file,
+)
+from raymodel.data.listing import named
 from raymodel.data.readers.beside import names_beside
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.librispeech import TRANSCRIPTS
 from raymodel.data.readers.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SUFFIXES
 from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import MissingSourceError, SourceError
+from raymodel.storage.archive import is_archive
 from raymodel.storage.hub import check_no_hub_id
-from raymodel.storage.uri import Entry, Location, sha256
+from raymodel.storage.uri import Location, sha256
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "jsonl": ("*.jsonl", "*.ndjson", "*.json"),
@@ -53,21 +62,8 @@ _STDLIB_LEFT_OUT = frozenset(
 
 
 @dataclass(frozen=True)
-class SourceFile:
-    """One file of a source."""
-
-    name: str
-    """Path relative to the source's root."""
-    bytes: int
-    changed_ns: int | None
-    """When it was written last; None where the storage does not say."""
-    real_path: str = ""
-    """Without links, on a disk: two names of one file have the same."""
-
-
-@dataclass(frozen=True)
 class SourceFiles:
-    """All files of a source, sorted by name. Picklable."""
+    """All files of a source, in their order. Picklable."""
 
     root: Location
     files: tuple[SourceFile, ...]
@@ -100,8 +96,13 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
             f"source {spec.path!r}: {root} does not exist; it must be a file, folder or glob. "
             "Check the path; a relative one starts at the job's working directory"
         )
-    listed = _list_files(root)
-    wanted = [file for file in listed.files if listed.is_file or _is_wanted(file.name, pattern)]
+    listed, (outer, _, inner) = list_files(root), (pattern or "").partition(IN_ARCHIVE)
+    if is_archive(outer):
+        listed = list_members(root, [f for f in listed.files if _is_wanted(f.name, outer)])
+        names = {file: file.name.partition(IN_ARCHIVE)[2] for file in listed.files}
+        wanted = [file for file, name in names.items() if _is_wanted(name, inner or None)]
+    else:
+        wanted = [file for file in listed.files if listed.is_file or _is_wanted(file.name, pattern)]
     return _source_files(spec, listed, wanted)
 
 
@@ -157,37 +158,7 @@ def _split_glob(path: str) -> tuple[str, str | None]:
     return path, None
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """What lies at a path."""
-
-    root: Location
-    """The folder."""
-    files: list[SourceFile]
-    """Those with something in them."""
-    is_file: bool = False
-    """Whether the path is the one file."""
-    notes: tuple[str, ...] = ()
-
-
-def _list_files(root: Location, without: frozenset[str] = frozenset()) -> _Listed:
-    if root.is_local and root.local_path.is_dir():
-        found = list_folder(root.uri, without)
-        files = [SourceFile(f.name, f.bytes, f.changed_ns, f.real_path) for f in found.files]
-        return _Listed(root, files, notes=found.notes())
-    if not root.is_local:
-        files = [_source_file(entry) for entry in root.walk() if entry.bytes]
-        if files:
-            return _Listed(root, files)
-    entry = root.entry()
-    return _Listed(root.parent, [_source_file(entry)] if entry.bytes else [], is_file=True)
-
-
-def _source_file(entry: Entry) -> SourceFile:
-    return SourceFile(entry.name, entry.bytes, entry.changed_ns)
-
-
-def _source_files(spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]) -> SourceFiles:
+def _source_files(spec: SourceSpec, listed: Listed, wanted: list[SourceFile]) -> SourceFiles:
     """Those of the format, each once though links give it more names: its own, or the first."""
     no_data = {file.name for file in wanted if _is_kept_beside(spec.format, file.name)}
     if not listed.is_file:
@@ -197,7 +168,7 @@ def _source_files(spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]) -
         own = f"{os.path.realpath(listed.root.uri)}/{file.name}" == file.real_path
         if own or file.real_path not in by_place:
             by_place[file.real_path or file.name] = file
-    once = tuple(sorted(by_place.values(), key=lambda file: file.name))
+    once = tuple(sorted(by_place.values(), key=lambda file: file.order))
     links = {file.name for file in files} - {file.name for file in once}
     notes = listed.notes
     if links:
@@ -235,12 +206,12 @@ def _matches(parts: list[str], wanted: list[str]) -> bool:
 
 
 def _of_format(
-    spec: SourceSpec, listed: _Listed, wanted: list[SourceFile]
+    spec: SourceSpec, listed: Listed, wanted: list[SourceFile]
 ) -> tuple[SourceFile, ...]:
     root, found, names = listed.root, listed.files, _NAMES.get(spec.format)
     fitting = [file for file in wanted if listed.is_file or _fits(file.name, names)]
     if fitting:
-        return tuple(sorted(fitting, key=lambda file: file.name))
+        return tuple(sorted(fitting, key=lambda file: file.order))
     if not found:
         raise SourceError(
             f"source {spec.path!r}: {root} holds no file with anything in it; "
@@ -248,10 +219,12 @@ def _of_format(
         )
     seen = sorted({os.path.splitext(file.name)[1] or "no suffix" for file in wanted or found})
     rule = f"files called {', '.join(names)}" if names else "files that the path names"
+    packed = next((file.name for file in wanted if is_archive(file.name)), None)
+    hint = f"; an archive is read where the path names it, as {root / packed}" if packed else ""
     raise SourceError(
         f"source {spec.path!r}: none of the {len(found)} files below {root} fits; format "
         f"{spec.format!r} reads {rule}, and these end in {', '.join(seen[:8])}. "
-        "Change `format` or `path`"
+        f"Change `format` or `path`{hint}"
     )
 
 
@@ -261,12 +234,12 @@ def _fits(path: str, names: tuple[str, ...] | None) -> bool:
     return names is None or any(fnmatch.fnmatchcase(called, name) for name in names)
 
 
-def _beside(spec: SourceSpec, listed: _Listed, files: Iterable[SourceFile]) -> list[SourceFile]:
+def _beside(spec: SourceSpec, listed: Listed, files: Iterable[SourceFile]) -> list[SourceFile]:
     """What is read with the files, such as their labels: it lies beside them."""
     names = sorted({name for file in files for name in names_beside(spec.format, file.name)})
     if listed.is_file:  # of its folder nothing else is listed
         places = [(name, listed.root / name) for name in names]
-        return [_source_file(place.entry()) for _, place in places if place.exists()]
+        return [source_file(place.entry()) for _, place in places if place.exists()]
     by_name = {file.name: file for file in listed.files}
     return [by_name[name] for name in names if name in by_name]
 
@@ -284,11 +257,11 @@ def _identity(files: Iterable[SourceFile], beside: Iterable[SourceFile]) -> dict
 def _resolve_python(spec: SourceSpec) -> SourceFiles:
     name = spec.path.removeprefix("python:").strip("/")
     if name == "stdlib":
-        listed = _list_files(Location.parse(sysconfig.get_path("stdlib")), _STDLIB_LEFT_OUT)
+        listed = list_files(Location.parse(sysconfig.get_path("stdlib")), _STDLIB_LEFT_OUT)
         wanted = [file for file in listed.files if file.name.endswith(".py")]
         identity = {"python": platform.python_version()}
     else:
-        listed = _list_files(locate_in_package(spec.path))
+        listed = list_files(locate_in_package(spec.path))
         wanted = [file for file in listed.files if listed.is_file or _is_wanted(file.name, None)]
         identity = {"package": name, "version": _version_of(name.partition("/")[0])}
     found = _source_files(spec, listed, wanted)

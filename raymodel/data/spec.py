@@ -40,7 +40,10 @@ class SourceSpec(Spec):
     path: Text
     """A file, folder or glob; `s3:// gs:// abfs:// hdfs://`; `python:stdlib` for this machine's
     Python standard library; or `python:PACKAGE/path` for data inside an installed package, which
-    is found without importing it."""
+    is found without importing it. An archive (`.zip`, `.tar`, `.tar.gz`, `.tar.bz2`, `.tar.xz`,
+    `.tar.zst`) is read in place, as the folder that it holds: `data.zip`, a part of it,
+    `data.zip!/train/*.png`, or several, `parts/*.tar`; one that only lies in a folder is not
+    entered."""
     format: Literal[
         "text",
         "jsonl",

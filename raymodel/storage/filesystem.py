@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from raymodel.errors import LocationError, StorageError
+from raymodel.storage.archive import MARK
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -22,7 +23,8 @@ def open_filesystem(root: str) -> tuple[FileSystem, str]:
     """The file system of a root URI, made once in each process.
 
     Args:
-        root: `scheme://authority/[?options]`; "" for local disks.
+        root: `scheme://authority/[?options]`; "" for local disks; the place of an archive and `!`
+            for what lies in it.
 
     Returns:
         The file system, and the path of the root in it.
@@ -39,6 +41,11 @@ def _open_filesystem(root: str, endpoint: str | None) -> tuple[FileSystem, str]:
 
     if not root:
         return fs.LocalFileSystem(), "/"
+    if root.endswith(MARK):
+        from raymodel.storage.archive_files import ArchiveFiles
+        from raymodel.storage.uri import Location
+
+        return fs.PyFileSystem(ArchiveFiles(Location(root.removesuffix(MARK)))), ""
     if root.startswith("s3://") and endpoint and "?" not in root:
         # Given an endpoint, AWS must not be asked for the bucket's region, as `from_uri` does.
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from raymodel.errors import ArtifactError, LocationError, StorageError
+from raymodel.storage.archive import MARK, split_place
 from raymodel.storage.filesystem import (
     PART_SUFFIX,
     SCHEMES,
@@ -63,7 +64,8 @@ class Location:
     """A place that may or may not exist yet. Make one with `Location.parse`."""
 
     uri: str
-    """An absolute path for local disks, else `scheme://authority/path[?options]`."""
+    """An absolute path for local disks, else `scheme://authority/path[?options]`. In an archive
+    `!` stands behind its name: `/data.zip!/cats/1.png`."""
 
     @classmethod
     def parse(cls, uri: str, base: Path | None = None) -> Location:
@@ -117,7 +119,26 @@ class Location:
     @property
     def is_local(self) -> bool:
         """Whether this is a path on a disk that this machine mounts."""
-        return "://" not in self.uri
+        return "://" not in self.uri and not self.is_in_archive
+
+    @property
+    def is_in_archive(self) -> bool:
+        """Whether this is an archive's inside, which is read and never written."""
+        return split_place(self._place_and_options[0]) is not None
+
+    @property
+    def archive(self) -> tuple[Location, str]:
+        """Of what lies in an archive: the archive, and the path in it."""
+        place, options = self._place_and_options
+        found = split_place(place)
+        assert found is not None, "the caller looked"
+        return Location(found[0] + options), found[1]
+
+    @property
+    def inside(self) -> Location:
+        """Of an archive: where its members lie."""
+        place, options = self._place_and_options
+        return Location(f"{place}{MARK}{options}")
 
     @property
     def local_path(self) -> Path:
@@ -133,7 +154,7 @@ class Location:
     @property
     def _place_and_options(self) -> tuple[str, str]:
         """The URI without its options, and the options with their question mark."""
-        if self.is_local:  # a question mark in a file name is only a character
+        if "://" not in self.uri:  # a question mark in a file name is only a character
             return self.uri, ""
         place, question, options = self.uri.partition("?")
         return place, question + options
@@ -145,15 +166,19 @@ class Location:
     @property
     def _root(self) -> str:
         """Scheme, authority and options, which decide the file system; "" for local disks."""
+        place, options = self._place_and_options
+        if (found := split_place(place)) is not None:
+            return f"{found[0]}{options}{MARK}"
         if self.is_local:
             return ""
-        place, options = self._place_and_options
         scheme, _, rest = place.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}/{options}"
 
     @property
     def _path(self) -> str:
         """The path as the file system wants it."""
+        if (found := split_place(self._place_and_options[0])) is not None:
+            return found[1]
         if self.is_local:
             return self.uri
         path_in_store = self._place_and_options[0].partition("://")[2].partition("/")[2]
@@ -268,8 +293,10 @@ class Location:
         return sorted(entry for entry in entries if entry.name.endswith(PART_SUFFIX) == parts)
 
     def _retry(self, action: Callable[[], T], doing: str) -> T:
-        """Local disks do not fail for a moment; where one is full or gone, waiting hides it."""
-        return action() if self.is_local else with_retries(action, f"{doing} {self}")
+        """Local disks do not fail for a moment; where one is full or gone, waiting hides it. An
+        archive in a bucket is opened with tries of its own."""
+        tries = not (self.is_local or self.is_in_archive)
+        return with_retries(action, f"{doing} {self}") if tries else action()
 
     def _guard(self, action: Callable[[], Any]) -> Any:
         try:

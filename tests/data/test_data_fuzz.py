@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import lzma
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,9 +92,34 @@ CASES: list[Case] = [
         lambda: parquet_of(write_page_checksum=True, compression="zstd"),
         {"format": "parquet"},
     ),
+    ("zip lines", "x.zip", lambda: zip_of("a/x.jsonl", LINES), {"format": "jsonl"}),
+    ("zip table", "x.zip", lambda: zip_of("x.csv", TABLE), {"format": "csv"}),
+    ("zip texts", "x.zip", lambda: zip_of("x.txt", LINES), {"format": "text"}),
+    ("zip parquet", "x.zip", lambda: zip_of("x.parquet", parquet_of()), {"format": "parquet"}),
+    ("tar lines", "x.tar", lambda: tar_of("x.jsonl", LINES, ""), {"format": "jsonl"}),
+    ("gzip tar lines", "x.tar.gz", lambda: tar_of("x.jsonl", LINES, "gz"), {"format": "jsonl"}),
+    ("xz tar table", "x.tar.xz", lambda: tar_of("x.csv", TABLE, "xz"), {"format": "csv"}),
     ("arrow stream", "x.arrow", lambda: arrow_of(pa.ipc.new_stream), {"format": "arrow"}),
     ("arrow file", "x.arrow", lambda: arrow_of(pa.ipc.new_file), {"format": "arrow"}),
 ]
+
+
+def zip_of(name: str, content: str | bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder in "ab":
+            archive.writestr(zipfile.ZipInfo(f"{folder}/{name}"), content)
+    return buffer.getvalue()
+
+
+def tar_of(name: str, content: str, packer: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{packer}") as archive:
+        for folder in "ab":
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size = len(content.encode())
+            archive.addfile(member, io.BytesIO(content.encode()))
+    return buffer.getvalue()
 
 
 def arrow_of(writer: Any) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raymodel.data.account import Account
-from raymodel.data.readers.content import open_file
+from raymodel.data.readers.content import open_file, read_ends
 from raymodel.data.readers.table import check_names, class_names, read_batch
 from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.spec import SourceSpec
@@ -24,7 +24,10 @@ def read_arrow(
     import pyarrow as pa
 
     with open_file(root, piece) as stream:
-        begin, end = stream.read(6), stream.read_at(8, max(0, piece.file_bytes - 8))
+        ends = read_ends(stream, 6, 8, piece, account)
+        if ends is None:
+            return
+        begin, end = ends
         has_footer = begin == _MAGIC
         stream.seek(0)
         try:

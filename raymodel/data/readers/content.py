@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import IO, Any
 
+from raymodel.data.account import Account
 from raymodel.data.record import FileSlice
 from raymodel.errors import SourceError, StorageError
+from raymodel.storage.archive_stream import DamagedMemberError, Watched
 from raymodel.storage.uri import Location
 
 HEAD_BYTES = 2**16
@@ -60,14 +62,16 @@ class Unreadable(Exception):
 class Content:
     """An open file."""
 
-    def __init__(self, raw: Any, name: str) -> None:
-        self._raw = raw
+    def __init__(self, raw: Any, piece: FileSlice, *, is_member: bool = False) -> None:
+        self.is_member = is_member
+        """Whether it lies in an archive, and cannot be entered in the middle."""
+        self._raw = Watched(raw) if is_member else raw
         self._unpacked: _Unpacked | None = None
-        self.head: bytes = raw.read(HEAD_BYTES)
+        self.head: bytes = self._raw.read(HEAD_BYTES)
         """The first bytes, unpacked."""
-        self.packer = _packer_of(self.head, name)
+        self.packer = _packer_of(self.head, piece.name)
         """What the file is packed with."""
-        self._is_in_head = self.packer is None and len(self.head) == raw.size()
+        self._is_in_head = self.packer is None and len(self.head) == piece.file_bytes
         if self.packer is not None:
             # Unpacked once for the head and once from the start: not all can be rewound.
             self.head = self._open().read(HEAD_BYTES)
@@ -80,7 +84,8 @@ class Content:
     @property
     def damage(self) -> str | None:
         """Why the stream ended before its end, once it did."""
-        return self._unpacked.damage if self._unpacked else None
+        of_member = self._raw.damage if self.is_member else None
+        return of_member or (self._unpacked.damage if self._unpacked else None)
 
     def read_document(self) -> bytes:
         """All bytes.
@@ -115,7 +120,7 @@ def open_content(root: Location, piece: FileSlice) -> Iterator[Content]:
         SourceError: the file is gone, may not be read, or is not the one that was listed.
     """
     with open_file(root, piece) as raw:
-        yield Content(raw, piece.name)
+        yield Content(raw, piece, is_member=(root / piece.name).is_in_archive)
 
 
 @contextmanager
@@ -144,6 +149,19 @@ def open_file(root: Location, piece: FileSlice) -> Iterator[Any]:
         yield raw
 
 
+def read_ends(
+    raw: Any, num_first: int, num_last: int, piece: FileSlice, account: Account
+) -> tuple[bytes, bytes] | None:
+    """The first and the last bytes of a table; None, left out, where it is a member of an archive
+    that cannot be read."""
+    try:
+        return raw.read(num_first), raw.read_at(num_last, max(0, piece.file_bytes - num_last))
+    except DamagedMemberError as error:
+        account.begin(piece.name)
+        account.leave_out(str(error))
+        return None
+
+
 def _packer_of(head: bytes, name: str) -> str | None:
     """By its first bytes; else by its name, and then it is damaged at its first byte."""
     for packer, (magic, _, _) in _PACKERS.items():
@@ -159,7 +177,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, raw: Any, packer: str) -> None:
         self.damage: str | None = None
         self._packer = packer
-        self._raw = _Watched(raw)
+        self._raw = Watched(raw)
         try:
             self._stream = _PACKERS[packer][2](self._raw)
         except (OSError, EOFError) as error:
@@ -184,31 +202,3 @@ class _Unpacked(io.RawIOBase):
         if self._raw.has_failed:  # the storage, not what is in the file
             raise error
         self.damage = f"damaged {self._packer} file"
-
-
-class _Watched(io.RawIOBase):
-    """Tells an error of the storage from one of the unpacker, which may be an OSError too."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw, self.has_failed = raw, False
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, position: int, whence: int = 0) -> int:
-        return int(self._raw.seek(position, whence))
-
-    def tell(self) -> int:
-        return int(self._raw.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._raw.read(len(buffer))
-        except OSError:
-            self.has_failed = True
-            raise
-        buffer[: len(data)] = data
-        return len(data)

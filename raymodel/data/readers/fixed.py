@@ -43,11 +43,12 @@ class FixedFile:
 
 
 def open_fixed(content: Content, piece: FileSlice, account: Account) -> FixedFile | None:
-    """The slice; all of the file at its first slice where it is packed, so that its size is known.
+    """The slice; all of the file at its first slice where it is packed or lies in an archive, so
+    that its size is known.
 
     None where there is nothing to read: it is left out, or another slice reads it.
     """
-    if content.packer is None:
+    if content.packer is None and not content.is_member:
         return FixedFile(content.stream, piece.file_bytes, piece.start, piece.end)
     if piece.start:
         return None

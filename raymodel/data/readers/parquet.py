@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raymodel.data.account import Account
-from raymodel.data.readers.content import open_file
+from raymodel.data.readers.content import open_file, read_ends
 from raymodel.data.readers.table import BATCH_ROWS, ClassNames, check_names, class_names, read_batch
 from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.spec import SourceSpec
@@ -23,7 +23,9 @@ def read_parquet(
     import pyarrow.parquet as pq
 
     with open_file(root, piece) as stream:
-        ends = stream.read(4), stream.read_at(4, max(0, piece.file_bytes - 4))
+        ends = read_ends(stream, 4, 4, piece, account)
+        if ends is None:
+            return
         try:
             file = pq.ParquetFile(stream, page_checksum_verification=True)
             names, classes = file.schema_arrow.names, class_names(file.schema_arrow)
