@@ -26,17 +26,25 @@ if TYPE_CHECKING:
 
 
 _ADAPTER = "default"  # the name that peft gives to a model's only one
+_TRAINED_IN_FULL = {
+    None: ("classifier",),
+    "QUESTION_ANS": ("qa_outputs",),
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+}
+"""Task of peft → how the names of the modules end that it trains in full: heads, which are new."""
 _UPDATE = "lora_"  # how the names of an update's matrices begin
 
 
 def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> peft.PeftModel:
     """Freezes `model`, on the meta device, and adds trainable low-rank updates, there too.
 
-    A classification head is new and therefore trained in full.
+    A head is new and therefore trained in full, without an update beside it.
 
     Raises:
         SpecError: the model is a module of the user's own; or `target` names what is no module of
-            it, or one with tied weights; or the rank is more than any of its matrices can have.
+            it, a head, or a module with tied weights; or the rank is more than any of its matrices
+            can have.
     """
     if model.config.model_type == OWN:
         raise SpecError(
@@ -48,13 +56,20 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
 
     lora = spec.lora
     target = lora.target if isinstance(lora.target, str) else list(lora.target)
+    heads = _heads(model, task.peft_task)
+    if target != "all-linear" and (both := _named(heads, target)):
+        raise SpecError(
+            f"adapter.lora.target is {target!r}, and {both} is trained in full, as a new head must "
+            "be; leave it out"
+        )
     config = peft.LoraConfig(
         task_type=task.peft_task,
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # a float works: it is only divided
         lora_dropout=lora.dropout,
         target_modules=target,
-        modules_to_save=["classifier"] if task.peft_task is None else None,
+        exclude_modules=(heads or None) if target == "all-linear" else None,
+        modules_to_save=[*_TRAINED_IN_FULL[None]] if task.peft_task is None else None,
         # Defaults of peft that decide the result.
         bias="none",
         init_lora_weights=True,
@@ -87,6 +102,18 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
             "all weights by leaving `adapter` out"
         )
     return adapted
+
+
+def _heads(model: PreTrainedModel, peft_task: str | None) -> list[str]:
+    """The linear layers that peft trains in full."""
+    ends = _TRAINED_IN_FULL.get(peft_task, ())
+    return [name for name, m in model.named_modules() if _is_linear(m) and name.endswith(ends)]
+
+
+def _named(layers: list[str], target: str | list[str]) -> str | None:
+    """The first of the layers that a target names."""
+    names = [target] if isinstance(target, str) else target
+    return next((each for each in layers if any(_ends_in(each, name) for name in names)), None)
 
 
 def _fits_nothing(linear: list[str], target: Any, name: Any) -> SpecError:

@@ -146,3 +146,27 @@ def test_tied_weights_come_once_and_frozen_ones_not_at_all():
     assert sum(p is model.lm_head.weight for p in chosen) == 1
     assert not any(p is model.model.norm.weight for p in chosen)
     assert len(parameter_groups(attach(outline_tiny_llama()), 0.1)) == 1  # no vectors: no group
+
+
+def outline_head(auto_class, **config):
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, **config}
+    with torch.device("meta"):
+        return auto_class.from_config(transformers.BertConfig(num_attention_heads=4, **small))
+
+
+@pytest.mark.parametrize(
+    ("task", "auto_class", "head"),
+    [
+        ("token_classification", transformers.AutoModelForTokenClassification, "classifier"),
+        ("question_answering", transformers.AutoModelForQuestionAnswering, "qa_outputs"),
+        ("text_classification", transformers.AutoModelForSequenceClassification, "classifier"),
+    ],
+)
+def test_a_head_is_trained_in_full_and_never_beside_an_update(task, auto_class, head):
+    adapted = outline_adapted(outline_head(auto_class), task, rank=2)
+    whole = [plain_name(name) for name in trained_names(adapted) if not is_update(name)]
+    assert whole == [f"{head}.weight", f"{head}.bias"]
+    assert f"{head}.weight" not in adapted_layers(adapted)
+    assert "bert.encoder.layer.0.attention.self.query.weight" in adapted_layers(adapted)
+    with pytest.raises(SpecError, match=rf"'{head}'.*{head} is trained in full.*leave it out"):
+        outline_adapted(outline_head(auto_class), task, rank=2, target=["query", head])
