@@ -1,12 +1,16 @@
-"""Writes the table of tasks in README.md from what the tasks say of themselves.
+"""Writes the table of tasks in README.md from what the tasks say of themselves, and from the tests
+that train them.
 
 `python docs/table_of_tasks.py` puts it there; `tests/tasks/test_tasks_registry.py` holds that the
-two are the same.
+two are the same. A task has a way of training, such as LoRA, where `WAYS` of
+`tests/train/test_train_ways.py` names it: each of these is a test that trains it so.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,10 @@ from raymodel.tasks.base import Task
 from raymodel.tasks.fields import Field
 
 README = Path(__file__).parents[1] / "README.md"
-HEAD = """| task | roles of a record | measures | served at | pretrain | `sequence` |
-|---|---|---|---|---|---|
-"""
+TESTS = Path(__file__).parents[1] / "tests/train/test_train_ways.py"
+_COLUMNS = ("task", "roles of a record", "measures", "served at", "pretrain")
+_TRAINED = ("LoRA", "ZeRO-3", "tensor", "sequence")
+HEAD = f"| {' | '.join(_COLUMNS + _TRAINED)} |\n{'|---' * len(_COLUMNS + _TRAINED)}|\n"
 """The table begins with it, and ends with the first line that is no row."""
 
 
@@ -43,9 +48,19 @@ def _row(task: type[Task]) -> str:
         ", ".join(task.measures),
         ", ".join(f"`{path}`" for path in _routes(task)),
         "yes" if task.can_pretrain else "",
-        "yes" if task.cuts_rows else "",
+        *("yes" if task.name in _ways()[way] else "" for way in _TRAINED),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+@cache
+def _ways() -> dict[str, tuple[str, ...]]:
+    """Way of training → the tasks that a test trains so."""
+    for each in ast.parse(TESTS.read_text()).body:
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "WAYS":
+            ways: dict[str, tuple[str, ...]] = ast.literal_eval(each.value)
+            return ways
+    raise ValueError(f"{TESTS} has no `WAYS`, which tells what is tested; write it again")
 
 
 def _role(role: str, field: Field) -> str:
