@@ -57,9 +57,9 @@ def attach_adapter(model: PreTrainedModel, spec: AdapterSpec, task: Task) -> pef
     lora = spec.lora
     target = lora.target if isinstance(lora.target, str) else list(lora.target)
     heads = _heads(model, task.peft_task)
-    if target != "all-linear" and (both := _named(heads, target)):
+    if target != "all-linear" and (head := _named(heads, target)):
         raise SpecError(
-            f"adapter.lora.target is {target!r}, and {both} is trained in full, as a new head must "
+            f"adapter.lora.target is {target!r}, and {head} is trained in full, as a new head must "
             "be; leave it out"
         )
     config = peft.LoraConfig(
