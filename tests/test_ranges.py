@@ -60,6 +60,8 @@ def test_every_range_ends_at_a_version_that_was_tried(requirement: Requirement) 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
 def test_the_environment_of_the_tests_is_in_the_ranges(requirement: Requirement) -> None:
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        pytest.skip(f"{requirement} is for other machines")
     version = metadata.version(requirement.name)
     assert requirement.specifier.contains(Version(version).public), (
         f"{requirement.name} {version} is outside of {requirement.specifier}; "

@@ -1,8 +1,8 @@
 """The engine: one thread that joins, steps and releases the requests of a causal language model.
 
 Between two decoding steps requests come and go (continuous batching, as Orca, OSDI 2022, calls
-iteration-level scheduling). The thread owns the model; everyone else talks to it through `submit`,
-`abort` and the chunks that it delivers.
+iteration-level scheduling). The thread owns the runner, which computes; everyone else talks to it
+through `submit`, `abort` and the chunks that it delivers.
 """
 
 from __future__ import annotations
@@ -13,23 +13,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from raymodel.serve.answer import Answer, Chunk
-from raymodel.serve.decoder import build_decoder
-from raymodel.serve.sampling import Sampling, choose_tokens
-from raymodel.tasks.boundaries import end_tokens
+from raymodel.serve.runner import Runner, Tokens
+from raymodel.serve.sampling import Sampling
 
 log = logging.getLogger(__name__)
 
-# Prompt tokens read between two decoding steps: bounds how long running answers stand still.
-_PREFILL_TOKENS = 2048
-# Prompts are read together while padding them to the longest costs at most this factor.
-_PADDING_FACTOR = 1.5
 # After so many failed steps in a row the model is broken (a lost GPU, say), not the request.
 _FAILURES_UNTIL_UNHEALTHY = 3
-_UNLIMITED_CONTEXT_TOKENS = 4096  # for models that state no limit
 
 
 class QueueFullError(Exception):
@@ -49,23 +42,27 @@ class Engine:
     """Generates for many requests at once.
 
     Args:
-        model: in eval mode, on its device.
+        runner: computes; closed with the engine.
         tokenizer: decodes the answers.
-        batch: requests that run at the same time.
+        ends: the tokens at which an answer ends.
         queue: requests that may wait.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch: int, queue: int
+        self,
+        runner: Runner,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        ends: frozenset[int],
+        queue: int,
     ) -> None:
-        self.context_tokens = find_context_tokens(model, tokenizer)
+        self.runner = runner
         self.num_generated = 0
         self._decode_ids = lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
-        self._end_tokens = end_tokens(model, tokenizer)
+        self._end_tokens = ends
         self._queue = queue
-        self._decoder = build_decoder(model, batch, self.context_tokens)
         self._waiting: deque[Answer] = deque()
-        self._active: list[Answer] = []  # in the order of the decoder's rows
+        self._active: list[Answer] = []
         self._changed = threading.Condition()
         self._closed = False
         self._failures = 0
@@ -76,9 +73,9 @@ class Engine:
     # ---- for other threads ---------------------------------------------------------------------
 
     @property
-    def mode(self) -> str:
-        """How requests are run: `continuous batching` or `one request at a time`."""
-        return self._decoder.mode
+    def context_tokens(self) -> int:
+        """The most tokens of prompt and answer together."""
+        return self.runner.context_tokens
 
     @property
     def num_active(self) -> int:
@@ -93,7 +90,11 @@ class Engine:
     @property
     def is_healthy(self) -> bool:
         """False once the thread has ended, or the model fails at every step."""
-        return self._thread.is_alive() and self._failures < _FAILURES_UNTIL_UNHEALTHY
+        return (
+            self._thread.is_alive()
+            and self.runner.is_alive
+            and self._failures < _FAILURES_UNTIL_UNHEALTHY
+        )
 
     def submit(
         self,
@@ -118,7 +119,7 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EngineClosedError("the engine is closed")
-            free = self._decoder.num_slots - len(self._active)
+            free = self.runner.num_slots - len(self._active)
             if len(self._waiting) + len(answers) > self._queue + max(0, free):
                 raise QueueFullError(len(self._waiting), self._retry_after_s())
             self._waiting.extend(answers)
@@ -140,25 +141,27 @@ class Engine:
         self._thread.join()
 
     def _retry_after_s(self) -> int:
-        rounds = len(self._waiting) / self._decoder.num_slots
+        rounds = len(self._waiting) / self.runner.num_slots
         return min(60, max(1, round(rounds * self._mean_answer_s)))
 
     # ---- the thread ----------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def _run(self) -> None:
         while self._wait_for_work():
             self._drop_aborted()
             joining = self._next_to_join()
             try:
                 if joining:
-                    self._join(joining)
+                    self._active.extend(joining)
+                    self._advance(self.runner.join(joining))
                 if self._active:
-                    self._step()
+                    self._advance(self.runner.step())
+                    self._failures = 0
             except Exception as error:  # noqa: BLE001 - the requests get it; the thread must live
-                self._fail(joining, error)
+                self._fail(error)
         for answer in [*self._active, *self._waiting]:
             answer.fail(EngineClosedError("the server is shutting down"))
+        self.runner.close()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -169,73 +172,51 @@ class Engine:
         with self._changed:
             if any(answer.is_aborted for answer in self._waiting):
                 self._waiting = deque(a for a in self._waiting if not a.is_aborted)
-        for row in range(len(self._active) - 1, -1, -1):
-            if self._active[row].is_aborted:
-                self._release(row)
+        self._release([answer for answer in self._active if answer.is_aborted])
 
     def _next_to_join(self) -> list[Answer]:
-        """The longest beginning of the queue that fits the free slots and one prefill."""
+        """The longest beginning of the queue that fits the free slots and one reading."""
         joining: list[Answer] = []
         with self._changed:
-            free = self._decoder.num_slots - len(self._active)
+            free = self.runner.num_slots - len(self._active)
             while self._waiting and len(joining) < free:
-                lengths = [len(answer.prompt) for answer in [*joining, self._waiting[0]]]
-                padded = max(lengths) * len(lengths)
-                if joining and padded > min(_PREFILL_TOKENS, _PADDING_FACTOR * sum(lengths)):
+                if not self.runner.fits(joining, self._waiting[0]):
                     break
                 joining.append(self._waiting.popleft())
         return joining
 
-    def _join(self, joining: list[Answer]) -> None:
-        logits = self._decoder.prefill([answer.prompt for answer in joining])
-        first_row = len(self._active)
-        self._active.extend(joining)
-        self._advance(first_row, logits)
-
-    def _step(self) -> None:
-        self._advance(0, self._decoder.step([answer.tokens[-1] for answer in self._active]))
-        self._failures = 0
-
-    def _advance(self, first_row: int, logits: torch.Tensor) -> None:
-        """Gives the rows from `first_row` on their next token, and releases those that ended."""
-        answers = self._active[first_row:]
-        tokens = choose_tokens(logits, [a.sampling for a in answers], [a.draws for a in answers])
-        self.num_generated += len(tokens)
-        lengths = self._decoder.lengths
-        # From the last row down: releasing moves the last row, which has been dealt with, forward.
-        for row in range(len(self._active) - 1, first_row - 1, -1):
-            is_full = lengths[row] >= self.context_tokens
-            answer, token = self._active[row], tokens[row - first_row]
+    def _advance(self, tokens: Tokens) -> None:
+        """Gives answers their next tokens, and releases those that ended."""
+        ended: list[Answer] = []
+        for answer, token in tokens:
+            if answer in ended:
+                continue
+            self.num_generated += 1
+            is_full = len(answer.prompt) + len(answer.tokens) >= self.context_tokens
             if answer.add(token, is_end=token in self._end_tokens, is_full=is_full):
                 self._note_duration(answer)
-                self._release(row)
+                ended.append(answer)
+        self._release(ended)
 
-    def _release(self, row: int) -> None:
-        self._decoder.release(row)
-        self._active[row] = self._active[-1]
-        self._active.pop()
+    def _release(self, ended: list[Answer]) -> None:
+        if ended:
+            self._active = [answer for answer in self._active if answer not in ended]
+            self.runner.leave(ended)
 
     def _note_duration(self, answer: Answer) -> None:
         self._mean_answer_s += 0.1 * (time.monotonic() - answer.submitted_s - self._mean_answer_s)
 
-    def _fail(self, joining: list[Answer], error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         """Gives the error to all whose state the failed step may have spoilt: those that run."""
         log.exception("a step of the engine failed; %d requests end", len(self._active))
         self._failures += 1
-        for answer in {id(a): a for a in [*joining, *self._active]}.values():
+        failed, self._active = self._active, []
+        for answer in failed:
             answer.fail(error)
-        while self._decoder.lengths:
-            self._decoder.release(len(self._decoder.lengths) - 1)
-        self._active.clear()
-
-
-def find_context_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens of prompt and answer together; 4,096 for a model that states no limit."""
-    config = model.config.get_text_config(decoder=True)
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is None and tokenizer.model_max_length < 10**7:  # above it means "not known"
-        limit = tokenizer.model_max_length
-    return int(limit or _UNLIMITED_CONTEXT_TOKENS)
+        try:
+            self.runner.leave(failed)
+        except Exception:
+            log.exception("the engine cannot free what the failed requests hold")
 
 
 def _bind(deliver: Callable[[int, Chunk], None], index: int) -> Callable[[Chunk], None]:

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
-from raymodel.serve.engine import Engine
+from raymodel.serve.choice import build_engine
 from raymodel.serve.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -39,8 +39,14 @@ class GenerationService(Service):
         super().__init__(*args, **kwargs)
         self.tokenizer = self.task.processor.tokenizer
         self._format = self.task.processor.chat
-        self.engine = Engine(
-            self.model, self.tokenizer, batch=self.spec.batch, queue=self.spec.queue
+        self.engine, self._engine_reason = build_engine(
+            self.model,
+            self.tokenizer,
+            batch=self.spec.batch,
+            queue=self.spec.queue,
+            asked=self.spec.engine,
+            weights=self.spec.weights,
+            replicas=self.spec.replicas.max,
         )
         # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
         self._vocab_size = self.model.config.get_text_config(decoder=True).vocab_size
@@ -58,7 +64,8 @@ class GenerationService(Service):
         given = {r: field.kind for r, field in self.task.fields.items() if not field.is_target}
         return {
             "fields": given,
-            "engine": self.engine.mode,
+            **self.engine.runner.facts(),
+            "engine_reason": self._engine_reason,
             "chat_template": "model" if self._format.has_template else "plain",
             "context_tokens": self.engine.context_tokens,
             "max_tokens": self.spec.max_tokens,
@@ -75,6 +82,10 @@ class GenerationService(Service):
     @property
     def is_healthy(self) -> bool:
         return self.engine.is_healthy
+
+    @property
+    def needs_model(self) -> bool:
+        return self.engine.runner.needs_model
 
     def close(self) -> None:
         super().close()

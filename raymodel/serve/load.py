@@ -51,6 +51,9 @@ def load_service(
     except ArtifactError:
         service.close()
         raise
+    if not service.needs_model:
+        # Frees the weights, which the engine has its own of.
+        model.to("meta")  # type: ignore[arg-type]  # mistyped
     return service
 
 

@@ -70,6 +70,11 @@ class Service(ABC):
     def is_healthy(self) -> bool:
         """False when it can answer no more and must be restarted."""
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether it goes on computing with the weights of `model`."""
+        return True
+
     def close(self) -> None:
         """Ends its threads."""
         self._reader.shutdown(wait=False, cancel_futures=True)

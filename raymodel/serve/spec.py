@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
 from raymodel.spec.base import Spec, Text
 from raymodel.spec.quantity import Bytes, Count, Seconds
 from raymodel.spec.show import show
+
+EngineName = Literal["auto", "openvino", "transformers"]
+EngineWeights = Literal["f16", "q8_0"]
 
 
 class ReplicasSpec(Spec):
@@ -48,6 +53,13 @@ class ServeSpec(Spec):
     refused with 429. By default without a limit."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
+    engine: EngineName = "auto"
+    """What computes the answers of a model that writes text: `openvino` (OpenVINO GenAI, on a CPU;
+    Llama, Qwen 2 and Qwen 3 with a byte-level BPE) or `transformers` (every other model, and
+    GPUs). `auto` takes the first that can; `/health` says which, and why."""
+    weights: EngineWeights = "f16"
+    """Format of the weights in the engine `openvino`: `q8_0` holds them in eight bits, in half the
+    memory, at a small loss. Of other engines the format is the model's own."""
     batch: int = Field(default=8, ge=1, le=100_000)
     """Requests that one replica answers at the same time."""
     queue: int = Field(default=64, ge=1, le=1_000_000)

@@ -32,7 +32,7 @@ _BY_STAGE = {
         ),
         "torch",
     ),
-    "serve": ("ray", *_INPUTS, "safetensors", "torch"),
+    "serve": ("ray", *_INPUTS, "gguf", "openvino", "openvino-genai", "safetensors", "torch"),
 }
 _BY_FIELD = {
     "adapter": ("peft",),

@@ -183,6 +183,14 @@ def train_pair_tokenizer(texts: Iterable[str], vocab_size: int = 300) -> PreTrai
     )
 
 
+def round_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Rounds the weights to what float16 holds, so that an engine with such weights says the same,
+    token by token. Buffers stay: rounded rotary frequencies would be another model's."""
+    for weight in model.parameters():
+        weight.data = weight.data.half().float()
+    return model
+
+
 class ModelWeights:
     """The weights that a model in memory has."""
 

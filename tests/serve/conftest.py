@@ -6,7 +6,12 @@ import torch
 from raymodel.modality.text import TextProcessor
 from raymodel.serve.spec import ServeSpec
 from raymodel.tasks import get_task
-from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
+from raymodel.testing.tiny import (
+    build_tiny_bert,
+    build_tiny_llama,
+    round_weights,
+    train_tiny_tokenizer,
+)
 
 TEXTS = [
     "def read_file(items): return items",
@@ -28,9 +33,10 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def llama(tokenizer):
     # Large initial weights: a random model then prefers different tokens in different places.
-    return build_tiny_llama(
+    model = build_tiny_llama(
         vocab_size=len(tokenizer), max_positions=512, seed=10, initializer_range=0.4
-    ).eval()
+    )
+    return round_weights(model).eval()
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +58,7 @@ def text_classification(tokenizer):
 def generation(llama, causal_lm):
     from raymodel.serve.generation import GenerationService
 
-    spec = ServeSpec(batch=2, queue=2, max_tokens=400, timeout="20s")
+    spec = ServeSpec(engine="transformers", batch=2, queue=2, max_tokens=400, timeout="20s")
     service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
     yield service
     service.close()

@@ -18,7 +18,7 @@ def test_health_tells_what_runs(generation):
     told = call(generation, "GET", "/health").json()
     assert told["status"] == "ok"
     assert (told["model"], told["dtype"]) == ("tiny", "float32")
-    assert told["engine"] == "continuous batching"
+    assert told["batching"] == "continuous batching"
     assert told["slow_paths"] == []
     assert told["chat_template"] == "plain"
 
@@ -29,7 +29,7 @@ def test_health_tells_what_is_slow_and_why(llama, causal_lm, monkeypatch):
     monkeypatch.setattr(llama.config, "rope_parameters", rope)
     slow = GenerationService(llama, causal_lm, name="tiny", spec=ServeSpec(batch=2, queue=2))
     told = call(slow, "GET", "/health").json()
-    assert told["engine"] == "one request at a time"
+    assert told["batching"] == "one request at a time"
     [path] = told["slow_paths"]
     assert path["what"] == "answers one request at a time"
     assert "rotary scaling 'dynamic'" in path["why"]
@@ -395,7 +395,7 @@ def test_a_model_that_fails_is_500_and_health_says_so_when_it_goes_on(generation
     def broken(*args, **kwargs):
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(generation.engine._decoder, "prefill", broken)
+    monkeypatch.setattr(generation.engine.runner.decoder, "prefill", broken)
     for _ in range(3):
         check_error(complete(generation), 500, "RuntimeError")
     assert call(generation, "GET", "/health").status_code == 503

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from raymodel.modality.text import TextProcessor
-from raymodel.serve.engine import Engine
+from raymodel.serve.choice import build_engine
 from raymodel.serve.sampling import Sampling
 from raymodel.tasks.boundaries import end_tokens, first_token, up_to_end
 from raymodel.tasks.generation import generate_answers
@@ -56,8 +56,9 @@ def test_an_empty_prompt_begins_as_a_text_does():
     assert first_token(SimpleNamespace(bos_token_id=None, eos_token_id=None)) is None
 
 
-def served(model, tokenizer, prompts, max_tokens):
-    engine, chunks = Engine(model, tokenizer, batch=3, queue=8), queue.Queue()
+def served(model, tokenizer, prompts, max_tokens, asked):
+    engine = build_engine(model, tokenizer, batch=3, queue=8, asked=asked).engine
+    chunks = queue.Queue()
     try:
         sampling = Sampling(max_tokens=max_tokens, temperature=0)
         engine.submit([(p, sampling) for p in prompts], lambda i, chunk: chunks.put((i, chunk)))
@@ -73,8 +74,9 @@ def served(model, tokenizer, prompts, max_tokens):
         engine.close()
 
 
+@pytest.mark.parametrize("asked", ["transformers", "openvino"])
 @pytest.mark.parametrize("place", ["tokenizer", "config", "generation"])
-def test_evaluation_and_server_end_at_the_same_token(llama, tokenizer, monkeypatch, place):
+def test_evaluation_and_server_end_at_the_same_token(llama, tokenizer, monkeypatch, place, asked):
     whole = generate_answers(llama, TextProcessor(tokenizer), PROMPTS, max_new_tokens=20)
     plain = tokenizer(whole[0], add_special_tokens=False)["input_ids"]
     end = plain[len(plain) // 2]  # a token of the answer, which no other file calls an end
@@ -85,7 +87,7 @@ def test_evaluation_and_server_end_at_the_same_token(llama, tokenizer, monkeypat
         holder = llama.config if place == "config" else llama.generation_config
         monkeypatch.setattr(holder, "eos_token_id", [0, end])
     measured = generate_answers(llama, TextProcessor(tokenizer), PROMPTS, max_new_tokens=20)
-    answers, reasons = served(llama, tokenizer, PROMPTS, 20)
+    answers, reasons = served(llama, tokenizer, PROMPTS, 20, asked)
     assert answers == measured
     assert reasons[0] == "stop"
     assert len(measured[0]) < len(whole[0])

@@ -1,64 +1,31 @@
-"""The engine against `model.generate`, with requests that come and go."""
+"""The engine against `model.generate`, with requests that come and go, whatever computes."""
 
 import inspect
 import logging
-import queue
-import random
 import time
 
 import pytest
 import torch
+from engines import WAIT_S, Listener, generate, greedy, random_prompts, torch_engine
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from raymodel.errors import SlowPathError
 from raymodel.observe.slow_paths import slow_paths
+from raymodel.serve.choice import build_engine
 from raymodel.serve.decoder import SingleDecoder, build_decoder, find_obstacle
-from raymodel.serve.engine import Engine, EngineClosedError, QueueFullError
+from raymodel.serve.engine import EngineClosedError, QueueFullError
 from raymodel.serve.forward import find_cache_word
 from raymodel.serve.sampling import Sampling
 
-WAIT_S = 30
 
-
-class Listener:
-    """Collects the chunks of some answers."""
-
-    def __init__(self):
-        self.chunks = queue.Queue()
-
-    def __call__(self, index, chunk):
-        self.chunks.put((index, chunk))
-
-    def wait(self, count=1):
-        """Returns index → (text, last chunk) once `count` answers are finished."""
-        texts, last = {}, {}
-        while len(last) < count:
-            index, chunk = self.chunks.get(timeout=WAIT_S)
-            texts[index] = texts.get(index, "") + chunk.text
-            if chunk.finish_reason or chunk.error:
-                last[index] = (texts[index], chunk)
-        return last
-
-
-def greedy(max_tokens=24, **kwargs):
-    return Sampling(max_tokens=max_tokens, temperature=0, **kwargs)
-
-
-def random_prompts(count, seed=0, longest=40):
-    draw = random.Random(seed)
-    return [[draw.randrange(2, 290) for _ in range(draw.randint(1, longest))] for _ in range(count)]
-
-
-def generate(model, prompt, max_tokens):
-    ids = model.generate(
-        torch.tensor([prompt]), max_new_tokens=max_tokens, do_sample=False, pad_token_id=1
-    )
-    return ids[0, len(prompt) :].tolist()
+@pytest.fixture(params=["transformers", "openvino"])
+def asked(request):
+    return request.param
 
 
 @pytest.fixture
-def engine(llama, tokenizer):
-    engine = Engine(llama, tokenizer, batch=3, queue=64)
+def engine(llama, tokenizer, asked):
+    engine = build_engine(llama, tokenizer, batch=3, queue=64, asked=asked).engine
     yield engine
     engine.close()
 
@@ -74,7 +41,7 @@ def test_a_batch_larger_than_the_slots_gives_the_tokens_of_generate(engine, llam
     prompts, listener = random_prompts(10), Listener()
     answers = engine.submit([(prompt, greedy()) for prompt in prompts], listener)
     listener.wait(10)
-    assert engine.mode == "continuous batching"
+    assert engine.runner.mode == "continuous batching"
     expected = [generate(llama, prompt, 24) for prompt in prompts]
     assert [answer.tokens for answer in answers] == expected
     assert len({tuple(tokens) for tokens in expected}) == 10, "answers must differ to prove it"
@@ -113,7 +80,7 @@ def test_the_end_token_ends_an_answer_without_a_trace_in_the_text(llama, tokeniz
     plain = generate(llama, prompt, 10)
     before = llama.generation_config.eos_token_id
     llama.generation_config.eos_token_id = [plain[4]]
-    engine, listener = Engine(llama, tokenizer, batch=1, queue=4), Listener()
+    engine, listener = torch_engine(llama, tokenizer, batch=1, queue=4), Listener()
     try:
         [answer] = engine.submit([(prompt, greedy(10))], listener)
         text, chunk = listener.wait()[0]
@@ -153,8 +120,8 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(engine):
     assert unseeded.tokens != first.tokens
 
 
-def test_an_aborted_answer_frees_its_slot(llama, tokenizer):
-    engine = Engine(llama, tokenizer, batch=1, queue=4)
+def test_an_aborted_answer_frees_its_slot(llama, tokenizer, asked):
+    engine = build_engine(llama, tokenizer, batch=1, queue=4, asked=asked).engine
     try:
         endless, next_one = Listener(), Listener()
         running = engine.submit([([5, 6], greedy(500))], endless)
@@ -172,7 +139,7 @@ def test_an_aborted_answer_frees_its_slot(llama, tokenizer):
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(llama, tokenizer):
-    engine, listener = Engine(llama, tokenizer, batch=1, queue=1), Listener()
+    engine, listener = torch_engine(llama, tokenizer, batch=1, queue=1), Listener()
     try:
         running = engine.submit([([5, 6], greedy(500))], listener)
         wait_until(lambda: engine.num_active == 1)
@@ -186,8 +153,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(llama, tokenizer):
         engine.close()
 
 
-def test_a_step_that_fails_ends_its_requests_and_not_the_engine(engine, llama, caplog):
-    listener = Listener()
+def test_a_step_that_fails_ends_its_requests_and_not_the_engine(llama, tokenizer, caplog):
+    engine, listener = torch_engine(llama, tokenizer, batch=3, queue=64), Listener()
     with caplog.at_level(logging.CRITICAL):
         engine.submit([([5, 10**6], greedy())], listener)
         _, chunk = listener.wait()[0]
@@ -196,10 +163,12 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine(engine, llama, c
     listener.wait()
     assert answer.tokens == generate(llama, [5, 6], 4)
     assert engine.is_healthy
+    engine.close()
 
 
-def test_closing_tells_those_who_wait(llama, tokenizer):
-    engine, listener = Engine(llama, tokenizer, batch=1, queue=1), Listener()
+def test_closing_tells_those_who_wait(llama, tokenizer, asked):
+    engine = build_engine(llama, tokenizer, batch=1, queue=1, asked=asked).engine
+    listener = Listener()
     engine.submit([([5, 6], greedy(500))], listener)
     engine.close()
     _, chunk = listener.wait()[0]
@@ -214,7 +183,7 @@ def test_other_models_with_a_plain_cache_are_batched_too(tokenizer):
     model = GPT2LMHeadModel(config).eval()
     model.generation_config.eos_token_id = None
     assert find_obstacle(model) is None
-    engine, listener = Engine(model, tokenizer, batch=3, queue=8), Listener()
+    engine, listener = torch_engine(model, tokenizer, batch=3, queue=8), Listener()
     prompts = random_prompts(5, seed=8, longest=20)
     answers = engine.submit([(prompt, greedy(12)) for prompt in prompts], listener)
     listener.wait(5)
@@ -237,8 +206,8 @@ def windowed():
 @pytest.mark.usefixtures("slow_paths_are_taken")
 def test_a_model_with_sliding_windows_answers_one_by_one_and_says_so(windowed, tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        engine = Engine(windowed, tokenizer, batch=3, queue=8)
-    assert engine.mode == SingleDecoder.mode
+        engine = torch_engine(windowed, tokenizer, batch=3, queue=8)
+    assert engine.runner.mode == SingleDecoder.mode
     assert "one request at a time" in caplog.text
     [told] = slow_paths()
     assert told.what == "answers one request at a time"
@@ -264,7 +233,7 @@ def test_a_model_without_a_cache_says_that_it_reads_all_again(llama, tokenizer, 
         return forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
 
     monkeypatch.setattr(llama, "forward", without_cache)
-    engine, listener = Engine(llama, tokenizer, batch=2, queue=4), Listener()
+    engine, listener = torch_engine(llama, tokenizer, batch=2, queue=4), Listener()
     [answer] = engine.submit([([5, 6], greedy(8))], listener)
     listener.wait()
     engine.close()

@@ -1,0 +1,132 @@
+"""Which runner computes the answers, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from raymodel.errors import ArtifactError, SpecError
+from raymodel.model.gguf import check_gguf, num_rows
+from raymodel.model.gguf_tokenizer import GgufTokenizer
+from raymodel.observe.slow_paths import take_slow_path
+from raymodel.serve.engine import Engine
+from raymodel.serve.memory import available_memory_bytes
+from raymodel.serve.runner import Runner
+from raymodel.serve.spec import EngineName, EngineWeights
+from raymodel.serve.torch_runner import TorchRunner
+from raymodel.tasks.boundaries import end_tokens
+
+_UNLIMITED_CONTEXT_TOKENS = 4096  # for models that state no limit
+_LIBRARY = "openvino_genai"
+_X86 = ("x86_64", "AMD64")
+_CACHE_FRAC = 0.5  # of the memory that is left; the rest is for activations, and for others
+
+
+class Choice(NamedTuple):
+    """An engine, and why this one."""
+
+    engine: Engine
+    reason: str
+
+
+def build_engine(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch: int,
+    queue: int,
+    asked: EngineName = "auto",
+    weights: EngineWeights = "f16",
+    replicas: int = 1,
+) -> Choice:
+    """The engine of a causal language model.
+
+    Args:
+        model: in eval mode, on its device, in the dtype it is served in.
+        batch, queue: requests at the same time, and those that may wait.
+        asked: what `serve.engine` says.
+        weights: what `serve.weights` says.
+        replicas: that may share this machine's memory.
+
+    Raises:
+        SpecError: what was asked for cannot be had here.
+        RaymodelError: what OpenVINO was asked for fails; see `OpenVinoRunner`.
+    """
+    runner, reason = _build_runner(model, tokenizer, batch, asked, weights, replicas)
+    engine = Engine(runner, tokenizer, ends=end_tokens(model, tokenizer), queue=queue)
+    return Choice(engine, reason)
+
+
+def _build_runner(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch: int,
+    asked: EngineName,
+    weights: EngineWeights,
+    replicas: int,
+) -> tuple[Runner, str]:
+    context_tokens = find_context_tokens(model, tokenizer)
+    obstacle = None if asked == "transformers" else find_obstacle(model, tokenizer)
+    if obstacle is None and asked == "auto" and platform.machine() not in _X86:
+        obstacle = f"on {platform.machine()} it has not been tried; ask for it: engine: openvino"
+    if asked != "transformers" and obstacle is None:
+        from raymodel.serve.openvino_runner import OpenVinoRunner
+
+        runner = OpenVinoRunner(
+            model,
+            tokenizer,
+            batch=batch,
+            context_tokens=context_tokens,
+            type=weights,
+            cache_bytes=int(available_memory_bytes() * _CACHE_FRAC) // replicas,
+        )
+        return runner, _asked_for(asked) or "it is the fastest on a CPU for this model"
+    if asked == "openvino":
+        raise SpecError(f"serve.engine is openvino, and {obstacle}; set serve.engine: auto")
+    if weights != "f16":
+        why = obstacle or "serve.engine is transformers"
+        raise SpecError(
+            f"serve.weights is {weights}, with which the engine openvino alone computes, and {why}"
+            "; leave serve.weights out"
+        )
+    torch_runner = TorchRunner(model, batch=batch, context_tokens=context_tokens)
+    return torch_runner, _asked_for(asked) or f"openvino cannot: {obstacle}"
+
+
+def _asked_for(asked: EngineName) -> str:
+    return "" if asked == "auto" else f"serve.engine is {asked}"
+
+
+def find_obstacle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why OpenVINO cannot run a model here; None when it can."""
+    if model.device.type != "cpu":
+        return f"the model is on a {model.device.type} device"
+    try:
+        check_gguf(model)
+        GgufTokenizer(tokenizer, num_rows(model), frozenset())
+    except ArtifactError as error:
+        return _without_advice(error)
+    if importlib.util.find_spec(_LIBRARY) is None:
+        why = "openvino-genai is not installed; pip install openvino-genai"
+        take_slow_path("answers without openvino", why, inherent=platform.machine() not in _X86)
+        return why
+    if model.dtype not in (torch.float32, torch.bfloat16):
+        return f"it is not run in {model.dtype} there"
+    return None
+
+
+def _without_advice(error: ArtifactError) -> str:
+    return str(error).partition(". Export it")[0]
+
+
+def find_context_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens of prompt and answer together; 4,096 for a model that states no limit."""
+    config = model.config.get_text_config(decoder=True)
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None and tokenizer.model_max_length < 10**7:  # above it means "not known"
+        limit = tokenizer.model_max_length
+    return int(limit or _UNLIMITED_CONTEXT_TOKENS)
