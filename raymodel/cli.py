@@ -121,6 +121,8 @@ def _add_reference_commands(commands: argparse._SubParsersAction[argparse.Argume
     )
     status.set_defaults(call=print_status)
 
+    _add_export(commands)
+
     describe = commands.add_parser("describe", help="explain a section or field of a job file")
     describe.add_argument("field", nargs="?", default="", help="such as pretrain.optimizer")
     describe.set_defaults(call=describe_field)
@@ -131,6 +133,31 @@ def _add_reference_commands(commands: argparse._SubParsersAction[argparse.Argume
     init = commands.add_parser("init", help="write a small job file to begin with")
     init.add_argument("path", nargs="?", default="job.yaml", help="default: job.yaml")
     init.set_defaults(call=write_first_job)
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a model for other programs",
+        description="Writes a model for other programs: as one GGUF file (llama.cpp, Ollama, "
+        "LM Studio, OpenVINO), or as a Hugging Face folder (transformers, vLLM).",
+    )
+    export.add_argument(
+        "model",
+        metavar="RUN|FOLDER",
+        help="a run, whose best model it is; RUN/STAGE; a Hugging Face folder",
+    )
+    export.add_argument("--to", required=True, choices=["gguf", "folder"], help="the format")
+    export.add_argument(
+        "--type",
+        choices=["f32", "f16", "q8_0", "q4_0", "q4_1"],
+        help="of the matrices in a GGUF file: q8_0 is half of f16, q4_0 a quarter; default: f16",
+    )
+    export.add_argument("--out", metavar="PATH", help="default: the name of the run or folder")
+    export.add_argument(
+        "--storage", default="runs", help="where runs are looked up by name; default: runs"
+    )
+    export.set_defaults(call=export_model)
 
 
 def _add_dashboard(command: argparse.ArgumentParser) -> None:
@@ -286,6 +313,22 @@ def print_status(arguments: argparse.Namespace) -> int:
 
     rows = served_rows(url)
     print("\n" + (table_text(rows) if rows else f"nothing is served on {url}"))
+    return 0
+
+
+def export_model(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from raymodel.serve.export import export_model
+
+    path, num_bytes = export_model(
+        arguments.model,
+        to=arguments.to,
+        type=arguments.type,
+        out=Path(arguments.out) if arguments.out else None,
+        storage=arguments.storage,
+    )
+    print(f"wrote {path}, {num_bytes / 1e6:,.1f} MB")
     return 0
 
 

@@ -1,0 +1,113 @@
+"""`raymodel export`: a model as other programs take it, whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from raymodel.errors import ArtifactError, RequestError, StorageError
+from raymodel.modality.text import TextProcessor
+from raymodel.model.gguf import GgufType, check_gguf, write_gguf
+from raymodel.model.load import check_folder
+from raymodel.model.purpose import find_task
+from raymodel.model.stored import StoredWeights
+from raymodel.storage.local import copy_to_disk
+from raymodel.storage.registry import Run
+from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
+from raymodel.train.base import BaseModel, base_of, resolve_base
+
+FORMATS = ("gguf", "folder")
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    path: Path
+    num_bytes: int
+
+
+def export_model(
+    reference: str,
+    *,
+    to: str,
+    type: GgufType | None = None,
+    out: Path | None = None,
+    storage: str = "runs",
+) -> Exported:
+    """Writes a model for other programs.
+
+    Args:
+        reference: a run's folder, whose best model it is; `RUN/STAGE` or `RUN/best`; a Hugging Face
+            folder; or `python:PACKAGE/path`.
+        to: `gguf`, one file for llama.cpp, Ollama, LM Studio and OpenVINO; or `folder`, for
+            transformers, vLLM and whatever else reads Hugging Face's.
+        type: of a GGUF file's matrices; f16 by default.
+        out: what to write; by default the name of the run or folder, here. It must not exist.
+        storage: where runs are looked up by their names.
+
+    Raises:
+        RequestError: the arguments do not go together, or `out` exists.
+        ArtifactError: there is no such model, it is not whole, or the format cannot hold it.
+        StorageError: it cannot be written; nothing of it is left.
+    """
+    if type is not None and to != "gguf":
+        raise RequestError(f"--type {type} is of gguf; a {to} keeps the model's own: leave it out")
+    name, model = _find(reference, Location.parse(storage))
+    target = out or Path(f"{name}.gguf" if to == "gguf" else name)
+    if target.exists():
+        raise RequestError(f"{target} exists already and is left as it is; give another: --out")
+    if not target.absolute().parent.is_dir():
+        raise RequestError(f"{target.parent} is no folder; make it, or give another place: --out")
+    if to == "gguf":
+        _write_gguf(model, target, type or "f16", name)
+    else:
+        _copy_folder(model, target)
+    files = [target] if target.is_file() else [f for f in target.rglob("*") if f.is_file()]
+    return Exported(target, sum(file.stat().st_size for file in files))
+
+
+def _find(reference: str, storage: Location) -> tuple[str, BaseModel]:
+    """A name for the model, and where it is."""
+    for folder in (Location.parse(reference), storage / reference):
+        if not reference.startswith("python:") and (folder / "best").exists():
+            best = Run(folder).best()
+            assert best is not None, folder
+            return folder.name, base_of(best)
+    model = resolve_base(reference, storage, Path.cwd())
+    if model.artifact is not None:
+        return model.artifact.manifest.job_name, model
+    return model.location.name, model
+
+
+def _write_gguf(model: BaseModel, target: Path, type: GgufType, name: str) -> None:
+    task = get_task(find_task(model.artifact or model.location))()
+    outline = check_folder(model.location, task)
+    if outline is None:
+        raise ArtifactError(
+            f"{model.location} holds quantised weights; export the model that they were made from, "
+            "in the type that you want (--type q8_0)"
+        )
+    check_gguf(outline)
+    tokenizer = TextProcessor.load(model.location).tokenizer
+    weights = StoredWeights(model.location, outline)
+    write_gguf(target, outline, weights, tokenizer, type, name=name)
+
+
+def _copy_folder(model: BaseModel, target: Path) -> None:
+    """The files of a model that is whole, as they are."""
+    check_folder(model.location, get_task(find_task(model.artifact or model.location))())
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a copy that was killed
+    try:
+        for entry in model.location.walk():
+            copy_to_disk(model.location / entry.name, partial / entry.name)
+        partial.rename(target)
+    except OSError as error:
+        raise StorageError(
+            f"{target} cannot be written: {error.strerror or error}; free some space, or give a "
+            "place on another disk"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
