@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -199,14 +199,15 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
         ) as served:
             question, values = _question(p)
             answer = served.ask(values)
-            p.story.say(f"          {served.url} answers as {served.name!r}")
+            health = served.health()
+            p.story.say(f"          {served.url} answers as {served.name!r}{_engine_text(health)}")
             p.story.say(
                 f"          asked:    {_shown(question)}\n          answered: {_shown(answer)}"
             )
             p.told["serve"] = content = {
                 "question": question,
                 "answer": answer,
-                "slow_paths": served.health()["slow_paths"],
+                "slow_paths": health["slow_paths"],
             }
             if keep_serving and _ends_with_command(p):
                 _wait_until_interrupted(p, served.url)
@@ -220,6 +221,14 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
         serve(None)
         return
     p.execute(p.stages.serve(model), serve)
+
+
+def _engine_text(health: Mapping[str, Any]) -> str:
+    """Of a model that writes text: what computes it, why, and the memory of its keys and values."""
+    if "engine" not in health:
+        return ""
+    room = f", {health['cache_bytes'] / 1e9:.1f} GB of cache" if "cache_bytes" in health else ""
+    return f" by {health['engine']} ({health['engine_reason']}{room})"
 
 
 def _ends_with_command(p: Pipeline) -> bool:

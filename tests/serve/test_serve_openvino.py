@@ -1,9 +1,12 @@
 """OpenVINO GenAI as an engine: which models, how much memory, and what happens when it fails."""
 
+import asyncio
 import importlib.util
+import json
 import os
 import signal
 
+import httpx
 import pytest
 import torch
 from engines import Listener, generate, greedy, random_prompts
@@ -20,7 +23,9 @@ from raymodel.errors import ArtifactError, ClusterError, SpecError
 from raymodel.model import gguf
 from raymodel.observe.slow_paths import slow_paths
 from raymodel.serve import openvino_runner
+from raymodel.serve.app import build_app
 from raymodel.serve.choice import build_engine, find_obstacle
+from raymodel.serve.generation import GenerationService
 from raymodel.serve.load import load_service
 from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.openvino_runner import _plan_blocks, _precision
@@ -190,3 +195,75 @@ def test_a_served_folder_keeps_no_second_copy_of_the_weights(llama, tokenizer, t
     assert service.model.device.type == "meta"
     assert (told["device"], told["dtype"], told["engine"]) == ("cpu", "float32", "openvino")
     assert told["engine_reason"] == "serve.engine is openvino"
+
+
+# ---- over HTTP -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def services(llama, causal_lm):
+    def build_service(engine):
+        spec = ServeSpec(engine=engine, batch=2, queue=4, max_tokens=60)
+        return GenerationService(llama, causal_lm, name="tiny", spec=spec)
+
+    both = [build_service("openvino"), build_service("transformers")]
+    yield both
+    for service in both:
+        service.close()
+
+
+def ask(service, path, **body):
+    async def run():
+        transport = httpx.ASGITransport(build_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post(path, json={"model": "tiny", "max_tokens": 40} | body)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": ["def read", "naïve café", "user: hi"], "temperature": 0},
+        {"prompt": "def read", "temperature": 0, "max_tokens": 3},
+        {"prompt": "user: hi", "temperature": 0, "stop": ["e", "r"]},
+        {"prompt": "def read", "top_p": 1e-6, "seed": -(10**30)},
+        {"messages": [{"role": "user", "content": "def read_file"}], "temperature": 0},
+        {"prompt": [5] * 512, "temperature": 0},
+        {"prompt": "def read", "n": 2},
+    ],
+)
+def test_clients_cannot_tell_the_engines_apart(body, services):
+    """Text, where it ends and why, what it is counted as, and what is refused."""
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    ours, theirs = (ask(service, path, **body) for service in services)
+    assert ours.status_code == theirs.status_code
+    told, expected = ours.json(), theirs.json()
+    assert told.get("error") == expected.get("error")
+    assert told.get("choices") == expected.get("choices")
+    assert told.get("usage") == expected.get("usage")
+
+
+def test_a_stream_comes_token_by_token_and_ends_alike(services):
+    body = {"prompt": "def read", "temperature": 0, "stream": True, "max_tokens": 12}
+    texts = []
+    for service in services:
+        lines = ask(service, "/v1/completions", **body).text.split("\n\n")
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+        texts.append([chunk["choices"][0]["text"] for chunk in chunks])
+        assert lines[-2] == "data: [DONE]"
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 4
+
+
+def test_a_seed_gives_the_same_answer_again_and_none_another(services):
+    def texts(**body):
+        return [
+            ask(services[0], "/v1/completions", prompt="def", **body).json()["choices"][0]["text"]
+            for _ in range(2)
+        ]
+
+    first, second = texts(seed=7, temperature=1.5)
+    assert first == second
+    assert texts(seed=8, temperature=1.5)[0] != first
+    assert len(set(texts(temperature=2.0))) == 2
