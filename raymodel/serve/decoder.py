@@ -27,10 +27,13 @@ class Decoder(Protocol):
     mode: str
     num_slots: int
     lengths: list[int]
+    reads_in_pieces: bool
+    """Whether it has `extend`."""
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor: ...
+    def extend(self, tokens: Sequence[int]) -> torch.Tensor: ...
     def step(self, tokens: Sequence[int]) -> torch.Tensor: ...
-    def release(self, row: int) -> None: ...
+    def release(self, row: int, num_running: int) -> None: ...
 
 
 class SingleDecoder:
@@ -42,6 +45,7 @@ class SingleDecoder:
     mode = "one request at a time"
     what = f"answers {mode}"
     num_slots = 1
+    reads_in_pieces = False  # nobody else waits for a step
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -58,13 +62,16 @@ class SingleDecoder:
         self.lengths = [len(prompt)]
         return self._read(self._tokens)
 
+    def extend(self, tokens: Sequence[int]) -> torch.Tensor:
+        raise NotImplementedError
+
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Feeds one token; returns (1, V) logits."""
         self._tokens += tokens
         self.lengths = [len(self._tokens)]
         return self._read(self._tokens if self._cache is None else list(tokens))
 
-    def release(self, row: int) -> None:
+    def release(self, row: int, num_running: int) -> None:
         """Forgets the row."""
         self.lengths, self._tokens, self._cache = [], [], None
 
@@ -97,7 +104,7 @@ def _keeps_cache(decoder: SingleDecoder) -> bool:
     """Tried, since an architecture may take a cache and not give one."""
     decoder.prefill([[1, 2]])
     keeps = decoder.has_cache
-    decoder.release(0)
+    decoder.release(0, 1)
     return keeps
 
 
@@ -122,13 +129,14 @@ def find_obstacle(model: PreTrainedModel) -> str | None:
 
 @torch.inference_mode()
 def _probe(model: PreTrainedModel) -> str | None:
-    """Two rows that join at different times, against plain forward passes."""
-    first, second = [1, 2, 3, 4, 5, 6], [3, 1, 2]
+    """Two rows that join at different times, one in pieces, against plain forward passes."""
+    first, second = [1, 2, 3, 4, 5, 6], [3, 1, 2, 5]
     decoder = SlotDecoder(model, num_slots=2, context_tokens=16)
     try:
         decoder.prefill([first])
         decoder.step([7])
-        decoder.prefill([second])
+        decoder.prefill([second[:2]])
+        decoder.extend(second[2:])
         slots = decoder.step([8, 9])
         plain = torch.stack(
             [

@@ -1,7 +1,8 @@
 """KV slots: one dense key/value store per layer, one row per running request.
 
 Rows 0 … N-1 are the running requests, so a decoding step works on the slice `[:N]` without
-gathering. A request that joins takes row N; when one leaves, the last row moves into its place.
+gathering. A request that joins takes row N; when one leaves, the last of them moves into its place.
+Behind them there may be one row whose prompt is read in pieces, between the steps of the others.
 
 Shapes: N running rows, P prompts, H key/value heads, C capacity in tokens, L longest row, T prompt
 tokens, D head size, V vocabulary.
@@ -31,6 +32,8 @@ class _Cursor:
     capacity: int = _FIRST_CAPACITY
     first_row: int = 0
     """Prefill: the row of the first prompt."""
+    start: int = 0
+    """Prefill: tokens of the row that are stored already."""
     rows: torch.Tensor | None = None
     """Decoding: (N,) row numbers; None while a prefill runs."""
     positions: torch.Tensor | None = None
@@ -65,17 +68,21 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Stores what is new and returns what attention shall see.
 
-        Prefill takes (P, H, T, D) and returns it; decoding takes (N, H, 1, D) and returns
-        (N, H, L, D), of which the mask hides what lies behind each row's own position.
+        Prefill takes (P, H, T, D) and returns it, behind what is stored of the row; decoding takes
+        (N, H, 1, D) and returns (N, H, L, D), of which the mask hides what lies behind each row's
+        own position.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         at = self.cursor
         if at.rows is None:
-            rows, length = slice(at.first_row, at.first_row + len(key_states)), key_states.shape[2]
-            self.keys[rows, :, :length] = key_states
-            self.values[rows, :, :length] = value_states
-            return key_states, value_states
+            rows = slice(at.first_row, at.first_row + len(key_states))
+            end = at.start + key_states.shape[2]
+            self.keys[rows, :, at.start : end] = key_states
+            self.values[rows, :, at.start : end] = value_states
+            if at.start == 0:
+                return key_states, value_states
+            return self.keys[rows, :, :end], self.values[rows, :, :end]
         self.keys[at.rows, :, at.positions] = key_states[:, :, 0]
         self.values[at.rows, :, at.positions] = value_states[:, :, 0]
         num_rows = len(key_states)
@@ -89,13 +96,18 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.keys[:, :, : old_keys.shape[2]] = old_keys
             self.values[:, :, : old_values.shape[2]] = old_values
 
+    def forget(self) -> None:
+        """Gives the store back."""
+        self.is_initialized = False
+        self.keys = self.values = torch.empty(0)
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of one row over another."""
         self.keys[target, :, :length] = self.keys[source, :, :length]
         self.values[target, :, :length] = self.values[source, :, :length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Asked in prefill only, where each row sees itself; decoding brings its own mask."""
+        """Asked where each row sees itself alone; all else brings its own mask."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
@@ -120,9 +132,10 @@ class SlotDecoder:
     context_tokens: int
     """Longest row; the caller ends a request before it is exceeded."""
     lengths: list[int] = field(default_factory=list)
-    """Tokens stored for each running row."""
+    """Tokens stored for each row."""
 
     mode = "continuous batching"
+    reads_in_pieces = True
 
     def __post_init__(self) -> None:
         self._cursor = _Cursor(num_rows=self.num_slots)
@@ -144,7 +157,8 @@ class SlotDecoder:
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
         self._reserve(longest)
-        self._cursor.first_row, self._cursor.rows = len(self.lengths), None
+        self._cursor.first_row, self._cursor.start = len(self.lengths), 0
+        self._cursor.rows = None
         padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
         ends = sorted({length - 1 for length in lengths})
         logits_PEV, _ = self._forward(
@@ -157,31 +171,59 @@ class SlotDecoder:
         own_end = [ends.index(length - 1) for length in lengths]
         return logits_PEV[range(len(prompts)), own_end]
 
-    def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Feeds one token to each running row; returns (N, V) logits of the next ones."""
-        assert len(tokens) == len(self.lengths)
+    def extend(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Reads more of the last row's prompt; returns (1, V) logits of what follows."""
         at, device = self._cursor, self.model.device
-        at.length = max(self.lengths) + 1
+        at.first_row, at.start, at.rows = len(self.lengths) - 1, self.lengths[-1], None
+        end = at.start + len(tokens)
+        self._reserve(end)
+        positions = torch.arange(at.start, end, device=device)
+        logits_11V, _ = self._forward(
+            torch.tensor([tokens], device=device),
+            self._cache,
+            position_ids=positions[None],
+            # (1, 1, T, L): each token sees those before it.
+            attention_mask=self._mask(positions, end).permute(1, 2, 0, 3),
+            logits_to_keep=1,
+        )
+        self.lengths[-1] = end
+        return logits_11V[:, -1]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Feeds one token to each of the first N rows; returns (N, V) logits of the next ones."""
+        at, device = self._cursor, self.model.device
+        running = self.lengths[: len(tokens)]
+        at.length = max(running) + 1
         self._reserve(at.length)
         at.rows = self._row_numbers[: len(tokens)]
-        at.positions = torch.tensor(self.lengths, device=device)
+        at.positions = torch.tensor(running, device=device)
         logits_N1V, _ = self._forward(
             torch.tensor(tokens, device=device)[:, None],
             self._cache,
             position_ids=at.positions[:, None],
             attention_mask=self._mask(at.positions, at.length),
         )
-        self.lengths = [length + 1 for length in self.lengths]
+        self.lengths[: len(tokens)] = [length + 1 for length in running]
         return logits_N1V[:, -1]
 
-    def release(self, row: int) -> None:
-        """Frees a row; the last one takes its number."""
-        last = len(self.lengths) - 1
-        if row != last:
-            for layer in self._layers:
-                layer.move(last, row, self.lengths[last])
-            self.lengths[row] = self.lengths[last]
+    def release(self, row: int, num_running: int) -> None:
+        """Frees a row; the last running one takes its number, and the one behind it the last one's.
+
+        With the last row a store goes that has grown, perhaps for a single long prompt.
+
+        Args:
+            num_running: rows that run; there may be one more, whose prompt is being read.
+        """
+        for source, target in ((num_running - 1, row), (len(self.lengths) - 1, num_running - 1)):
+            if row < num_running and source > target:
+                for layer in self._layers:
+                    layer.move(source, target, self.lengths[source])
+                self.lengths[target] = self.lengths[source]
         self.lengths.pop()
+        if not self.lengths and self._cursor.capacity > _FIRST_CAPACITY:
+            self._cursor.capacity = _FIRST_CAPACITY
+            for layer in self._layers:
+                layer.forget()
 
     def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
         """(N, 1, 1, L), added to the attention scores: 0 up to a row's position, lowest behind.

@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 
 from raymodel.errors import SlowPathError
 from raymodel.observe.slow_paths import slow_paths
+from raymodel.serve import torch_runner
 from raymodel.serve.choice import build_engine
 from raymodel.serve.decoder import SingleDecoder, build_decoder, find_obstacle
 from raymodel.serve.engine import EngineClosedError, QueueFullError
@@ -65,6 +66,61 @@ def test_rows_that_outgrow_the_first_store_keep_their_tokens(engine, llama):
     listener.wait(3)
     for answer, prompt in zip(answers, prompts, strict=True):
         assert answer.tokens == generate(llama, prompt, 300)
+
+
+@pytest.fixture
+def pieces(llama, tokenizer, monkeypatch):
+    """An engine that reads prompts sixteen tokens at a time."""
+    monkeypatch.setitem(torch_runner._PIECE_TOKENS, "cpu", 16)
+    engine = torch_engine(llama, tokenizer, batch=4, queue=64)
+    yield engine
+    engine.close()
+
+
+def test_a_long_prompt_is_read_between_the_steps_of_others(pieces, llama):
+    seen, short = [], Listener()
+    [running] = pieces.submit([([5, 6, 7], greedy(300))], short)
+    wait_until(lambda: running.tokens)
+    prompt = random_prompts(1, seed=11, longest=1)[0] * 150 + random_prompts(1, seed=12)[0] * 8
+    [long] = pieces.submit([(prompt, greedy(20))], lambda *_: seen.append(len(running.tokens)))
+    begun = len(running.tokens)
+    short.wait()
+    wait_until(lambda: len(long.tokens) == 20)
+    assert seen[0] - begun >= len(prompt) // 16 - 2
+    assert running.tokens == generate(llama, [5, 6, 7], 300)
+    assert long.tokens == generate(llama, prompt, 20)
+
+
+def test_whoever_comes_and_goes_while_a_prompt_is_read_keeps_his_tokens(pieces, llama):
+    long, given_up = ([5 + i % 200 for i in range(length)] for length in (300, 250))
+    prompts = [[7, 8], [9], *random_prompts(3, seed=13, longest=60)]
+    listener = Listener()
+    for round_ in range(2):  # the second after all slots were empty
+        requests = [(prompt, greedy(3 + 4 * at)) for at, prompt in enumerate(prompts)]
+        answers = pieces.submit([*requests[:2], (long, greedy(9)), *requests[2:]], listener)
+        [dropped] = pieces.submit([(given_up, greedy(9))], Listener())
+        wait_until(lambda last=answers[3]: last.tokens)
+        pieces.abort([dropped])
+        listener.wait(6)
+        told = [answer.tokens for answer in answers]
+        long_tokens = told.pop(2)
+        assert long_tokens == generate(llama, long, 9), round_
+        assert told == [generate(llama, p, 3 + 4 * at) for at, p in enumerate(prompts)]
+        wait_until(lambda: pieces.num_active == 0)
+
+
+def test_the_store_of_a_long_prompt_is_given_back(llama, tokenizer):
+    engine, listener = torch_engine(llama, tokenizer, batch=3, queue=4), Listener()
+    engine.submit([([5] * 400, greedy(4))], listener)
+    listener.wait()
+    wait_until(lambda: engine.num_active == 0)
+    layer = engine.runner.decoder._layers[0]
+    wait_until(lambda: layer.keys.numel() == 0)
+    [answer] = engine.submit([([5, 6], greedy(4))], listener)
+    listener.wait()
+    engine.close()
+    assert layer.keys.shape[2] == 256
+    assert answer.tokens == generate(llama, [5, 6], 4)
 
 
 def test_the_text_is_the_decoded_answer(engine, llama, tokenizer):
