@@ -99,6 +99,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "transformers:PreTrainedModel._supports_sdpa",
         "torch._dynamo.utils:counters",
     ),
+    "model/gguf.py": ("transformers.modeling_rope_utils:ROPE_INIT_FUNCTIONS",),
     "model/materialise.py": ("torch.nn:Module~_parameters", "torch.nn:Module~_buffers"),
     "model/meta_count.py": (
         "torch.utils._python_dispatch:TorchDispatchMode",

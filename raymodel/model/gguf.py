@@ -50,6 +50,8 @@ _IN_LAYER = {
     "mlp.down_proj": "ffn_down",
 }
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_SCALING = "llama3"  # of rotary positions: of Llama 3.1 and later
+_ROPE_FACTORS = "rope_freqs.weight"  # by how much slower each pair of a head turns
 _BLOCK = 32  # numbers that share a scale in the quantised types: a row must be a multiple of it
 _LARGEST_F16 = 65504.0
 
@@ -118,7 +120,9 @@ def write_gguf(
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for tensor in tensors:
-                writer.write_tensor_data(_numbers(tensor, weights.read(tensor.source)))
+                is_made = tensor.name == _ROPE_FACTORS
+                weight = _rope_factors(model.config) if is_made else weights.read(tensor.source)
+                writer.write_tensor_data(_numbers(tensor, weight))
         finally:
             writer.close()
 
@@ -133,7 +137,7 @@ def check_gguf(model: PreTrainedModel) -> None:
             "as language models)"
         )
     rope = config.rope_parameters or {}
-    if (scaling := rope.get("rope_type", "default")) != "default":
+    if (scaling := rope_scaling(model)) not in (None, _SCALING):
         raise _unwritten(f"its rotary positions are scaled ({scaling})")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise _unwritten("only a part of each head is turned by its position")
@@ -170,6 +174,12 @@ def _add_fields(writer: gguf.GGUFWriter, config: Any, rows: int, type: GgufType)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
 
 
+def rope_scaling(model: PreTrainedModel) -> str | None:
+    """How the rotary positions of a long context are scaled; None where they are not."""
+    kind = (model.config.rope_parameters or {}).get("rope_type", "default")
+    return None if kind == "default" else str(kind)
+
+
 def num_rows(model: PreTrainedModel) -> int:
     """Of the embedding; each is a token of the file."""
     embedding: Any = model.get_input_embeddings()
@@ -200,6 +210,19 @@ def _tensors(model: PreTrainedModel, type: GgufType) -> Iterator[_Tensor]:
         part = name.split(".")[-2]
         paired = heads.get(part, 0) if config.model_type == _PAIRED else 0
         yield _Tensor(name, source, shape, gguf.GGMLQuantizationType[kind], paired)
+    if rope_scaling(model) == _SCALING:
+        pairs = (head_size(config) // 2,)
+        yield _Tensor(_ROPE_FACTORS, _ROPE_FACTORS, pairs, gguf.GGMLQuantizationType.F32, 0)
+
+
+def _rope_factors(config: Any) -> torch.Tensor:
+    """(D/2,) the plain frequencies divided by the scaled ones."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS[_SCALING](config, torch.device("cpu"))
+    size = head_size(config)
+    places = torch.arange(0, size, 2, dtype=torch.float32) / size
+    return config.rope_parameters["rope_theta"] ** -places / scaled
 
 
 def _name_in_gguf(source: str) -> str:

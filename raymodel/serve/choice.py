@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, SpecError
-from raymodel.model.gguf import check_gguf, num_rows
+from raymodel.model.gguf import check_gguf, num_rows, rope_scaling
 from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.serve.engine import Engine
@@ -110,6 +110,8 @@ def find_obstacle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         GgufTokenizer(tokenizer, num_rows(model), frozenset())
     except ArtifactError as error:
         return _without_advice(error)
+    if scaling := rope_scaling(model):
+        return f"it does not scale rotary positions ({scaling})"  # which short trials do not show
     if importlib.util.find_spec(_LIBRARY) is None:
         why = "openvino-genai is not installed; pip install openvino-genai"
         take_slow_path("answers without openvino", why, inherent=platform.machine() not in _X86)

@@ -111,6 +111,26 @@ def test_tied_weights_are_written_once(tokenizer, tmp_path):
     assert "output.weight" not in names
 
 
+def test_the_scaled_positions_of_llama_3_are_told(tokenizer, tmp_path):
+    """The factors of Llama 3.2: 1 for what turns fast, 32 for what turns slowly, smooth between."""
+    rope = {
+        "rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    model = build_tiny_llama(head_dim=64, rope_parameters=rope, max_positions=16384)
+    reader = write(tmp_path / "m.gguf", model, tokenizer, "q8_0")
+    [found] = [t.data for t in reader.tensors if t.name == "rope_freqs.weight"]
+    assert found.dtype == np.float32
+    assert found[:15] == pytest.approx(1.0)
+    assert found[-13:] == pytest.approx(32.0)
+    assert (np.diff(found) > -1e-5).all()
+    wavelengths = 2 * np.pi * 5e5 ** (np.arange(32) / 32)
+    place = 16  # between a quarter of the old context and all of it
+    assert 8192 / 4 < wavelengths[place] < 8192
+    smooth = (8192 / wavelengths[place] - 1) / 3
+    assert found[place] == pytest.approx(1 / ((1 - smooth) / 32 + smooth), rel=1e-4)
+
+
 def test_another_family_is_refused_and_nothing_is_written(llama, tokenizer, tmp_path, monkeypatch):
     bert = build_tiny_bert(vocab_size=310)
     with pytest.raises(ArtifactError, match=r"BertForSeq\w+ is not of a family .*--to folder"):

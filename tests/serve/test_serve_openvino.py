@@ -119,6 +119,7 @@ def test_auto_takes_openvino_and_says_why(llama, tokenizer, monkeypatch):
     ("change", "why"),
     [
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "positions are scaled"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, r"not scale rotary"),
         ({"hidden_act": "gelu"}, "its activation is gelu"),
         ({"model_type": "mistral"}, "not of a family that is written"),
     ],
