@@ -222,7 +222,8 @@ def _rope_factors(config: Any) -> torch.Tensor:
     scaled, _ = ROPE_INIT_FUNCTIONS[_SCALING](config, torch.device("cpu"))
     size = head_size(config)
     places = torch.arange(0, size, 2, dtype=torch.float32) / size
-    return config.rope_parameters["rope_theta"] ** -places / scaled
+    plain: torch.Tensor = config.rope_parameters["rope_theta"] ** -places
+    return plain / scaled
 
 
 def _name_in_gguf(source: str) -> str:

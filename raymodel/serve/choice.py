@@ -114,7 +114,8 @@ def find_obstacle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         return f"it does not scale rotary positions ({scaling})"  # which short trials do not show
     if importlib.util.find_spec(_LIBRARY) is None:
         why = "openvino-genai is not installed; pip install openvino-genai"
-        take_slow_path("answers without openvino", why, inherent=platform.machine() not in _X86)
+        if platform.machine() in _X86:
+            take_slow_path("answers without openvino", why)
         return why
     if model.dtype not in (torch.float32, torch.bfloat16):
         return f"it is not run in {model.dtype} there"
