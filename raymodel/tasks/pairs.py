@@ -126,10 +126,13 @@ class PairTask(CausalLM):
         """Sum over the pairs; `model` may be wrapped by DeepSpeed or peft."""
         import torch
 
-        gains = self._log_probs(model, batch) - batch["references"]
+        log_probs, lengths = self._log_probs(model, batch), _lengths(batch).clamp(min=1)
+        gains = log_probs - batch["references"]
         if self._spec.by_token:
-            gains = gains / _lengths(batch).clamp(min=1)
+            gains = gains / lengths
         losses = pair_losses(gains[:, 0] - gains[:, 1], self._spec)
+        if self._spec.chosen_weight:
+            losses = losses - self._spec.chosen_weight * log_probs[:, 0] / lengths[:, 0]
         # `where`, not a product: a blank pair may have any loss.
         return torch.where(_bears_loss(batch), losses, 0.0).sum().float()
 

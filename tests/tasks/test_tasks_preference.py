@@ -228,6 +228,7 @@ def test_an_ipo_with_a_margin_is_refused() -> None:
         {"beta": 0.3},
         {"loss": "ipo", "beta": 0.3},
         {"beta": 2.0, "margin": 0.5, "by_token": True, "reference": "none"},
+        {"beta": 0.3, "chosen_weight": 0.5},
     ],
 )
 def test_the_loss_is_the_sum_over_pairs_by_hand(
@@ -252,6 +253,9 @@ def test_the_loss_is_the_sum_over_pairs_by_hand(
             expected += (h - 1 / (2 * beta)) ** 2
         else:
             expected += math.log1p(math.exp(-(beta * h - fields.get("margin", 0.0))))
+        chosen, length = row["chosen_ids"], row["prompt_length"]
+        learnt = -by_hand(model, chosen, length) / (len(chosen) - length)
+        expected += fields.get("chosen_weight", 0.0) * learnt
     assert task.loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
