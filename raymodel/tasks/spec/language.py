@@ -113,9 +113,9 @@ class AnyPreferenceSpec(AnyAnswerSpec):
     """By how much beta times the advantage should exceed 0; of `dpo` only. SimPO takes 0.5 to 1.6
     at a beta of 2 to 2.5."""
     chosen_weight: Annotated[float, OF_TRAINING] = Field(default=0.0, ge=0, le=1000)
-    """How much the chosen answers themselves are learnt beside the preference: their loss, in nats a
-    token, is added times this. Both losses alone are content to make the chosen answer less
-    probable as long as the rejected one falls faster; 1 keeps it (arXiv:2404.19733)."""
+    """How much the chosen answers themselves are learnt beside: their loss, in nats a token, is
+    added times this. Both losses alone are content to make the chosen answer less probable as
+    long as the rejected one falls faster; 1 keeps it (arXiv:2404.19733)."""
     label_smoothing: Annotated[float, OF_TRAINING] = Field(default=0.0, ge=0, lt=0.5)
     """The share of pairs that are thought to be the wrong way round; of `dpo` only (section 4.2 of
     https://ericmitchell.ai/cdpo.pdf)."""
