@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from raymodel.evaluate.gates import TEXT_PREFIX, GateResult
@@ -18,9 +19,17 @@ _SHOWN_CHARS = 800
 
 
 def write_report(
-    folder: Location, tuned: Measured, base: Measured | None, gates: Sequence[GateResult]
+    folder: Location,
+    tuned: Measured,
+    base: Measured | None,
+    gates: Sequence[GateResult],
+    further: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Writes `metrics.json` and `report.md` into `folder`."""
+    """Writes `metrics.json` and `report.md` into `folder`.
+
+    Args:
+        further: title → Markdown of further parts, after the measures.
+    """
     folder.make_dir()
     data = {
         "metrics": tuned.metrics,
@@ -33,19 +42,26 @@ def write_report(
         "samples": tuned.samples,
     }
     (folder / "metrics.json").write_json(data)
-    (folder / "report.md").write_text(render_report(tuned, base, gates))
+    (folder / "report.md").write_text(render_report(tuned, base, gates, further))
 
 
-def render_report(tuned: Measured, base: Measured | None, gates: Sequence[GateResult]) -> str:
+def render_report(
+    tuned: Measured,
+    base: Measured | None,
+    gates: Sequence[GateResult],
+    further: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Markdown: measures side by side, gates, tables, samples with their references."""
     rows = ", ".join(f"{count} of `{role}`" for role, count in tuned.rows.items())
     parts = ["# Evaluation", f"Held-out rows: {rows}.", _metrics_table(tuned, base)]
     parts += [f"`{name}`: {signature}" for name, signature in tuned.signatures.items()]
+    for title, text in further.items():
+        parts += [f"## {title}", text]
     if gates:
         parts += ["## Gates", _gates_table(gates)]
     for table in tuned.tables:
         cells = ([str(cell) for cell in row] for row in table["rows"])
-        parts += [f"## {table['title']}", table["note"], _table(table["head"], cells)]
+        parts += [f"## {table['title']}", table["note"], markdown_table(table["head"], cells)]
     if tuned.samples:
         parts.append("## Samples")
         parts += list(_samples(tuned, base))
@@ -55,26 +71,28 @@ def render_report(tuned: Measured, base: Measured | None, gates: Sequence[GateRe
 def _metrics_table(tuned: Measured, base: Measured | None) -> str:
     interval = f"{LEVEL:.0%} interval"
     if base is None:
-        rows = [(name, _number(value), _ends(tuned, name)) for name, value in tuned.metrics.items()]
-        return _table(("measure", "model", interval), rows)
+        rows = [
+            (name, number_text(value), _ends(tuned, name)) for name, value in tuned.metrics.items()
+        ]
+        return markdown_table(("measure", "model", interval), rows)
     compared = [
         (
             name,
-            _number(base.metrics.get(name)),
-            _number(value),
+            number_text(base.metrics.get(name)),
+            number_text(value),
             _ends(tuned, name),
             _better(name, base, value),
         )
         for name, value in tuned.metrics.items()
     ]
-    return _table(("measure", "base", "model", interval, "better"), compared)
+    return markdown_table(("measure", "base", "model", interval, "better"), compared)
 
 
 def _ends(tuned: Measured, name: str) -> str:
     """The interval that the measure has when the rows are drawn again."""
     if name not in tuned.intervals:
         return "–"
-    return " … ".join(map(_number, tuned.intervals[name]))
+    return " … ".join(map(number_text, tuned.intervals[name]))
 
 
 def _better(name: str, base: Measured, value: float | None) -> str:
@@ -89,10 +107,10 @@ def _better(name: str, base: Measured, value: float | None) -> str:
 
 def _gates_table(gates: Iterable[GateResult]) -> str:
     rows = [
-        (gate.name, gate.condition, _number(gate.value), "met" if gate.passed else "NOT met")
+        (gate.name, gate.condition, number_text(gate.value), "met" if gate.passed else "NOT met")
         for gate in gates
     ]
-    return _table(("measure", "condition", "value", ""), rows)
+    return markdown_table(("measure", "condition", "value", ""), rows)
 
 
 def _samples(tuned: Measured, base: Measured | None) -> Iterable[str]:
@@ -114,7 +132,8 @@ def _block(text: str) -> str:
     return f"\n\n{fence}text\n{shown}\n{fence}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells, which may hold anything, below a head."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
 
@@ -123,7 +142,8 @@ def _escape(cell: str) -> str:
     return " ".join(cell.split()).replace("|", "\\|")
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """A measure in four digits."""
     return "not finite or not measured" if value is None else f"{value:.4g}"
 
 
@@ -133,7 +153,7 @@ def summary(content: Mapping[str, Any]) -> list[str]:
     base, intervals = content["base_metrics"], content["intervals"]
     parts = []
     for name, value in content["metrics"].items():
-        before = f"{_number(base[name])} → " if name in base else ""
-        ends = f" ({'–'.join(map(_number, intervals[name]))})" if name in intervals else ""
-        parts.append(f"{name} {before}{_number(value)}{ends}")
+        before = f"{number_text(base[name])} → " if name in base else ""
+        ends = f" ({'–'.join(map(number_text, intervals[name]))})" if name in intervals else ""
+        parts.append(f"{name} {before}{number_text(value)}{ends}")
     return parts

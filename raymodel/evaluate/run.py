@@ -30,7 +30,6 @@ from raymodel.storage.execution import Execution
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
-from raymodel.tasks.base import Task
 from raymodel.tasks.spec import AnyTask
 
 HELD_OUT = ("test", "holdout")
@@ -68,15 +67,14 @@ def run_evaluate(
     model = inputs["model"]
     task_spec = find_task_spec(model)
     task_name = task_spec.name
-    models = {"model": model}
+    models = {"model": model.location / "model"}
     base = inputs.get("base")
     if base and base.fingerprint != model.fingerprint and _is_comparable(base, task_name):
-        models["base"] = base
-    sources: dict[str, Mixture] = {"data": data} if data else {}
-    if "examples" in inputs:
-        sources["examples"] = mixture_of(inputs["examples"])
-    held_out = _open_held_out(get_task(task_name)(), sources)
-    measured = _measure_all(models, task_spec, held_out, spec, execution, story)
+        models["base"] = base.location / "model"
+    held_out = open_held_out(task_name, inputs.get("examples"), data)
+    # A base has not been given all that the job's model reads with, such as a chat template.
+    processors = {"base": next(iter(held_out.values())).processor}
+    measured = measure_models(models, task_spec, held_out, spec, execution, story, processors)
 
     gates = check_gates(measured["model"].metrics, spec.gates)
     passed = all(gate.passed for gate in gates)
@@ -106,7 +104,16 @@ def _is_comparable(base: Artifact, task_name: str) -> bool:
     return before is task or has_head
 
 
-def _open_held_out(task: Task, sources: Mapping[str, Mixture]) -> dict[str, Dataset]:
+def open_held_out(task_name: str, examples: Artifact | None, data: Mixture) -> dict[str, Dataset]:
+    """The rows that a task can be measured on, by the role of their dataset, examples first.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    task = get_task(task_name)()
+    sources: dict[str, Mixture] = {"data": data} if data else {}
+    if examples is not None:
+        sources["examples"] = mixture_of(examples)
     problems, datasets = [], {}
     for role, source in sources.items():
         for split in HELD_OUT:
@@ -125,15 +132,21 @@ def _open_held_out(task: Task, sources: Mapping[str, Mixture]) -> dict[str, Data
     return chosen
 
 
-def _measure_all(
-    models: Mapping[str, Artifact],
+def measure_models(
+    models: Mapping[str, Location],
     task_spec: AnyTask,
     held_out: Mapping[str, Dataset],
     spec: EvaluateSpec,
     execution: Execution,
     story: Teller,
+    processors: Mapping[str, Location] | None = None,
 ) -> dict[str, Measured]:
-    """Every model's measures, from its work file or from Ray tasks that start now."""
+    """Every model's measures, from its work file or from Ray tasks that start now.
+
+    Args:
+        models: the folder of each, by its role.
+        processors: by role, what a model reads with where that is not its own.
+    """
     work, cluster = execution.location / "work", execution.cluster
     done = {
         role: Measured(**(work / f"{role}.json").read_json())
@@ -143,22 +156,20 @@ def _measure_all(
     count = num_parts(held_out, spec.max_rows, cluster.max_workers)
     measure = _measure.options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
     wants_gpu = cluster.gpus_per_worker > 0
-    # A base has not been given all that the job's model reads with, such as a chat template.
-    processors = {"base": next(iter(held_out.values())).processor}
     started = {
         role: [
             measure.remote(
-                artifact.location / "model",
+                folder,
                 task_spec,
                 dict(held_out),
                 spec,
                 (i, count),
-                processors.get(role),
+                (processors or {}).get(role),
                 wants_gpu,
             )
             for i in range(count)
         ]
-        for role, artifact in models.items()
+        for role, folder in models.items()
         if role not in done
     }
     with story.waiting(f"the measures of {' and '.join(started) or 'nothing'}"):

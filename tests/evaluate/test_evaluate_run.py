@@ -12,7 +12,6 @@ import torch
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
-from raymodel.data.shard_format import PartContent, write_index, write_shard
 from raymodel.errors import ArtifactError
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.modality.text import TextProcessor
@@ -22,6 +21,7 @@ from raymodel.storage.execution import Execution
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
+from raymodel.testing.held_out import save_held_out
 from raymodel.testing.tiny import ModelWeights, build_tiny_llama, train_tiny_tokenizer
 
 SPEC = EvaluateSpec(
@@ -68,31 +68,6 @@ def commit(folder, stage, fingerprint, content):
     return open_artifact(folder)
 
 
-def save_dataset(folder, table, fingerprint):
-    part_folder = folder / "data/holdout/0"
-    record = write_shard(part_folder / "0000000.parquet", table, table.num_rows, tokens=1)
-    write_index(part_folder, [record])
-    part = PartContent(
-        source="x",
-        folder="data/holdout/0",
-        weight=1.0,
-        rows=table.num_rows,
-        tokens=1,
-        documents=1,
-        num_bytes=1,
-        shards=1,
-        shard_bytes=record.bytes,
-        row_bytes=8.0,
-        rows_per_shard=table.num_rows,
-        rows_per_block=table.num_rows,
-    )
-    content = {
-        "splits": {"holdout": {"parts": [vars(part)]}},
-        "processor": {"folder": "data/processor"},
-    }
-    return commit(folder, "prepare", fingerprint, content)
-
-
 def example_table(task, tokenizer):
     rows = []
     for code, text in EXAMPLES:
@@ -131,8 +106,8 @@ def inputs(tmp_path_factory):
     task = get_task("causal_lm")(processor=processor)
     table = example_table(task, tokenizer)
     artifacts = {
-        "examples": save_dataset(root / "examples", table, "e" * 16),
-        "data": save_dataset(root / "data", packed_table(tokenizer), "d" * 16),
+        "examples": save_held_out(root / "examples", table, "e" * 16),
+        "data": save_held_out(root / "data", packed_table(tokenizer), "d" * 16),
     }
     model = build_tiny_llama()
     for role, stage in (("base", "pretrain"), ("model", "finetune")):

@@ -25,7 +25,7 @@ from raymodel.testing.tiny import (
     outline_tiny_llama,
     train_tiny_tokenizer,
 )
-from raymodel.train.checkpoint.export import TrainedWeights, _folder_for, export_model
+from raymodel.train.checkpoint.export import TrainedWeights, export_model, folder_for
 from raymodel.train.checkpoint.fragments import FragmentReader
 from raymodel.train.checkpoint.index import load_index
 from raymodel.train.checkpoint.state import checkpoint_location
@@ -126,7 +126,7 @@ def test_to_a_bucket_goes_file_after_file(tmp_path, monkeypatch):
     module, most = trained_copy(network), 0
     tokenizer = train_tiny_tokenizer(["some text"])
     with s3_bucket() as bucket:
-        with _folder_for(bucket / "model") as (folder, send):
+        with folder_for(bucket / "model") as (folder, send):
 
             def count_and_send(file: Path) -> None:
                 nonlocal most

@@ -65,7 +65,7 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
         "tokens": index.state["tokens"],
         "data_digest": index.state["data_digest"],
     }
-    with _folder_for(work.run / "model") as (folder, on_file):
+    with folder_for(work.run / "model") as (folder, on_file):
         save_model(
             network.plain,
             TrainedWeights(network, reader),
@@ -135,7 +135,7 @@ class CheckpointWeights:
 
 
 @contextmanager
-def _folder_for(target: Location) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+def folder_for(target: Location) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     """A local folder to write into, and what to do with each file that is whole.
 
     On a disk it lies beside its place, and is moved there in the end. For a bucket each file is
