@@ -187,8 +187,20 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
         yield ("finetune", "base"), job.finetune.base
     if job.finetune and job.finetune.tokenizer and job.finetune.tokenizer.load:
         yield ("finetune", "tokenizer", "load"), job.finetune.tokenizer.load
+    for path, place in _compressed(job):
+        yield ("compress", *path), place
     if job.serve and job.serve.model:
         yield ("serve", "model"), job.serve.model
+
+
+def _compressed(job: Job) -> Iterator[tuple[Path, str]]:
+    spec = job.compress
+    if spec and spec.model:
+        yield ("model",), spec.model
+    for i, model in enumerate(spec.merge.models if spec and spec.merge else ()):
+        yield ("merge", "models", i), model
+    if spec and spec.merge and spec.merge.base:
+        yield ("merge", "base"), spec.merge.base
 
 
 def check_holdouts(job: Job) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from raymodel.errors import SpecError
 from raymodel.evaluate.gates import TEXT_PREFIX
+from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.job.spec import Job
 from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
@@ -15,33 +16,52 @@ from raymodel.spec.show import show
 
 
 def check_measures(job: Job) -> Iterator[Problem]:
-    """The task of the job knows every measure, and every gate is on one that is taken."""
-    if job.evaluate is None:
-        return
+    """The task of the job knows every measure, and every gate is on one that is taken.
+
+    What a model of another run is for, is seen when it is opened.
+    """
+    if job.evaluate is not None and job.trains:
+        yield from find_wrong_measures(
+            job.evaluate,
+            job.task,
+            has_examples=job.finetune is not None,
+            has_text=_measures_text(job),
+        )
+
+
+def find_wrong_measures(
+    spec: EvaluateSpec, task_name: str, *, has_examples: bool, has_text: bool = False
+) -> Iterator[Problem]:
+    """What of `evaluate` a task does not know, or its rows have nothing for.
+
+    Args:
+        task_name: of the model that is measured.
+        has_examples: whether rows of examples are held out.
+        has_text: whether plain text is measured beside them.
+    """
     from raymodel.tasks import get_task
 
-    task = get_task(job.task)
-    known = task.measures
+    known = get_task(task_name).measures
     of_examples = [name for name, measure in known.items() if measure.needs != "loss"]
-    taken = job.evaluate.metrics
+    taken = spec.metrics
     for i, name in enumerate(taken):
         if is_own(name):
-            yield from _own_measure_problems(job, i, name)
+            yield from _own_measure_problems(i, name, has_examples=has_examples)
         elif name not in known:
             close = nearest(name, known)
             hint = f"; did you mean {close!r}?" if close else ""
             rule = (
-                f"{show(name)} is not a measure of {job.task}, which has {', '.join(known)}{hint}"
+                f"{show(name)} is not a measure of {task_name}, which has {', '.join(known)}{hint}"
             )
             yield Problem(("evaluate", "metrics", i), rule)
-        elif name in of_examples and job.finetune is None:
+        elif name in of_examples and not has_examples:
             others = ", ".join(each for each in known if each not in of_examples)
             rule = f"{name!r} compares answers with those of examples, which only `finetune` has"
             yield Problem(("evaluate", "metrics", i), f"{rule}; of plain text take {others}")
     by_answers = {*of_examples, *filter(is_own, taken)}
-    of_text = [name for name in taken if name not in by_answers and _measures_text(job)]
+    of_text = [name for name in taken if name not in by_answers and has_text]
     gated = (*taken, *(TEXT_PREFIX + name for name in of_text))
-    for gate in job.evaluate.gates:
+    for gate in spec.gates:
         if gate not in gated:
             close = nearest(gate, gated)
             rule = f"the gate is on {show(gate)}, which is not measured; "
@@ -49,11 +69,11 @@ def check_measures(job: Job) -> Iterator[Problem]:
             yield Problem(("evaluate", "gates", gate), rule + fix)
 
 
-def _own_measure_problems(job: Job, index: int, name: str) -> Iterator[Problem]:
+def _own_measure_problems(index: int, name: str, *, has_examples: bool) -> Iterator[Problem]:
     from raymodel.tasks.own import own_measure
 
     here: Path = ("evaluate", "metrics", index)
-    if job.finetune is None:
+    if not has_examples:
         yield Problem(
             here, f"{show(name)} compares answers with those of examples, which only `finetune` has"
         )

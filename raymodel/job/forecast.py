@@ -297,7 +297,8 @@ def stage_states(plan: JobPlan) -> Iterator[tuple[str, str]]:
     run = Run(Location.parse(job.storage) / job.name)
     names = [name for name in ("prepare", "pretrain") if getattr(job, name)]
     names += ["examples", "finetune"] if job.finetune else []
-    names += [name for name in ("evaluate", "serve") if getattr(job, name)]
+    names += ["evaluate"] if job.evaluate and job.trains else []
+    names += [name for name in ("compress", "serve") if getattr(job, name)]
     for name in names:
         artifact = progress.complete.get(name)
         why = progress.unknown.get("finetune" if name == "examples" else name)

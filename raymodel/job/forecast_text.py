@@ -150,8 +150,10 @@ def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:
         yield "pretrain", f"{workers} of {each}{_machines(plan.fleet, cluster.max_workers)}"
     if job.finetune:
         yield "finetune", _finetune_resources(job.finetune, each, cluster.max_workers)
-    if job.evaluate:
+    if job.evaluate and job.trains:
         yield "evaluate", f"1 task of {each}"
+    if job.compress:
+        yield "compress", f"1 task of {each}"
     if job.serve:
         replicas = job.serve.replicas
         yield "serve", _range(replicas.min, replicas.max, "replica") + f" of {each}"

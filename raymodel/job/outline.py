@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.compress.spec import CompressSpec
 from raymodel.data.spec import PrepareSpec
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.job.spec import Job
@@ -25,6 +26,8 @@ def outline(job: Job) -> Iterator[tuple[str, str]]:
         yield "finetune", _finetune(job.finetune, job.cluster)
     if job.evaluate:
         yield "evaluate", _evaluate(job.evaluate)
+    if job.compress:
+        yield "compress", _compress(job.compress)
     if job.serve:
         yield "serve", _serve(job.serve)
 
@@ -76,6 +79,10 @@ def _training(spec: TrainSpec, cluster: ClusterSpec) -> str:
 def _evaluate(spec: EvaluateSpec) -> str:
     gates = _listed([f"{name} {condition.strip()}" for name, condition in spec.gates.items()])
     return ", ".join(spec.metrics) + (f"; `best` needs {gates}" if gates else "")
+
+
+def _compress(spec: CompressSpec) -> str:
+    return f"{spec.method} of {_listed(spec.named) or 'the newest model'}"
 
 
 def _serve(spec: ServeSpec) -> str:

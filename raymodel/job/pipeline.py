@@ -152,6 +152,10 @@ class Pipeline:
         measured = content.get("metrics") or {}
         if measured:
             self.measures[stage] = [f"{name} {cell_text(each)}" for name, each in measured.items()]
+        if "costs" in content:
+            from raymodel.compress.report import cost_words  # imports numpy
+
+            self.measures.setdefault(stage, []).extend(cost_words(content["costs"]))
 
     def close(self, seconds: float) -> None:
         """Tells what each stage took and gave, and where the run lies."""

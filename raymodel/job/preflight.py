@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raymodel.compress.origin import resolve_models, rows_of
+from raymodel.compress.spec import CompressSpec
 from raymodel.data.mixture import Mixture, resolve_mixture
 from raymodel.data.sources import find_tokenizer, resolve_source
 from raymodel.data.spec import TokenizerSpec
@@ -25,6 +27,7 @@ from raymodel.errors import (
     StorageError,
     StorageUnavailableError,
 )
+from raymodel.job.check_measures import find_wrong_measures
 from raymodel.job.progress import Progress, find_progress
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens, special_tokens
@@ -32,6 +35,8 @@ from raymodel.model.examine import Answer, Question, examine
 from raymodel.model.positions import find_max_tokens
 from raymodel.model.presets import resolve_model
 from raymodel.model.purpose import find_task, model_location
+from raymodel.spec.document import dotted
+from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
@@ -141,6 +146,8 @@ class _Look:
             with self._collecting("finetune"):
                 read_files(job.finetune.task, self.base_dir)
             self._base(job.finetune)
+        if job.compress:
+            self._compressed(job.compress)
         if job.serve and job.serve.model:
             self._served(job.serve.model)
         answers = examine([question for _, question in self.questions])
@@ -243,6 +250,34 @@ class _Look:
             found = model.artifact or model.location
             question = Question(task=find_task(found), folder=model_location(found), trains=False)
             self.questions.append(("serve.model", question))
+
+    def _compressed(self, spec: CompressSpec) -> None:
+        """The models of other runs that it names, and that they can be measured as asked."""
+        if spec.merge and spec.merge.base and not self._is_made_by_this_job(spec.merge.base):
+            with self._collecting("compress"):
+                resolve_base(spec.merge.base, self._storage, self.base_dir)
+        if any(map(self._is_made_by_this_job, spec.named)):
+            return
+        with self._collecting("compress"):
+            models = resolve_models(spec.named, self._storage, self.base_dir)
+            for model in models:
+                folder = model_location(model)
+                question = Question(task=find_task(model), folder=folder, trains=False)
+                self.questions.append(("compress.model", question))
+            for model in models[:1]:
+                self._check_measures(model)
+
+    def _check_measures(self, model: Artifact) -> None:
+        """Of a job that trains its own model `check` has done so."""
+        assert self.job.evaluate is not None, "the spec asks for it"
+        rows = rows_of(model)
+        for problem in find_wrong_measures(
+            self.job.evaluate,
+            find_task(model),
+            has_examples=rows.examples is not None,
+            has_text=rows.examples is not None and bool(rows.data),
+        ):
+            self._add("evaluate", f"{dotted(problem.path[1:])}: {problem.message}")
 
     def _is_made_by_this_job(self, reference: str) -> bool:
         """Whether a reference is to a stage that runs before, and has no result yet."""
@@ -380,4 +415,4 @@ def offered_to_own(spec: FinetuneSpec) -> dict[str, Any]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-_MAKES = ("prepare", "pretrain", "finetune")
+_MAKES = ("prepare", "pretrain", "finetune", "compress")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raymodel.compress.origin import Rows
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.errors import ArtifactError, LocationError, SourceError, StorageError
 from raymodel.job.spec import Job
@@ -59,8 +60,10 @@ class _Search:
             self._try("pretrain", self._pretrain)
         if job.finetune:
             self._try("finetune", self._finetune)
-        if job.evaluate:
+        if job.evaluate and job.trains:
             self._try("evaluate", self._evaluate)
+        if job.compress:
+            self._try("compress", self._compress)
         if job.serve:
             self._try("serve", self._serve)
         return self._found
@@ -107,6 +110,14 @@ class _Search:
             )
             self._look(stage)
 
+    def _compress(self) -> None:
+        models, base = self._stages.compressed(self._measured()), self._stages.compress_base()
+        if not models:
+            return
+        rows = Rows(self._found.complete.get("examples"), self._stages.held_out(self._found.data))
+        rows = self._stages.compress_rows(models[0], self._newest(), rows)
+        self._look(self._stages.compress(models, base, rows))
+
     def _serve(self) -> None:
         model = self._stages.served(self._promoted())
         if model is not None:
@@ -115,8 +126,15 @@ class _Search:
     def _newest(self) -> Artifact | None:
         return self._found.complete.get("finetune" if self._job.finetune else "pretrain")
 
-    def _promoted(self) -> Artifact | None:
-        """The newest model, where it has met its gates."""
+    def _measured(self) -> Artifact | None:
+        """The newest model that was trained, where it has met its gates."""
         evaluated = self._found.complete.get("evaluate")
         met = evaluated.content["passed"] if evaluated else not self._job.evaluate
         return self._newest() if met else None
+
+    def _promoted(self) -> Artifact | None:
+        """The newest model, where it has met its gates."""
+        if not self._job.compress:
+            return self._measured()
+        compressed = self._found.complete.get("compress")
+        return compressed if compressed and compressed.content["passed"] else None

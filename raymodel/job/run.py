@@ -10,8 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from raymodel.compress.origin import Rows
 from raymodel.data.mixture import Mixture
-from raymodel.errors import GateError
+from raymodel.errors import ArtifactError, GateError
 from raymodel.job.pipeline import Pipeline, log_file_of
 from raymodel.job.preflight import check_inputs
 from raymodel.job.spec import Job
@@ -89,6 +90,8 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> str:
         missed = _evaluate(p, stage, held_out)
     elif newest:
         p.run.set_best(newest)  # nothing to compare and no gate: the newest model is the best
+    if job.compress and not missed:
+        newest, missed = _compress(p, newest, Rows(examples, stages.held_out(data)))
     if job.serve and not missed:
         model = stages.served(newest)
         assert model is not None, "the job was checked"
@@ -162,15 +165,58 @@ def _evaluate(p: Pipeline, stage: Stage, data: Mixture) -> str:
         return run_evaluate(spec, execution, p.story, data)
 
     content = p.execute(stage, work).content
-    if content["passed"]:
+    if content["passed"] and not _is_followed(p, stage.inputs["model"]):
         p.run.set_best(stage.inputs["model"])
-        return ""
+    return _missed(content)
+
+
+def _is_followed(p: Pipeline, model: Artifact) -> bool:
+    """Whether what was made of this model is the best already: it stays so while its stage is
+    looked at again, so that a server which follows the best is not sent back and forth."""
+    with suppress(ArtifactError):  # one that is damaged is no best
+        best = p.run.best() if p.job.compress else None
+        return best is not None and best.manifest.parents.get("model") == model.fingerprint
+    return False
+
+
+def _compress(p: Pipeline, newest: Artifact | None, rows: Rows) -> tuple[Artifact, str]:
+    """The model that it makes, which becomes `best` when the gates are met; and which are not.
+
+    Args:
+        newest: trained by the job.
+        rows: those that it was measured on.
+    """
+    spec, measures = p.job.compress, p.job.evaluate
+    assert spec is not None, "the caller looked"
+    assert measures is not None, "the spec asks for it"
+    models, base = p.stages.compressed(newest), p.stages.compress_base()
+    assert models, "the job was checked"
+    rows = p.stages.compress_rows(models[0], newest, rows)
+
+    def work(execution: Execution) -> dict[str, Any]:
+        from raymodel.compress.run import run_compress
+
+        return run_compress(
+            spec, measures, execution, p.story, rows.data, base.location if base else None
+        )
+
+    made = p.execute(p.stages.compress(models, base, rows), work)
+    if made.content["passed"]:
+        p.run.set_best(made)
+    return made, _missed(made.content)
+
+
+def _missed(content: Mapping[str, Any]) -> str:
+    """Which gates were not met; empty when all were."""
     missed = [
         f"{gate['name']} is {_value_text(gate['value'])}, the gate asks for {gate['condition']}"
         for gate in content["gates"]
         if not gate["passed"]
     ]
-    return f"{'; '.join(missed)}. `best` stays as it was; train longer, or change evaluate.gates"
+    if not missed:
+        return ""
+    way = "compress less" if "costs" in content else "train longer"
+    return f"{'; '.join(missed)}. `best` stays as it was; {way}, or change evaluate.gates"
 
 
 def _value_text(value: float | None) -> str:
@@ -240,7 +286,8 @@ def _ends_with_command(p: Pipeline) -> bool:
 def _question(p: Pipeline) -> tuple[str, dict[str, Any]]:
     """A held-out example that the evaluation used, as people read it and as a server is asked; else
     one that any model can answer."""
-    evaluated = p.run.latest("evaluate")
+    stage = "compress" if p.job.compress else "evaluate"
+    evaluated = p.run.latest(stage)
     if evaluated is not None:
         told = (evaluated.location / "report/metrics.json").read_json()["samples"]
         samples = [sample for sample in told if sample["request"]]  # a task may know none

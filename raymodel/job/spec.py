@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.compress.spec import CompressSpec
 from raymodel.data.spec import PrepareSpec
 from raymodel.errors import SpecError
 from raymodel.evaluate.spec import EvaluateSpec
@@ -39,15 +40,16 @@ class Job(Spec):
     """A model to a better one for a task."""
     evaluate: EvaluateSpec | None = None
     """Measures on held-out data; gates."""
+    compress: CompressSpec | None = None
+    """A cheaper model, or one of several, held to the measures and gates of `evaluate`."""
     serve: ServeSpec | None = None
     """The model behind an HTTP API."""
 
     @model_validator(mode="after")
     def _checks_across_stages(self) -> Job:
-        if not any((self.prepare, self.pretrain, self.finetune, self.evaluate, self.serve)):
-            raise ValueError(
-                "no stage given; write at least one of prepare, pretrain, finetune, evaluate, serve"
-            )
+        stages = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve")
+        if not any(getattr(self, stage) for stage in stages):
+            raise ValueError(f"no stage given; write at least one of {', '.join(stages)}")
         if self.pretrain and not (self.prepare or self.pretrain.data):
             raise ValueError("pretrain has no data; add a `prepare` section or set `pretrain.data`")
         if self.finetune and self.finetune.starts_from_pretrain and not self.pretrain:
@@ -55,9 +57,18 @@ class Job(Spec):
                 "finetune has no model; add a `pretrain` section, or set `finetune.base` or "
                 "`finetune.model`"
             )
-        if self.evaluate and not (self.pretrain or self.finetune):
+        if self.evaluate and not (self.trains or self.compress):
             raise ValueError("evaluate has no model; add `pretrain` or `finetune`")
-        if self.serve and not (self.pretrain or self.finetune or self.serve.model):
+        if self.compress and not (self.trains or self.compress.named):
+            raise ValueError(
+                "compress has no model; add `pretrain` or `finetune`, or set `compress.model`"
+            )
+        if self.compress and not self.evaluate:
+            raise ValueError(
+                "compress has no measures; add `evaluate`, whose measures are taken before and "
+                "after, and whose gates say when the compressed model is the best"
+            )
+        if self.serve and not (self.trains or self.compress or self.serve.model):
             raise ValueError(
                 "serve has no model; add `pretrain` or `finetune`, or set `serve.model`"
             )
@@ -65,6 +76,12 @@ class Job(Spec):
             if spec is not None:
                 _check_global_batch(stage, spec, self.cluster)
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether it makes a model of data. Where it makes one of others alone, `evaluate` is no
+        stage of its own, and says how `compress` measures."""
+        return bool(self.pretrain or self.finetune)
 
     @property
     def task(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raymodel.compress.origin import Rows, models_by_role, resolve_models, rows_of
 from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
 from raymodel.data.sources import prepare_identity
 from raymodel.job.spec import Job
@@ -152,6 +153,54 @@ class Stages:
         roles = {"model": model, "base": before, "examples": examples, **inputs_of(data)}
         inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
         return Stage(name="evaluate", identity=spec.identity(), inputs=inputs)
+
+    def compressed(self, newest: Artifact | None) -> tuple[Artifact, ...]:
+        """The models that `compress` names, else the newest one; none when there is neither.
+
+        Args:
+            newest: trained by the job, and past its gates.
+        """
+        spec = self.job.compress
+        assert spec is not None, "the caller looked"
+        if spec.named:
+            return resolve_models(spec.named, self.storage, self.base_dir)
+        return (newest,) if newest else ()
+
+    def compress_base(self) -> BaseModel | None:
+        """What merged models were tuned from, where the job says so."""
+        spec = self.job.compress
+        assert spec is not None, "the caller looked"
+        if spec.merge is None or spec.merge.base is None:
+            return None
+        return resolve_base(spec.merge.base, self.storage, self.base_dir)
+
+    def compress_rows(self, model: Artifact, newest: Artifact | None, rows: Rows) -> Rows:
+        """The datasets that a compressed model is measured on: those of what it is made from.
+
+        Args:
+            model: the first that it is made of.
+            newest: trained by the job.
+            rows: those that `evaluate` measures that one on.
+        """
+        is_own = newest is not None and newest.fingerprint == model.fingerprint
+        return rows if is_own else rows_of(model)
+
+    def compress(self, models: tuple[Artifact, ...], base: BaseModel | None, rows: Rows) -> Stage:
+        """Makes a model of others, and measures it beside them as `evaluate` says."""
+        spec, measures = self.job.compress, self.job.evaluate
+        assert spec is not None, "the caller looked"
+        assert measures is not None, "the spec asks for it"
+        roles = {
+            **models_by_role(models),
+            "base": base.artifact if base else None,
+            "examples": rows.examples,
+            **inputs_of(rows.data),
+        }
+        inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
+        identity = {**spec.identity(), "measures": measures.identity()}
+        if base is not None:
+            identity["base"] = base.identity
+        return Stage(name="compress", identity=identity, inputs=inputs)
 
     def served(self, newest: Artifact | None) -> BaseModel | None:
         """What `serve.model` names, else the newest model; None when there is neither.

@@ -8,7 +8,9 @@ are transformers' own affair: its rules are asked here, and only the reading is 
 from __future__ import annotations
 
 import copy
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -74,6 +76,16 @@ class StoredWeights:
 
     def __contains__(self, name: str) -> bool:
         return name in self._recipes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of most numbers in the files; fp32 where none is a fraction."""
+        counts: Counter[torch.dtype] = Counter()
+        for key, file in self._files.items():
+            info = file.tensors[key]
+            if info.dtype.is_floating_point:
+                counts[info.dtype] += math.prod(info.shape)
+        return max(counts, key=counts.__getitem__, default=torch.float32)
 
     def leave_out(self, is_unwanted: Callable[[str], bool]) -> None:
         """Takes weights for missing that the folder has, by their names in the model."""

@@ -14,24 +14,17 @@ from typing import Any
 _INPUTS = ("pillow", "soundfile", "soxr", "tokenizers", "transformers")
 _ROWS = ("numpy", "pyarrow", *_INPUTS)
 TRAINING = (*_ROWS, "deepspeed", "safetensors", "scipy", "torch")
+_MEASURING = (
+    *("ray", *_ROWS, "jiwer", "pycocotools", "rouge-score", "sacrebleu", "safetensors", "scipy"),
+    "torch",
+)
 _BY_STAGE = {
     "prepare": ("ray", *_ROWS),
     "examples": ("ray", *_ROWS),
     "pretrain": ("ray", *TRAINING),
     "finetune": ("ray", *TRAINING),
-    "evaluate": (
-        *(
-            "ray",
-            *_ROWS,
-            "jiwer",
-            "pycocotools",
-            "rouge-score",
-            "sacrebleu",
-            "safetensors",
-            "scipy",
-        ),
-        "torch",
-    ),
+    "evaluate": _MEASURING,
+    "compress": _MEASURING,
     "serve": ("ray", *_INPUTS, "gguf", "openvino", "openvino-genai", "safetensors", "torch"),
 }
 _BY_FIELD = {

@@ -80,7 +80,7 @@ def _checked(reference: str, base: BaseModel) -> BaseModel:
     if not (base.location / "config.json").exists():
         raise ArtifactError(
             f"{reference!r} is no model: it is the result of {base.artifact.stage}, which makes "
-            "none; give RUN/pretrain, RUN/finetune or RUN/best"
+            "none; give RUN/pretrain, RUN/finetune, RUN/compress or RUN/best"
         )
     return base
 

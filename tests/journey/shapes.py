@@ -106,6 +106,10 @@ def sections(tmp: Path, port: int) -> dict[str, dict[str, dict[str, Any]]]:
             "package": classification | {"base": "python:tiny_models/bert"},
         },
         "evaluate": {OWN: {"max_rows": 8, "generate_rows": 2, "max_new_tokens": 4}},
+        "compress": {
+            OWN: {"prune": {"keep": 1}},
+            "run": {"prune": {"magnitude": "50%"}, "model": "given/pretrain"},
+        },
         "serve": {
             OWN: serve,
             "run": serve | {"model": "given/best"},
@@ -127,8 +131,11 @@ def job_of(shape: Shape, parts: dict[str, dict[str, dict[str, Any]]]) -> dict[st
     }
     if "evaluate" in stages:
         classifies = shape.get("finetune") in ("folder", "package")
+        of_another = shape.get("compress") == "run"
+        if classifies and of_another:  # what is measured of both models must be known to both
+            stages["compress"]["model"] = "given/best"
         # Plain text has no answers to compare.
-        of_examples = ["chrf"] if "finetune" in stages else []
+        of_examples = ["chrf"] if "finetune" in stages and not of_another else []
         stages["evaluate"]["metrics"] = (
             ["accuracy", "f1"] if classifies else ["perplexity", "bits_per_byte", *of_examples]
         )
@@ -143,7 +150,7 @@ def all_shapes(parts: dict[str, dict[str, dict[str, Any]]]) -> Iterator[Shape]:
         try:
             Job.model_validate(job_of(shape, parts))
         except ValidationError as error:
-            if not re.search(r"no stage given|has no (data|model)", str(error)):
+            if not re.search(r"no stage given|has no (data|model|measures)", str(error)):
                 raise
         else:
             yield shape
@@ -179,6 +186,13 @@ def by_stages(shapes: Iterable[Shape]) -> list[Shape]:
 def stages_of(shape: Shape) -> list[str]:
     """Those that are there, in their order."""
     return [stage for stage, origin in shape.items() if origin != ABSENT]
+
+
+def run_stages_of(shape: Shape) -> list[str]:
+    """Those that run: where nothing is trained, `evaluate` says how `compress` measures."""
+    stages = stages_of(shape)
+    trains = {"pretrain", "finetune"} & {*stages}
+    return [stage for stage in stages if trains or stage != "evaluate"]
 
 
 def name_of(shape: Shape) -> str:

@@ -18,6 +18,7 @@ from shapes import (  # type: ignore[import-not-found]
     job_of,
     name_of,
     origins,
+    run_stages_of,
     sections,
     stages_of,
 )
@@ -60,12 +61,12 @@ def test_every_set_of_stages_is_checked_and_planned(
     said = workplace.ray.run("plan", job)
     assert "not known" not in said
     listed = {line.split()[0] for line in said.splitlines() if line.strip()}
-    assert listed & shape.keys() == set(stages_of(shape))
+    assert listed & shape.keys() == set(run_stages_of(shape))
 
 
 def run_all_commands(workplace: Workplace, parts: Parts, shape: dict[str, str]) -> None:
     job = workplace.write(job_of(shape, parts))  # all of one name: what they share is made once
-    stages = stages_of(shape)
+    stages = run_stages_of(shape)
     if "finetune" in stages:
         stages.insert(stages.index("finetune"), "examples")
     ray = workplace.ray

@@ -1,0 +1,140 @@
+"""`compress:` a model made cheaper, or one made of several, and held to what it was made from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raymodel.model.fields import MAX_LAYERS
+from raymodel.spec.base import DISTINCT, Many, Spec, Text
+from raymodel.spec.quantity import Fraction
+
+MAX_MODELS = 100
+METHODS = ("merge", "prune")
+
+
+class MergeSpec(Spec):
+    """One model out of several that were tuned from one base; as large and as fast as one."""
+
+    models: Annotated[Many[Text], DISTINCT] = Field(min_length=2, max_length=MAX_MODELS)
+    """What is merged, as `RUN/finetune`. The first is what the result is compared with, on the rows
+    that were held out from it."""
+    weights: Many[Annotated[float, Field(gt=0, le=1e6)]] | None = None
+    """Of each model, relative to their sum; by default all weigh the same."""
+    method: Literal["linear", "slerp", "ties"] = "linear"
+    """`linear` is the weighted mean of the weights, a model soup (arXiv:2203.05482). `slerp` goes
+    on the arc between two, matrix by matrix. `ties` adds to the base what most models changed in
+    the same direction (arXiv:2306.01708)."""
+    base: Text | None = None
+    """Of `ties`: what all were tuned from, a Hugging Face folder, `python:PACKAGE/path`, or
+    `RUN/STAGE`."""
+    density: Fraction = Field(default=0.2, gt=0)
+    """Of `ties`: the share of each matrix, those changed most, that is kept of a model's changes.
+    The default is the paper's."""
+    scale: float = Field(default=1.0, gt=0, le=100)
+    """Of `ties`: the changes are multiplied by this before they are added to the base."""
+
+    @model_validator(mode="after")
+    def _of_its_method(self) -> MergeSpec:
+        count = len(self.models)
+        if self.weights is not None and len(self.weights) != count:
+            raise ValueError(f"there are {len(self.weights)} weights of {count} models; give each")
+        if self.method == "slerp" and count != 2:
+            raise ValueError(f"slerp goes from one model to another, and here are {count}; use two")
+        if self.method == "ties" and self.base is None:
+            raise ValueError("ties needs `base`, what all models were tuned from")
+        others = [n for n in ("base", "density", "scale") if n in self.model_fields_set]
+        if self.method != "ties" and others:
+            raise ValueError(f"{' and '.join(others)} belong to ties, not to {self.method}")
+        return self
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The weight of each model; they add up to 1."""
+        weights = self.weights or (1.0,) * len(self.models)
+        return tuple(weight / sum(weights) for weight in weights)
+
+
+class PruneSpec(Spec):
+    """A model with fewer layers, which is smaller and faster, or one with fewer weights, whose
+    zeros take as much room and time as other numbers unless what runs it can skip them."""
+
+    keep: int | None = Field(default=None, ge=1, le=MAX_LAYERS)
+    """So many layers, the first, the last, and those evenly between (as DistilBERT begins,
+    arXiv:1910.01108)."""
+    drop: Annotated[Many[Annotated[int, Field(ge=0, le=MAX_LAYERS)]], DISTINCT] | None = Field(
+        default=None, min_length=1
+    )
+    """These layers go, counted from 0; of decoders a run of deep ones, short of the last, loses
+    least (arXiv:2403.17887)."""
+    magnitude: Fraction | None = Field(default=None, gt=0, lt=1)
+    """This share of the weights of each matrix in the layers, the smallest, becomes zero."""
+    pattern: Literal["2:4"] | None = None
+    """Of each four weights that are beside each other in a row, the two smallest become zero: the
+    form that GPUs multiply faster (arXiv:2104.08378)."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PruneSpec:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            written = f"; this has {' and '.join(f'`{name}`' for name in given)}" if given else ""
+            raise ValueError(f"give one of `keep`, `drop`, `magnitude` and `pattern`{written}")
+        return self
+
+
+class CompressSpec(Spec):
+    """A model made of others that were trained. It is measured as `evaluate` says, beside what it
+    was made from, and becomes `best` when it meets the gates there."""
+
+    model: Text | None = None
+    """What is compressed, as `RUN/STAGE` of a finished run; by default this job's newest model. It
+    is measured on the rows that were held out from it."""
+    merge: MergeSpec | None = None
+    """Several models become one."""
+    prune: PruneSpec | None = None
+    """Layers or weights are taken out."""
+
+    @model_validator(mode="after")
+    def _one_method(self) -> CompressSpec:
+        given = [name for name in METHODS if getattr(self, name) is not None]
+        if len(given) != 1:
+            names = "`merge` and `prune`"
+            written = f"; this has {' and '.join(f'`{name}`' for name in given)}" if given else ""
+            raise ValueError(
+                f"give one of {names}{written}; a second method is a job of its own, whose "
+                "`compress.model` is RUN/compress"
+            )
+        if self.merge is not None and self.model is not None:
+            raise ValueError("`merge.models` says what is merged; leave `model` out")
+        return self
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What it is made of, where the job says so; nothing stands for the job's newest model."""
+        if self.merge is not None:
+            return self.merge.models
+        return () if self.model is None else (self.model,)
+
+    @property
+    def method(self) -> str:
+        """In a few words."""
+        if self.merge is not None:
+            return f"{self.merge.method} merge of {len(self.merge.models)} models"
+        assert self.prune is not None, "the spec has one of them"
+        ways = {
+            "keep": f"{self.prune.keep} layers kept",
+            "drop": f"layers {', '.join(map(str, self.prune.drop or ()))} dropped",
+            "magnitude": f"{self.prune.magnitude or 0:.0%} of the weights set to zero",
+            "pattern": f"weights set to zero by {self.prune.pattern}",
+        }
+        return next(words for name, words in ways.items() if getattr(self.prune, name) is not None)
+
+    def identity(self) -> dict[str, Any]:
+        """Without the names of models, which are inputs."""
+        merge = self.merge and self.merge.identity() | {"models": len(self.merge.models)}
+        merge = merge and merge | {"weights": list(self.merge.shares), "base": None}  # type: ignore[union-attr]
+        # A method that is added later must not rename what was made without it.
+        prune = self.prune and self.prune.identity()
+        known = {"merge": merge, "prune": prune}
+        return {name: value for name, value in known.items() if value is not None}
