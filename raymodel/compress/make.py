@@ -8,6 +8,7 @@ from typing import Any
 from raymodel.compress.merge import MergedWeights
 from raymodel.compress.opened import Opened, check_alike, open_base, open_whole
 from raymodel.compress.prune import pruned
+from raymodel.compress.quantize import quantised
 from raymodel.compress.spec import CompressSpec
 from raymodel.model.export import save_model
 from raymodel.storage.uri import Location
@@ -43,6 +44,8 @@ def make_model(
         check_alike(folders, models, processors)
         first = open_base(base, models[0], task) if base is not None else None
         made = Opened(models[0].outline, MergedWeights(spec.merge, models, first), models[0].dtype)
+    elif spec.quantize is not None:
+        made = quantised(models[0], task)
     else:
         assert spec.prune is not None, "the spec has one method"
         made = pruned(models[0], spec.prune, task)

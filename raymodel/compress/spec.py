@@ -11,7 +11,7 @@ from raymodel.spec.base import DISTINCT, Many, Spec, Text
 from raymodel.spec.quantity import Fraction
 
 MAX_MODELS = 100
-METHODS = ("merge", "prune")
+METHODS = ("merge", "prune", "quantize")
 
 
 class MergeSpec(Spec):
@@ -94,12 +94,16 @@ class CompressSpec(Spec):
     """Several models become one."""
     prune: PruneSpec | None = None
     """Layers or weights are taken out."""
+    quantize: Literal["int8"] | None = None
+    """The linear layers of the stack compute with whole numbers of 8 bits: a quarter of the bytes
+    of fp32, and on a CPU as a rule less time, which the report says. For models that do not write
+    token by token. Such a model is used and not trained."""
 
     @model_validator(mode="after")
     def _one_method(self) -> CompressSpec:
         given = [name for name in METHODS if getattr(self, name) is not None]
         if len(given) != 1:
-            names = "`merge` and `prune`"
+            names = "`merge`, `prune` and `quantize`"
             written = f"; this has {' and '.join(f'`{name}`' for name in given)}" if given else ""
             raise ValueError(
                 f"give one of {names}{written}; a second method is a job of its own, whose "
@@ -121,6 +125,8 @@ class CompressSpec(Spec):
         """In a few words."""
         if self.merge is not None:
             return f"{self.merge.method} merge of {len(self.merge.models)} models"
+        if self.quantize is not None:
+            return f"linear layers in {self.quantize}"
         assert self.prune is not None, "the spec has one of them"
         ways = {
             "keep": f"{self.prune.keep} layers kept",
@@ -136,5 +142,5 @@ class CompressSpec(Spec):
         merge = merge and merge | {"weights": list(self.merge.shares), "base": None}  # type: ignore[union-attr]
         # A method that is added later must not rename what was made without it.
         prune = self.prune and self.prune.identity()
-        known = {"merge": merge, "prune": prune}
+        known = {"merge": merge, "prune": prune, "quantize": self.quantize}
         return {name: value for name, value in known.items() if value is not None}

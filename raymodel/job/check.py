@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from raymodel.compress.rules import why_no_int8
 from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.job.check_measures import check_beams, check_measures
@@ -203,6 +204,16 @@ def _compressed(job: Job) -> Iterator[tuple[Path, str]]:
         yield ("merge", "base"), spec.merge.base
 
 
+def check_quantised(job: Job) -> Iterator[Problem]:
+    """What is computed in 8 bits does not write; of another run's model its stage says so."""
+    if job.compress is None or job.compress.quantize is None or job.compress.model is not None:
+        return
+    from raymodel.tasks import get_task
+
+    if reason := why_no_int8(get_task(job.task)):
+        yield Problem(("compress", "quantize"), reason)
+
+
 def check_holdouts(job: Job) -> Iterator[Problem]:
     """What is trained has rows to train on, and some to validate it on."""
     if job.prepare is not None:
@@ -251,6 +262,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_model,
     check_own,
     check_holdouts,
+    check_quantised,
     check_lengths,
     check_parallel,
     check_sweep,

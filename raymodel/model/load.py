@@ -13,6 +13,9 @@ import transformers
 from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.build import BUILD_ERRORS, auto_class, first_line, outline_model
+from raymodel.model.initial import InitialWeights
+from raymodel.model.int8 import is_int8, linear_layers, put_int8
+from raymodel.model.materialise import materialise
 from raymodel.model.own import OwnConfig, OwnModel, check_source, load_own_model
 from raymodel.model.stored import StoredWeights
 from raymodel.storage.local import local_folder
@@ -49,6 +52,8 @@ def load_model(
     if isinstance(outline, OwnModel):
         stored = StoredWeights(Location.parse(str(folder)), outline)
         return load_own_model(outline.config, task, stored, dtype)
+    if outline is not None and is_int8(outline.config):
+        return _load_int8(Location.parse(str(folder)), outline, dtype)
     try:
         model: PreTrainedModel = auto_class(task).from_pretrained(
             folder, dtype=dtype, **_LOCAL_ONLY
@@ -56,6 +61,18 @@ def load_model(
     except BUILD_ERRORS as error:
         raise _cannot_load(folder, task, error) from error
     task.trim(model)
+    model.train(False)
+    return model
+
+
+def _load_int8(
+    folder: Location, outline: PreTrainedModel, dtype: torch.dtype | Literal["auto"]
+) -> PreTrainedModel:
+    """As any model: its whole numbers are weights like others in the files."""
+    stored = StoredWeights(folder, outline)
+    wanted = stored.dtype if dtype == "auto" else dtype
+    model = materialise(outline, InitialWeights(outline, 0, stored), wanted)
+    model.config.dtype = wanted
     model.train(False)
     return model
 
@@ -129,14 +146,14 @@ def open_model(folder: Location, task: Task) -> tuple[PreTrainedModel, StoredWei
 def check_folder(folder: Location, task: Task) -> PreTrainedModel | None:
     """Checks, by the headers of its weights, that a folder holds a whole model for a task.
 
-    Returns: its outline on the meta device; None where its weights are quantised, which have
-        names and shapes of their own.
+    Returns: its outline on the meta device; None where its weights are quantised, in another way
+        than `int8.py`, which has names and shapes of its own.
 
     Raises:
         ArtifactError: no model folder, weights that are damaged, missing, of other shapes, or too
             many, or not fit for the task.
     """
-    model = _outline_of(folder, task)
+    model = _outline_of(folder, task, may_be_int8=True)
     if model is not None:
         _check_weights(folder, model, StoredWeights(folder, model), may_be_new=lambda key: False)
     return model
@@ -152,11 +169,16 @@ def read_config(folder: Location, task: Task) -> PretrainedConfig:
         return config
 
 
-def _outline_of(folder: Location, task: Task) -> PreTrainedModel | None:
+def _outline_of(
+    folder: Location, task: Task, *, may_be_int8: bool = False
+) -> PreTrainedModel | None:
     with _config_of(folder, task) as (config, local):
-        if getattr(config, "quantization_config", None) is not None:
+        said = getattr(config, "quantization_config", None)
+        if said is not None and not (may_be_int8 and is_int8(config)):
             return None
         model = outline_model(config, task)
+        if said is not None:
+            put_int8(model, {*linear_layers(model)} - {*said["ignore"]})
         if model.can_generate():
             model.generation_config = _generation_config(local)
     return model

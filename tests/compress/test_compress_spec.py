@@ -19,7 +19,7 @@ MODELS = ["a/finetune", "b/finetune"]
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({}, "give one of `merge` and `prune`"),
+        ({}, "give one of `merge`, `prune` and `quantize`"),
         ({"merge": {"models": MODELS}, "prune": {"keep": 2}}, "method is a job of its own"),
         ({"merge": {"models": MODELS}, "model": "a/finetune"}, "leave `model` out"),
         ({"merge": {"models": MODELS[:1]}}, "at least 2 items"),
@@ -60,7 +60,7 @@ def test_the_jobs_in_the_documentation_are_jobs(tmp_path: Path) -> None:
         loaded = load_job(tmp_path / "job.yaml")
         check_job(loaded)
         names.append(loaded.job.name)
-    assert names == ["soup", "shallow", "shallow-tuned"]
+    assert names == ["soup", "shallow", "shallow-tuned", "small"]
 
 
 EVALUATE = {"metrics": ["accuracy"]}
