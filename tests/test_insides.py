@@ -94,6 +94,11 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "torch.nn:Module~_parameters",
         "torch.nn:Module~_buffers",
     ),
+    "compress/prune.py": ("transformers.pytorch_utils:Conv1D",),
+    "model/int8.py": (
+        "torch.nn:Module._apply",
+        "torch:_make_per_channel_quantized_tensor",
+    ),
     "model/kernels.py": (
         "transformers:PreTrainedConfig._attn_implementation",
         "transformers:PreTrainedModel._supports_sdpa",

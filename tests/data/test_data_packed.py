@@ -14,6 +14,7 @@ from reading import lines_left_out, read_file, texts
 
 from raymodel.data.readers import content
 from raymodel.errors import SourceError
+from raymodel.storage.archive_stream import Watched
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -74,7 +75,7 @@ def test_an_error_of_the_storage_is_no_damage(
     monkeypatch.setattr(content.gzip.GzipFile, "read1", fail)
     _, account = read_file(tmp_path, "x.txt.gz", gzip.compress(b"hello"))
     assert account.left_out == {"damaged gzip file": 1}
-    watched = content._Watched(io.BytesIO())
+    watched = Watched(io.BytesIO())
     monkeypatch.setattr(watched, "_raw", type("Gone", (), {"read": fail})())
     with pytest.raises(OSError, match="the disk is gone"):
         watched.read(1)

@@ -1,6 +1,7 @@
 """Whatever happens in a command, a person reads one message, and no traceback."""
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -26,7 +27,9 @@ def commands() -> dict[str, list[str]]:
     found = {}
     for name, parser in action.choices.items():
         needed = [a for a in parser._actions if not a.option_strings and a.nargs != "?"]
-        found[name] = [name, *("job.yaml" for _ in needed)]
+        asked = [a for a in parser._actions if a.option_strings and a.required]
+        options = [(a.option_strings[-1], str(next(iter(a.choices)))) for a in asked]
+        found[name] = [name, *("job.yaml" for _ in needed), *itertools.chain(*options)]
     return found
 
 

@@ -17,7 +17,9 @@ from raymodel.storage.uri import Location
 from raymodel.storage.versions import _BY_STAGE, installed_versions, packages_of
 
 # They decide how a job is read, run, told or answered, not what comes of it.
-NOT_RESULTS = {"pyyaml", "pydantic", "rich", "fastapi", "starlette", "tensorboard"}
+NOT_RESULTS = {
+    *("pyyaml", "pydantic", "rich", "fastapi", "starlette", "tensorboard", "prometheus-client"),
+}
 
 
 def test_a_manifest_holds_the_versions_of_what_its_stage_used(storage: Location) -> None:
