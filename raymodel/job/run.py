@@ -230,7 +230,8 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
     """
     spec = p.job.serve
     assert spec is not None, "the caller looked"
-    stays = keep_serving or not _ends_with_command(p)
+    ends = _ends_with_command(p)
+    stays = keep_serving or not ends
 
     def serve(execution_or_none: Execution | None) -> dict[str, Any]:
         from raymodel.serve.run import run_serve
@@ -241,7 +242,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             job_name=p.job.name,
             cluster=p.job.cluster,
             story=p.story,
-            keep=stays,
+            keep=not ends,
         ) as served:
             question, values = _question(p)
             answer = served.ask(values)
@@ -255,10 +256,9 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
                 "answer": answer,
                 "slow_paths": health["slow_paths"],
             }
-            if keep_serving and _ends_with_command(p):
+            if keep_serving and ends:
                 _wait_until_interrupted(p, served.url)
                 p.story.say(f"          ending: answers under way have {spec.grace:g} s")
-                served.stop()
         return content
 
     if stays:

@@ -1,7 +1,7 @@
 """What the command does once its model is served."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
@@ -13,30 +13,31 @@ from raymodel.observe.story import Story
 from raymodel.serve.spec import ServeSpec
 
 
-@pytest.mark.parametrize(("keeps", "stops"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize("interrupted", ["while it waits", "while it asks"])
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("address", [None, "a:1"])
 def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
-    keeps: bool, stops: int, monkeypatch: pytest.MonkeyPatch
+    address: str | None, keeps: bool, interrupted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped: list[str] = []
+    """On a cluster the server stays, whatever happens to the command."""
+    kept: list[bool] = []
+
+    def interrupt(*_: object) -> Any:
+        raise KeyboardInterrupt
 
     class Served:
         url, name = "http://127.0.0.1:8000", "tiny"
 
         def ask(self, values: Any) -> str:
-            return "yes"
+            return interrupt() if interrupted == "while it asks" else "yes"
 
         def health(self) -> dict[str, Any]:
             return {"slow_paths": []}
 
-        def stop(self) -> None:
-            stopped.append(self.url)
-
     @contextmanager
-    def run_serve(*_: Any, **__: Any) -> Iterator[Served]:
+    def run_serve(*_: Any, keep: bool, **__: Any) -> Iterator[Served]:
+        kept.append(keep)  # else it is stopped where the block ends, however that is
         yield Served()
-
-    def interrupt(_: float) -> None:
-        raise KeyboardInterrupt
 
     import raymodel.serve.run
 
@@ -45,8 +46,8 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
     out = StringIO()
     pipeline: Any = SimpleNamespace(
         job=SimpleNamespace(serve=ServeSpec(grace="7s"), name="tiny", cluster=None),
-        address=None,
-        connection=SimpleNamespace(started_here=True),
+        address=address,
+        connection=SimpleNamespace(started_here=address is None),
         story=Story(out),
         told={},
         connect=lambda: None,
@@ -56,6 +57,8 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
     monkeypatch.setattr(job_run, "_question", lambda p: ("a", {"prompt": "a"}))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     model: Any = SimpleNamespace(artifact=None, location="model")
-    job_run._serve(pipeline, model, keep_serving=keeps)
-    assert len(stopped) == stops
-    assert ("answers under way have 7 s" in out.getvalue()) == keeps
+    with pytest.raises(KeyboardInterrupt) if interrupted == "while it asks" else nullcontext():
+        job_run._serve(pipeline, model, keep_serving=keeps)
+    assert kept == [address is not None]
+    waited = keeps and address is None and interrupted == "while it waits"
+    assert ("answers under way have 7 s" in out.getvalue()) == waited
