@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from raymodel.errors import SourceError
+from raymodel.storage.archive import is_utf8
 from raymodel.storage.filesystem import PART_SUFFIX
 
 _MAX_LINKS = 10_000  # folders that are links; more of them is a web of links to one another
@@ -71,7 +72,7 @@ def list_folder(folder: str, without: Collection[str] = ()) -> Listing:
             continue
         if not stat.S_ISREG(status.st_mode):
             _leave_out(listing, "neither files nor folders", folder, entry.path)
-        elif not _is_utf8(entry.path):
+        elif not is_utf8(entry.path):
             _leave_out(listing, "names that are not UTF-8", folder, entry.path)
         elif status.st_size and not entry.name.endswith(PART_SUFFIX):
             name = entry.path[len(folder) :].lstrip("/")
@@ -143,14 +144,6 @@ def _identity(path: str) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return status.st_dev, status.st_ino
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _leave_out(listing: Listing, reason: str, folder: str, path: str) -> None:

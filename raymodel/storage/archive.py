@@ -119,7 +119,7 @@ class Archive:
         path = _clean(name)
         if path is None:
             self.leave_out("names that lead out of their archive", name)
-        elif not _is_utf8(path):
+        elif not is_utf8(path):
             self.leave_out("names that are not UTF-8", name)
         else:
             if self.members.pop(path, None) is not None:
@@ -214,7 +214,8 @@ def _clean(name: str) -> str | None:
     return None if ".." in parts or not parts else "/".join(parts)
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Whether a name of a file is text, as manifests and accounts need it."""
     try:
         name.encode()
     except UnicodeEncodeError:
