@@ -16,9 +16,8 @@ from raymodel.compress.spec import CompressSpec
 from raymodel.data.mixture import Mixture
 from raymodel.data.shard import Dataset
 from raymodel.errors import ArtifactError
-from raymodel.evaluate.gates import check_gates
 from raymodel.evaluate.measure import Measured
-from raymodel.evaluate.report import summary, write_report
+from raymodel.evaluate.report import judge, summary
 from raymodel.evaluate.run import Teller, measure_models, open_held_out
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.model.card import render_card
@@ -74,30 +73,28 @@ def run_compress(
     after, before = measured["model"], measured["base"]
     costs = _time_once(old, new, task_spec, held_out, execution, story)
 
-    gates = check_gates(after.metrics, measures.gates)
-    passed = all(gate.passed for gate in gates)
     merged = _named(measured, models) if len(models) > 1 else {}
     further = {"Cost": cost_text(costs)}
     note = other_examples(models)
     if merged:
         further["Merged models"] = "\n\n".join([parts_text(merged, after), *note])
-    write_report(execution.location / "report", after, before, gates, further)
+    verdict = judge(
+        after,
+        before,
+        measures,
+        execution.location / "report",
+        f"{execution.stage}/{execution.fingerprint}",
+        further,
+    )
     card = card_of(head, before, after, costs, sum(after.rows.values()))
     (new / "README.md").write_text(render_card(card))
     content: dict[str, Any] = {
         "task": task_spec.name,
         "task_spec": task_spec.to_dict(),
         "method": spec.method,
-        "metrics": after.metrics,
-        "intervals": after.intervals,
-        "base_metrics": before.metrics,
+        **verdict,
         "parts": {name: each.metrics for name, each in merged.items()},
         "costs": costs.to_dict(),
-        "gates": [gate.to_dict() for gate in gates],
-        "passed": passed,
-        "rows": after.rows,
-        "slow_paths": after.slow_paths,
-        "promoted": f"{execution.stage}/{execution.fingerprint}" if passed else None,
     }
     story.say(listed(summary(content), " " * 10))
     story.say(listed(cost_words(content["costs"]), " " * 10))

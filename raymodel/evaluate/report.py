@@ -7,15 +7,52 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from raymodel.evaluate.gates import TEXT_PREFIX, GateResult
+from raymodel.evaluate.gates import TEXT_PREFIX, GateResult, check_gates
 from raymodel.evaluate.intervals import LEVEL
 from raymodel.evaluate.measure import Measured
+from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.observe.measures import is_better, is_measured
 from raymodel.storage.uri import Location
 from raymodel.tasks import is_higher_better
 
 # Of a prompt that is longer, the end is shown: it is what the answer goes on from.
 _SHOWN_CHARS = 800
+
+
+def judge(
+    after: Measured,
+    before: Measured | None,
+    spec: EvaluateSpec,
+    report: Location,
+    candidate: str,
+    further: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Checks the gates and writes the report.
+
+    Args:
+        after: of the model that is judged.
+        before: of what it was made from.
+        report: the folder of the report.
+        candidate: what the judged model is called once it is promoted.
+        further: see `write_report`.
+
+    Returns:
+        What a manifest tells: `metrics`, `intervals` and `base_metrics` by name, `gates`, `passed`,
+        `rows`, `slow_paths`, and `promoted` (`candidate`, None unless every gate is met).
+    """
+    gates = check_gates(after.metrics, spec.gates)
+    passed = all(gate.passed for gate in gates)
+    write_report(report, after, before, gates, further)
+    return {
+        "metrics": after.metrics,
+        "intervals": after.intervals,
+        "base_metrics": before.metrics if before else {},
+        "gates": [gate.to_dict() for gate in gates],
+        "passed": passed,
+        "rows": after.rows,
+        "slow_paths": after.slow_paths,
+        "promoted": candidate if passed else None,
+    }
 
 
 def write_report(

@@ -11,7 +11,6 @@ from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import ArtifactError
-from raymodel.evaluate.gates import check_gates
 from raymodel.evaluate.measure import (
     Measured,
     Part,
@@ -20,7 +19,7 @@ from raymodel.evaluate.measure import (
     measure_part,
     num_parts,
 )
-from raymodel.evaluate.report import summary, write_report
+from raymodel.evaluate.report import judge, summary
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.model.purpose import find_task, find_task_spec
 from raymodel.observe.slow_paths import forget_slow_paths
@@ -76,20 +75,14 @@ def run_evaluate(
     processors = {"base": next(iter(held_out.values())).processor}
     measured = measure_models(models, task_spec, held_out, spec, execution, story, processors)
 
-    gates = check_gates(measured["model"].metrics, spec.gates)
-    passed = all(gate.passed for gate in gates)
-    tuned, before = measured["model"], measured.get("base")
-    write_report(execution.location / "report", tuned, before, gates)
-    content = {
-        "metrics": tuned.metrics,
-        "intervals": tuned.intervals,
-        "base_metrics": before.metrics if before else {},
-        "gates": [gate.to_dict() for gate in gates],
-        "passed": passed,
-        "rows": tuned.rows,
-        "slow_paths": tuned.slow_paths,
-        "promoted": f"{model.stage}/{model.fingerprint}" if passed else None,
-    }
+    tuned = measured["model"]
+    content = judge(
+        tuned,
+        measured.get("base"),
+        spec,
+        execution.location / "report",
+        f"{model.stage}/{model.fingerprint}",
+    )
     story.say(listed(summary(content), " " * 10))
     for brief in (table["brief"] for table in tuned.tables if table["brief"]):
         story.say(" " * 10 + brief)
