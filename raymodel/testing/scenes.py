@@ -22,6 +22,38 @@ from raymodel.chance import Chance
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLASSES = {"ground": 0} | {name: digit + 1 for digit, name in enumerate(NAMES)}
 """Name → value in the masks."""
+SMALL_SEGFORMER = {
+    "hidden_sizes": [8, 8],
+    "num_encoder_blocks": 2,
+    "depths": [1, 1],
+    "sr_ratios": [2, 1],
+    "patch_sizes": [3, 3],
+    "strides": [2, 2],
+    "num_attention_heads": [1, 2],
+    "mlp_ratios": [2, 2],
+    "decoder_hidden_size": 8,
+}
+STEADY_SEGFORMER = SMALL_SEGFORMER | {"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}
+"""Without chance: what is dropped depends on the worker."""
+SMALL_DETR = {
+    "backbone_config": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage2"],
+    },
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "num_queries": 6,
+    "dropout": 0.0,
+}
 ALL = range(1797)
 """Places of all digits."""
 _SEEN, _NEW = range(1400), range(1400, 1797)  # of the script: to learn from, to be measured on

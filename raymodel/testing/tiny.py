@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+TINY_LLAMA: dict[str, Any] = {
+    "architecture": "llama",
+    "config": _SMALL | {"num_key_value_heads": 2},
+}
+"""`model` of a job."""
 TINY_BATCH = 8
 """The global batch of `tiny_job`, in rows."""
 _VERBS = ("read", "write", "open", "close", "count", "merge", "split", "sort", "find", "drop")
@@ -32,7 +43,7 @@ def outline_tiny_llama(
     from raymodel.model.spec import ModelSpec
     from raymodel.tasks import get_task
 
-    fields = _SMALL | {"num_key_value_heads": 2} | config
+    fields = TINY_LLAMA["config"] | config
     return build_model(
         ModelSpec(architecture="llama", config=fields),
         get_task("causal_lm")(),
@@ -77,14 +88,6 @@ def _with_weights(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     from raymodel.model.materialise import materialise
 
     return materialise(model, InitialWeights(model, seed), torch.float32)
-
-
-_SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
 
 
 def write_tiny_corpus(folder: Path, *, num_documents: int = 40, seed: int = 0) -> list[Path]:
@@ -134,7 +137,7 @@ def tiny_job(folder: Path, name: str = "tiny", **pretrain: Any) -> dict[str, Any
             "holdout": "20%",
         },
         "pretrain": {
-            "model": {"architecture": "llama", "config": _SMALL | {"num_key_value_heads": 2}},
+            "model": TINY_LLAMA,
             "global_batch": TINY_BATCH,
             "log_every": "1 step",
             **pretrain,

@@ -29,7 +29,7 @@ from raymodel.storage.uri import Location
 from raymodel.testing.distributed import free_port
 from raymodel.testing.nodes import left_in
 from raymodel.testing.s3 import s3_bucket
-from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.testing.tiny import TINY_LLAMA, write_tiny_corpus
 from raymodel.train.checkpoint.state import committed_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -37,16 +37,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TOKEN = "a" * 64
 BIN = Path(sys.executable).parent
 
-MODEL = {
-    "architecture": "llama",
-    "config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
 
 # Stands in for the package in the submitted directory, so that the test is about submitting.
 STAND_IN = """\
@@ -255,7 +245,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on_and_one_that_waits_leaves
 ):
     storage = tmp_path / "runs"
     pretrain = {
-        "model": MODEL,
+        "model": TINY_LLAMA,
         "global_batch": 8,
         "duration": "5000 steps",
         "log_every": "1 step",

@@ -1,11 +1,9 @@
 """Compressing on a real Ray: made, measured on the rows of before, timed, and judged by gates."""
 
-import os
-from contextlib import nullcontext
-
 import pyarrow as pa
 import pytest
 import torch
+from local_ray import Silent, local_ray
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.compress.cost import Costs
@@ -35,32 +33,10 @@ WORDS = ["add the numbers", "give the text back", "stop"]
 MEASURES = EvaluateSpec(metrics=["perplexity"], gates={"perplexity": "< 1000"})
 
 
-class Silent:
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-    def waiting(self, what):
-        return nullcontext()
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100_000_000,
-        logging_level="WARNING",
-        log_to_driver=False,
-    )
-    yield ray
-    ray.shutdown()
+    with local_ray(2) as ray:
+        yield ray
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from copies import copy_of, folder_of
+from local_ray import local_ray
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data import stream
@@ -40,16 +41,8 @@ GLOBAL_BATCH, SEED = 10, 7
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        logging_level="WARNING",
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with local_ray(4):
+        yield
 
 
 class Silent:

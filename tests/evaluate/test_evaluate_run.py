@@ -1,14 +1,13 @@
 """Evaluation on a real Ray: both models in workers of their own, resumed from work files."""
 
 import json
-import os
 import subprocess
 import sys
-from contextlib import nullcontext
 
 import pyarrow as pa
 import pytest
 import torch
+from local_ray import Silent, local_ray
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
@@ -33,32 +32,10 @@ SPEC = EvaluateSpec(
 EXAMPLES = [("one", "add the numbers"), ("two", "give the text back"), ("three", "stop")]
 
 
-class Silent:
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-    def waiting(self, what):
-        return nullcontext()
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported
-    import ray
-
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100_000_000,
-        logging_level="WARNING",
-        log_to_driver=False,
-    )
-    yield ray
-    ray.shutdown()
+    with local_ray(2) as ray:
+        yield ray
 
 
 def commit(folder, stage, fingerprint, content):

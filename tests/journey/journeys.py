@@ -15,17 +15,7 @@ import yaml
 from one_ray import OneRay  # type: ignore[import-not-found]
 
 from raymodel.testing.distributed import free_port
-
-MODEL = {
-    "architecture": "llama",
-    "config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
+from raymodel.testing.tiny import TINY_LLAMA
 
 
 def tiny_job(corpus: Path) -> dict[str, Any]:
@@ -46,7 +36,7 @@ def tiny_job(corpus: Path) -> dict[str, Any]:
             "holdout": "20%",
         },
         "pretrain": {
-            "model": MODEL,
+            "model": TINY_LLAMA,
             "global_batch": 8,
             "duration": "30 steps",
             "optimizer": {"learning_rate": 0.01},

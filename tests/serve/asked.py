@@ -1,6 +1,7 @@
 """Requests to a service over its application, and what is expected of refusals."""
 
 import asyncio
+import json
 
 import httpx
 
@@ -46,3 +47,35 @@ def check_error(response, status, *words, param=None):
     for word in words:
         assert word in error["message"]
     assert error["param"] == param
+
+
+def leave_early(app, body, service):
+    """Asks for a text and leaves as soon as the engine is at it; returns when its slot is free."""
+    left = asyncio.Event()
+    requests = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+    async def receive():
+        request = next(requests, None)
+        if request is None:
+            await left.wait()
+            return {"type": "http.disconnect"}
+        return request
+
+    async def send(message):
+        pass
+
+    async def run():
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",
+            "headers": [(b"content-type", b"application/json")], "http_version": "1.1",
+            "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        answering = asyncio.ensure_future(app(scope, receive, send))
+        while not service.engine.num_active:
+            await asyncio.sleep(0.005)
+        left.set()
+        await asyncio.wait_for(answering, 10)
+        while service.engine.num_active:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(asyncio.wait_for(run(), 20))

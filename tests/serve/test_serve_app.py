@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from asked import call, check_error, client_of, complete, events
+from asked import call, check_error, client_of, complete, events, leave_early
 
 from raymodel.serve.app import build_app
 from raymodel.serve.generation import GenerationService
@@ -337,35 +337,7 @@ def _wait_until_idle(service):
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_slot(generation, stream):
     body = {"model": "tiny", "prompt": "x", "max_tokens": 400, "temperature": 0, "stream": stream}
-    app = build_app(generation)
-    sent, left = [], asyncio.Event()
-    requests = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
-
-    async def receive():
-        request = next(requests, None)
-        if request is None:
-            await left.wait()
-            return {"type": "http.disconnect"}
-        return request
-
-    async def send(message):
-        sent.append(message)
-
-    async def run():
-        scope = {
-            "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",
-            "headers": [(b"content-type", b"application/json")], "http_version": "1.1",
-            "asgi": {"version": "3.0"},
-        }  # fmt: skip
-        answering = asyncio.ensure_future(app(scope, receive, send))
-        while not generation.engine.num_active:
-            await asyncio.sleep(0.005)
-        left.set()
-        await asyncio.wait_for(answering, 10)
-        while generation.engine.num_active:
-            await asyncio.sleep(0.005)
-
-    asyncio.run(asyncio.wait_for(run(), 20))
+    leave_early(build_app(generation), body, generation)
     assert generation.engine.num_generated < 400
 
 

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import tempfile
 import threading
 import time
 
 import httpx
 import psutil
 import pytest
+from local_ray import local_ray
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe.story import Story
@@ -23,10 +23,6 @@ BODY = {"model": "tiny", "prompt": "x", "max_tokens": 4000, "temperature": 0}
 
 @pytest.fixture
 def served(tokenizer, tmp_path):
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray
-
-    from raymodel.serve.run import run_serve
     from raymodel.testing.tiny import build_tiny_llama
 
     model = build_tiny_llama(vocab_size=len(tokenizer), max_positions=8192, seed=10)
@@ -34,26 +30,16 @@ def served(tokenizer, tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     spec = ServeSpec(port=free_port(), batch=2, queue=30, max_tokens=4000, grace="60s")
-    with tempfile.TemporaryDirectory(prefix="raymodel-", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            _temp_dir=folder,
-            object_store_memory=200_000_000,
-            logging_level="WARNING",
-            log_to_driver=False,
+    with local_ray(4):
+        from raymodel.serve.run import run_serve
+
+        yield run_serve(
+            spec,
+            Location.parse(str(tmp_path)),
+            job_name="tiny",
+            cluster=ClusterSpec(),
+            story=Story(),
         )
-        try:
-            yield run_serve(
-                spec,
-                Location.parse(str(tmp_path)),
-                job_name="tiny",
-                cluster=ClusterSpec(),
-                story=Story(),
-            )
-        finally:
-            ray.shutdown()
 
 
 class Stream(threading.Thread):

@@ -1,11 +1,10 @@
 """One real Ray Serve, asked by the official client; and what is checked before it starts."""
 
-import os
 import socket
-import tempfile
 import threading
 
 import pytest
+from local_ray import local_ray
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError, PortError, RaymodelError, SpecError
@@ -83,22 +82,8 @@ def test_a_model_is_served_in_the_dtype_it_was_saved_in_where_that_is_fast(llama
 
 @pytest.fixture(scope="module")
 def ray():
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray
-
-    # A short path: it holds Unix sockets, whose names may have only 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="raymodel-", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            _temp_dir=folder,
-            object_store_memory=200_000_000,
-            logging_level="WARNING",
-            log_to_driver=False,
-        )
+    with local_ray(4) as ray:
         yield ray
-        ray.shutdown()
 
 
 def test_a_missing_token_and_a_taken_port_stop_before_anything_starts(

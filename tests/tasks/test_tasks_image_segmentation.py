@@ -22,7 +22,7 @@ from raymodel.tasks import get_task
 from raymodel.tasks.base import LeftOut, Limits
 from raymodel.tasks.pixel_scores import class_ious, pixel_counts, pixel_scores
 from raymodel.tasks.spec.image import ImageSegmentationSpec
-from raymodel.testing.scenes import CLASSES, scenes
+from raymodel.testing.scenes import CLASSES, SMALL_SEGFORMER, scenes
 
 PROCESSOR = ImageProcessor(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
 SPEC = ImageSegmentationSpec.model_validate(
@@ -32,17 +32,6 @@ SPEC = ImageSegmentationSpec.model_validate(
     }
 )
 LABELS = ("ground", "road", "car")
-SMALL = {
-    "hidden_sizes": [8, 8],
-    "num_encoder_blocks": 2,
-    "depths": [1, 1],
-    "sr_ratios": [2, 1],
-    "patch_sizes": [3, 3],
-    "strides": [2, 2],
-    "num_attention_heads": [1, 2],
-    "mlp_ratios": [2, 2],
-    "decoder_hidden_size": 8,
-}
 
 
 @pytest.fixture
@@ -74,7 +63,7 @@ def rows(count):
 
 
 def build_segformer(labels=LABELS):
-    config = SegformerConfig(**SMALL, num_labels=len(labels))
+    config = SegformerConfig(**SMALL_SEGFORMER, num_labels=len(labels))
     config.id2label = dict(enumerate(labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

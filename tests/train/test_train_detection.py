@@ -22,7 +22,7 @@ from raymodel.data.spec import SourceSpec
 from raymodel.evaluate.measure import combine, measure_part
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.testing.distributed import run_distributed
-from raymodel.testing.scenes import NAMES, write_coco
+from raymodel.testing.scenes import NAMES, SMALL_DETR, write_coco
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork
 
@@ -32,28 +32,7 @@ SPEC = {
         "image": {"size": 16},
         "augment": {"crop": 0.3, "flip": True},
     },
-    "model": {
-        "architecture": "detr",
-        "config": {
-            "backbone_config": {
-                "model_type": "resnet",
-                "embedding_size": 8,
-                "hidden_sizes": [8, 16],
-                "depths": [1, 1],
-                "layer_type": "basic",
-                "out_features": ["stage2"],
-            },
-            "d_model": 16,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 16,
-            "decoder_ffn_dim": 16,
-            "num_queries": 6,
-            "dropout": 0.0,
-        },
-    },
+    "model": {"architecture": "detr", "config": SMALL_DETR},
     "sources": [{"path": "scenes", "format": "coco"}],
     "global_batch": 7,
     "duration": "8 steps",

@@ -22,7 +22,7 @@ from raymodel.data.spec import SourceSpec
 from raymodel.evaluate.measure import combine, measure_part
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.testing.distributed import run_distributed
-from raymodel.testing.scenes import CLASSES, write_masked
+from raymodel.testing.scenes import CLASSES, STEADY_SEGFORMER, write_masked
 from raymodel.train.spec import FinetuneSpec
 from raymodel.train.work import TrainWork
 
@@ -33,22 +33,7 @@ SPEC = {
         "image": {"size": 16},
         "augment": {"crop": 0.5, "flip": True},
     },
-    "model": {
-        "architecture": "segformer",
-        "config": {
-            "hidden_sizes": [8, 8],
-            "num_encoder_blocks": 2,
-            "depths": [1, 1],
-            "sr_ratios": [2, 1],
-            "patch_sizes": [3, 3],
-            "strides": [2, 2],
-            "num_attention_heads": [1, 2],
-            "mlp_ratios": [2, 2],
-            "decoder_hidden_size": 8,
-            "drop_path_rate": 0.0,
-            "classifier_dropout_prob": 0.0,
-        },
-    },
+    "model": {"architecture": "segformer", "config": STEADY_SEGFORMER},
     "sources": [{"path": "scenes", "format": "mask_folders"}],
     "global_batch": 7,
     "duration": "8 steps",

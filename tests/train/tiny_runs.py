@@ -23,7 +23,7 @@ from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
-from raymodel.testing.tiny import write_tiny_corpus
+from raymodel.testing.tiny import TINY_LLAMA, write_tiny_corpus
 from raymodel.train import loop
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -32,16 +32,7 @@ from raymodel.train.worker import run_worker
 
 STEPS, STOP = 12, 6  # as in `make_work`; where a test interrupts it, after a checkpoint at 4
 
-MODEL = {
-    "architecture": "llama",
-    "config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-}
+MODEL: dict[str, Any] = TINY_LLAMA
 
 
 RESNET: dict[str, Any] = {

@@ -20,7 +20,13 @@ from raymodel.modality.text import train_tokenizer
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
-from raymodel.testing.scenes import CLASSES, write_coco, write_masked
+from raymodel.testing.scenes import (
+    CLASSES,
+    SMALL_DETR,
+    STEADY_SEGFORMER,
+    write_coco,
+    write_masked,
+)
 from raymodel.testing.sounds import SMALL_WAVE, clip, write_tiny_whisper
 from raymodel.testing.tiny import train_pair_tokenizer
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -65,44 +71,8 @@ MAE = {
         **{f"decoder_{name}": VIT["config"][name] for name in VIT["config"] if name[0] != "p"},
     },
 }
-SEGFORMER = {
-    "architecture": "segformer",
-    "config": {
-        "hidden_sizes": [8, 8],
-        "num_encoder_blocks": 2,
-        "depths": [1, 1],
-        "sr_ratios": [2, 1],
-        "patch_sizes": [3, 3],
-        "strides": [2, 2],
-        "num_attention_heads": [1, 2],
-        "mlp_ratios": [2, 2],
-        "decoder_hidden_size": 8,
-        "drop_path_rate": 0.0,
-        "classifier_dropout_prob": 0.0,
-    },
-}
-DETR = {
-    "architecture": "detr",
-    "config": {
-        "backbone_config": {
-            "model_type": "resnet",
-            "embedding_size": 8,
-            "hidden_sizes": [8, 16],
-            "depths": [1, 1],
-            "layer_type": "basic",
-            "out_features": ["stage2"],
-        },
-        "d_model": 16,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 16,
-        "decoder_ffn_dim": 16,
-        "num_queries": 6,
-        "dropout": 0.0,
-    },
-}
+SEGFORMER = {"architecture": "segformer", "config": STEADY_SEGFORMER}
+DETR = {"architecture": "detr", "config": SMALL_DETR}
 WAVE = {"architecture": "wav2vec2", "config": SMALL_WAVE}
 SMALL = {"size": 16}
 GREY = {"size": 8, "channels": 1}
