@@ -19,6 +19,7 @@ import psutil
 
 PARTS = 4
 START_S = 300
+_LINES = 20
 
 
 @dataclass
@@ -28,8 +29,14 @@ class Side:
     process: subprocess.Popen
     read_records: Callable[[], list[tuple[float, int]]]
     """Unix time and step of each record so far."""
+    output: Path
+    """What it prints."""
     turns: list[tuple[float, float]] = field(default_factory=list)
     """Unix times of the begin and end of each."""
+
+    def printed(self) -> str:
+        """The end of it."""
+        return "\n".join(self.output.read_text().splitlines()[-_LINES:])
 
     def signal(self, number: int) -> None:
         """To all its processes, those included that another starts meanwhile."""
@@ -43,7 +50,7 @@ class Side:
     def warm_up(self) -> None:
         deadline = time.monotonic() + START_S
         while not self.read_records():
-            assert self.process.poll() is None, f"{self.process.args} ended"
+            assert self.process.poll() is None, f"{self.process.args} ended:\n{self.printed()}"
             assert time.monotonic() < deadline, f"{self.process.args} did not begin to train"
             time.sleep(0.1)
         self.signal(signal.SIGSTOP)
@@ -80,8 +87,11 @@ class Side:
         return list(done / np.diff(bounds))
 
     def end(self) -> None:
+        if self.process.poll() is not None:
+            return  # which is why the other is ended
         self.signal(signal.SIGCONT)
-        self.process.send_signal(signal.SIGINT)
+        # Not SIGINT, which is ignored by what was started in the background of a script.
+        self.process.send_signal(signal.SIGTERM)
         self.process.wait(START_S)
 
 
@@ -139,6 +149,7 @@ def _start(
     name: str,
     read_records: Callable[[], list[tuple[float, int]]],
 ) -> Side:
-    with (folder / f"{name}.txt").open("w") as output:
+    path = folder / f"{name}.txt"
+    with path.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-    return Side(process, read_records)
+    return Side(process, read_records, path)

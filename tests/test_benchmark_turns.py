@@ -13,7 +13,10 @@ def side(monkeypatch):
     from turns import Side
 
     yield lambda records: Side(
-        SimpleNamespace(args=["train"]), lambda: records, turns=[(100.0, 110.0), (120.0, 130.0)]
+        SimpleNamespace(args=["train"]),
+        lambda: records,
+        Path("other.txt"),
+        turns=[(100.0, 110.0), (120.0, 130.0)],
     )
     sys.modules.pop("turns")
 

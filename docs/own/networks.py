@@ -9,9 +9,16 @@ from torch import nn
 
 
 class SmallCNN(nn.Module):
-    """Two convolutions with batch norm, a pool over what is left of the image, and the classes."""
+    """Twice a convolution, batch norm and a pool by two, then the classes by what is where."""
 
-    def __init__(self, num_labels: int, num_channels: int, width: int = 16, dropout: float = 0.0):
+    def __init__(
+        self,
+        num_labels: int,
+        num_channels: int,
+        image_size: int,
+        width: int = 16,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(num_channels, width, 3, padding=1, bias=False),
@@ -21,10 +28,11 @@ class SmallCNN(nn.Module):
             nn.Conv2d(width, 2 * width, 3, padding=1, bias=False),
             nn.BatchNorm2d(2 * width),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
+            nn.MaxPool2d(2),
             nn.Flatten(),
         )
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_labels))
+        left = 2 * width * (image_size // 4) ** 2
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(left, num_labels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(x))  # (B, C, H, W) → (B, classes)

@@ -148,13 +148,22 @@ def _place(spec: SourceSpec, base_dir: Path | None) -> str:
 
 
 def _split_glob(path: str) -> tuple[str, str | None]:
-    """`"a/b/*/c.txt"` → `("a/b", "*/c.txt")`; without a wildcard the pattern is None."""
-    scheme, separator, rest = path.rpartition("://")
+    """`"a/b/*/c.txt"` → `("a/b", "*/c.txt")`; without a wildcard the pattern is None.
+
+    In a bucket's URI `?` begins its options, which belong to the folder.
+    """
+    scheme, separator, rest = path.partition("://")
+    if not separator:
+        scheme, rest = "", path
+    options = ""
+    if scheme not in ("", "file"):
+        rest, question, options = rest.partition("?")
+        options = question + options
     parts = rest.split("/")
     for index, part in enumerate(parts):
         if any(character in part for character in "*?["):
             folder = "/".join(parts[:index]) or ("/" if rest.startswith("/") else ".")
-            return scheme + separator + folder, "/".join(parts[index:])
+            return scheme + separator + folder + options, "/".join(parts[index:])
     return path, None
 
 

@@ -76,8 +76,12 @@ def build_sound_model(task: Task, architecture: str, config: dict[str, Any]) -> 
     return model
 
 
-def write_tiny_whisper(folder: Path) -> Path:
-    """A base for `speech_recognition`: windows of a second, a tokenizer of bytes."""
+def write_tiny_whisper(folder: Path, **larger: Any) -> Path:
+    """A base for `speech_recognition`: windows of a second, a tokenizer of bytes.
+
+    Args:
+        larger: what its configuration has in place of the tiny sizes.
+    """
     import torch
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
@@ -87,15 +91,18 @@ def write_tiny_whisper(folder: Path) -> Path:
     special = ["<|startoftranscript|>", "<|notimestamps|>", "<|transcribe|>", "<|en|>", "<|de|>"]
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     end = tokenizer.eos_token_id
+    sizes = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+    }
     config = WhisperConfig(
+        **(sizes | larger),
         vocab_size=len(tokenizer),
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
         num_mel_bins=20,
         max_source_positions=50,
         max_target_positions=32,

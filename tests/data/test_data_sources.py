@@ -15,6 +15,8 @@ from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.sources import resolve_source
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
+from raymodel.storage.uri import Location
+from raymodel.testing.s3 import Faults
 
 
 def read_all(spec: SourceSpec, partition_bytes: int = 2**20) -> tuple[list[RawRecord], Counter]:
@@ -47,6 +49,25 @@ def test_a_glob_chooses_files(tmp_path: Path, pattern: str, names: list[str]) ->
     files = resolve_source(SourceSpec(path=f"{tmp_path}/{pattern}"))
     found = [str((files.root / file.name).local_path.relative_to(tmp_path)) for file in files.files]
     assert sorted(found) == names
+
+
+@pytest.mark.parametrize("options", ["", "?region=us-east-1"])
+def test_a_bucket_is_a_folder_whatever_options_its_uri_has(
+    server: tuple[Location, Faults], options: str
+) -> None:
+    bucket, _ = server
+    for name in ("a/one.txt", "a/two.md", "b/three.txt"):
+        (bucket / "texts" / name).write_text(name)
+    folder = SourceSpec(path=f"{bucket}/texts{options}")
+    chosen = SourceSpec(path=f"{bucket}/texts/a/*.txt{options}")
+    assert [file.name for file in resolve_source(folder).files] == [
+        "a/one.txt",
+        "a/two.md",
+        "b/three.txt",
+    ]
+    assert [file.name for file in resolve_source(chosen).files] == ["one.txt"]
+    records, _ = read_all(chosen)
+    assert [record.fields["text"] for record in records] == ["a/one.txt"]
 
 
 def test_the_identity_changes_with_the_data(tmp_path: Path) -> None:

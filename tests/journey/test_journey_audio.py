@@ -59,6 +59,7 @@ def test_the_tables_are_those_of_the_two_packages(tmp_path: Path) -> None:
     assert rows[0] == {"audio": "read-adg.wav", "text": "adg"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_job_of_tones_runs_whole(workplace: Workplace) -> None:
     job = yaml.safe_load((DOCS / "tones.yaml").read_text())

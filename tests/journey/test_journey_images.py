@@ -19,6 +19,7 @@ def write_scenes(folder: Path) -> None:
             write(folder / split, count, side=32, seed=count)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_job_of_masks_runs_whole_and_answers(workplace: Workplace) -> None:
     write_scenes(workplace.folder / "scenes")

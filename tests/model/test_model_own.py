@@ -84,7 +84,7 @@ def test_plain_torch_reads_the_weights_too(own_folder, tmp_path):
     own_folder(TEMPLATES)
     task = task_named("image_classification")
     made = saved(outline("networks:SmallCNN", task), task, tmp_path)
-    plain = load_own("networks:SmallCNN")(num_labels=3, num_channels=1).eval()
+    plain = load_own("networks:SmallCNN")(num_labels=3, num_channels=1, image_size=8).eval()
     plain.load_state_dict(load_file(tmp_path / "model.safetensors"))
     pixels = inputs_of(task)["pixel_values"]
     assert torch.equal(plain(pixels), made(pixel_values=pixels).logits)
