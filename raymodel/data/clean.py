@@ -133,7 +133,7 @@ def key_table(
 ) -> pa.Table:
     """The keys of one partition's documents, for `compare_documents`: 128 bits, label, place."""
     words = np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2)
-    hashes = [0 if label is None else _label_hash(label) for label in labels]
+    hashes = [0 if label is None else text_hash(label) for label in labels]
     return pa.table(
         {
             "high": words[:, 0],
@@ -145,8 +145,9 @@ def key_table(
     )
 
 
-def _label_hash(label: str) -> int:
-    return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
+def text_hash(text: str) -> int:
+    """64 bits that stand for a label."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def bucket_of(keys: pa.Table, num_buckets: int) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.data.clean import asked_for
+from raymodel.data.compare import compare, compared_content, reasons_to_compare
 from raymodel.data.ledger import Ledger
 from raymodel.data.parts import PartPlan, plan_partitions, plan_parts, split_content
 from raymodel.data.plan import plan_buckets
@@ -32,7 +33,7 @@ from raymodel.data.sides import Sides
 from raymodel.data.sources import SourceFiles, resolve_source
 from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.step import SPLITS, Partition, Step
-from raymodel.data.steps import DedupStep, RowStep, ShardStep, TokenizerStep
+from raymodel.data.steps import RowStep, ShardStep, TokenizerStep
 from raymodel.errors import SourceError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
@@ -96,6 +97,7 @@ class _Preparation:
         self._recipe, self._place = replace(recipe, kind=kind), place
         self._execute, self._say = execute, say
         self._work, self._processor = place / "work", place / PROCESSOR
+        self._asked_for = asked_for(recipe.clean) | reasons_to_compare(recipe.clean)
         self._ledger = Ledger([source.path for source in recipe.sources])
 
     def run(self, base_dir: Path | None) -> dict[str, Any]:
@@ -114,7 +116,8 @@ class _Preparation:
         sides = Sides()
         for summary in documents:
             sides.add_summary(summary["sides"])
-        duplicates, conflicts = self._compare(read)
+        num_documents = sum(summary["documents"] for summary in documents)
+        compared = compare(read, num_documents, self._do, self._say, base_dir)
         processor = self._make_processor(len(partitions))
         step = RowStep(
             work=self._work,
@@ -123,11 +126,15 @@ class _Preparation:
             kind=self._recipe.kind,
             processor=processor,
             labels=labels,
-            num_buckets=read.num_buckets if self._recipe.clean.dedup == "exact" else 0,
+            drops=compared.drops,
             moves=sides.moves(),
         )
         rows = self._do(step)
-        self._close_account(partitions, rows, duplicates)
+        self._close_account(partitions, rows, compared.duplicates)
+        near_conflicts = sum(summary["near_conflicts"] for summary in rows)
+        common = compared_content(
+            compared, self._recipe.clean, self._ledger, near_conflicts, self._say
+        )
         classes = _count_labels(rows)
         self._tell_classes(labels, classes)
         parts = self._plan_parts(partitions, rows)
@@ -150,10 +157,11 @@ class _Preparation:
             },
             "splits": splits,
             "read": self._ledger.read,
-            "duplicates": duplicates,
+            "duplicates": compared.duplicates,
             "left_out": self._ledger.left_out,
             "cut": _cut(rows),
-            "label_conflicts": conflicts,
+            "label_conflicts": compared.conflicts,
+            **common,
             **({"slow_paths": slow} if slow else {}),
         }
 
@@ -172,7 +180,7 @@ class _Preparation:
         if isinstance(processor, TokenizerSpec):
             sample = processor.sample_chars / total_bytes
         num_buckets = plan_buckets(total_bytes // _MEAN_DOCUMENT_BYTES)
-        compares = recipe.clean.dedup == "exact" or recipe.kind.label_role is not None
+        compares = recipe.clean.dedup.name != "none" or recipe.kind.label_role is not None
         return ReadStep(
             work=self._work,
             partitions=partitions,
@@ -201,9 +209,7 @@ class _Preparation:
                 f"({_counts(self._ledger.left_out) or 'no records'}); at least one is needed"
                 f"{have}. Check `format`, `encoding`, the templates and `clean`{self._see()}"
             )
-        self._ledger.check_share(
-            self._recipe.max_left_out, asked_for(self._recipe.clean), self._see()
-        )
+        self._ledger.check_share(self._recipe.max_left_out, self._asked_for, self._see())
         role, kind = self._recipe.kind.class_role, self._recipe.kind
         if kind.task is not None and kind.task.named_classes:
             return kind.task.named_classes
@@ -223,24 +229,6 @@ class _Preparation:
             )
         return tuple(labels)
 
-    def _compare(self, read: ReadStep) -> tuple[int, int]:
-        """Finds equal documents; returns how many are dropped, and texts with several labels."""
-        if not read.num_buckets:
-            return 0, 0
-        step = DedupStep(
-            work=self._work, num_buckets=read.num_buckets, num_partitions=len(read.partitions)
-        )
-        summaries = self._do(step)
-        conflicts = sum(summary["conflicts"] for summary in summaries)
-        if conflicts:
-            sample = next(each for summary in summaries for each in summary["samples"])
-            self._say(
-                f"warning: {conflicts:,} texts have several labels, such as {sample}; they are "
-                "kept with each"
-            )
-        drops = self._recipe.clean.dedup == "exact"
-        return sum(summary["duplicates"] for summary in summaries) if drops else 0, conflicts
-
     def _close_account(
         self, partitions: Sequence[Partition], summaries: list[dict[str, Any]], duplicates: int
     ) -> None:
@@ -254,9 +242,7 @@ class _Preparation:
             self._say(f"left out: {_counts(left_out)}{self._see()}")
         if cut := _cut(summaries):
             self._say(f"cut, since they were too long: {_counts(cut)}")
-        self._ledger.check_share(
-            self._recipe.max_left_out, asked_for(self._recipe.clean), self._see()
-        )
+        self._ledger.check_share(self._recipe.max_left_out, self._asked_for, self._see())
 
     def _write_rejects(self) -> None:
         lines = (json.dumps(reject, ensure_ascii=False) for reject in self._ledger.rejects)

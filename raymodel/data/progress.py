@@ -10,7 +10,11 @@ from raymodel.observe.text import duration_text
 
 DOING = {
     "read": "reading",
+    "sets": "reading evaluation sets",
     "dedup": "comparing",
+    "contamination": "looking for evaluation sets in",
+    "sketches": "sketching",
+    "near": "comparing sketches",
     "tokenizer": "training the tokenizer",
     "rows": "making rows",
     "references": "asking the base",

@@ -26,7 +26,7 @@ from raymodel.data.readers.beside import names_beside
 from raymodel.data.readers.content import packed_suffix
 from raymodel.data.readers.librispeech import TRANSCRIPTS
 from raymodel.data.readers.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SUFFIXES
-from raymodel.data.spec import ROWS_VERSION, PrepareSpec, SourceSpec, TokenizerSpec
+from raymodel.data.spec import ROWS_VERSION, CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.archive import is_archive
 from raymodel.storage.hub import check_no_hub_id
@@ -117,7 +117,26 @@ def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[st
         "tokenizer": tokenizer,
         "rows_version": ROWS_VERSION,
         **sources_identity(spec.sources, base_dir),
+        **sets_identity(spec.clean, base_dir),
     }
+
+
+def sets_of(clean: CleanSpec) -> tuple[SourceSpec, ...]:
+    """The evaluation sets of a stage."""
+    return tuple(clean.decontaminate.sets.values()) if clean.decontaminate else ()
+
+
+def sets_identity(clean: CleanSpec, base_dir: Path | None = None) -> dict[str, Any]:
+    """What the evaluation sets of a stage are; nothing where it names none.
+
+    Raises:
+        SourceError: one is missing.
+    """
+    if clean.decontaminate is None:
+        return {}
+    found = sources_identity(sets_of(clean), base_dir)
+    names = [*clean.decontaminate.sets]
+    return {"decontaminate": {"ngram": clean.decontaminate.ngram, "sets": names, **found}}
 
 
 def sources_identity(sources: Sequence[SourceSpec], base_dir: Path | None = None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from raymodel.data.dedup.spec import MAX_NGRAM, DedupSpec, ExactDedup
 from raymodel.modality.spec import ImageSpec
 from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
@@ -216,6 +217,41 @@ class DatasetSpec(Spec):
     An epoch is all datasets by their weights."""
 
 
+_OF_LEARNING = {"split", "group", "weight", "share", "label_separator"}
+
+
+class DecontaminateSpec(Spec):
+    """Documents that have a run of words in common with a text of an evaluation set are left out,
+    and counted by set. The manifest says for each how many they are, and how much of the set was
+    found in the data."""
+
+    sets: dict[str, SourceSpec] = Field(min_length=1, max_length=100)
+    """Name → where its texts are read, such as `squad: {path: dev.json, format: squad, fields:
+    {text: "{question}"}}`. The role is `text`."""
+    ngram: Count = Field(default=13, ge=2, le=MAX_NGRAM)
+    """Words of a run; case, punctuation and white space are nothing, and in scripts without spaces
+    a character is a word. Texts with fewer cannot be found, which is said. By default 13, as for
+    GPT-3 (arXiv:2005.14165, appendix C)."""
+
+    @field_validator("sets")
+    @classmethod
+    def _only_say_what_is_read(cls, sets: dict[str, SourceSpec]) -> dict[str, SourceSpec]:
+        for name, source in sets.items():
+            said = source.model_fields_set & {
+                "split",
+                "group",
+                "weight",
+                "share",
+                "label_separator",
+            }
+            if said:
+                raise ValueError(
+                    f"`{min(said)}` of the set {name!r} would say how it is learnt from, and it is "
+                    "read only to be left out; drop it"
+                )
+        return sets
+
+
 class CleanSpec(Spec):
     """What a document must be to be kept."""
 
@@ -224,9 +260,12 @@ class CleanSpec(Spec):
     max_chars: Count = Field(default=10_000_000, ge=1, le=MAX_CHARS)
     """Texts longer than this are cut and counted, so that one file cannot fill a worker's memory. A
     prompt keeps its end, every other text its start. Conversations longer than this are dropped."""
-    dedup: Literal["exact", "none"] = "exact"
+    dedup: DedupSpec = ExactDedup()
     """`exact` keeps the first of all documents with the same text (prompt and response, text and
-    label), as it was before it was cut. One text with several labels is kept with each."""
+    label), as it was before it was cut. One text with several labels is kept with each. `near`, or
+    a section with `name: near`, also keeps the first alone of texts that are nearly the same."""
+    decontaminate: DecontaminateSpec | None = None
+    """Leaves out what models are evaluated on."""
     steps: Annotated[Many[Text], DISTINCT] = ()
     """Functions of your own, `module.path:Name`, that each text goes through in this order before
     all else: they give the text to keep, or null to leave its document out, which is counted under
@@ -242,6 +281,7 @@ class CleanSpec(Spec):
     def identity(self) -> dict[str, Any]:
         """With the text of the steps' modules: a step that changed gives other documents."""
         known = super().identity()
+        del known["decontaminate"]  # which enters with the files of its sets, as the sources do
         if not known.pop("steps"):
             return known
         return known | {"steps": [[step, own_digest(step)] for step in self.steps]}

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Account, Place
 from raymodel.data.clean import compare_documents
+from raymodel.data.dedup.drops import DUPLICATES, Drops
 from raymodel.data.document import documents_of
 from raymodel.data.record import digest_of
 from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
@@ -58,7 +59,7 @@ class DedupStep:
             with item_file(self.work, "keys", partition).open_input() as stream:
                 keys.append(pq.ParquetFile(stream).read_row_group(item))
         found = compare_documents(pa.concat_tables(keys))
-        write_table(item_file(self.work, "duplicates", item), found.duplicates)
+        write_table(item_file(self.work, DUPLICATES, item), found.duplicates)
         samples = found.conflicts.slice(0, SAMPLES_PER_REASON).to_pylist()
         return {
             "duplicates": found.duplicates.num_rows,
@@ -119,8 +120,8 @@ class RowStep(OfPartitions):
     kind: RowKind
     processor: SavedProcessor
     labels: tuple[str, ...]
-    num_buckets: int
-    """Files of duplicates, which are dropped; 0 when they are kept."""
+    drops: Drops
+    """What earlier steps found."""
     moves: Mapping[str, str] = field(default_factory=dict)
     """Group in hex → the split that it moves to, see `data/sides.py`."""
     name: str = "rows"
@@ -130,9 +131,8 @@ class RowStep(OfPartitions):
         source = self.sources[self.partitions[item].source_index]
         with item_file(self.work, "documents", item).open_input() as stream:
             table = pq.read_table(stream)
-        table = table.filter(pa.array(self._is_first(item, table.num_rows)))
-        splits = self._splits(table)
         account, cut, summary = Account(), Counter[str](), dict[str, Any]()
+        table, splits, near_conflicts = self._kept(item, table, account)
         for split in SPLITS:
             documents = documents_of(table.filter(pa.array(splits == split)), self.kind.fields)
             rows = self.kind.rows(documents, source, self.processor, self.labels, account)
@@ -146,7 +146,28 @@ class RowStep(OfPartitions):
                 "memory_bytes": rows.table.nbytes,
                 "labels": dict(rows.labels),
             }
-        return summary | {"cut": dict(cut), "account": account.summary(source.path)}
+        return summary | {
+            "cut": dict(cut),
+            "near_conflicts": near_conflicts,
+            "account": account.summary(source.path),
+        }
+
+    def _kept(self, item: int, table: pa.Table, account: Account) -> tuple[pa.Table, Any, int]:
+        """The documents that stay, with the split of each, and how many of them are near to one of
+        another label; the others are entered in the account, but for those that are equal."""
+        splits = self._splits(table)
+        stays = self.drops.first(self.work, item, table.num_rows)
+        reasons, contradicts = self.drops.reasons(self.work, item, splits, self.moves)
+        for reason in sorted({reason for reason in reasons[stays] if reason is not None}):
+            found = np.flatnonzero(stays & (reasons == reason))
+            shown, rest = found[:SAMPLES_PER_REASON], len(found) - SAMPLES_PER_REASON
+            for document in documents_of(table.take(pa.array(shown)), self.kind.fields):
+                account.begin(**vars(document.place))
+                account.leave_out(reason, dict(document.values))
+            if rest > 0:
+                account.leave_out(reason, records=rest)
+        stays &= np.array([reason is None for reason in reasons], dtype=bool)
+        return table.filter(pa.array(stays)), splits[stays], int((contradicts & stays).sum())
 
     def _splits(self, table: pa.Table) -> Any:
         found = table["split"].to_numpy(zero_copy_only=False).astype(object)
@@ -154,15 +175,6 @@ class RowStep(OfPartitions):
             groups = [group.hex() for group in table["group"].to_pylist()]
             found[:] = [self.moves.get(g, s) for g, s in zip(groups, found, strict=True)]
         return found
-
-    def _is_first(self, item: int, num_documents: int) -> Any:
-        is_first = np.ones(num_documents, dtype=bool)
-        for bucket in range(self.num_buckets):
-            with item_file(self.work, "duplicates", bucket).open_input() as stream:
-                # The rows are sorted by partition, so statistics let most be passed over.
-                found = pq.read_table(stream, filters=[("partition", "=", item)])
-            is_first[found["index"].to_numpy()] = False
-        return is_first
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from raymodel.compress.rules import why_no_int8
-from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
+from raymodel.data.dedup.texts import find_wrong_dedup, has_texts
+from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
@@ -23,7 +24,13 @@ from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
 from raymodel.storage.hub import check_no_url_of_hub
 from raymodel.storage.uri import Location
-from raymodel.tasks.fields import PLAIN, Fields, find_wrong_roles, find_wrong_sources
+from raymodel.tasks.fields import (
+    PLAIN,
+    PLAIN_TEXT,
+    Fields,
+    find_wrong_roles,
+    find_wrong_sources,
+)
 from raymodel.train.plan import find_step_conflict, plan_batch
 from raymodel.train.spec import FinetuneSpec
 from raymodel.tune.check import check_sweep
@@ -41,19 +48,36 @@ def check_sources(job: Job) -> Iterator[Problem]:
     """The sources hold what is learnt from: a text, or what the task of fine-tuning needs."""
     from raymodel.tasks import get_task
 
-    stages: list[tuple[str, tuple[SourceSpec, ...], Fields, str]] = []
+    stages: list[tuple[str, PrepareSpec | FinetuneSpec, Fields, str]] = []
     if job.prepare:
-        stages.append(("prepare", job.prepare.sources, PLAIN[job.prepare.modality], "prepare"))
+        stages.append(("prepare", job.prepare, PLAIN[job.prepare.modality], "prepare"))
     if job.finetune:
         name = job.finetune.task.name
-        stages.append(("finetune", job.finetune.sources, get_task(name).fields, name))
-    for stage, sources, fields, reader in stages:
+        stages.append(("finetune", job.finetune, get_task(name).fields, name))
+    for stage, spec, fields, reader in stages:
+        yield from _compared(stage, spec, fields)
+        sources = spec.sources
         for i, source in enumerate(sources):
             for role, why in find_wrong_roles(source, fields, reader):
                 named = ("fields", role) if role in source.fields else ()
                 yield Problem((stage, "sources", i, *named), why)
         for i, why in find_wrong_sources(sources, fields, reader):
             yield Problem((stage, "sources", i), why)
+
+
+def _compared(stage: str, spec: PrepareSpec | FinetuneSpec, fields: Fields) -> Iterator[Problem]:
+    """What documents are compared by, they have; and so have the evaluation sets."""
+    if spec.clean.dedup.name == "near" and (why := find_wrong_dedup(fields)):
+        yield Problem((stage, "clean", "dedup"), why)
+    if spec.clean.decontaminate is None:
+        return
+    path: Path = (stage, "clean", "decontaminate")
+    if not has_texts(fields):
+        yield Problem(path, "evaluation sets are texts, and the documents have none; leave it out")
+    for name, source in spec.clean.decontaminate.sets.items():
+        for role, why in find_wrong_roles(source, PLAIN_TEXT, "an evaluation set"):
+            named = ("fields", role) if role in source.fields else ()
+            yield Problem((*path, "sets", name, *named), why)
 
 
 def check_processor(job: Job) -> Iterator[Problem]:
@@ -177,6 +201,9 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
         spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
         for i, source in enumerate(spec.sources if spec else ()):
             yield (stage, "sources", i, "path"), source.path
+        sets = spec.clean.decontaminate.sets if spec and spec.clean.decontaminate else {}
+        for name, source in sets.items():
+            yield (stage, "clean", "decontaminate", "sets", name, "path"), source.path
     for file in job.finetune.task.files if job.finetune else ():
         yield ("finetune", "task"), file
     if job.prepare and job.prepare.tokenizer and job.prepare.tokenizer.load:

@@ -16,7 +16,7 @@ from typing import Any
 from raymodel.compress.origin import resolve_models, rows_of
 from raymodel.compress.spec import CompressSpec
 from raymodel.data.mixture import Mixture, resolve_mixture
-from raymodel.data.sources import find_tokenizer, resolve_source
+from raymodel.data.sources import find_tokenizer, resolve_source, sets_of
 from raymodel.data.spec import TokenizerSpec
 from raymodel.errors import (
     ArtifactError,
@@ -136,12 +136,12 @@ class _Look:
     def run(self) -> Inputs:
         job = self.job
         if job.prepare:
-            self._sources("prepare", job.prepare.sources)
+            self._sources("prepare", (*job.prepare.sources, *sets_of(job.prepare.clean)))
             self._tokenizer("prepare", job.prepare.tokenizer)
         if job.pretrain and job.pretrain.data is not None:
             self._data()
         if job.finetune:
-            self._sources("finetune", job.finetune.sources)
+            self._sources("finetune", (*job.finetune.sources, *sets_of(job.finetune.clean)))
             self._tokenizer("finetune", job.finetune.tokenizer)
             with self._collecting("finetune"):
                 read_files(job.finetune.task, self.base_dir)

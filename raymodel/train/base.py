@@ -7,7 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raymodel.data.sources import locate_in_package, sources_identity, tokenizer_identity
+from raymodel.data.sources import (
+    locate_in_package,
+    sets_identity,
+    sources_identity,
+    tokenizer_identity,
+)
 from raymodel.data.spec import ROWS_VERSION
 from raymodel.errors import ArtifactError, MissingArtifactError
 from raymodel.storage.artifact import Artifact, find_artifact
@@ -101,6 +106,7 @@ def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path
     files = read_files(spec.task, base_dir)
     identity = {name: whole[name] for name in EXAMPLE_FIELDS if name in whole} | {
         **sources_identity(spec.sources, base_dir),
+        **sets_identity(spec.clean, base_dir),
         # Of a task without files nothing, so that its examples keep their name.
         **({"task_files": list(files.values())} if files else {}),
         "task": spec.task.examples_identity(),
