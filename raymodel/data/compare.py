@@ -180,11 +180,12 @@ def _find_sets(
 def _set_line(name: str, found: Mapping[str, Any], ngram: int) -> str:
     share = found["found"] / found["texts"]
     line = (
-        f"evaluation set {name!r}: {many(found['documents'], 'document')} have {ngram} words in a "
-        f"row of {found['found']:,} of its {found['texts']:,} texts ({share:.1%})"
+        f"evaluation set {name!r}: {found['found']:,} of its {found['texts']:,} texts "
+        f"({share:.1%}) have {ngram} words in a row in common with "
+        f"{many(found['documents'], 'document')}, which are left out"
     )
     if found["too_short"]:
-        line += f"; {found['too_short']:,} of them have fewer words and cannot be found"
+        line += f"; {found['too_short']:,} have fewer words and cannot be found"
     if found["left_out"]:
         unread = ", ".join(f"{count:,} × {why}" for why, count in sorted(found["left_out"].items()))
         line += f"; not read of it: {unread}"

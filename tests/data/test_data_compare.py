@@ -211,7 +211,8 @@ def test_documents_with_words_of_an_evaluation_set_are_left_out(
     assert content["left_out"][NEAR] == PLANTED
     assert content["read"] == documents(content) + PLANTED + found
     line = next(line for line in said if line.startswith("evaluation set 'quiz'"))
-    assert f"of {int(found)} of its 3 texts ({found / 3:.1%}); 1 of them have fewer words" in line
+    assert f"{int(found)} of its 3 texts ({found / 3:.1%}) have 13 words in a row" in line
+    assert line.endswith("; 1 have fewer words and cannot be found")
 
 
 def test_what_a_set_takes_does_not_make_others_near(

@@ -8,6 +8,7 @@ have (Jaccard). All arithmetic is that of whole numbers, so that every machine g
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,6 +82,12 @@ def similarity(some: Any, others: Any, num_texts: int) -> Any:
         agree = 1 - np.bitwise_count(differs & mask).sum(axis=1, dtype=np.int64) / slots
         np.minimum(least, (agree - _BY_CHANCE) / (1 - _BY_CHANCE), out=least)
     return least
+
+
+def spread(likeness: float, num_texts: int) -> float:
+    """The standard deviation of what `similarity` tells of two documents that are so alike."""
+    chance = likeness + (1 - likeness) * _BY_CHANCE
+    return math.sqrt(chance * (1 - chance) * num_texts / SLOTS) / (1 - _BY_CHANCE)
 
 
 def _minima(hashes: Any, bounds: Any, start: int, step: int) -> Any:

@@ -2,14 +2,14 @@
 
 Candidates are verified by their sketches, which travel with the keys: 64 bytes a document and band,
 where the exact similarity would need both texts in one place, another pass of the whole corpus over
-the network.
+the network. As that is an estimate, one that falls short of the threshold by no more than its
+standard deviation counts: most of those at the threshold are found, and some just below it.
 
 In each group of documents with one key, in the order of the corpus, one that is near to a *leader*
 is dropped, and one that is near to none becomes a leader. No state is larger than a bucket, unlike
-the clusters of all pairs (union-find), and yet no two documents that are kept are near, however
-many groups they meet in: the later of the two was held against the earlier, or, where that was no
-leader, the earlier was dropped. And chains lose less: what is like a dropped document only is kept,
-unless it met that one in a group where it led.
+the clusters of all pairs (union-find), and yet of those that meet no two that are kept are near:
+the later was held against the earlier, or, where that was no leader, the earlier was dropped. And
+chains lose less: what is like a dropped document alone is kept, unless that led another group.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from raymodel.data.dedup.minhash import SKETCH_WORDS, similarity
+from raymodel.data.dedup.minhash import SKETCH_WORDS, similarity, spread
 from raymodel.data.dedup.plan import MAX_LEADERS
 
 PLACE = (("partition", "<i4"), ("index", "<i4"))
@@ -48,7 +48,10 @@ def find_near(records: Any, num_texts: int, threshold: float) -> Found:
 
     Args:
         records: of the dtype `RECORD` or `LABELLED_RECORD`.
+        num_texts: of each document.
+        threshold: from which on two documents are near.
     """
+    least = threshold - spread(threshold, num_texts)
     records = _in_groups(records)
     is_labelled = "label" in records.dtype.names
     dropped, conflicts, left = list[Any](), list[Any](), np.arange(len(records))
@@ -56,9 +59,8 @@ def find_near(records: Any, num_texts: int, threshold: float) -> Found:
         left, leaders = _held_against(records["key"], left)
         if not len(left):
             break
-        is_near = (
-            similarity(records["sketch"][left], records["sketch"][leaders], num_texts) >= threshold
-        )
+        sketches = records["sketch"]
+        is_near = similarity(sketches[left], sketches[leaders], num_texts) >= least
         if is_labelled:
             labels = records["label"]
             contradicts = is_near & (labels[left] != labels[leaders])
