@@ -27,7 +27,7 @@ from scipy.sparse import csr_matrix
 from raymodel.data.dedup.minhash import SKETCH_WORDS, band_keys, signatures, sketches
 from raymodel.data.dedup.near import RECORD, find_near
 from raymodel.data.dedup.plan import BandPlan, plan_bands, plan_near_buckets
-from raymodel.data.dedup.spill import read_spill, write_spill
+from raymodel.data.dedup.spill import read_spills, write_spill
 from raymodel.data.dedup.words import batches, runs_of, words_of
 from raymodel.storage.uri import Location
 
@@ -138,12 +138,8 @@ def synthetic(num_keys: int, plan: BandPlan) -> None:
             bytes_spilled += (place / f"{partition}.bin").size()
         after_spill, started, duplicates = peak_bytes(), time.perf_counter(), 0
         for bucket in range(buckets):
-            records = np.concatenate(
-                [
-                    read_spill(place / f"{partition}.bin", bucket, buckets, RECORD)
-                    for partition in range(PARTITIONS)
-                ]
-            )
+            places = [place / f"{partition}.bin" for partition in range(PARTITIONS)]
+            records = read_spills(places, bucket, buckets, RECORD)
             duplicates += len(find_near(records, 1, 0.8).duplicates)
         compare_s = time.perf_counter() - started
     print(

@@ -15,7 +15,8 @@ from raymodel.data.clean import values_digest
 from raymodel.data.dedup.drops import NEAR, NEAR_OTHER_LABEL, contaminated_reason
 from raymodel.data.prepare import REJECTS, Recipe, prepare_dataset
 from raymodel.data.read_step import is_held_out
-from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.sources import prepare_identity
+from raymodel.data.spec import CleanSpec, PrepareSpec, SourceSpec
 from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
@@ -247,3 +248,39 @@ def test_records_of_a_set_that_cannot_be_read_are_told(
 
 def test_near_texts_are_as_near_as_the_threshold_says() -> None:
     assert jaccard(text_of(1, 80).upper(), planted(text_of(1, 80)).replace(",\n", " "), 3) > 0.6
+
+
+# ---- what names a dataset ------------------------------------------------------------------------
+
+
+def test_what_is_compared_names_a_dataset_and_what_is_not_asked_for_changes_no_name(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "d.txt").write_text("x")
+    (tmp_path / "quiz.txt").write_text("a question")
+
+    def mark(**clean: Any) -> str:
+        spec = PrepareSpec.model_validate(
+            {
+                "sources": [{"path": "d.txt"}],
+                "tokenizer": {"vocab_size": 300},
+                "sequence_length": 8,
+                "clean": clean,
+            }
+        )
+        return json.dumps(prepare_identity(spec, tmp_path), sort_keys=True)
+
+    def quiz(name: str = "quiz", **fields: Any) -> str:
+        source = {"path": "quiz.txt"} | fields
+        return mark(decontaminate={"sets": {name: source}})
+
+    assert '"dedup": "exact"' in mark()
+    assert "decontaminate" not in mark(), "those who ask for nothing keep their datasets"
+    assert mark(dedup={"name": "exact"}) == mark()
+    near = {"name": "near", "threshold": 0.8, "ngram": 5}
+    assert mark(dedup="near") == mark(dedup=near), "the defaults, as they are resolved"
+    marks = {mark(), mark(dedup="none"), mark(dedup="near"), mark(dedup=near | {"ngram": 4})}
+    marks |= {quiz(), quiz("other"), quiz(encoding="latin-1")}
+    assert quiz(path=str(tmp_path / "quiz.txt")) == quiz(), "however the job file names it"
+    (tmp_path / "quiz.txt").write_text("another question")
+    assert len(marks | {quiz()}) == 8

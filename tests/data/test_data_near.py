@@ -17,7 +17,7 @@ from raymodel.data.dedup.minhash import (
 from raymodel.data.dedup.near import LABELLED_RECORD, RECORD, find_near
 from raymodel.data.dedup.plan import MAX_BAND_SLOTS, MIN_THRESHOLD, SLOTS, BandPlan, plan_bands
 from raymodel.data.dedup.spec import NearDedup
-from raymodel.data.dedup.spill import read_spill, write_spill
+from raymodel.data.dedup.spill import read_spill, read_spills, write_spill
 from raymodel.data.dedup.words import runs_of, words_of
 from raymodel.storage.uri import Location
 
@@ -256,3 +256,7 @@ def test_each_task_reads_its_own_records(tmp_path) -> None:
     for part in range(6):
         found = read_spill(place, part, 6, RECORD)
         assert found["index"].tolist() == np.flatnonzero(parts == part).tolist()
+        assert read_spills([place, place], part, 6, RECORD)["index"].tolist() == [
+            *found["index"],
+            *found["index"],
+        ]

@@ -24,13 +24,14 @@ from local_ray import local_ray
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data import stream
 from raymodel.data.blocks import to_block
+from raymodel.data.dedup.drops import NEAR
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.plan import PAUSE_S, REST_S
 from raymodel.data.run import run_examples, run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
-from raymodel.data.spec import PrepareSpec, SourceSpec, TokenizerSpec
+from raymodel.data.spec import CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.data.stream import Pace, RayFeed, start_helpers, start_readers
 from raymodel.errors import ShardError, SourceError
 from raymodel.storage.execution import Execution
@@ -93,11 +94,15 @@ def test_the_shards_do_not_depend_on_the_parallelism(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 4000)
-    spec = prepare_spec(corpus)
+    other = SourceSpec(path=str(corpus / "b/010.txt"))
+    clean = CleanSpec(dedup={"name": "near", "ngram": 3}, decontaminate={"sets": {"b": other}})
+    spec = prepare_spec(corpus).model_copy(update={"clean": clean})
     limits = ray.data.DataContext.get_current().execution_options
     for name, cpus in {"one": 1, "four": 4}.items():
         monkeypatch.setattr(limits, "resource_limits", limits.resource_limits.copy(cpu=cpus))
-        run_prepare(spec, execution_at(tmp_path / name), Silent())
+        content = run_prepare(spec, execution_at(tmp_path / name), Silent())
+        assert content["left_out"][NEAR] > 0
+        assert content["decontaminated"]["b"]["found"] == 1
     one, four = (shards_of(tmp_path / name) for name in ("one", "four"))
     assert one == four
     assert "data/train/part-000/0000000.parquet" in one

@@ -66,6 +66,34 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "job.yaml:3: prepare.sources.0.fields.text: the template 'body' names no field",
         ),
         (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean: {dedup: nera}",
+            "job.yaml:6: prepare.clean.dedup: 'nera' is not a way to find duplicates; did you "
+            "mean 'near'? (known are exact, near, none)",
+        ),
+        (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean: {dedup: {name: near, threshold: 10%}}",
+            "job.yaml:6: prepare.clean.dedup.threshold: '10%' must be at least 0.3",
+        ),
+        (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean: {decontaminate: {sets: {quiz: {path: a, "
+            "fields: {q: b}}}}}",
+            "job.yaml:6: prepare.clean.decontaminate.sets.quiz.fields.q: an evaluation set has no "
+            "role 'q', it has text",
+        ),
+        (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean: {decontaminate: {sets: {quiz: {path: a, weight: 2}}}}",
+            "job.yaml:6: prepare.clean.decontaminate.sets: `weight` of the set 'quiz' would say",
+        ),
+        (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean: {decontaminate: {sets: {quiz: {path: 'ftp://a/b'}}}}",
+            "job.yaml:6: prepare.clean.decontaminate.sets.quiz.path: 'ftp://a/b': the scheme 'ftp'",
+        ),
+        (
             "preset: llama-tiny",
             "preset: lama-tiny",
             "job.yaml:7: pretrain.model.preset: there is no model preset 'lama-tiny'",

@@ -104,6 +104,14 @@ LLAMA = {"objective": "causal_lm", "model": {"preset": "llama-tiny"}}
             "prepare has no role 'text', it has image",
         ),
         (
+            job_of(prepare={"clean": {"dedup": "near"}}),
+            "`near` compares texts, and the documents have the role `image`, of which nothing",
+        ),
+        (
+            job_of(prepare={"clean": {"decontaminate": {"sets": {"quiz": {"path": "a"}}}}}),
+            "evaluation sets are texts, and the documents have none; leave it out",
+        ),
+        (
             job_of(pretrain={"model": vit_mae(patch_size=5)}),
             "patch_size is 5, and images of 28 pixels are no whole number of such patches",
         ),

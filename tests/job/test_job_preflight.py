@@ -398,6 +398,9 @@ def test_what_a_folder_holds_plan_and_run_refuse_before_the_first_stage(
     [
         pretraining(prepare={"sources": [{"path": "/on/the/cluster/only"}]}),
         pretraining(prepare={"tokenizer": {"load": "/on/the/cluster/only"}}),
+        pretraining(
+            prepare={"clean": {"decontaminate": {"sets": {"quiz": {"path": "/on/the/c"}}}}}
+        ),
         finetuning("/on/the/cluster/only"),
         finetuning("python:not_installed_here/model"),
         finetuning("other/pretrain"),

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from raymodel.data.dedup.near import CONFLICT, DUPLICATE
-from raymodel.data.dedup.spill import read_spill
+from raymodel.data.dedup.spill import read_spills
 from raymodel.data.step import SPLITS, item_file
 from raymodel.storage.uri import Location
 
@@ -76,10 +76,10 @@ class Drops:
         reasons = np.full(len(splits), None, dtype=object)
         contradicts, is_apart = self._conflicts(work, item, splits, moves)
         reasons[is_apart] = NEAR_OTHER_LABEL
-        for bucket in range(self.near_buckets):
-            place = item_file(work, NEAR_DUPLICATES, bucket, "bin")
-            found = read_spill(place, item, self.num_partitions, DUPLICATE)
-            reasons[found["index"]] = NEAR
+        buckets = range(self.near_buckets)
+        places = [item_file(work, NEAR_DUPLICATES, bucket, "bin") for bucket in buckets]
+        near = read_spills(places, item, self.num_partitions, DUPLICATE)
+        reasons[near["index"]] = NEAR
         contaminated = self.contaminated(work, item, len(splits))
         for index, name in enumerate(self.sets):
             reasons[contaminated == index] = contaminated_reason(name)
@@ -91,10 +91,10 @@ class Drops:
         """Which documents are near to an earlier one of another label, and which of these fall on
         another side than it."""
         found, is_apart = np.zeros(len(splits), dtype=bool), np.zeros(len(splits), dtype=bool)
-        for bucket in range(self.near_buckets if self.is_labelled else 0):
-            place = item_file(work, NEAR_CONFLICTS, bucket, "bin")
-            for each in read_spill(place, item, self.num_partitions, CONFLICT):
-                found[each["index"]] = True
-                other = moves.get(each["group"].tobytes().hex(), SPLITS[each["split"]])
-                is_apart[each["index"]] |= splits[each["index"]] != other
+        buckets = range(self.near_buckets if self.is_labelled else 0)
+        places = [item_file(work, NEAR_CONFLICTS, bucket, "bin") for bucket in buckets]
+        for each in read_spills(places, item, self.num_partitions, CONFLICT):
+            found[each["index"]] = True
+            other = moves.get(each["group"].tobytes().hex(), SPLITS[each["split"]])
+            is_apart[each["index"]] |= splits[each["index"]] != other
         return found, is_apart

@@ -15,7 +15,7 @@ from raymodel.data.dedup.drops import NEAR_CONFLICTS, NEAR_DUPLICATES, Drops
 from raymodel.data.dedup.minhash import band_keys, has_words, signatures, sketches
 from raymodel.data.dedup.near import LABELLED_RECORD, RECORD, find_near
 from raymodel.data.dedup.plan import BandPlan
-from raymodel.data.dedup.spill import read_spill, write_spill
+from raymodel.data.dedup.spill import read_spills, write_spill
 from raymodel.data.dedup.texts import compared_texts, num_texts
 from raymodel.data.dedup.words import batches
 from raymodel.data.document import Document, documents_of
@@ -121,12 +121,8 @@ class NearStep:
     def run(self, item: int) -> dict[str, Any]:
         band, bucket = divmod(item, self.num_buckets)
         dtype = record_type(is_labelled=self.is_labelled)
-        records = np.concatenate(
-            [
-                read_spill(bands_file(self.work, band, part), bucket, self.num_buckets, dtype)
-                for part in range(self.num_partitions)
-            ]
-        )
+        places = [bands_file(self.work, band, part) for part in range(self.num_partitions)]
+        records = read_spills(places, bucket, self.num_buckets, dtype)
         found = find_near(records, self.num_texts, self.threshold)
         self._write(NEAR_DUPLICATES, item, found.duplicates)
         if self.is_labelled:
