@@ -12,7 +12,7 @@ DOING = {
     "read": "reading",
     "sets": "reading evaluation sets",
     "dedup": "comparing",
-    "contamination": "looking for evaluation sets in",
+    "contamination": "matching evaluation sets",
     "sketches": "sketching",
     "near": "comparing sketches",
     "tokenizer": "training the tokenizer",
