@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from raymodel.data.dedup.contamination import FOUND, ContaminationStep, SetStep
-from raymodel.data.dedup.drops import NEAR, NEAR_OTHER_LABEL, Drops, contaminated_reason
-from raymodel.data.dedup.plan import BandPlan, plan_bands, plan_near_buckets
-from raymodel.data.dedup.spec import NearDedup
+from raymodel.data.dedup.drops import EMPTIED, NEAR, NEAR_OTHER_LABEL, Drops, contaminated_reason
+from raymodel.data.dedup.plan import BandPlan, plan_bands, plan_near_buckets, plan_unit_buckets
+from raymodel.data.dedup.repeated import CommonStep, StripStep, UnitStep
+from raymodel.data.dedup.spec import NearDedup, RepeatedSpec
 from raymodel.data.dedup.steps import NearStep, SketchStep
 from raymodel.data.dedup.texts import num_texts
 from raymodel.data.ledger import Ledger
@@ -32,7 +33,7 @@ Say = Callable[[str], None]
 def reasons_to_compare(clean: CleanSpec) -> frozenset[str]:
     """Reasons to leave a document out that the job file gives, found here."""
     sets = clean.decontaminate.sets if clean.decontaminate else ()
-    return frozenset({NEAR, NEAR_OTHER_LABEL, *map(contaminated_reason, sets)})
+    return frozenset({NEAR, NEAR_OTHER_LABEL, EMPTIED, *map(contaminated_reason, sets)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Compared:
     """Documents that are equal to an earlier one, and are dropped."""
     conflicts: int
     """Texts with several labels."""
+    repeated: Mapping[str, Any]
+    """What was found of lines or paragraphs that stand in many documents."""
     sets: Mapping[str, Any]
     """Name → what was found of an evaluation set."""
     near: BandPlan | None
@@ -68,7 +71,10 @@ def compare(read: ReadStep, documents: int, do: Do, say: Say, base_dir: Path | N
         num_partitions=len(read.partitions), num_buckets=read.num_buckets if drops_equal else 0
     )
     equal, conflicts = _find_equal(read, do, say)
-    sets = dict[str, Any]()
+    repeated, sets = dict[str, Any](), dict[str, Any]()
+    if clean.repeated is not None:
+        repeated = _strip(read, clean.repeated, drops, do, say)
+        drops = replace(drops, is_stripped=True)
     if clean.decontaminate is not None:
         sets = _find_sets(read, clean.decontaminate, drops, do, say, base_dir)
         drops = replace(drops, sets=tuple(sets))
@@ -80,6 +86,7 @@ def compare(read: ReadStep, documents: int, do: Do, say: Say, base_dir: Path | N
         drops=drops,
         duplicates=equal if drops_equal else 0,
         conflicts=conflicts,
+        repeated=repeated,
         sets=sets,
         near=plan,
         unseen=unseen,
@@ -96,7 +103,8 @@ def compared_content(
         ledger: the accounts of all documents.
         near_conflicts: documents that are kept and near to an earlier one of another label.
     """
-    content: dict[str, Any] = {"decontaminated": dict(compared.sets)} if compared.sets else {}
+    content: dict[str, Any] = {"repeated": compared.repeated, "decontaminated": compared.sets}
+    content = {name: dict(found) for name, found in content.items() if found}
     if compared.near is None or not isinstance(clean.dedup, NearDedup):
         return content
     plan, spec, left_out = compared.near, clean.dedup, ledger.left_out
@@ -135,6 +143,42 @@ def _find_equal(read: ReadStep, do: Do, say: Say) -> tuple[int, int]:
             "kept with each"
         )
     return sum(summary["duplicates"] for summary in summaries), conflicts
+
+
+def _strip(read: ReadStep, spec: RepeatedSpec, drops: Drops, do: Do, say: Say) -> dict[str, Any]:
+    """Takes out what is repeated; how much that is."""
+    total_bytes = sum(partition.size.bytes for partition in read.partitions)
+    buckets, of_partitions = plan_unit_buckets(total_bytes), len(read.partitions)
+    do(
+        UnitStep(
+            work=read.work,
+            partitions=read.partitions,
+            spec=spec,
+            num_buckets=buckets,
+            drops=drops,
+        )
+    )
+    common = do(
+        CommonStep(work=read.work, spec=spec, num_buckets=buckets, num_partitions=of_partitions)
+    )
+    stripped = do(
+        StripStep(
+            work=read.work,
+            partitions=read.partitions,
+            clean=read.clean,
+            num_buckets=buckets,
+            drops=drops,
+        )
+    )
+    units = sum(summary["units"] for summary in common)
+    names = ("documents", "removed", "chars")
+    sums = {name: sum(summary[name] for summary in stripped) for name in names}
+    say(
+        f"repeated: {many(units, spec.unit)} in more than "
+        f"{many(spec.max_documents, 'document')} each; {sums['removed']:,} were taken out of "
+        f"{many(sums['documents'], 'document')}, {sums['chars']:,} characters"
+    )
+    return {"unit": spec.unit, "max_documents": spec.max_documents, "units": units} | sums
 
 
 def _find_sets(

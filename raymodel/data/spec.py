@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from raymodel.data.dedup.spec import MAX_NGRAM, DedupSpec, ExactDedup
+from raymodel.data.dedup.spec import MAX_NGRAM, DedupSpec, ExactDedup, RepeatedSpec
 from raymodel.modality.spec import ImageSpec
 from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
@@ -266,6 +266,8 @@ class CleanSpec(Spec):
     a section with `name: near`, also keeps the first alone of texts that are nearly the same."""
     decontaminate: DecontaminateSpec | None = None
     """Leaves out what models are evaluated on."""
+    repeated: RepeatedSpec | None = None
+    """Takes out lines or paragraphs that stand in many documents."""
     steps: Annotated[Many[Text], DISTINCT] = ()
     """Functions of your own, `module.path:Name`, that each text goes through in this order before
     all else: they give the text to keep, or null to leave its document out, which is counted under
@@ -282,6 +284,8 @@ class CleanSpec(Spec):
         """With the text of the steps' modules: a step that changed gives other documents."""
         known = super().identity()
         del known["decontaminate"]  # which enters with the files of its sets, as the sources do
+        if self.repeated is None:
+            del known["repeated"]
         if not known.pop("steps"):
             return known
         return known | {"steps": [[step, own_digest(step)] for step in self.steps]}

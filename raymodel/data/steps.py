@@ -129,8 +129,7 @@ class RowStep(OfPartitions):
 
     def run(self, item: int) -> dict[str, Any]:
         source = self.sources[self.partitions[item].source_index]
-        with item_file(self.work, "documents", item).open_input() as stream:
-            table = pq.read_table(stream)
+        table = self.drops.read(self.work, item)
         account, cut, summary = Account(), Counter[str](), dict[str, Any]()
         table, splits, near_conflicts = self._kept(item, table, account)
         for split in SPLITS:

@@ -69,6 +69,12 @@ def _compared(stage: str, spec: PrepareSpec | FinetuneSpec, fields: Fields) -> I
     """What documents are compared by, they have; and so have the evaluation sets."""
     if spec.clean.dedup.name == "near" and (why := find_wrong_dedup(fields)):
         yield Problem((stage, "clean", "dedup"), why)
+    if spec.clean.repeated and (stage != "prepare" or not has_texts(fields)):
+        yield Problem(
+            (stage, "clean", "repeated"),
+            "what is repeated is taken out of texts that are pretrained on, since labels, answers "
+            "and their places would no longer fit; leave it out",
+        )
     if spec.clean.decontaminate is None:
         return
     path: Path = (stage, "clean", "decontaminate")

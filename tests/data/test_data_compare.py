@@ -7,18 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from labelled import classes, documents, labelled, texts_of, write_records
 from near_texts import cut_end, edited, jaccard, text_of
+from small_corpus import execute_here
 
 from raymodel.data.clean import values_digest
-from raymodel.data.dedup.drops import NEAR, NEAR_OTHER_LABEL, contaminated_reason
+from raymodel.data.dedup.drops import EMPTIED, NEAR, NEAR_OTHER_LABEL, contaminated_reason
 from raymodel.data.prepare import REJECTS, Recipe, prepare_dataset
 from raymodel.data.read_step import is_held_out
+from raymodel.data.shard import dataset_of
 from raymodel.data.sources import prepare_identity
 from raymodel.data.spec import CleanSpec, PrepareSpec, SourceSpec
 from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.errors import SourceError
+from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
 
 Execute = Callable[[Step], None]
@@ -52,6 +56,16 @@ def planted(text: str) -> str:
 
 def files_of(place: Location) -> dict[str, bytes]:
     return {entry.name: (place / entry.name).read_bytes() for entry in place.walk()}
+
+
+def decode_all(place: Location, content: dict[str, Any], split: str) -> list[str]:
+    """The documents of a split, as text."""
+    data = dataset_of(place, content, split)
+    tokenizer = TextProcessor.load(data.processor).tokenizer
+    rows = data.read(np.arange(data.num_rows))
+    pairs = zip(rows["tokens"].to_pylist(), rows["length"].to_pylist(), strict=True)
+    text = tokenizer.decode([token for tokens, length in pairs for token in tokens[:length]])
+    return text.split(tokenizer.eos_token)[:-1]
 
 
 def held_out(text: str, seed: int) -> bool:
@@ -250,6 +264,64 @@ def test_near_texts_are_as_near_as_the_threshold_says() -> None:
     assert jaccard(text_of(1, 80).upper(), planted(text_of(1, 80)).replace(",\n", " "), 3) > 0.6
 
 
+# ---- lines and paragraphs ------------------------------------------------------------------------
+
+MENU, NOTICE = "Home | About us | Contact | Sign in", "All rights reserved by their owners."
+
+
+def stripped(
+    recipe: Recipe, place: Location, tmp_path: Path, texts: list[str], **repeated: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """The dataset of these texts, and the texts in it."""
+    source = SourceSpec(path=write_texts(tmp_path / "d.jsonl", texts), format="jsonl")
+    clean = CleanSpec(repeated=repeated, min_chars=5, dedup=recipe.clean.dedup)
+    one = replace(recipe, sources=(source,), clean=clean, holdout=0.0)
+    content = prepare_dataset(one, place, execute_here, lambda text: None)
+    return content, decode_all(place, content, "train")
+
+
+@pytest.mark.parametrize("most", [6, 5])
+def test_a_line_that_stands_in_too_many_documents_is_taken_out_of_all(
+    recipe: Recipe,
+    place: Location,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+) -> None:
+    monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 300)
+    monkeypatch.setattr("raymodel.data.dedup.plan.BUCKET_UNITS", 10)
+    own = [text_of(i, words=12) for i in range(9)]
+    texts = [f"{MENU}\n\n{text}\n}}\n{MENU.upper()}" for text in own[:6]] + own[6:]
+    content, found = stripped(recipe, place, tmp_path, [*texts, texts[0]], max_documents=most)
+    assert content["duplicates"] == 1, "it does not count as another document with the line"
+    is_common = most == 5
+    assert found == ([f"\n{text}\n}}\n" for text in own[:6]] if is_common else texts[:6]) + own[6:]
+    removed = {"units": 1, "documents": 6, "removed": 12}
+    counts = {name: content["repeated"][name] for name in removed}
+    assert counts == (removed if is_common else dict.fromkeys(removed, 0))
+    assert content["repeated"]["chars"] == sum(map(len, texts)) - sum(map(len, found))
+
+
+def test_paragraphs_go_as_a_whole_and_short_ones_stay(
+    recipe: Recipe, place: Location, tmp_path: Path
+) -> None:
+    own = [text_of(i, words=12) for i in range(4)]
+    texts = [f"{text}\n\n{MENU}\n{NOTICE}\n \nThe end.\n\n{NOTICE} {text}" for text in own]
+    content, found = stripped(recipe, place, tmp_path, texts, max_documents=3, unit="paragraph")
+    assert found == [f"{text}\n\nThe end.\n\n{NOTICE} {text}" for text in own]
+    assert content["repeated"]["units"] == 1
+
+
+def test_a_document_of_nothing_but_repeated_lines_is_left_out(
+    near_recipe: Recipe, place: Location, tmp_path: Path
+) -> None:
+    own = [text_of(i, words=40) for i in range(4)]
+    texts = [f"{MENU}\n{text}" for text in own] + [f"{MENU}\n...", cut_end(own[1], 2)]
+    content, found = stripped(near_recipe, place, tmp_path, texts, max_documents=2)
+    assert content["left_out"] == {EMPTIED: 1, NEAR: 1}
+    assert found == own, "near ones are sought in what is left"
+
+
 # ---- what names a dataset ------------------------------------------------------------------------
 
 
@@ -275,12 +347,13 @@ def test_what_is_compared_names_a_dataset_and_what_is_not_asked_for_changes_no_n
         return mark(decontaminate={"sets": {name: source}})
 
     assert '"dedup": "exact"' in mark()
-    assert "decontaminate" not in mark(), "those who ask for nothing keep their datasets"
+    assert "decontaminate" not in mark()
+    assert "repeated" not in mark(), "those who ask for nothing keep their datasets"
     assert mark(dedup={"name": "exact"}) == mark()
     near = {"name": "near", "threshold": 0.8, "ngram": 5}
     assert mark(dedup="near") == mark(dedup=near), "the defaults, as they are resolved"
     marks = {mark(), mark(dedup="none"), mark(dedup="near"), mark(dedup=near | {"ngram": 4})}
-    marks |= {quiz(), quiz("other"), quiz(encoding="latin-1")}
+    marks |= {quiz(), quiz("other"), quiz(encoding="latin-1"), mark(repeated={"max_documents": 3})}
     assert quiz(path=str(tmp_path / "quiz.txt")) == quiz(), "however the job file names it"
     (tmp_path / "quiz.txt").write_text("another question")
-    assert len(marks | {quiz()}) == 8
+    assert len(marks | {quiz()}) == 9

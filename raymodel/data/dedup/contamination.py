@@ -124,12 +124,11 @@ class ContaminationStep(OfPartitions):
     loads_model: bool = False
 
     def run(self, item: int) -> dict[str, Any]:
-        with item_file(self.work, "documents", item).open_input() as stream:
-            table = pq.read_table(stream)
+        table = self.drops.read(self.work, item)
         sets = [_load_runs(item_file(self.work, "set-runs", each)) for each in range(self.num_sets)]
         has = np.zeros((self.num_sets, table.num_rows), dtype=bool)
         found = [set[int]() for _ in sets]
-        places = np.flatnonzero(self.drops.first(self.work, item, table.num_rows))
+        places = np.flatnonzero(self.drops.stays(self.work, item, table.num_rows))
         for start in range(0, len(places), _TABLE_ROWS):
             some = places[start : start + _TABLE_ROWS]
             documents = documents_of(table.take(pa.array(some)), self.fields)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymodel.data.dedup.near import CONFLICT, DUPLICATE
@@ -21,10 +22,16 @@ from raymodel.storage.uri import Location
 NEAR = "near-duplicate"
 NEAR_OTHER_LABEL = "near-duplicate of another label, on another side of the holdout"
 
+EMPTIED = "shorter than clean.min_chars without what is repeated"
+
 DUPLICATES, CONTAMINATED, NEAR_DUPLICATES, NEAR_CONFLICTS = (
     "duplicates", "contaminated", "near-duplicates", "near-conflicts"
 )  # fmt: skip
 """Folders of what was found."""
+STRIPPED = "stripped"
+"""Folder: documents without what is repeated."""
+EMPTIED_COLUMN = "emptied"
+"""Of these documents: whether too little is left."""
 
 
 def contaminated_reason(name: str) -> str:
@@ -39,12 +46,35 @@ class Drops:
     num_partitions: int
     num_buckets: int = 0
     """Files of equal documents; 0 when they are kept."""
+    is_stripped: bool = False
+    """Whether repeated lines or paragraphs were taken out of the documents."""
     sets: tuple[str, ...] = ()
     """Names of evaluation sets."""
     near_buckets: int = 0
     """Files of near-duplicates, of all bands together."""
     is_labelled: bool = False
     """Whether near-duplicates can contradict one another."""
+
+    def read(self, work: Location, item: int) -> pa.Table:
+        """The documents of a partition, as they are by now; those that are dropped too."""
+        folder = STRIPPED if self.is_stripped else "documents"
+        with item_file(work, folder, item).open_input() as stream:
+            return pq.read_table(stream)
+
+    def stays(self, work: Location, item: int, num_documents: int) -> Any:
+        """Which documents are not dropped by now, near ones but for. (documents,) bool"""
+        found = self.first(work, item, num_documents)
+        found &= ~self.emptied(work, item, num_documents)
+        found &= self.contaminated(work, item, num_documents) < 0
+        return found
+
+    def emptied(self, work: Location, item: int, num_documents: int) -> Any:
+        """Which documents have too little left without what is repeated. (documents,) bool"""
+        if not self.is_stripped:
+            return np.zeros(num_documents, dtype=bool)
+        with item_file(work, STRIPPED, item).open_input() as stream:
+            table = pq.read_table(stream, columns=[EMPTIED_COLUMN])
+        return table[EMPTIED_COLUMN].to_numpy()
 
     def first(self, work: Location, item: int, num_documents: int) -> Any:
         """Which documents are equal to no earlier one. (documents,) bool"""
@@ -80,6 +110,7 @@ class Drops:
         places = [item_file(work, NEAR_DUPLICATES, bucket, "bin") for bucket in buckets]
         near = read_spills(places, item, self.num_partitions, DUPLICATE)
         reasons[near["index"]] = NEAR
+        reasons[self.emptied(work, item, len(splits))] = EMPTIED
         contaminated = self.contaminated(work, item, len(splits))
         for index, name in enumerate(self.sets):
             reasons[contaminated == index] = contaminated_reason(name)

@@ -29,6 +29,10 @@ BUCKET_RECORDS = 2_000_000
 MAX_LEADERS = 1000
 """Documents of one band's bucket that are near to no other there, and that others are held against:
 a bound to time where thousands share a phrase and nothing else. Beyond it is counted and said."""
+BUCKET_UNITS = 8_000_000
+"""Lines or paragraphs that one task counts, 16 bytes each, and some four times as much while it
+sorts them."""
+_MEAN_UNIT_BYTES = 32  # being wrong costs memory only
 MAX_SET_NGRAMS = 50_000_000
 """Of one evaluation set: 600 MB in each process, and more words than any such set has."""
 
@@ -60,3 +64,8 @@ def plan_bands(threshold: float) -> BandPlan:
 def plan_near_buckets(documents: int) -> int:
     """Tasks among which the documents of one band are shared out."""
     return max(1, -(-documents // BUCKET_RECORDS))
+
+
+def plan_unit_buckets(total_bytes: int) -> int:
+    """Tasks among which the lines or paragraphs of all sources are shared out."""
+    return max(1, -(-total_bytes // (_MEAN_UNIT_BYTES * BUCKET_UNITS)))

@@ -63,6 +63,21 @@ class NearDedup(Spec):
     short texts of one form, such as questions, are near too."""
 
 
+class RepeatedSpec(Spec):
+    """Lines or paragraphs that stand in many documents, such as menus and notices, are taken out of
+    all of them: after equal documents were dropped, and before all else that documents have in
+    common is looked for. For text that is pretrained on. A tokenizer that is trained sees the texts
+    as they were."""
+
+    unit: Literal["line", "paragraph"] = "line"
+    """What is counted. Paragraphs are parted by blank lines."""
+    max_documents: Count = Field(ge=1)
+    """In more documents than this one may not stand. Case, punctuation and white space are
+    nothing."""
+    min_chars: Count = 20
+    """Shorter ones stay, such as a brace, a date or a heading."""
+
+
 _AnyDedup = ExactDedup | NearDedup | NoDedup
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymodel.data.clean import text_hash
 from raymodel.data.dedup.drops import NEAR_CONFLICTS, NEAR_DUPLICATES, Drops
@@ -44,12 +43,8 @@ class SketchStep(OfPartitions):
     loads_model: bool = False
 
     def run(self, item: int) -> dict[str, Any]:
-        with item_file(self.work, "documents", item).open_input() as stream:
-            table = pq.read_table(stream)
-        rows = table.num_rows
-        stays = self.drops.first(self.work, item, rows)
-        stays &= self.drops.contaminated(self.work, item, rows) < 0
-        places = np.flatnonzero(stays)
+        table = self.drops.read(self.work, item)
+        places = np.flatnonzero(self.drops.stays(self.work, item, table.num_rows))
         keys, records = self._sketched(table, places, item)
         for band in range(self.plan.bands):
             records["key"] = keys[:, band]

@@ -93,6 +93,19 @@ def runs_of(words: Runs, length: int, *, short: bool) -> Runs:
     return Runs(found, all_runs)
 
 
+def whole_of(words: Runs) -> tuple[Any, Any]:
+    """A number for all words of each text in their order, and whether it has any. (texts,) each"""
+    hashes, bounds = words
+    counts = np.diff(bounds)
+    found, has_any = np.zeros(len(counts), dtype=np.uint64), counts > 0
+    if has_any.any():
+        place = np.arange(len(hashes)) - np.repeat(bounds[:-1], counts)
+        with np.errstate(over="ignore"):
+            weighted = hashes * _powers(int(counts.max()))[place]
+        found[has_any] = mixed(np.add.reduceat(weighted, bounds[:-1][has_any]))
+    return found, has_any
+
+
 def mixed(values: Any) -> Any:
     """A number of 64 bits for each, every bit of which depends on all of it (the finaliser of
     SplitMix64: Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195)."""
