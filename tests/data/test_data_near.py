@@ -18,7 +18,7 @@ from raymodel.data.dedup.near import LABELLED_RECORD, RECORD, find_near
 from raymodel.data.dedup.plan import MAX_BAND_SLOTS, MIN_THRESHOLD, SLOTS, BandPlan, plan_bands
 from raymodel.data.dedup.spec import NearDedup
 from raymodel.data.dedup.spill import read_spill, read_spills, write_spill
-from raymodel.data.dedup.words import runs_of, words_of
+from raymodel.data.dedup.words import runs_of, whole_of, words_of
 from raymodel.storage.uri import Location
 
 # ---- words ---------------------------------------------------------------------------------------
@@ -82,6 +82,14 @@ def test_runs_of_words_stay_within_a_text(ngram: int) -> None:
     alone = [runs_of(words_of([text]), ngram, short=True).hashes.tolist() for text in texts]
     assert some.hashes.tolist() == [run for each in alone for run in each]
     assert (alone[2] == alone[4]) is False, "the order of words counts"
+
+
+def test_a_line_is_its_words_in_their_order() -> None:
+    lines = ["Home | about us", "home about, us", "us about home", "home about", "", "--"]
+    hashes, has_any = whole_of(words_of(lines))
+    assert has_any.tolist() == [True] * 4 + [False] * 2
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[:4].tolist())) == 3
 
 
 # ---- MinHash -------------------------------------------------------------------------------------

@@ -94,6 +94,11 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "job.yaml:6: prepare.clean.decontaminate.sets.quiz.path: 'ftp://a/b': the scheme 'ftp'",
         ),
         (
+            "  task: causal_lm",
+            "  task: causal_lm\n  clean: {repeated: {max_documents: 9}}",
+            "job.yaml:12: finetune.clean.repeated: what is repeated is taken out of texts that are",
+        ),
+        (
             "preset: llama-tiny",
             "preset: lama-tiny",
             "job.yaml:7: pretrain.model.preset: there is no model preset 'lama-tiny'",
