@@ -54,6 +54,19 @@ class TextLSTM(nn.Module):
         return self.classifier(pooled)
 
 
+class SoundLSTM(nn.Module):
+    """Reads a spectrogram in both directions; the class is told by the mean over its frames."""
+
+    def __init__(self, num_labels: int, num_mel_bins: int, width: int = 64, layers: int = 2):
+        super().__init__()
+        self.lstm = nn.LSTM(num_mel_bins, width, layers, batch_first=True, bidirectional=True)
+        self.classifier = nn.Linear(2 * width, num_labels)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        states, _ = self.lstm(frames)  # (B, frames, bins) → (B, frames, 2 × width)
+        return self.classifier(states.mean(1))
+
+
 class TextTransformer(nn.Module):
     """`nn.TransformerEncoder` with learnt positions; the mean over the tokens tells the class."""
 

@@ -174,10 +174,11 @@ class AudioProcessor(Processor):
 
     def check_fits(self, model: PreTrainedModel) -> None:
         """The model takes what the features are called, and their sizes."""
-        if model.main_input_name != self.argument:
+        takes = model.main_input_name  # empty where the network calls it as it likes
+        if takes and takes != self.argument:
             raise ValueError(
-                f"{FILE} makes {self.argument}, and a {type(model).__name__} takes "
-                f"{model.main_input_name}; the files belong to different models. Copy both from one"
+                f"{FILE} makes {self.argument}, and a {type(model).__name__} takes {takes}; the "
+                "files belong to different models. Copy both from one"
             )
         self.check_config(model.config)
 

@@ -65,6 +65,8 @@ class OwnModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     config: OwnConfig
     config_class = OwnConfig
     base_model_prefix = "own"
+    main_input_name = ""
+    """Whatever its module calls it."""
 
     def __init__(self, config: OwnConfig) -> None:
         super().__init__(config)
@@ -154,6 +156,7 @@ def own_config(fields: Mapping[str, Any], task: Task, needed: ModelFields | None
 _STAND_INS: dict[str, dict[str, Any]] = {
     "text": {"vocab_size": 1024, "max_position_embeddings": 512, "pad_token_id": 0},
     "image": {"num_channels": 3, "image_size": 32},
+    "audio": {"num_mel_bins": 128, "max_length": 1024},
 }
 
 

@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from raymodel.errors import ArtifactError, SpecError
+from raymodel.modality.audio import AudioProcessor
 from raymodel.modality.image import ImageProcessor
+from raymodel.modality.spec import AudioSpec
 from raymodel.modality.text import TextProcessor
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import build_model
@@ -30,11 +32,13 @@ from raymodel.testing.tiny import train_tiny_tokenizer
 TEMPLATES = Path(__file__).parents[2] / "docs/own"
 LABELS = ("no", "yes", "perhaps")
 IMAGES = ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
+SOUNDS = AudioProcessor.fresh(AudioSpec(features="spectrogram", max_seconds=0.5))
+PROCESSORS = {"image_classification": IMAGES, "audio_classification": SOUNDS}
 
 
 def task_named(name: str, labels=LABELS):
-    processor = IMAGES
-    if name != "image_classification":
+    processor = PROCESSORS.get(name)
+    if processor is None:
         processor = TextProcessor(train_tiny_tokenizer(["a few words of a text"]))
     return get_task(name)(labels=labels, processor=processor)
 
@@ -54,6 +58,9 @@ def inputs_of(task) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(1)
     if task.modality == "image":
         return {"pixel_values": torch.randn((2, 1, 8, 8), generator=draw)}
+    if task.modality == "audio":
+        [(argument, shape)] = task.processor.facts()["inputs"].items()
+        return {argument: torch.randn((2, *shape), generator=draw)}
     ids = torch.randint(0, 200, (2, 8), generator=draw)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -63,6 +70,7 @@ def inputs_of(task) -> dict[str, torch.Tensor]:
     [
         ("networks:SmallCNN", "image_classification"),
         ("networks:TextLSTM", "text_classification"),
+        ("networks:SoundLSTM", "audio_classification"),
         ("networks:TextTransformer", "text_classification"),
     ],
 )
