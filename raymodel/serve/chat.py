@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raymodel.modality.chat import ChatError, ChatFormat
-from raymodel.serve.protocol import Message
+from raymodel.serve.generation_protocol import Message
 from raymodel.serve.refusal import Refusal
 
 # Where the answer of a model without a chat template ends: it begins the user's next turn.

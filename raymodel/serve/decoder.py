@@ -30,8 +30,8 @@ class Decoder(Protocol):
     reads_in_pieces: bool
     """Whether it has `extend`."""
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor: ...
-    def extend(self, tokens: Sequence[int]) -> torch.Tensor: ...
+    def prefill(self, prompts: Sequence[Sequence[int]], *, every: bool = False) -> torch.Tensor: ...
+    def extend(self, tokens: Sequence[int], *, every: bool = False) -> torch.Tensor: ...
     def step(self, tokens: Sequence[int]) -> torch.Tensor: ...
     def release(self, row: int, num_running: int) -> None: ...
 
@@ -54,22 +54,23 @@ class SingleDecoder:
         self._cache: Any = None
         self._forward = CachedForward(model)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Starts the one row; returns (1, V) logits."""
+    def prefill(self, prompts: Sequence[Sequence[int]], *, every: bool = False) -> torch.Tensor:
+        """Starts the one row; returns (1, V) logits, or (1, T, V) of every place."""
         [prompt] = prompts
         assert not self.lengths, "the one slot is taken"
         self._tokens, self._cache = list(prompt), None
         self.lengths = [len(prompt)]
-        return self._read(self._tokens)
+        logits_1TV = self._read(self._tokens)
+        return logits_1TV if every else logits_1TV[:, -1]
 
-    def extend(self, tokens: Sequence[int]) -> torch.Tensor:
+    def extend(self, tokens: Sequence[int], *, every: bool = False) -> torch.Tensor:
         raise NotImplementedError
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Feeds one token; returns (1, V) logits."""
         self._tokens += tokens
         self.lengths = [len(self._tokens)]
-        return self._read(self._tokens if self._cache is None else list(tokens))
+        return self._read(self._tokens if self._cache is None else list(tokens))[:, -1]
 
     def release(self, row: int, num_running: int) -> None:
         """Forgets the row."""
@@ -82,8 +83,8 @@ class SingleDecoder:
 
     def _read(self, tokens: list[int]) -> torch.Tensor:
         input_ids = torch.tensor([tokens], device=self.model.device)
-        logits, self._cache = self._forward(input_ids, self._cache)
-        return logits[:, -1]
+        logits_1TV, self._cache = self._forward(input_ids, self._cache)
+        return logits_1TV
 
 
 def build_decoder(model: PreTrainedModel, num_slots: int, context_tokens: int) -> Decoder:

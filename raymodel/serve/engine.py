@@ -104,7 +104,8 @@ class Engine:
         """Queues prompts, all or none.
 
         Args:
-            requests: token ids (at least one, and room for one more) and how to sample.
+            requests: token ids (at least one, and room for one more unless the answer has no
+                tokens) and how to sample.
             deliver: called in the engine's thread with the prompt's index and each chunk; the last
                 chunk has a finish reason or an error.
 
@@ -113,7 +114,13 @@ class Engine:
             EngineClosedError: the engine has ended.
         """
         answers = [
-            Answer(list(prompt), sampling, self._decode_ids, _bind(deliver, index))
+            Answer(
+                list(prompt),
+                sampling,
+                self._decode_ids,
+                _bind(deliver, index),
+                self._ends(sampling),
+            )
             for index, (prompt, sampling) in enumerate(requests)
         ]
         with self._changed:
@@ -139,6 +146,10 @@ class Engine:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _ends(self, sampling: Sampling) -> frozenset[int]:
+        own = frozenset() if sampling.ignore_eos else self._end_tokens
+        return own | sampling.stop_token_ids
 
     def _retry_after_s(self) -> int:
         rounds = len(self._waiting) / self.runner.num_slots
@@ -188,12 +199,13 @@ class Engine:
     def _advance(self, tokens: Tokens) -> None:
         """Gives answers their next tokens, and releases those that ended."""
         ended: list[Answer] = []
-        for answer, token in tokens:
+        for answer, token, scored in tokens:
             if answer in ended:
                 continue
-            self.num_generated += 1
             is_full = len(answer.prompt) + len(answer.tokens) >= self.context_tokens
-            if answer.add(token, is_end=token in self._end_tokens, is_full=is_full):
+            is_finished = answer.add(token, scored, is_full=is_full)
+            self.num_generated += bool(answer.tokens)
+            if is_finished:
                 self._note_duration(answer)
                 ended.append(answer)
         self._release(ended)

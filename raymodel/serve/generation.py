@@ -9,22 +9,24 @@ import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
-from raymodel.serve.protocol import (
+from raymodel.serve.generation_protocol import (
     ChatRequest,
     CompletionRequest,
     GenerationRequest,
     Message,
     TokenizeRequest,
     TokenizeResponse,
-    usage,
 )
-from raymodel.serve.refusal import Refusal, too_long
+from raymodel.serve.pieces import Echo, Pieces, TokenTexts
+from raymodel.serve.protocol import usage
+from raymodel.serve.refusal import Refusal
 from raymodel.serve.sampling import Sampling
 from raymodel.serve.service import Service
-from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape, event
+from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape
 from raymodel.serve.streams import AnswerStream, EventStream, while_connected
 from raymodel.tasks.base import Answer
 from raymodel.tasks.boundaries import first_token
@@ -48,8 +50,13 @@ class GenerationService(Service):
             weights=self.spec.weights,
             replicas=self.spec.replicas.max,
         )
-        # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
-        self._vocab_size = self.model.config.get_text_config(decoder=True).vocab_size
+        self._texts = TokenTexts(self.tokenizer)
+        self._asked = Asked(
+            runner=self.engine.runner,
+            max_tokens=self.spec.max_tokens,
+            # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
+            vocab_size=self.model.config.get_text_config(decoder=True).vocab_size,
+        )
 
     def router(self) -> APIRouter:
         """`/v1/completions`, `/v1/chat/completions` and `/tokenize`."""
@@ -76,7 +83,7 @@ class GenerationService(Service):
 
     @torch.inference_mode()
     def probe(self) -> None:
-        ids = torch.arange(min(8, self._vocab_size, self.engine.context_tokens))
+        ids = torch.arange(min(8, self._asked.vocab_size, self.engine.context_tokens))
         self.model(input_ids=ids[None].to(self.model.device))
 
     @property
@@ -104,15 +111,21 @@ class GenerationService(Service):
     async def complete(self, request: Request, body: CompletionRequest) -> Response:
         """Goes on with one text, or with several."""
         self.check_model(body.model)
-        prompts = await self.read(self._prompts, body.prompt)
-        return await self._respond(request, body, prompts, CompletionShape(self.name))
+        prompts = await self.read(self._prompts, body.prompts)
+        samplings = [self._asked.sampling(body, len(prompt)) for prompt in prompts]
+        echoes = None
+        if body.echo:
+            echoes = await self.read(self._echoes, body, prompts)
+        shape = CompletionShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
+        return await self._respond(request, body.stream, prompts, samplings, shape, echoes)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
         prompt = await self._render(body.messages)
-        stops = () if self._format.has_template else PLAIN_STOPS
-        return await self._respond(request, body, [prompt], ChatShape(self.name), stops)
+        sampling = self._asked.sampling(body, len(prompt), self._chat_stops)
+        shape = ChatShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
+        return await self._respond(request, body.stream, [prompt], [sampling], shape)
 
     async def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
         """What the model would read."""
@@ -126,17 +139,23 @@ class GenerationService(Service):
 
     # ---- from the request to the engine --------------------------------------------------------
 
+    @property
+    def _chat_stops(self) -> tuple[str, ...]:
+        return () if self._format.has_template else PLAIN_STOPS
+
+    def _texts_of(self, body: GenerationRequest) -> TokenTexts | None:
+        return None if body.num_top is None else self._texts
+
     async def _render(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation."""
         num_chars = sum(len(message.turn["content"]) for message in messages)
         self.check_chars(num_chars, self.engine.context_tokens, "messages")
         return await self.read(render_chat, self._format, messages)
 
-    def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
+    def _prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""
-        is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
-        self.check_room(1 if is_one else len(prompt), "prompt")
-        return [self._tokens(item) for item in ([prompt] if is_one else prompt)]  # type: ignore[arg-type]
+        self.check_room(len(prompts), "prompt")
+        return [self._tokens(prompt) for prompt in prompts]
 
     def _tokens(self, prompt: str | list[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -144,14 +163,7 @@ class GenerationService(Service):
         ids: list[int] = self.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
         if not ids:
             return self._empty_prompt()
-        for token in ids:
-            if not 0 <= token < self._vocab_size:
-                raise Refusal(
-                    400,
-                    f"the prompt holds the token id {token}; this model's ids go from 0 to "
-                    f"{self._vocab_size - 1}",
-                    param="prompt",
-                )
+        self._asked.check_tokens(ids, "prompt")
         return ids
 
     def _empty_prompt(self) -> list[int]:
@@ -160,86 +172,60 @@ class GenerationService(Service):
             return [first]
         raise Refusal(400, "the prompt is empty; give at least one character", param="prompt")
 
-    def _sampling(
-        self, body: GenerationRequest, prompt: Sequence[int], stops: tuple[str, ...]
-    ) -> Sampling:
-        context = self.engine.context_tokens
-        if len(prompt) >= context:
-            raise too_long(len(prompt), context - 1, "prompt")
-        name = "max_tokens"
-        asked = body.max_tokens
-        if isinstance(body, ChatRequest) and body.max_completion_tokens is not None:
-            name, asked = "max_completion_tokens", body.max_completion_tokens
-        if asked is not None and asked > self.spec.max_tokens:
-            raise Refusal(
-                400,
-                f"{name} is {asked}; this server writes at most {self.spec.max_tokens} "
-                "(serve.max_tokens)",
-                param=name,
-            )
-        room = context - len(prompt)
-        if asked is not None and asked > room:
-            raise Refusal(
-                400,
-                f"the prompt has {len(prompt)} tokens and {name} is {asked}; together they may "
-                f"be at most {context}. Shorten the prompt, or ask for at most {room}",
-                param=name,
-                code="context_length_exceeded",
-            )
-        return Sampling(
-            max_tokens=min(room, self.spec.max_tokens) if asked is None else asked,
-            temperature=1.0 if body.temperature is None else body.temperature,
-            top_p=1.0 if body.top_p is None else body.top_p,
-            seed=body.seed,
-            stop=body.stops + stops,
-        )
+    def _echoes(self, body: CompletionRequest, prompts: Sequence[Sequence[int]]) -> list[Echo]:
+        """Each prompt as the client sent it; of token ids what they decode to."""
+        echoes = []
+        for sent, prompt in zip(body.prompts, prompts, strict=True):
+            text = sent if isinstance(sent, str) else self._decode(prompt)
+            is_scored = body.scores_prompt
+            echoes.append(Echo.of_tokens(text, prompt, self._decode) if is_scored else Echo(text))
+        return echoes
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     # ---- from the engine to the response -------------------------------------------------------
 
     async def _respond(
         self,
         request: Request,
-        body: GenerationRequest,
-        prompts: list[list[int]],
+        streams: bool | None,
+        prompts: Sequence[Sequence[int]],
+        samplings: Sequence[Sampling],
         shape: AnswerShape,
-        stops: tuple[str, ...] = (),
+        echoes: Sequence[Echo] | None = None,
     ) -> Response:
-        requests = [(prompt, self._sampling(body, prompt, stops)) for prompt in prompts]
+        requests = list(zip(prompts, samplings, strict=True))
         num_prompt_tokens = sum(map(len, prompts))
         answers = AnswerStream(self.engine, requests, self.spec.timeout)
+        pieces = Pieces(answers, echoes)
         try:
-            if body.stream:
+            if streams:
                 await while_connected(request, answers.wait_for_first())
-                events = _events(answers, shape, num_prompt_tokens, body.includes_usage)
+                events = _events(answers, pieces, shape, num_prompt_tokens)
                 return EventStream(events, on_close=answers.close)
-            texts = await while_connected(request, _collect(answers, len(prompts)))
+            whole = await while_connected(request, pieces.collect())
         except BaseException:  # a disconnect is a cancellation
             answers.close()
             raise
-        return JSONResponse(shape.whole(texts, usage(num_prompt_tokens, sum(answers.num_tokens))))
-
-
-async def _collect(answers: AnswerStream, num_prompts: int) -> list[tuple[str, str]]:
-    """(text, finish reason) of each prompt."""
-    texts, reasons = [""] * num_prompts, [""] * num_prompts
-    async for index, chunk in answers:
-        texts[index] += chunk.text
-        reasons[index] = chunk.finish_reason or ""
-    return list(zip(texts, reasons, strict=True))
+        counted = usage(num_prompt_tokens, sum(answers.num_tokens))
+        # Beside the event loop: with log-probabilities of a long prompt it is long itself.
+        content = await self.read(shape.whole, whole, counted)
+        return JSONResponse(content)
 
 
 async def _events(
-    answers: AnswerStream, shape: AnswerShape, num_prompt_tokens: int, with_usage: bool
+    answers: AnswerStream, pieces: Pieces, shape: AnswerShape, num_prompt_tokens: int
 ) -> AsyncIterator[bytes]:
     """The whole stream; an error that comes after its start is an event too."""
-    begun: set[int] = set()
+    for each in shape.begin():
+        yield each
     try:
-        async for index, chunk in answers:
-            is_first = index not in begun
-            begun.add(index)
-            yield event(shape.chunk(index, chunk.text, chunk.finish_reason, is_first=is_first))
-        if with_usage:
-            yield event(shape.usage_chunk(usage(num_prompt_tokens, sum(answers.num_tokens))))
+        async for index, piece in pieces:
+            for each in shape.go_on(index, piece):
+                yield each
+        for each in shape.end(usage(num_prompt_tokens, sum(answers.num_tokens))):
+            yield each
     except Refusal as refusal:
-        yield event(refusal.body())
-    yield event("[DONE]")
+        for each in shape.fail(refusal):
+            yield each

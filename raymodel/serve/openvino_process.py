@@ -5,7 +5,7 @@ when a prompt is long: a server beside it could not even say that it lives. And 
 machine code ends this process and not the server.
 
 Over a pipe it is sent `(name, arguments)`: `join` and `leave` have no answer; `step` answers with
-`[(request, tokens, error)]`. It ends when the pipe does.
+`[(request, [(token, its log-probability)], error)]`. It ends when the pipe does.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ class Generator:
         if not self._handles and self._pipeline.has_non_finished_requests():
             self._pipeline.step()  # frees what was cancelled
 
-    def step(self) -> list[tuple[int, list[int], str | None]]:
+    def step(self) -> list[tuple[int, list[tuple[int, float]], str | None]]:
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
-        made: list[tuple[int, list[int], str | None]] = [
+        made: list[tuple[int, list[tuple[int, float]], str | None]] = [
             (request, [], error) for request, error in self._errors.items()
         ]
         self._errors.clear()
         for request, handle in self._handles.items():
-            tokens: list[int] = []
+            tokens: list[tuple[int, float]] = []
             while handle.can_read():
                 for output in handle.read().values():
-                    tokens += output.generated_ids
+                    tokens += zip(output.generated_ids, output.generated_log_probs, strict=True)
             ignored = handle.get_status() == openvino_genai.GenerationStatus.IGNORED
             error = "its keys and values do not fit into the cache" if ignored else None
             if tokens or error:

@@ -11,7 +11,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from raymodel.errors import ArtifactError, ClusterError
 from raymodel.model.gguf import GgufType, head_size, num_rows, write_gguf
 from raymodel.observe.slow_paths import take_slow_path
-from raymodel.serve.answer import Answer
-from raymodel.serve.runner import Runner, Tokens
+from raymodel.serve.answer import Answer, Scored
+from raymodel.serve.runner import Made, Runner, Tokens
 from raymodel.serve.sampling import Sampling
 
 _PROCESS = Path(__file__).with_name("openvino_process.py")
@@ -32,6 +32,8 @@ _BLOCK_TOKENS = 32  # of the cache's blocks on a CPU
 _STEP_TOKENS = 256
 _CLOSE_TIMEOUT_S = 10.0
 _SEED_BITS = 32  # of its random numbers
+_ALL = 2**31  # tokens, as `top_k`
+_MOST_MIN_P = 1 - 1e-6  # it takes less than 1, with which the likeliest alone is left too
 # The trial at the start: short prompts, and how far below the best token of torch a chosen one may
 # lie, as a share of the best one's distance from the mean. Rounding makes a hundredth; a model that
 # is another one's misses by all of it.
@@ -93,11 +95,14 @@ class OpenVinoRunner(Runner):
 
     # ---- what the engine calls -----------------------------------------------------------------
 
+    def find_lacking(self, sampling: Sampling) -> str | None:
+        return next((name for name, lacks in _LACKING.items() if lacks(sampling)), None)
+
     def join(self, answers: Sequence[Answer]) -> Tokens:
         for answer in answers:
             number = next(self._numbers)
             self._running[number] = answer
-            self._send("join", number, answer.prompt, _generation(answer.sampling))
+            self._send("join", number, answer.prompt, _generation(answer))
         return []
 
     def step(self) -> Tokens:
@@ -106,7 +111,12 @@ class OpenVinoRunner(Runner):
         for number, made, error in self._receive():
             if error:
                 raise RuntimeError(f"OpenVINO refuses a request: {error}")
-            tokens += [(self._running[number], token) for token in made]
+            answer = self._running[number]
+            is_told = answer.sampling.logprobs is not None
+            tokens += [
+                Made(answer, token, Scored(token, logprob) if is_told else None)
+                for token, logprob in made
+            ]
         return tokens
 
     def leave(self, answers: Sequence[Answer]) -> None:
@@ -127,6 +137,7 @@ class OpenVinoRunner(Runner):
             "weights": self._type,
             "cache_tokens": self._cache_tokens,
             "cache_bytes": self._cache_bytes,
+            "lacking": list(_LACKING),
         }
 
     def close(self) -> None:
@@ -204,7 +215,7 @@ class OpenVinoRunner(Runner):
         answers = [Answer(prompt, sampling, str, lambda chunk: None) for prompt in prompts]
         self.join(answers)
         while any(len(answer.tokens) < _TRIAL_TOKENS for answer in answers):
-            for answer, token in self.step():
+            for answer, token, _ in self.step():
                 answer.tokens.append(token)
         self.leave(answers)
         for answer in answers:
@@ -267,15 +278,36 @@ def _plan_blocks(wanted_tokens: int, affordable_tokens: int, context_tokens: int
     return min(affordable, wanted)
 
 
-def _generation(sampling: Sampling) -> dict[str, Any]:
+# What it cannot do as asked. Its penalties are added to a logit below zero, which makes what is
+# there already likelier; of other tokens than the chosen one, and of the prompt's where the cache
+# holds its beginning, it tells no log-probabilities. (2026.4)
+_LACKING: dict[str, Callable[[Sampling], bool]] = {
+    "logit_bias": lambda sampling: bool(sampling.logit_bias),
+    "presence_penalty": lambda sampling: sampling.presence_penalty != 0,
+    "frequency_penalty": lambda sampling: sampling.frequency_penalty != 0,
+    "prompt_logprobs": lambda sampling: sampling.prompt_logprobs,
+    "top_logprobs": lambda sampling: bool(sampling.logprobs),
+}
+
+
+def _generation(answer: Answer) -> dict[str, Any]:
     """Fields of its `GenerationConfig`. The engine knows where an answer ends, not the library."""
-    fields: dict[str, Any] = {"max_new_tokens": sampling.max_tokens, "ignore_eos": True}
+    sampling = answer.sampling
+    fields: dict[str, Any] = {
+        "max_new_tokens": max(1, sampling.max_tokens),
+        "ignore_eos": True,
+        "repetition_penalty": sampling.repetition_penalty,
+        "min_new_tokens": sampling.min_tokens,
+        "stop_token_ids": set(answer.ends),  # which it forbids before `min_new_tokens`
+        "logprobs": int(sampling.logprobs is not None),
+    }
     if sampling.temperature == 0:
         return fields
-    seed = sampling.draws().getrandbits(_SEED_BITS)
     return fields | {
         "do_sample": True,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "rng_seed": seed,
+        "top_k": sampling.top_k or _ALL,
+        "min_p": min(sampling.min_p, _MOST_MIN_P),
+        "rng_seed": sampling.draws().getrandbits(_SEED_BITS),
     }

@@ -24,15 +24,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.flow import Notices, notices
-from raymodel.serve.protocol import (
+from raymodel.serve.prediction_protocol import (
     Classification,
     ClassifyRequest,
     ClassifyResponse,
     PredictRequest,
     PredictResponse,
-    check_unicode,
-    usage,
 )
+from raymodel.serve.protocol import check_unicode, usage
 from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
 from raymodel.serve.retrieval import ScoreRoutes, VectorRoutes
 from raymodel.serve.service import MOST_CHARS_BY_TOKEN, Service

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from raymodel.serve.answer import Answer
+from raymodel.serve.answer import Answer, Scored
+from raymodel.serve.sampling import Sampling
 
-Tokens = list[tuple[Answer, int]]
-"""Which answer goes on with which token; several of one answer in their order."""
+
+class Made(NamedTuple):
+    """An answer goes on with a token."""
+
+    answer: Answer
+    token: int
+    scored: Scored | None = None
+    """The same token with its log-probability, where the answer's sampling asks for it."""
+
+
+Tokens = list[Made]
+"""Several of one answer in their order."""
 
 
 class Runner(ABC):
     """A model that writes several answers at the same time; called by the engine's thread alone.
 
-    It chooses tokens by each answer's `sampling`. When an answer ends the engine says, for all
-    runners by the same rules: it looks at end tokens, stop strings and lengths.
+    It chooses tokens by each answer's `sampling`, and puts what that asks of the prompt into
+    `prompt_scores` before the first token. When an answer ends the engine says, for all runners by
+    the same rules: it looks at end tokens, stop strings and lengths.
     """
 
     name: str
@@ -33,6 +45,10 @@ class Runner(ABC):
     def fits(self, joining: Sequence[Answer], candidate: Answer) -> bool:
         """Whether a prompt may be read together with others that join now."""
         return True
+
+    def find_lacking(self, sampling: Sampling) -> str | None:
+        """The name of a field of `sampling` that it cannot do as asked; None when it can all."""
+        return None
 
     @abstractmethod
     def join(self, answers: Sequence[Answer]) -> Tokens:

@@ -145,14 +145,14 @@ class SlotDecoder:
         self._row_numbers = torch.arange(self.num_slots, device=self.model.device)
         self._forward = CachedForward(self.model)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]], *, every: bool = False) -> torch.Tensor:
         """Reads prompts into new rows behind the running ones.
 
         Shorter prompts are padded on the right: the causal mask hides the padding from every real
         token, and decoding overwrites it before it can be seen.
 
         Returns:
-            (P, V) logits of the token that follows each prompt.
+            (P, V) logits of the token that follows each prompt, or, of every place, (P, T, V).
         """
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
@@ -161,33 +161,37 @@ class SlotDecoder:
         self._cursor.rows = None
         padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
         ends = sorted({length - 1 for length in lengths})
+        keep = 0 if every else torch.tensor(ends, device=self.model.device)  # 0 is all
         logits_PEV, _ = self._forward(
             torch.tensor(padded, device=self.model.device),
             self._cache,
             position_ids=torch.arange(longest, device=self.model.device).expand(len(prompts), -1),
-            logits_to_keep=torch.tensor(ends, device=self.model.device),
+            logits_to_keep=keep,
         )
         self.lengths.extend(lengths)
+        if every:
+            return logits_PEV
         own_end = [ends.index(length - 1) for length in lengths]
         return logits_PEV[range(len(prompts)), own_end]
 
-    def extend(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Reads more of the last row's prompt; returns (1, V) logits of what follows."""
+    def extend(self, tokens: Sequence[int], *, every: bool = False) -> torch.Tensor:
+        """Reads more of the last row's prompt; returns (1, V) logits of what follows, or, of every
+        place, (1, T, V)."""
         at, device = self._cursor, self.model.device
         at.first_row, at.start, at.rows = len(self.lengths) - 1, self.lengths[-1], None
         end = at.start + len(tokens)
         self._reserve(end)
         positions = torch.arange(at.start, end, device=device)
-        logits_11V, _ = self._forward(
+        logits_1TV, _ = self._forward(
             torch.tensor([tokens], device=device),
             self._cache,
             position_ids=positions[None],
             # (1, 1, T, L): each token sees those before it.
             attention_mask=self._mask(positions, end).permute(1, 2, 0, 3),
-            logits_to_keep=1,
+            logits_to_keep=0 if every else 1,
         )
         self.lengths[-1] = end
-        return logits_11V[:, -1]
+        return logits_1TV if every else logits_1TV[:, -1]
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Feeds one token to each of the first N rows; returns (N, V) logits of the next ones."""

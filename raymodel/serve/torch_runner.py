@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from raymodel.serve.answer import Answer
+from raymodel.serve.answer import Answer, Scored
 from raymodel.serve.decoder import build_decoder
-from raymodel.serve.runner import Runner, Tokens
-from raymodel.serve.sampling import choose_tokens
+from raymodel.serve.logits import change_logits, choose_tokens, score_tokens
+from raymodel.serve.runner import Made, Runner, Tokens
 
 # Prompt tokens read between two decoding steps: bounds how long running answers stand still. On two
 # cores 256 of a model of 135 M parameters are half a second, and more at once are hardly faster.
 _PIECE_TOKENS = {"cpu": 256, "cuda": 2048}
+# Logits of one piece whose every token is scored: a large vocabulary takes shorter pieces.
+_SCORED_PIECE_NUMBERS = 2**24
 # Prompts are read together while padding them to the longest costs at most this factor.
 _PADDING_FACTOR = 1.5
 
@@ -40,24 +42,34 @@ class TorchRunner(Runner):
         self.mode = self.decoder.mode
         self.num_slots = self.decoder.num_slots
         self._piece = _PIECE_TOKENS.get(model.device.type, _PIECE_TOKENS["cpu"])
+        num_rows = model.config.get_text_config(decoder=True).vocab_size
+        self._scored_piece = min(self._piece, max(1, _SCORED_PIECE_NUMBERS // num_rows))
         self._rows: list[Answer] = []  # in the order of the decoder's rows
         self._reading: Answer | None = None  # has the row behind them
 
     def fits(self, joining: Sequence[Answer], candidate: Answer) -> bool:
         lengths = [len(answer.prompt) for answer in [*joining, candidate]]
         padded = max(lengths) * len(lengths)
-        is_cheap = padded <= min(self._piece, _PADDING_FACTOR * sum(lengths))
-        return self._reading is None and (not joining or is_cheap)
+        is_cheap = padded <= min(self._piece_of(candidate), _PADDING_FACTOR * sum(lengths))
+        is_alike = is_cheap and _is_scored(candidate) == _is_scored(joining[0]) if joining else True
+        return self._reading is None and is_alike
 
     @torch.inference_mode()
     def join(self, answers: Sequence[Answer]) -> Tokens:
         prompts = [answer.prompt for answer in answers]
-        if len(prompts[0]) > self._piece and self.decoder.reads_in_pieces:
+        piece, is_scored = self._piece_of(answers[0]), _is_scored(answers[0])
+        if len(prompts[0]) > piece and self.decoder.reads_in_pieces:
             [self._reading] = answers
-            self.decoder.prefill([prompts[0][: self._piece]])
+            logits = self.decoder.prefill([prompts[0][:piece]], every=is_scored)
+            _score_prompt(answers[0], logits[0], 0)
             return []
-        logits = self.decoder.prefill(prompts)
+        logits = self.decoder.prefill(prompts, every=is_scored)
         self._rows.extend(answers)
+        if is_scored:
+            for answer, logits_TV in zip(answers, logits, strict=True):
+                _score_prompt(answer, logits_TV, 0)
+            ends = [len(prompt) - 1 for prompt in prompts]
+            logits = logits[range(len(prompts)), ends]
         return _choose(answers, logits)
 
     @torch.inference_mode()
@@ -73,7 +85,11 @@ class TorchRunner(Runner):
         if self._reading is None:
             return []
         answer, place = self._reading, self.decoder.lengths[-1]
-        logits = self.decoder.extend(answer.prompt[place : place + self._piece])
+        piece = answer.prompt[place : place + self._piece_of(answer)]
+        logits = self.decoder.extend(piece, every=_is_scored(answer))
+        if _is_scored(answer):
+            _score_prompt(answer, logits[0], place)
+            logits = logits[:, -1]
         if self.decoder.lengths[-1] < len(answer.prompt):
             return []
         self._rows.append(answer)
@@ -98,7 +114,31 @@ class TorchRunner(Runner):
     def close(self) -> None:
         """There is nothing to end."""
 
+    def _piece_of(self, answer: Answer) -> int:
+        return self._scored_piece if _is_scored(answer) else self._piece
+
+
+def _is_scored(answer: Answer) -> bool:
+    return answer.sampling.prompt_logprobs
+
+
+def _score_prompt(answer: Answer, logits_TV: torch.Tensor, start: int) -> None:
+    """Notes how probable the tokens after place `start` of the prompt were, where that is asked."""
+    if _is_scored(answer):
+        tokens = answer.prompt[start + 1 : start + 1 + len(logits_TV)]
+        num_top = answer.sampling.logprobs or 0
+        answer.prompt_scores += score_tokens(logits_TV, tokens, num_top)
+
 
 def _choose(answers: Sequence[Answer], logits: torch.Tensor) -> Tokens:
-    tokens = choose_tokens(logits, [a.sampling for a in answers], [a.draws for a in answers])
-    return list(zip(answers, tokens, strict=True))
+    changed = change_logits(logits, answers)
+    tokens = choose_tokens(changed, [a.sampling for a in answers], [a.draws for a in answers])
+    return [
+        Made(answer, token, _score(answer, row_V, token))
+        for answer, row_V, token in zip(answers, logits, tokens, strict=True)
+    ]
+
+
+def _score(answer: Answer, logits_V: torch.Tensor, token: int) -> Scored | None:
+    num_top = answer.sampling.logprobs
+    return None if num_top is None else score_tokens(logits_V[None], [token], num_top)[0]

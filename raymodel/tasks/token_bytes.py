@@ -1,4 +1,4 @@
-"""How many bytes of text each token of a tokenizer stands for.
+"""Which bytes of text each token of a tokenizer stands for, and how many.
 
 Counted token by token, and not by decoding rows: a row may end in the middle of a character, and
 what is decoded of a part of one is the replacement character, which has three bytes of its own.
@@ -36,14 +36,14 @@ class TokenBytes:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Reads the whole vocabulary: a tenth of a second for a hundred thousand tokens."""
-        texts = _texts(tokenizer)
+        texts = read_token_bytes(tokenizer)
         top = 1 + max(texts, default=0)
         self._inside: Sizes = np.zeros(top, dtype=np.int64)
         self._is_special = np.zeros(top, dtype=bool)
         self._is_special[[i for i in tokenizer.all_special_ids if i < top]] = True
         has_space = np.zeros(top, dtype=bool)
-        for token_id, (size, begins_with_space) in texts.items():
-            self._inside[token_id], has_space[token_id] = size, begins_with_space
+        for token_id, text in texts.items():
+            self._inside[token_id], has_space[token_id] = len(text), text.startswith(b" ")
         self._inside[self._is_special] = 0
         adds_space = self._adds_space(tokenizer)
         self._first = self._inside - (has_space & ~self._is_special if adds_space else 0)
@@ -73,17 +73,16 @@ class TokenBytes:
         return any(int(self._inside[each].sum()) == 2 for each in ids)
 
 
-def _texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, tuple[int, bool]]:
-    """Id → bytes, and whether its text begins with a space."""
+def read_token_bytes(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
+    """Id → what the token stands for within a text, special tokens for what they are written as."""
     added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     read = _reader(_decoders(backend)) if backend is not None else str.encode
-    texts = {}
-    for token, token_id in tokenizer.get_vocab().items():
+    return {
         # What was added to a vocabulary stands there as it is.
-        text = added[token_id].encode() if token_id in added else read(token)
-        texts[token_id] = len(text), text.startswith(b" ")
-    return texts
+        token_id: added[token_id].encode() if token_id in added else read(token)
+        for token, token_id in tokenizer.get_vocab().items()
+    }
 
 
 def _decoders(backend: Any) -> tuple[Mapping[str, Any], ...]:

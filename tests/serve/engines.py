@@ -44,8 +44,9 @@ def random_prompts(count, seed=0, longest=40):
     return [[draw.randrange(2, 290) for _ in range(draw.randint(1, longest))] for _ in range(count)]
 
 
-def generate(model, prompt, max_tokens):
+def generate(model, prompt, max_tokens, **options):
+    given = torch.tensor([prompt])
     ids = model.generate(
-        torch.tensor([prompt]), max_new_tokens=max_tokens, do_sample=False, pad_token_id=1
+        given, max_new_tokens=max_tokens, do_sample=False, pad_token_id=1, **options
     )
     return ids[0, len(prompt) :].tolist()

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from raymodel.serve.sampling import Sampling, choose_tokens
+from raymodel.serve.logits import choose_tokens
+from raymodel.serve.sampling import Sampling
 
 LOGITS = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
 

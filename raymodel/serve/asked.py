@@ -1,0 +1,121 @@
+"""From a request's fields to what the engine is asked: limits of the server, ids of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from raymodel.serve.generation_protocol import GenerationRequest
+from raymodel.serve.refusal import Refusal, too_long
+from raymodel.serve.runner import Runner
+from raymodel.serve.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What requests may ask of one model.
+
+    Args:
+        runner: that would answer them.
+        max_tokens: longest answer.
+        vocab_size: rows of its output layer.
+    """
+
+    runner: Runner
+    max_tokens: int
+    vocab_size: int
+
+    def sampling(
+        self, body: GenerationRequest, num_prompt_tokens: int, stops: tuple[str, ...] = ()
+    ) -> Sampling:
+        """How the answer to one prompt is made.
+
+        Args:
+            stops: strings before which it ends, beside those of the request.
+
+        Raises:
+            Refusal: 400 for what this model, this server or its engine cannot do.
+        """
+        max_tokens = self._max_tokens(body, num_prompt_tokens)
+        min_tokens = body.min_tokens or 0
+        if min_tokens > max_tokens:
+            raise Refusal(
+                400,
+                f"min_tokens is {min_tokens} and the answer has at most {max_tokens}; give at most "
+                "as many",
+                param="min_tokens",
+            )
+        self.check_tokens(body.stop_token_ids or (), "stop_token_ids")
+        self.check_tokens((token for token, _ in body.biases), "logit_bias")
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=_given(body.temperature, 1.0),
+            top_p=_given(body.top_p, 1.0),
+            top_k=max(0, body.top_k or 0),
+            min_p=_given(body.min_p, 0.0),
+            seed=body.seed,
+            presence_penalty=_given(body.presence_penalty, 0.0),
+            frequency_penalty=_given(body.frequency_penalty, 0.0),
+            repetition_penalty=_given(body.repetition_penalty, 1.0),
+            logit_bias=body.biases,
+            stop=body.stops + stops,
+            stop_token_ids=frozenset(body.stop_token_ids or ()),
+            ignore_eos=bool(body.ignore_eos),
+            min_tokens=min_tokens,
+            logprobs=body.num_top,
+            prompt_logprobs=body.scores_prompt,
+        )
+        self._check_engine(body, sampling)
+        return sampling
+
+    def check_tokens(self, tokens: Iterable[int], param: str) -> None:
+        """Raises Refusal (400) for an id that the model does not have."""
+        for token in tokens:
+            if not 0 <= token < self.vocab_size:
+                raise Refusal(
+                    400,
+                    f"{param} holds the token id {token}; this model's ids go from 0 to "
+                    f"{self.vocab_size - 1}",
+                    param=param,
+                )
+
+    def _max_tokens(self, body: GenerationRequest, num_prompt_tokens: int) -> int:
+        context = self.runner.context_tokens
+        name, asked = body.limit
+        # One token at least has its place behind the prompt, unless none is asked for.
+        if num_prompt_tokens > (context if asked == 0 else context - 1):
+            raise too_long(num_prompt_tokens, context - (asked != 0), "prompt")
+        if asked is not None and asked > self.max_tokens:
+            raise Refusal(
+                400,
+                f"{name} is {asked}; this server writes at most {self.max_tokens} "
+                "(serve.max_tokens)",
+                param=name,
+            )
+        room = context - num_prompt_tokens
+        if asked is not None and asked > room:
+            raise Refusal(
+                400,
+                f"the prompt has {num_prompt_tokens} tokens and {name} is {asked}; together they "
+                f"may be at most {context}. Shorten the prompt, or ask for at most {room}",
+                param=name,
+                code="context_length_exceeded",
+            )
+        return min(room, self.max_tokens) if asked is None else asked
+
+    def _check_engine(self, body: GenerationRequest, sampling: Sampling) -> None:
+        lacking = self.runner.find_lacking(sampling)
+        if lacking is not None:
+            name = body.names.get(lacking, lacking)
+            raise Refusal(
+                400,
+                f"{name} is not done as asked by the engine {self.runner.name}, which runs here "
+                f"({lacking}); leave it out, or have the server run with serve.engine: "
+                "transformers",
+                param=name,
+                code="unsupported_by_engine",
+            )
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value

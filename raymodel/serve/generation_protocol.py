@@ -1,0 +1,294 @@
+"""What goes over the wire for generated text: OpenAI's completions and chat completions, with the
+fields that vLLM adds.
+
+Sources: https://platform.openai.com/docs/api-reference/chat,
+https://platform.openai.com/docs/api-reference/completions,
+https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+
+from raymodel.serve.protocol import Ignored, Text, WireModel, unless
+
+# OpenAI takes four, vLLM any number; tasks of evaluation harnesses send half a dozen.
+_MOST_STOPS = 16
+_MOST_TOP = 20  # of alternatives to a token, as OpenAI has it in chats
+
+
+class StreamOptions(WireModel):
+    """What a stream holds beside the text."""
+
+    include_usage: bool = False
+    """End with a chunk that has `usage` and no choices."""
+    continuous_usage_stats: Annotated[Any, unless(False)] = None
+    include_obfuscation: Ignored = None
+
+
+class GenerationRequest(WireModel):
+    """What both kinds of generation take."""
+
+    model: str
+    """A name that `/v1/models` lists."""
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Longest answer; by default what `serve.max_tokens` and the context allow."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 is greedy; 1 by default."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Choose among the likeliest tokens that together have this probability, of what `top_k` has
+    left; 1, everything, by default."""
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    """Choose among so many of the likeliest tokens; 0 and -1 are all of them, the default."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Choose among tokens that have at least this share of the likeliest one's probability; 0 by
+    default."""
+    seed: int | None = None
+    """The same seed gives the same answer."""
+
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken off the logit of each token that the answer holds already; 0 by default."""
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Taken off it once for each time that the answer holds it; 0 by default."""
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    """Divides the logits above zero of tokens that stand in the prompt or in the answer, and
+    multiplies those below; 1, nothing, by default."""
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    """Token id → what is added to its logit."""
+
+    stop: str | list[str] | None = None
+    """Up to sixteen strings before the first of which the answer ends."""
+    stop_token_ids: list[int] | None = None
+    """Tokens at which it ends, beside the model's own; they have no text."""
+    ignore_eos: bool | None = None
+    """The model's own end tokens do not end the answer."""
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Before so many tokens no end token is chosen and no stop string looked for."""
+
+    stream: bool | None = False
+    """Server-sent events, closed by `data: [DONE]`."""
+    stream_options: StreamOptions | None = None
+
+    n: Annotated[Any, unless(1)] = None
+    """One answer a prompt."""
+    best_of: Annotated[Any, unless(1)] = None
+    bad_words: Annotated[Any, unless([])] = None
+    skip_special_tokens: Annotated[Any, unless(True)] = None
+    include_stop_str_in_output: Annotated[Any, unless(False)] = None
+    response_format: Annotated[Any, unless({"type": "text"})] = None
+    structured_outputs: Annotated[Any, unless()] = None
+    guided_json: Annotated[Any, unless()] = None
+    guided_regex: Annotated[Any, unless()] = None
+    guided_choice: Annotated[Any, unless()] = None
+    guided_grammar: Annotated[Any, unless()] = None
+    user: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    request_id: Ignored = None
+    priority: Ignored = None
+
+    names: ClassVar[Mapping[str, str]] = {}
+    """What fields of `Sampling` are called here, where it is something else."""
+
+    @field_validator("stop", mode="after")
+    @classmethod
+    def _refuse_stops(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        stops = [stop] if isinstance(stop, str) else stop or []
+        if "" in stops:
+            raise ValueError("a stop string has at least one character")
+        if len(stops) > _MOST_STOPS:
+            raise ValueError(f"{len(stops)} strings are given; give at most {_MOST_STOPS}")
+        return stop
+
+    @field_validator("logit_bias", mode="after")
+    @classmethod
+    def _refuse_words(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
+        for token in bias or {}:
+            if not (token.isascii() and token.isdigit()):
+                raise ValueError(f"{ascii(token)[:80]} is no token id; `/tokenize` tells those")
+        return bias
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """`logit_bias` as pairs."""
+        return tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items())
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        """The field that says how long the answer may be, and what it says."""
+        return "max_tokens", self.max_tokens
+
+    @property
+    def num_top(self) -> int | None:
+        """Alternatives that are told beside each token; None when no log-probabilities are."""
+        return None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are told."""
+        return False
+
+
+class CompletionRequest(GenerationRequest):
+    """`POST /v1/completions`."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1)]
+        | Annotated[list[int], Field(min_length=1)]
+        | Annotated[list[list[int]], Field(min_length=1)]
+    )
+    """A text, token ids, or several of either."""
+    echo: bool | None = None
+    """The prompt stands before its answer, in the text and, where they are asked for, in the
+    log-probabilities. With `max_tokens: 0` it stands alone."""
+    logprobs: Annotated[int, Field(ge=0, le=_MOST_TOP)] | None = None
+    """Tell how probable each token was, and so many of the likeliest ones; the token's own number
+    is always among them."""
+
+    suffix: Annotated[Any, unless("")] = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts as a list."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+    names: ClassVar[Mapping[str, str]] = {"prompt_logprobs": "echo", "top_logprobs": "logprobs"}
+
+    @property
+    def num_top(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def scores_prompt(self) -> bool:
+        return bool(self.echo) and self.logprobs is not None
+
+
+class TextPart(WireModel):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    """Only text: this model neither sees nor hears."""
+    text: Text
+
+
+class Message(WireModel):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart] | None = Field(default=None, validate_default=True)
+    """A text, or its parts; null for an answer that said nothing."""
+    name: Ignored = None
+    refusal: Annotated[Any, unless("")] = None
+    annotations: Ignored = None
+    tool_calls: Annotated[Any, unless([])] = None
+    function_call: Annotated[Any, unless()] = None
+    audio: Annotated[Any, unless()] = None
+    reasoning_content: Ignored = None
+
+    @field_validator("content", mode="after")
+    @classmethod
+    def _said(cls, content: Any, info: ValidationInfo) -> Any:
+        if content is None and info.data.get("role") not in (None, "assistant"):
+            raise ValueError(f"a turn of the {info.data['role']} says something; give a text")
+        return content
+
+    @property
+    def turn(self) -> dict[str, str]:
+        """As a chat template takes it: the parts joined, and a `developer`, which is OpenAI's newer
+        name, as `system`."""
+        parts = [] if self.content is None else self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(GenerationRequest):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    """The conversation so far."""
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The newer name of `max_tokens`."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    """Tell how probable each token of the answer was."""
+    top_logprobs: Annotated[int, Field(ge=0, le=_MOST_TOP)] | None = None
+    """Beside each so many of the likeliest ones, with `logprobs: true`."""
+
+    tools: Annotated[Any, unless([])] = None
+    tool_choice: Annotated[Any, unless("none", "auto")] = None
+    parallel_tool_calls: Ignored = None
+    functions: Annotated[Any, unless([])] = None
+    function_call: Annotated[Any, unless("none", "auto")] = None
+    modalities: Annotated[Any, unless(["text"])] = None
+    audio: Annotated[Any, unless()] = None
+    prediction: Annotated[Any, unless()] = None
+    reasoning_effort: Annotated[Any, unless("none")] = None
+    verbosity: Annotated[Any, unless()] = None
+    web_search_options: Annotated[Any, unless()] = None
+    chat_template: Annotated[Any, unless()] = None
+    chat_template_kwargs: Annotated[Any, unless({})] = None
+    add_generation_prompt: Annotated[Any, unless(True)] = None
+    continue_final_message: Annotated[Any, unless(False)] = None
+
+    @field_validator("top_logprobs", mode="after")
+    @classmethod
+    def _beside_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
+        if top and not info.data.get("logprobs"):
+            raise ValueError("it stands beside logprobs: true; set that, or leave it out")
+        return top
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return super().limit
+
+    @property
+    def num_top(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class TokenizeRequest(WireModel):
+    """`POST /tokenize`."""
+
+    model: str
+    prompt: Text | None = None
+    """A text, as `/v1/completions` takes it."""
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    """Or a conversation, as `/v1/chat/completions` does."""
+
+    @model_validator(mode="after")
+    def _one(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class TokenizeResponse(BaseModel):
+    """The answer of `/tokenize`."""
+
+    count: int
+    max_model_len: int
+    """The most tokens of prompt and answer together."""
+    tokens: list[int]
+    """What the model reads."""
