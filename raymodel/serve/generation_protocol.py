@@ -165,14 +165,14 @@ class CompletionRequest(GenerationRequest):
 
     suffix: Annotated[Any, unless("")] = None
 
+    names: ClassVar[Mapping[str, str]] = {"prompt_logprobs": "echo", "top_logprobs": "logprobs"}
+
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts as a list."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return list(self.prompt)  # type: ignore[arg-type]
-
-    names: ClassVar[Mapping[str, str]] = {"prompt_logprobs": "echo", "top_logprobs": "logprobs"}
+            return [self.prompt]
+        return list(self.prompt)
 
     @property
     def num_top(self) -> int | None:
