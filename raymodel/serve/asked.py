@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from raymodel.serve.generation_protocol import GenerationRequest
 from raymodel.serve.refusal import Refusal, too_long
 from raymodel.serve.runner import Runner
 from raymodel.serve.sampling import Sampling
+from raymodel.serve.sampling_protocol import SamplingRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Asked:
     vocab_size: int
 
     def sampling(
-        self, body: GenerationRequest, num_prompt_tokens: int, stops: tuple[str, ...] = ()
+        self, body: SamplingRequest, num_prompt_tokens: int, stops: tuple[str, ...] = ()
     ) -> Sampling:
         """How the answer to one prompt is made.
 
@@ -79,7 +79,7 @@ class Asked:
                     param=param,
                 )
 
-    def _max_tokens(self, body: GenerationRequest, num_prompt_tokens: int) -> int:
+    def _max_tokens(self, body: SamplingRequest, num_prompt_tokens: int) -> int:
         context = self.runner.context_tokens
         name, asked = body.limit
         # One token at least has its place behind the prompt, unless none is asked for.
@@ -103,7 +103,7 @@ class Asked:
             )
         return min(room, self.max_tokens) if asked is None else asked
 
-    def _check_engine(self, body: GenerationRequest, sampling: Sampling) -> None:
+    def _check_engine(self, body: SamplingRequest, sampling: Sampling) -> None:
         lacking = self.runner.find_lacking(sampling)
         if lacking is not None:
             name = body.names.get(lacking, lacking)

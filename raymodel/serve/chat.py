@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raymodel.modality.chat import ChatError, ChatFormat
-from raymodel.serve.generation_protocol import Message
+from raymodel.modality.chat import ChatError, ChatFormat, Turn
 from raymodel.serve.refusal import Refusal
 
 # Where the answer of a model without a chat template ends: it begins the user's next turn.
 PLAIN_STOPS = ("\nuser:",)
 
 
-def render_chat(chat: ChatFormat, messages: Sequence[Message]) -> list[int]:
+def render_chat(chat: ChatFormat, turns: Sequence[Turn], param: str) -> list[int]:
     """Token ids of the conversation, ready for the assistant's turn: those that training gave the
     model for these turns.
+
+    Args:
+        param: the request's field that holds them.
 
     Raises:
         Refusal: 400 when the model's template does not take these turns.
     """
     try:
-        return chat.prompt([message.turn for message in messages])
+        return chat.prompt(turns)
     except ChatError as error:
-        raise Refusal(400, f"the messages cannot be asked: {error}", param="messages") from error
+        raise Refusal(400, f"the {param} cannot be asked: {error}", param=param) from error

@@ -1,4 +1,4 @@
-"""Generation: OpenAI's completions and chat completions over the engine."""
+"""Generation: OpenAI's completions, chat completions and responses over the engine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from raymodel.modality.chat import Turn
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
@@ -16,15 +17,16 @@ from raymodel.serve.choice import build_engine
 from raymodel.serve.generation_protocol import (
     ChatRequest,
     CompletionRequest,
-    GenerationRequest,
-    Message,
     TokenizeRequest,
     TokenizeResponse,
 )
 from raymodel.serve.pieces import Echo, Pieces, TokenTexts
 from raymodel.serve.protocol import usage
 from raymodel.serve.refusal import Refusal
+from raymodel.serve.responses_protocol import ResponsesRequest
+from raymodel.serve.responses_shape import ResponseShape
 from raymodel.serve.sampling import Sampling
+from raymodel.serve.sampling_protocol import SamplingRequest
 from raymodel.serve.service import Service
 from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape
 from raymodel.serve.streams import AnswerStream, EventStream, while_connected
@@ -59,10 +61,11 @@ class GenerationService(Service):
         )
 
     def router(self) -> APIRouter:
-        """`/v1/completions`, `/v1/chat/completions` and `/tokenize`."""
+        """OpenAI's three ways of asking for text, and `/tokenize`."""
         router = APIRouter(route_class=JsonRoute)
         router.post("/v1/completions", response_model=None)(self.complete)
         router.post("/v1/chat/completions", response_model=None)(self.chat)
+        router.post("/v1/responses", response_model=None)(self.respond)
         router.post("/tokenize", response_model=TokenizeResponse)(self.tokenize)
         return router
 
@@ -122,16 +125,25 @@ class GenerationService(Service):
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        prompt = await self._render(body.messages)
+        prompt = await self._render([message.turn for message in body.messages], "messages")
         sampling = self._asked.sampling(body, len(prompt), self._chat_stops)
         shape = ChatShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
+        return await self._respond(request, body.stream, [prompt], [sampling], shape)
+
+    async def respond(self, request: Request, body: ResponsesRequest) -> Response:
+        """Answers a text or a conversation."""
+        self.check_model(body.model)
+        prompt = await self._render(body.turns, "input")
+        sampling = self._asked.sampling(body, len(prompt), self._chat_stops)
+        shape = ResponseShape(self.name, body, self._texts_of(body))
         return await self._respond(request, body.stream, [prompt], [sampling], shape)
 
     async def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
         """What the model would read."""
         self.check_model(body.model)
         if body.messages is not None:
-            tokens = await self._render(body.messages)
+            turns = [message.turn for message in body.messages]
+            tokens = await self._render(turns, "messages")
         else:
             tokens = await self.read(self._tokens, body.prompt)
         context = self.engine.context_tokens
@@ -143,14 +155,14 @@ class GenerationService(Service):
     def _chat_stops(self) -> tuple[str, ...]:
         return () if self._format.has_template else PLAIN_STOPS
 
-    def _texts_of(self, body: GenerationRequest) -> TokenTexts | None:
+    def _texts_of(self, body: SamplingRequest) -> TokenTexts | None:
         return None if body.num_top is None else self._texts
 
-    async def _render(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation."""
-        num_chars = sum(len(message.turn["content"]) for message in messages)
-        self.check_chars(num_chars, self.engine.context_tokens, "messages")
-        return await self.read(render_chat, self._format, messages)
+    async def _render(self, turns: Sequence[Turn], param: str) -> list[int]:
+        """Token ids of the conversation in a field."""
+        num_chars = sum(len(turn["content"]) for turn in turns)
+        self.check_chars(num_chars, self.engine.context_tokens, param)
+        return await self.read(render_chat, self._format, turns, param)
 
     def _prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""

@@ -14,10 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from raymodel.serve.protocol import Ignored, Text, WireModel, unless
-
-# OpenAI takes four, vLLM any number; tasks of evaluation harnesses send half a dozen.
-_MOST_STOPS = 16
-_MOST_TOP = 20  # of alternatives to a token, as OpenAI has it in chats
+from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
 
 
 class StreamOptions(WireModel):
@@ -29,45 +26,11 @@ class StreamOptions(WireModel):
     include_obfuscation: Ignored = None
 
 
-class GenerationRequest(WireModel):
-    """What both kinds of generation take."""
+class GenerationRequest(SamplingRequest):
+    """What completions and chats take."""
 
-    model: str
-    """A name that `/v1/models` lists."""
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     """Longest answer; by default what `serve.max_tokens` and the context allow."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """0 is greedy; 1 by default."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Choose among the likeliest tokens that together have this probability, of what `top_k` has
-    left; 1, everything, by default."""
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    """Choose among so many of the likeliest tokens; 0 and -1 are all of them, the default."""
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Choose among tokens that have at least this share of the likeliest one's probability; 0 by
-    default."""
-    seed: int | None = None
-    """The same seed gives the same answer."""
-
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Taken off the logit of each token that the answer holds already; 0 by default."""
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Taken off it once for each time that the answer holds it; 0 by default."""
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    """Divides the logits above zero of tokens that stand in the prompt or in the answer, and
-    multiplies those below; 1, nothing, by default."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    """Token id → what is added to its logit."""
-
-    stop: str | list[str] | None = None
-    """Up to sixteen strings before the first of which the answer ends."""
-    stop_token_ids: list[int] | None = None
-    """Tokens at which it ends, beside the model's own; they have no text."""
-    ignore_eos: bool | None = None
-    """The model's own end tokens do not end the answer."""
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    """Before so many tokens no end token is chosen and no stop string looked for."""
-
     stream: bool | None = False
     """Server-sent events, closed by `data: [DONE]`."""
     stream_options: StreamOptions | None = None
@@ -94,56 +57,14 @@ class GenerationRequest(WireModel):
     request_id: Ignored = None
     priority: Ignored = None
 
-    names: ClassVar[Mapping[str, str]] = {}
-    """What fields of `Sampling` are called here, where it is something else."""
-
-    @field_validator("stop", mode="after")
-    @classmethod
-    def _refuse_stops(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        stops = [stop] if isinstance(stop, str) else stop or []
-        if "" in stops:
-            raise ValueError("a stop string has at least one character")
-        if len(stops) > _MOST_STOPS:
-            raise ValueError(f"{len(stops)} strings are given; give at most {_MOST_STOPS}")
-        return stop
-
-    @field_validator("logit_bias", mode="after")
-    @classmethod
-    def _refuse_words(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
-        for token in bias or {}:
-            if not (token.isascii() and token.isdigit()):
-                raise ValueError(f"{ascii(token)[:80]} is no token id; `/tokenize` tells those")
-        return bias
-
     @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings as a tuple."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-
-    @property
-    def biases(self) -> tuple[tuple[int, float], ...]:
-        """`logit_bias` as pairs."""
-        return tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items())
+    def limit(self) -> tuple[str, int | None]:
+        return "max_tokens", self.max_tokens
 
     @property
     def includes_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
-
-    @property
-    def limit(self) -> tuple[str, int | None]:
-        """The field that says how long the answer may be, and what it says."""
-        return "max_tokens", self.max_tokens
-
-    @property
-    def num_top(self) -> int | None:
-        """Alternatives that are told beside each token; None when no log-probabilities are."""
-        return None
-
-    @property
-    def scores_prompt(self) -> bool:
-        """Whether log-probabilities of the prompt are told."""
-        return False
 
 
 class CompletionRequest(GenerationRequest):
@@ -159,7 +80,7 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = None
     """The prompt stands before its answer, in the text and, where they are asked for, in the
     log-probabilities. With `max_tokens: 0` it stands alone."""
-    logprobs: Annotated[int, Field(ge=0, le=_MOST_TOP)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
     """Tell how probable each token was, and so many of the likeliest ones; the token's own number
     is always among them."""
 
@@ -181,6 +102,11 @@ class CompletionRequest(GenerationRequest):
     @property
     def scores_prompt(self) -> bool:
         return bool(self.echo) and self.logprobs is not None
+
+
+def system_for_developer(role: str) -> str:
+    """The role as templates know it."""
+    return "system" if role == "developer" else role
 
 
 class TextPart(WireModel):
@@ -218,7 +144,7 @@ class Message(WireModel):
         name, as `system`."""
         parts = [] if self.content is None else self.content
         text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        return {"role": system_for_developer(self.role), "content": text}
 
 
 class ChatRequest(GenerationRequest):
@@ -231,7 +157,7 @@ class ChatRequest(GenerationRequest):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     """Tell how probable each token of the answer was."""
-    top_logprobs: Annotated[int, Field(ge=0, le=_MOST_TOP)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
     """Beside each so many of the likeliest ones, with `logprobs: true`."""
 
     tools: Annotated[Any, unless([])] = None

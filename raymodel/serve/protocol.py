@@ -4,8 +4,9 @@ Fields that clients send and that change nothing here (`user`, `metadata`, …) 
 that would change the answer and are not supported are refused, and so is what nobody knows, which
 may be misspelt: an answer that silently ignores half of the question is worse than none.
 
-What each kind of route takes and gives, the files beside this one say: `generation_protocol.py`,
-`responses_protocol.py`, `prediction_protocol.py`, `retrieval_protocol.py`.
+What each kind of route takes, the files beside this one say: `sampling_protocol.py` and, on top of
+it, `generation_protocol.py` and `responses_protocol.py`; `prediction_protocol.py`,
+`retrieval_protocol.py`.
 
 Source: https://platform.openai.com/docs/api-reference
 """

@@ -1,0 +1,161 @@
+"""What goes over the wire for `/v1/responses` in its plain form: a text or turns in, a text out.
+
+Nothing is kept between requests: what would need that is refused, so that no client waits for a
+conversation that the server has forgotten.
+
+Source: https://platform.openai.com/docs/api-reference/responses
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from raymodel.modality.chat import Turn
+from raymodel.serve.generation_protocol import system_for_developer
+from raymodel.serve.protocol import Ignored, Text, WireModel, unless
+from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
+
+LOGPROBS = "message.output_text.logprobs"
+"""What `include` says to be told log-probabilities."""
+
+
+class ContentPart(WireModel):
+    """A piece of an item's text."""
+
+    type: Literal["input_text", "output_text"]
+    """Only text: this model neither sees nor hears."""
+    text: Text
+    annotations: Ignored = None
+    logprobs: Ignored = None
+    prompt_cache_breakpoint: Ignored = None
+
+
+class InputItem(WireModel):
+    """One turn: of a person, of the system, or an answer that was given before."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[ContentPart]
+    """A text, or its parts."""
+    id: Ignored = None
+    status: Ignored = None
+    phase: Ignored = None
+
+    @property
+    def turn(self) -> Turn:
+        """As a chat template takes it."""
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": system_for_developer(self.role), "content": text}
+
+
+class TextFormat(WireModel):
+    """The form of the answer's text."""
+
+    type: Literal["text"] = "text"
+    """Plain text, and nothing else."""
+
+
+class TextConfig(WireModel):
+    """How the answer's text is written."""
+
+    format: TextFormat | None = None
+    verbosity: Annotated[Any, unless()] = None
+
+
+def keeps_nothing(value: Any, info: ValidationInfo) -> Any:
+    """Refuses what a server without a memory cannot do."""
+    if value:
+        raise ValueError(
+            "this server keeps no answers between requests; send the whole conversation as input, "
+            f"and leave {info.field_name} out"
+        )
+    return value
+
+
+class ResponsesRequest(SamplingRequest):
+    """`POST /v1/responses`."""
+
+    input: Text | Annotated[list[InputItem], Field(min_length=1)]
+    """What a person says, or all turns so far."""
+    instructions: Text | None = None
+    """A turn of the system before them."""
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest answer; by default what `serve.max_tokens` and the context allow."""
+    include: list[str] | None = None
+    """`message.output_text.logprobs`: tell how probable each token of the answer was."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
+    """Beside each so many of the likeliest ones, with the above."""
+    text: TextConfig | None = None
+    stream: bool | None = False
+    """Server-sent events, from `response.created` to `response.completed`."""
+
+    previous_response_id: str | None = None
+    """Not supported: this server keeps no answers."""
+    conversation: Any = None
+    """Not supported, as above."""
+    store: bool | None = None
+    """Nothing is stored; `true` is refused."""
+    background: bool | None = None
+    """Not supported: an answer is waited for."""
+    prompt: Annotated[Any, unless()] = None
+    tools: Annotated[Any, unless([])] = None
+    tool_choice: Annotated[Any, unless("none", "auto")] = None
+    reasoning: Annotated[Any, unless({})] = None
+    truncation: Annotated[Any, unless("disabled")] = None
+    moderation: Annotated[Any, unless()] = None
+    context_management: Annotated[Any, unless([])] = None
+    parallel_tool_calls: Ignored = None
+    max_tool_calls: Ignored = None
+    metadata: dict[str, str] | None = None
+    """Comes back with the answer."""
+    user: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    prompt_cache_options: Ignored = None
+    stream_options: Ignored = None
+    request_id: Ignored = None
+    priority: Ignored = None
+
+    @field_validator("previous_response_id", "conversation", "store", "background", mode="after")
+    @classmethod
+    def _keep_nothing(cls, value: Any, info: ValidationInfo) -> Any:
+        return keeps_nothing(value, info)
+
+    @field_validator("include", mode="after")
+    @classmethod
+    def _known(cls, include: list[str] | None) -> list[str] | None:
+        for name in include or ():
+            # Reasoning is no part of these answers; clients ask for it whatever the model is.
+            if name not in (LOGPROBS, "reasoning.encrypted_content"):
+                raise ValueError(f"{ascii(name)[:80]} is not told here; {LOGPROBS} is")
+        return include
+
+    @field_validator("top_logprobs", mode="after")
+    @classmethod
+    def _beside_logprobs(cls, top: int | None, info: ValidationInfo) -> int | None:
+        if top and LOGPROBS not in (info.data.get("include") or ()):
+            raise ValueError(f"it stands beside include: [{LOGPROBS!r}]; set that, or leave it out")
+        return top
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The conversation, as a chat template takes it."""
+        said: list[Turn] = []
+        if self.instructions:
+            said.append({"role": "system", "content": self.instructions})
+        if isinstance(self.input, str):
+            return [*said, {"role": "user", "content": self.input}]
+        return said + [item.turn for item in self.input]
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        return "max_output_tokens", self.max_output_tokens
+
+    @property
+    def num_top(self) -> int | None:
+        return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None
