@@ -6,10 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from raymodel.serve.sampling import Sampling
 from raymodel.serve.text import Detokenizer, StopText
+
+if TYPE_CHECKING:
+    from raymodel.serve.form import FormState
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ class Answer:
     prompt_scores: list[Scored] = field(default_factory=list)
     """Of the prompt's tokens but the first, as far as it has been read, where they are asked for;
     taken by the first chunk."""
+    form: FormState | None = None
+    """How far it has come in the form that is asked of it; kept by the runner that sees to it."""
     is_aborted: bool = False
     """Nobody waits for this any more."""
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raymodel.serve.refusal import Refusal, too_long
-from raymodel.serve.runner import Runner
 from raymodel.serve.sampling import Sampling
 from raymodel.serve.sampling_protocol import SamplingRequest
 
@@ -16,12 +15,12 @@ class Asked:
     """What requests may ask of one model.
 
     Args:
-        runner: that would answer them.
+        context_tokens: of prompt and answer together.
         max_tokens: longest answer.
         vocab_size: rows of its output layer.
     """
 
-    runner: Runner
+    context_tokens: int
     max_tokens: int
     vocab_size: int
 
@@ -34,7 +33,7 @@ class Asked:
             stops: strings before which it ends, beside those of the request.
 
         Raises:
-            Refusal: 400 for what this model, this server or its engine cannot do.
+            Refusal: 400 for what this model or this server cannot do.
         """
         max_tokens = self._max_tokens(body, num_prompt_tokens)
         min_tokens = body.min_tokens or 0
@@ -45,9 +44,16 @@ class Asked:
                 "as many",
                 param="min_tokens",
             )
+        name, form = body.form
+        if form is not None and (body.ignore_eos or min_tokens):
+            raise Refusal(
+                400,
+                f"{name} ends an answer that is complete; leave ignore_eos and min_tokens out",
+                param=name,
+            )
         self.check_tokens(body.stop_token_ids or (), "stop_token_ids")
         self.check_tokens((token for token, _ in body.biases), "logit_bias")
-        sampling = Sampling(
+        return Sampling(
             max_tokens=max_tokens,
             temperature=_given(body.temperature, 1.0),
             top_p=_given(body.top_p, 1.0),
@@ -58,6 +64,7 @@ class Asked:
             frequency_penalty=_given(body.frequency_penalty, 0.0),
             repetition_penalty=_given(body.repetition_penalty, 1.0),
             logit_bias=body.biases,
+            form=form,
             stop=body.stops + stops,
             stop_token_ids=frozenset(body.stop_token_ids or ()),
             ignore_eos=bool(body.ignore_eos),
@@ -65,8 +72,6 @@ class Asked:
             logprobs=body.num_top,
             prompt_logprobs=body.scores_prompt,
         )
-        self._check_engine(body, sampling)
-        return sampling
 
     def check_tokens(self, tokens: Iterable[int], param: str) -> None:
         """Raises Refusal (400) for an id that the model does not have."""
@@ -80,7 +85,7 @@ class Asked:
                 )
 
     def _max_tokens(self, body: SamplingRequest, num_prompt_tokens: int) -> int:
-        context = self.runner.context_tokens
+        context = self.context_tokens
         name, asked = body.limit
         # One token at least has its place behind the prompt, unless none is asked for.
         if num_prompt_tokens > (context if asked == 0 else context - 1):
@@ -102,19 +107,6 @@ class Asked:
                 code="context_length_exceeded",
             )
         return min(room, self.max_tokens) if asked is None else asked
-
-    def _check_engine(self, body: SamplingRequest, sampling: Sampling) -> None:
-        lacking = self.runner.find_lacking(sampling)
-        if lacking is not None:
-            name = body.names.get(lacking, lacking)
-            raise Refusal(
-                400,
-                f"{name} is not done as asked by the engine {self.runner.name}, which runs here "
-                f"({lacking}); leave it out, or have the server run with serve.engine: "
-                "transformers",
-                param=name,
-                code="unsupported_by_engine",
-            )
 
 
 def _given(value: float | None, default: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from raymodel.model.gguf import check_gguf, num_rows, rope_scaling
 from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.serve.engine import Engine
+from raymodel.serve.form import Grammars
 from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.runner import Runner
 from raymodel.serve.spec import EngineName, EngineWeights
@@ -42,6 +44,7 @@ def build_engine(
     asked: EngineName = "auto",
     weights: EngineWeights = "f16",
     replicas: int = 1,
+    load: Callable[[], PreTrainedModel] | None = None,
 ) -> Choice:
     """The engine of a causal language model.
 
@@ -51,13 +54,20 @@ def build_engine(
         asked: what `serve.engine` says.
         weights: what `serve.weights` says.
         replicas: that may share this machine's memory.
+        load: gives the model once more when its weights have been let go; by default it stays.
 
     Raises:
         SpecError: what was asked for cannot be had here.
         RaymodelError: what OpenVINO was asked for fails; see `OpenVinoRunner`.
     """
-    runner, reason = _build_runner(model, tokenizer, batch, asked, weights, replicas)
-    engine = Engine(runner, tokenizer, ends=end_tokens(model, tokenizer), queue=queue)
+    load = load or (lambda: model)
+    ends = end_tokens(model, tokenizer)
+    vocab_size = model.config.get_text_config(decoder=True).vocab_size
+    grammars = Grammars(tokenizer, vocab_size, ends)
+    runner, reason = _build_runner(
+        model, tokenizer, batch, asked, weights, replicas, load, grammars
+    )
+    engine = Engine(runner, tokenizer, ends=ends, queue=queue)
     return Choice(engine, reason)
 
 
@@ -68,15 +78,18 @@ def _build_runner(
     asked: EngineName,
     weights: EngineWeights,
     replicas: int,
+    load: Callable[[], PreTrainedModel],
+    grammars: Grammars,
 ) -> tuple[Runner, str]:
     context_tokens = find_context_tokens(model, tokenizer)
     obstacle = None if asked == "transformers" else find_obstacle(model, tokenizer)
     if obstacle is None and asked == "auto" and platform.machine() not in _X86:
         obstacle = f"on {platform.machine()} it has not been tried; ask for it: engine: openvino"
     if asked != "transformers" and obstacle is None:
+        from raymodel.serve.beside_runner import BesideRunner
         from raymodel.serve.openvino_runner import OpenVinoRunner
 
-        runner = OpenVinoRunner(
+        first = OpenVinoRunner(
             model,
             tokenizer,
             batch=batch,
@@ -84,6 +97,8 @@ def _build_runner(
             type=weights,
             cache_bytes=int(available_memory_bytes() * _CACHE_FRAC) // replicas,
         )
+        model_bytes = sum(weight.nbytes for weight in model.parameters())
+        runner = BesideRunner(first, load, model_bytes, grammars)
         return runner, _asked_for(asked) or "it is the fastest on a CPU for this model"
     if asked == "openvino":
         raise SpecError(f"serve.engine is openvino, and {obstacle}; set serve.engine: auto")
@@ -93,7 +108,7 @@ def _build_runner(
             f"serve.weights is {weights}, with which the engine openvino alone computes, and {why}"
             "; leave serve.weights out"
         )
-    torch_runner = TorchRunner(model, batch=batch, context_tokens=context_tokens)
+    torch_runner = TorchRunner(model, batch=batch, context_tokens=context_tokens, grammars=grammars)
     return torch_runner, _asked_for(asked) or f"openvino cannot: {obstacle}"
 
 

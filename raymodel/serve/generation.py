@@ -9,11 +9,13 @@ import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from raymodel.errors import ClusterError
 from raymodel.modality.chat import Turn
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
+from raymodel.serve.form import FormError
 from raymodel.serve.generation_protocol import (
     ChatRequest,
     CompletionRequest,
@@ -51,10 +53,11 @@ class GenerationService(Service):
             asked=self.spec.engine,
             weights=self.spec.weights,
             replicas=self.spec.replicas.max,
+            load=lambda: self.reload(),
         )
         self._texts = TokenTexts(self.tokenizer)
         self._asked = Asked(
-            runner=self.engine.runner,
+            context_tokens=self.engine.context_tokens,
             max_tokens=self.spec.max_tokens,
             # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
             vocab_size=self.model.config.get_text_config(decoder=True).vocab_size,
@@ -120,7 +123,7 @@ class GenerationService(Service):
         if body.echo:
             echoes = await self.read(self._echoes, body, prompts)
         shape = CompletionShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
-        return await self._respond(request, body.stream, prompts, samplings, shape, echoes)
+        return await self._respond(request, body, prompts, samplings, shape, echoes)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
@@ -128,7 +131,7 @@ class GenerationService(Service):
         prompt = await self._render([message.turn for message in body.messages], "messages")
         sampling = self._asked.sampling(body, len(prompt), self._chat_stops)
         shape = ChatShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
-        return await self._respond(request, body.stream, [prompt], [sampling], shape)
+        return await self._respond(request, body, [prompt], [sampling], shape)
 
     async def respond(self, request: Request, body: ResponsesRequest) -> Response:
         """Answers a text or a conversation."""
@@ -136,7 +139,7 @@ class GenerationService(Service):
         prompt = await self._render(body.turns, "input")
         sampling = self._asked.sampling(body, len(prompt), self._chat_stops)
         shape = ResponseShape(self.name, body, self._texts_of(body))
-        return await self._respond(request, body.stream, [prompt], [sampling], shape)
+        return await self._respond(request, body, [prompt], [sampling], shape)
 
     async def tokenize(self, body: TokenizeRequest) -> TokenizeResponse:
         """What the model would read."""
@@ -196,23 +199,34 @@ class GenerationService(Service):
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
+    async def _prepare(self, body: SamplingRequest, samplings: Sequence[Sampling]) -> None:
+        try:
+            for sampling in samplings[:1]:  # all prompts of a request are answered in one way
+                await self.read(self.engine.runner.prepare, sampling)
+        except ClusterError as error:
+            raise Refusal(400, str(error), code="unsupported_by_engine") from error
+        except FormError as error:
+            name, _ = body.form
+            raise Refusal(400, f"{name} cannot be followed: {error}", param=name) from error
+
     # ---- from the engine to the response -------------------------------------------------------
 
     async def _respond(
         self,
         request: Request,
-        streams: bool | None,
+        body: SamplingRequest,
         prompts: Sequence[Sequence[int]],
         samplings: Sequence[Sampling],
         shape: AnswerShape,
         echoes: Sequence[Echo] | None = None,
     ) -> Response:
+        await self._prepare(body, samplings)
         requests = list(zip(prompts, samplings, strict=True))
         num_prompt_tokens = sum(map(len, prompts))
         answers = AnswerStream(self.engine, requests, self.spec.timeout)
         pieces = Pieces(answers, echoes)
         try:
-            if streams:
+            if body.stream:
                 await while_connected(request, answers.wait_for_first())
                 events = _events(answers, pieces, shape, num_prompt_tokens)
                 return EventStream(events, on_close=answers.close)

@@ -8,12 +8,13 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from raymodel.serve.protocol import Ignored, Text, WireModel, unless
+from raymodel.serve.sampling import Form
 from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
 
 
@@ -26,14 +27,86 @@ class StreamOptions(WireModel):
     include_obfuscation: Ignored = None
 
 
+class JsonSchema(WireModel):
+    """A schema, as OpenAI's clients wrap it."""
+
+    name: Ignored = None
+    description: Ignored = None
+    strict: Ignored = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    """What the answer holds; a schema that cannot be followed exactly is refused."""
+
+
+class ResponseFormat(WireModel):
+    """The form of an answer, as OpenAI has it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    """`text` is any."""
+    json_schema: JsonSchema | None = Field(default=None, validate_default=True)
+
+    @field_validator("json_schema", mode="after")
+    @classmethod
+    def _with_its_type(cls, schema: JsonSchema | None, info: ValidationInfo) -> JsonSchema | None:
+        if (schema is not None) != (info.data.get("type") == "json_schema"):
+            raise ValueError("it stands beside type: 'json_schema', and there it must")
+        return schema
+
+    @property
+    def form(self) -> Form | None:
+        """None of any text."""
+        schema = {"type": "object"} if self.json_schema is None else self.json_schema.schema_
+        return None if self.type == "text" else json_form(schema)
+
+
+class StructuredOutputs(WireModel):
+    """The form of an answer, as vLLM has it."""
+
+    json_: Annotated[str | dict[str, Any] | None, Field(alias="json")] = None
+    """A JSON schema."""
+    regex: Text | None = None
+    """A regular expression that the whole answer matches."""
+    choice: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Texts, one of which is the answer."""
+    json_object: Literal[True] | None = None
+    """Any JSON object."""
+    grammar: Annotated[Any, unless()] = None
+    structural_tag: Annotated[Any, unless()] = None
+    disable_any_whitespace: Ignored = None
+    disable_additional_properties: Annotated[Any, unless(False)] = None
+    whitespace_pattern: Annotated[Any, unless()] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> StructuredOutputs:
+        given = (self.json_, self.regex, self.choice, self.json_object)
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("give one of json, regex, choice and json_object")
+        return self
+
+    @property
+    def form(self) -> Form:
+        """What is given."""
+        if self.regex is not None:
+            return Form("regex", self.regex)
+        if self.choice is not None:
+            return Form("choice", json.dumps(self.choice))
+        return json_form({"type": "object"} if self.json_ is None else self.json_)
+
+
+def json_form(schema: str | dict[str, Any]) -> Form:
+    """Of a schema, which may be JSON already."""
+    return Form("json", schema if isinstance(schema, str) else json.dumps(schema))
+
+
 class GenerationRequest(SamplingRequest):
     """What completions and chats take."""
 
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     """Longest answer; by default what `serve.max_tokens` and the context allow."""
-    stream: bool | None = False
-    """Server-sent events, closed by `data: [DONE]`."""
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    """JSON, of any kind or of a schema."""
+    structured_outputs: StructuredOutputs | None = None
+    """A form of vLLM's: a schema of JSON, a regular expression, or one of some texts."""
 
     n: Annotated[Any, unless(1)] = None
     """One answer a prompt."""
@@ -41,8 +114,6 @@ class GenerationRequest(SamplingRequest):
     bad_words: Annotated[Any, unless([])] = None
     skip_special_tokens: Annotated[Any, unless(True)] = None
     include_stop_str_in_output: Annotated[Any, unless(False)] = None
-    response_format: Annotated[Any, unless({"type": "text"})] = None
-    structured_outputs: Annotated[Any, unless()] = None
     guided_json: Annotated[Any, unless()] = None
     guided_regex: Annotated[Any, unless()] = None
     guided_choice: Annotated[Any, unless()] = None
@@ -56,6 +127,18 @@ class GenerationRequest(SamplingRequest):
     prompt_cache_retention: Ignored = None
     request_id: Ignored = None
     priority: Ignored = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> GenerationRequest:
+        if self.structured_outputs and self.response_format and self.response_format.form:
+            raise ValueError("give either response_format or structured_outputs")
+        return self
+
+    @property
+    def form(self) -> tuple[str, Form | None]:
+        if self.structured_outputs is not None:
+            return "structured_outputs", self.structured_outputs.form
+        return "response_format", self.response_format and self.response_format.form
 
     @property
     def limit(self) -> tuple[str, int | None]:
@@ -85,8 +168,6 @@ class CompletionRequest(GenerationRequest):
     is always among them."""
 
     suffix: Annotated[Any, unless("")] = None
-
-    names: ClassVar[Mapping[str, str]] = {"prompt_logprobs": "echo", "top_logprobs": "logprobs"}
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -11,9 +11,10 @@ from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from raymodel.serve.service import Service
+    from raymodel.tasks.base import Task
 
 
 def service_of(task: str) -> type[Service]:
@@ -40,9 +41,14 @@ def load_service(
     from raymodel.serve.probe import check_model, check_outputs
 
     device = find_device(wants_gpu)
-    model, task = load_for_use(folder, task_name)
-    check_model(model, task, folder)
-    model.to(device, serving_dtype(model.config, device))  # type: ignore[arg-type]  # mistyped
+
+    def load() -> tuple[PreTrainedModel, Task]:
+        model, task = load_for_use(folder, task_name)
+        check_model(model, task, folder)
+        model.to(device, serving_dtype(model.config, device))  # type: ignore[arg-type]  # mistyped
+        return model, task
+
+    model, task = load()
     note_attention(model)
     note_processor(task.processor)
     service = service_of(task_name)(model, task, name=name, spec=spec)
@@ -54,6 +60,7 @@ def load_service(
     if not service.needs_model:
         # Frees the weights, which the engine has its own of.
         model.to("meta")  # type: ignore[arg-type]  # mistyped
+        service.reload = lambda: load()[0]
     return service
 
 

@@ -54,6 +54,8 @@ def _change(logits_V: torch.Tensor, answer: Answer) -> None:
         written = torch.tensor(answer.tokens, device=device)
         tokens, counts = written.unique(return_counts=True)  # type: ignore[no-untyped-call]
         logits_V[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+    if answer.form is not None:
+        logits_V[~answer.form.allowed(len(logits_V)).to(device)] = -torch.inf
 
 
 def score_tokens(logits_TV: torch.Tensor, tokens: Sequence[int], num_top: int) -> list[Scored]:

@@ -95,7 +95,13 @@ class OpenVinoRunner(Runner):
 
     # ---- what the engine calls -----------------------------------------------------------------
 
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """What `find_lacking` may find."""
+        return tuple(_LACKING)
+
     def find_lacking(self, sampling: Sampling) -> str | None:
+        """The name of a field that it cannot do as asked; None when it can all."""
         return next((name for name, lacks in _LACKING.items() if lacks(sampling)), None)
 
     def join(self, answers: Sequence[Answer]) -> Tokens:
@@ -137,7 +143,6 @@ class OpenVinoRunner(Runner):
             "weights": self._type,
             "cache_tokens": self._cache_tokens,
             "cache_bytes": self._cache_bytes,
-            "lacking": list(_LACKING),
         }
 
     def close(self) -> None:
@@ -280,11 +285,13 @@ def _plan_blocks(wanted_tokens: int, affordable_tokens: int, context_tokens: int
 
 # What it cannot do as asked. Its penalties are added to a logit below zero, which makes what is
 # there already likelier; of other tokens than the chosen one, and of the prompt's where the cache
-# holds its beginning, it tells no log-probabilities. (2026.4)
+# holds its beginning, it tells no log-probabilities; a form that its grammar library does not take
+# ends all requests, and there is no way to ask it before. (2026.4)
 _LACKING: dict[str, Callable[[Sampling], bool]] = {
     "logit_bias": lambda sampling: bool(sampling.logit_bias),
     "presence_penalty": lambda sampling: sampling.presence_penalty != 0,
     "frequency_penalty": lambda sampling: sampling.frequency_penalty != 0,
+    "form": lambda sampling: sampling.form is not None,
     "prompt_logprobs": lambda sampling: sampling.prompt_logprobs,
     "top_logprobs": lambda sampling: bool(sampling.logprobs),
 }

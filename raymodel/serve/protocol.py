@@ -55,11 +55,12 @@ class WireModel(BaseModel):
     def _know_all(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        unknown = [name for name in data if name not in cls.model_fields]
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        unknown = [name for name in data if name not in known]
         asked = [name for name in unknown if data[name] is not None]
         if asked:
             name = asked[0].encode(errors="replace").decode()
-            given = {"name": name, "known": list(cls.model_fields)}
+            given = {"name": name, "known": known}
             raise PydanticCustomError(UNKNOWN_FIELD, "unknown field", given)
         return {name: value for name, value in data.items() if name not in unknown}
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from raymodel.modality.chat import Turn
-from raymodel.serve.generation_protocol import system_for_developer
+from raymodel.serve.generation_protocol import json_form, system_for_developer
 from raymodel.serve.protocol import Ignored, Text, WireModel, unless
+from raymodel.serve.sampling import Form
 from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
 
 LOGPROBS = "message.output_text.logprobs"
@@ -54,8 +55,25 @@ class InputItem(WireModel):
 class TextFormat(WireModel):
     """The form of the answer's text."""
 
-    type: Literal["text"] = "text"
-    """Plain text, and nothing else."""
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    """`text` is any."""
+    name: Ignored = None
+    description: Ignored = None
+    strict: Ignored = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema", validate_default=True)] = None
+    """What the answer holds, of the type `json_schema`."""
+
+    @field_validator("schema_", mode="after")
+    @classmethod
+    def _with_its_type(cls, schema: Any, info: ValidationInfo) -> Any:
+        if (schema is not None) != (info.data.get("type") == "json_schema"):
+            raise ValueError("it stands beside type: 'json_schema', and there it must")
+        return schema
+
+    @property
+    def form(self) -> Form | None:
+        """None of any text."""
+        return None if self.type == "text" else json_form(self.schema_ or {"type": "object"})
 
 
 class TextConfig(WireModel):
@@ -89,8 +107,7 @@ class ResponsesRequest(SamplingRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
     """Beside each so many of the likeliest ones, with the above."""
     text: TextConfig | None = None
-    stream: bool | None = False
-    """Server-sent events, from `response.created` to `response.completed`."""
+    """The form of the answer."""
 
     previous_response_id: str | None = None
     """Not supported: this server keeps no answers."""
@@ -151,6 +168,11 @@ class ResponsesRequest(SamplingRequest):
         if isinstance(self.input, str):
             return [*said, {"role": "user", "content": self.input}]
         return said + [item.turn for item in self.input]
+
+    @property
+    def form(self) -> tuple[str, Form | None]:
+        format = self.text and self.text.format
+        return "text.format", format and format.form
 
     @property
     def limit(self) -> tuple[str, int | None]:

@@ -127,7 +127,7 @@ class ResponseShape(AnswerShape):
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "top_logprobs": body.top_logprobs or 0,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": _format(body)},
             "truncation": "disabled",
             "tools": [],
             "tool_choice": body.tool_choice or "auto",
@@ -141,6 +141,11 @@ class ResponseShape(AnswerShape):
 
 def _status(piece: Piece) -> str:
     return "incomplete" if piece.finish_reason == "length" else "completed"
+
+
+def _format(body: ResponsesRequest) -> dict[str, Any]:
+    given = body.text and body.text.format
+    return {"type": "text"} if not given else given.model_dump(exclude_none=True, by_alias=True)
 
 
 def _counted(usage: Usage) -> dict[str, Any]:

@@ -46,9 +46,13 @@ class Runner(ABC):
         """Whether a prompt may be read together with others that join now."""
         return True
 
-    def find_lacking(self, sampling: Sampling) -> str | None:
-        """The name of a field of `sampling` that it cannot do as asked; None when it can all."""
-        return None
+    def prepare(self, sampling: Sampling) -> None:  # noqa: B027 - most need nothing
+        """Gets ready what an answer of this kind needs, in any thread; it may take seconds.
+
+        Raises:
+            ClusterError: it cannot be had.
+            FormError: the answer cannot have the form that is asked of it.
+        """
 
     @abstractmethod
     def join(self, answers: Sequence[Answer]) -> Tokens:

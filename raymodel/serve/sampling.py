@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Form(NamedTuple):
+    """What an answer must be."""
+
+    kind: Literal["json", "regex", "choice"]
+    text: str
+    """The schema as JSON, the expression, or a list of texts as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,9 +20,9 @@ class Sampling:
     """What a request says of its answer.
 
     Before a token is chosen, the model's logits are changed in this order: the bias, the tokens
-    that may not come yet, the repetition penalty, the other penalties. From what is left come, at
-    temperature 0, the most likely token; else, by the probabilities at the temperature, one of
-    those that `top_k`, then `top_p` of these, and `min_p` keep. It is the order of transformers.
+    that may not come yet, the repetition penalty, the other penalties, the form. From what is left
+    comes, at temperature 0, the most likely token; else, by the probabilities at the temperature,
+    one of those that `top_k`, then `top_p` of these, and `min_p` keep. It is transformers' order.
     """
 
     max_tokens: int
@@ -39,6 +48,8 @@ class Sampling:
     (arXiv:1909.05858)."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Pairs of token and what is added to its logit."""
+    form: Form | None = None
+    """Tokens with which the answer would no longer have this form cannot be chosen."""
 
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these."""
@@ -65,6 +76,7 @@ class Sampling:
             or self.repetition_penalty != 1
             or self.logit_bias
             or self.min_tokens
+            or self.form
         )
 
     @property

@@ -6,12 +6,12 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from raymodel.serve.protocol import WireModel
+from raymodel.serve.sampling import Form
 
 MOST_TOP = 20  # of alternatives to a token, as OpenAI has it in chats
 # OpenAI takes four, vLLM any number; tasks of evaluation harnesses send half a dozen.
@@ -55,8 +55,8 @@ class SamplingRequest(WireModel):
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     """Before so many tokens no end token is chosen and no stop string looked for."""
 
-    names: ClassVar[Mapping[str, str]] = {}
-    """What fields of `Sampling` are called here, where it is something else."""
+    stream: bool | None = False
+    """Server-sent events."""
 
     @field_validator("stop", mode="after")
     @classmethod
@@ -85,6 +85,11 @@ class SamplingRequest(WireModel):
     def biases(self) -> tuple[tuple[int, float], ...]:
         """`logit_bias` as pairs."""
         return tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items())
+
+    @property
+    def form(self) -> tuple[str, Form | None]:
+        """The field that says what form the answer has, and what it says."""
+        raise NotImplementedError
 
     @property
     def limit(self) -> tuple[str, int | None]:

@@ -52,6 +52,8 @@ class Service(ABC):
         self.spec = spec
         # One thread: a tokenizer whose truncation changes must not be read from by another.
         self._reader = ThreadPoolExecutor(1, "reader")
+        self.reload: Callable[[], PreTrainedModel] = lambda: self.model
+        """Gives the model with its weights, also where those of `model` have been let go."""
 
     @abstractmethod
     def router(self) -> APIRouter:

@@ -9,8 +9,10 @@ from transformers import PreTrainedModel
 
 from raymodel.serve.answer import Answer, Scored
 from raymodel.serve.decoder import build_decoder
+from raymodel.serve.form import Grammars
 from raymodel.serve.logits import change_logits, choose_tokens, score_tokens
 from raymodel.serve.runner import Made, Runner, Tokens
+from raymodel.serve.sampling import Sampling
 
 # Prompt tokens read between two decoding steps: bounds how long running answers stand still. On two
 # cores 256 of a model of 135 M parameters are half a second, and more at once are hardly faster.
@@ -31,12 +33,15 @@ class TorchRunner(Runner):
         model: in eval mode, on its device.
         batch: answers at the same time, if its architecture can.
         context_tokens: of prompt and answer together.
+        grammars: of the forms that answers may be asked to have.
     """
 
     name = "transformers"
     needs_model = True
 
-    def __init__(self, model: PreTrainedModel, *, batch: int, context_tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, batch: int, context_tokens: int, grammars: Grammars
+    ) -> None:
         self.context_tokens = context_tokens
         self.decoder = build_decoder(model, batch, context_tokens)
         self.mode = self.decoder.mode
@@ -44,8 +49,13 @@ class TorchRunner(Runner):
         self._piece = _PIECE_TOKENS.get(model.device.type, _PIECE_TOKENS["cpu"])
         num_rows = model.config.get_text_config(decoder=True).vocab_size
         self._scored_piece = min(self._piece, max(1, _SCORED_PIECE_NUMBERS // num_rows))
+        self._grammars = grammars
         self._rows: list[Answer] = []  # in the order of the decoder's rows
         self._reading: Answer | None = None  # has the row behind them
+
+    def prepare(self, sampling: Sampling) -> None:
+        if sampling.form is not None:
+            self._grammars.begin(sampling.form)
 
     def fits(self, joining: Sequence[Answer], candidate: Answer) -> bool:
         lengths = [len(answer.prompt) for answer in [*joining, candidate]]
@@ -56,6 +66,9 @@ class TorchRunner(Runner):
 
     @torch.inference_mode()
     def join(self, answers: Sequence[Answer]) -> Tokens:
+        for answer in answers:
+            if answer.sampling.form is not None:
+                answer.form = self._grammars.begin(answer.sampling.form)
         prompts = [answer.prompt for answer in answers]
         piece, is_scored = self._piece_of(answers[0]), _is_scored(answers[0])
         if len(prompts[0]) > piece and self.decoder.reads_in_pieces:
@@ -133,6 +146,9 @@ def _score_prompt(answer: Answer, logits_TV: torch.Tensor, start: int) -> None:
 def _choose(answers: Sequence[Answer], logits: torch.Tensor) -> Tokens:
     changed = change_logits(logits, answers)
     tokens = choose_tokens(changed, [a.sampling for a in answers], [a.draws for a in answers])
+    for answer, token in zip(answers, tokens, strict=True):
+        if answer.form is not None:
+            answer.form.advance(token)
     return [
         Made(answer, token, _score(answer, row_V, token))
         for answer, row_V, token in zip(answers, logits, tokens, strict=True)

@@ -161,7 +161,7 @@ def test_bad_json_is_400(generation, content):
         ({"echo": 1}, "echo", ("give true or false",)),
         ({"logprobs": 21}, "logprobs", ("is 21", "at most 20")),
         ({"logprobs": True}, "logprobs", ("whole number",)),
-        ({"response_format": {"type": "json_object"}}, "response_format", ("response_format",)),
+        ({"response_format": {"type": "xml"}}, "response_format.type", ("'json_object'",)),
         ({"suffix": "a"}, "suffix", ("does not support it",)),
         ({"top_k": -2}, "top_k", ("is -2", "at least -1")),
         ({"min_p": 1.5}, "min_p", ("1.5", "at most 1")),

@@ -179,7 +179,7 @@ def test_when_its_process_ends_requests_fail_and_the_engine_is_not_healthy(llama
     engine = build_engine(llama, tokenizer, batch=1, queue=2, asked="openvino").engine
     listener = Listener()
     engine.submit([([5, 6], greedy(500))], listener)
-    os.kill(engine.runner._process.pid, signal.SIGKILL)
+    os.kill(engine.runner.first._process.pid, signal.SIGKILL)
     _, chunk = listener.wait()[0]
     assert "has ended with -9" in str(chunk.error)
     assert not engine.is_healthy
@@ -192,7 +192,10 @@ def test_a_served_folder_keeps_no_second_copy_of_the_weights(llama, tokenizer, t
     spec = ServeSpec(engine="openvino", batch=2)
     service = load_service(tmp_path, "causal_lm", name="tiny", spec=spec)
     told = service.health()
+    first = ask(service, "/v1/completions", prompt="def", temperature=0).json()
+    scored = ask(service, "/v1/completions", prompt="def", temperature=0, logprobs=1)
     service.close()
+    assert scored.json()["choices"][0]["text"] == first["choices"][0]["text"]
     assert service.model.device.type == "meta"
     assert (told["device"], told["dtype"], told["engine"]) == ("cpu", "float32", "openvino")
     assert told["engine_reason"] == "serve.engine is openvino"

@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from raymodel.serve import beside_runner
 from raymodel.serve.answer import Answer
 from raymodel.serve.choice import build_engine
 from raymodel.serve.generation import GenerationService
@@ -283,23 +284,53 @@ def test_an_answer_is_the_same_beside_others(generation):
     assert asyncio.run(together()) == alone
 
 
-def test_what_openvino_does_otherwise_is_refused_with_its_name(llama, causal_lm):
-    spec = ServeSpec(engine="openvino", batch=2, queue=2)
+@pytest.fixture
+def openvino(llama, causal_lm):
+    spec = ServeSpec(engine="openvino", batch=2, queue=8, max_tokens=60)
     service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
-    asked = {
-        "presence_penalty": {"presence_penalty": 0.5},
-        "frequency_penalty": {"frequency_penalty": -0.5},
-        "logit_bias": {"logit_bias": {"3": 1}},
-        "logprobs": {"logprobs": 1},
-        "echo": {"echo": True, "logprobs": 0},
-    }
-    for name, fields in asked.items():
-        response = complete(service, **fields)
-        check_error(response, 400, f"{name} is not done", "openvino", "transformers", param=name)
-        assert response.json()["error"]["code"] == "unsupported_by_engine"
-    chat = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-    chat |= {"logprobs": True, "top_logprobs": 2}
-    response = call(service, "POST", "/v1/chat/completions", json=chat)
-    check_error(response, 400, "top_logprobs is not done", param="top_logprobs")
-    assert "presence_penalty" in call(service, "GET", "/health").json()["lacking"]
+    yield service
     service.close()
+
+
+OTHERWISE = [
+    {"presence_penalty": 0.5}, {"frequency_penalty": -0.5}, {"logit_bias": {"70": 3}},
+    {"logprobs": 1}, {"echo": True, "logprobs": 0},
+]  # fmt: skip
+
+
+def test_what_openvino_does_otherwise_torch_answers_beside_it(openvino, generation):
+    def told(service, **fields):
+        response = complete(service, max_tokens=30, **fields)
+        assert response.status_code == 200, response.text
+        [choice] = response.json()["choices"]
+        return choice
+
+    def state():
+        return call(openvino, "GET", "/health").json()["transformers"]
+
+    plain = told(openvino)
+    assert state()["loaded"] is False
+    assert "presence_penalty" in state()["for"]
+    for fields in OTHERWISE:
+        assert told(openvino, **fields) == told(generation, **fields)
+    assert state()["loaded"] is True
+
+    async def together():
+        async with client_of(openvino) as client:
+            body = {"model": "tiny", "prompt": "def read", "max_tokens": 30, "temperature": 0}
+            posts = [body | fields for fields in [{}, *OTHERWISE, {}]]
+            sent = [client.post("/v1/completions", json=each) for each in posts]
+            return [each.json()["choices"][0] for each in await asyncio.gather(*sent)]
+
+    first, *others, last = asyncio.run(together())
+    assert first == last == plain
+    assert others == [told(generation, **fields) for fields in OTHERWISE]
+
+
+def test_without_memory_for_the_model_once_more_such_requests_are_refused(openvino, monkeypatch):
+    monkeypatch.setattr(beside_runner, "available_memory_bytes", lambda: 10)
+    for fields in OTHERWISE:
+        response = complete(openvino, **fields)
+        check_error(response, 400, "openvino", "0.0 MiB", "set serve.engine: transformers")
+        assert response.json()["error"]["code"] == "unsupported_by_engine"
+    assert complete(openvino).status_code == 200
