@@ -9,6 +9,7 @@ import json
 import logging
 import threading
 from functools import lru_cache
+from typing import Any
 
 import llguidance.hf
 import numpy as np
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_GRAMMARS = 64
 # Between the parts of JSON. A model may write it for ever, if a grammar lets it.
-_JSON = {"whitespace_pattern": r"[ \n\t]{0,16}"}
+_JSON: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
 
 
 class FormError(RequestError):
@@ -53,25 +54,31 @@ class Grammars:
         Raises:
             FormError: it is none.
         """
-        with self._lock:
-            return FormState(self._compiled(form).deep_copy(), self._ends)
+        return FormState(self._compiled(form).deep_copy(), self._ends)
 
     def _compile(self, form: Form) -> LLMatcher:
         if not self._ends:
             raise FormError("this model has no token that ends an answer, which a form needs")
         try:
             grammar = _grammar(form)
-            if self._tokens is None:  # a second for a large vocabulary
-                self._tokens = llguidance.hf.from_tokenizer(
-                    self._tokenizer, n_vocab=self._vocab_size, eos_token=sorted(self._ends)
-                )
+            tokens = self._read_tokens()
         except ValueError as error:
             raise FormError(str(error)) from error
-        wrong = LLMatcher.validate_grammar(grammar, self._tokens)
-        matcher = LLMatcher(self._tokens, grammar, log_level=0)
+        wrong = LLMatcher.validate_grammar(grammar, tokens)
+        matcher = LLMatcher(tokens, grammar, log_level=0)
         if wrong or matcher.is_error():
             raise FormError(" ".join((wrong or matcher.get_error()).split()))
         return matcher
+
+    def _read_tokens(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokens is None:  # a second for a large vocabulary
+                self._tokens = llguidance.hf.from_tokenizer(
+                    self._tokenizer,  # type: ignore[arg-type]  # refuses slow ones itself
+                    n_vocab=self._vocab_size,
+                    eos_token=sorted(self._ends),
+                )
+            return self._tokens
 
 
 class FormState:

@@ -138,7 +138,8 @@ class GenerationRequest(SamplingRequest):
     def form(self) -> tuple[str, Form | None]:
         if self.structured_outputs is not None:
             return "structured_outputs", self.structured_outputs.form
-        return "response_format", self.response_format and self.response_format.form
+        given = self.response_format
+        return "response_format", None if given is None else given.form
 
     @property
     def limit(self) -> tuple[str, int | None]:

@@ -171,8 +171,8 @@ class ResponsesRequest(SamplingRequest):
 
     @property
     def form(self) -> tuple[str, Form | None]:
-        format = self.text and self.text.format
-        return "text.format", format and format.form
+        given = None if self.text is None else self.text.format
+        return "text.format", None if given is None else given.form
 
     @property
     def limit(self) -> tuple[str, int | None]:
