@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raymodel.modality.chat import Turn
 from raymodel.serve.generation_protocol import json_form, system_for_developer
@@ -60,15 +60,14 @@ class TextFormat(WireModel):
     name: Ignored = None
     description: Ignored = None
     strict: Ignored = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema", validate_default=True)] = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     """What the answer holds, of the type `json_schema`."""
 
-    @field_validator("schema_", mode="after")
-    @classmethod
-    def _with_its_type(cls, schema: Any, info: ValidationInfo) -> Any:
-        if (schema is not None) != (info.data.get("type") == "json_schema"):
-            raise ValueError("it stands beside type: 'json_schema', and there it must")
-        return schema
+    @model_validator(mode="after")
+    def _with_its_type(self) -> TextFormat:
+        if (self.schema_ is not None) != (self.type == "json_schema"):
+            raise ValueError("a schema stands beside type: 'json_schema', and there it must")
+        return self
 
     @property
     def form(self) -> Form | None:

@@ -121,7 +121,7 @@ def test_logprobs_are_told_where_they_are_included(client):
         ({"tools": [{"type": "web_search"}]}, "tools", ("does not support it",)),
         ({"reasoning": {"effort": "high"}}, "reasoning", ("does not support it",)),
         ({"truncation": "auto"}, "truncation", ("does not support it",)),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema", ("beside",)),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format", ("beside",)),
         ({"text": {"format": {"type": "json"}}}, "text.format.type", ("'text'",)),
         ({"include": ["file_search_call.results"]}, "include", ("is not told here",)),
         ({"top_logprobs": 2}, "top_logprobs", ("include",)),

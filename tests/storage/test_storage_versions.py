@@ -19,6 +19,7 @@ from raymodel.storage.versions import _BY_STAGE, installed_versions, packages_of
 # They decide how a job is read, run, told or answered, not what comes of it.
 NOT_RESULTS = {
     *("pyyaml", "pydantic", "rich", "fastapi", "starlette", "tensorboard", "prometheus-client"),
+    "llguidance",  # answers of a server are no artifact
 }
 
 
