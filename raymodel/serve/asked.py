@@ -57,7 +57,7 @@ class Asked:
             max_tokens=max_tokens,
             temperature=_given(body.temperature, 1.0),
             top_p=_given(body.top_p, 1.0),
-            top_k=max(0, body.top_k or 0),
+            top_k=self._top_k(body.top_k or 0),
             min_p=_given(body.min_p, 0.0),
             seed=body.seed,
             presence_penalty=_given(body.presence_penalty, 0.0),
@@ -83,6 +83,10 @@ class Asked:
                     f"{self.vocab_size - 1}",
                     param=param,
                 )
+
+    def _top_k(self, asked: int) -> int:
+        """All are 0, by whatever number they are asked for."""
+        return asked if 0 < asked < self.vocab_size else 0
 
     def _max_tokens(self, body: SamplingRequest, num_prompt_tokens: int) -> int:
         context = self.context_tokens

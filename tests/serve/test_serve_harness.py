@@ -16,6 +16,8 @@ import uvicorn
 import yaml
 
 from raymodel.serve.app import build_app
+from raymodel.serve.generation import GenerationService
+from raymodel.serve.spec import ServeSpec
 
 pytestmark = [
     pytest.mark.slow,
@@ -119,10 +121,13 @@ def logprob(model, tokenizer, before, after):
     return sum(float(table[i - 1, ids[i]]) for i in range(start, len(ids)))
 
 
+@pytest.mark.parametrize("engine", ["transformers", "openvino"])
 def test_the_harness_scores_a_served_model_as_transformers_does(
-    generation, llama, tokenizer, tmp_path
+    engine, llama, causal_lm, tokenizer, tmp_path
 ):
-    with listening(build_app(generation)) as url:
+    spec = ServeSpec(engine=engine, batch=2, queue=8, max_tokens=60)
+    service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
+    with listening(build_app(service)) as url:  # which closes the service
         results, samples = evaluate(url, tokenizer, tmp_path)
     right = 0
     for sample in samples["chosen"]:

@@ -260,6 +260,10 @@ def test_penalties_and_values_that_change_nothing_are_taken(generation):
     }  # fmt: skip
     assert text_of(generation, max_tokens=40, **nothing) == plain
     assert text_of(generation, max_tokens=40, **dict.fromkeys(nothing)) == plain
+    sampled = text_of(generation, max_tokens=40, temperature=1, seed=1)
+    for everything in (0, 300, 10**30):
+        same = text_of(generation, max_tokens=40, temperature=1, seed=1, top_k=everything)
+        assert same == sampled
     for name in ("presence_penalty", "frequency_penalty"):
         assert text_of(generation, max_tokens=40, **{name: 2}) != plain
 

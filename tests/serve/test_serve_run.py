@@ -159,6 +159,16 @@ def _ask_with(client, expected):
     assert chunks[-1].choices[0].finish_reason in ("stop", "length")
     assert last.choices == []
     assert last.usage == whole.usage
+    # For these torch computes beside OpenVINO, with the model of the folder once more.
+    asked = {"model": "tiny", "prompt": "def read", "temperature": 0, "max_tokens": 20}
+    scored = client.completions.create(**asked, logprobs=2, echo=True).choices[0]
+    assert scored.text == "def read" + expected
+    assert scored.logprobs.token_logprobs[0] is None
+    form = {"structured_outputs": {"regex": "(yes|no)!"}}
+    assert client.completions.create(**asked, extra_body=form).choices[0].text in ("yes!", "no!")
+    events = list(client.responses.create(model="tiny", input="hi", temperature=0, stream=True))
+    assert events[0].type == "response.created"
+    assert events[-1].response.output_text == whole.choices[0].message.content
     with pytest.raises(openai.NotFoundError, match="tiny"):
         client.completions.create(model="other", prompt="x")
     with pytest.raises(openai.BadRequestError, match=r"2000 tokens.*at most 511"):
