@@ -25,17 +25,22 @@ class Asked:
     vocab_size: int
 
     def sampling(
-        self, body: SamplingRequest, num_prompt_tokens: int, stops: tuple[str, ...] = ()
+        self,
+        body: SamplingRequest,
+        num_prompt_tokens: int,
+        stops: tuple[str, ...] = (),
+        param: str = "prompt",
     ) -> Sampling:
         """How the answer to one prompt is made.
 
         Args:
+            param: the field that the prompt is made of.
             stops: strings before which it ends, beside those of the request.
 
         Raises:
             Refusal: 400 for what this model or this server cannot do.
         """
-        max_tokens = self._max_tokens(body, num_prompt_tokens)
+        max_tokens = self._max_tokens(body, num_prompt_tokens, param)
         min_tokens = body.min_tokens or 0
         if min_tokens > max_tokens:
             raise Refusal(
@@ -88,12 +93,12 @@ class Asked:
         """All are 0, by whatever number they are asked for."""
         return asked if 0 < asked < self.vocab_size else 0
 
-    def _max_tokens(self, body: SamplingRequest, num_prompt_tokens: int) -> int:
+    def _max_tokens(self, body: SamplingRequest, num_prompt_tokens: int, param: str) -> int:
         context = self.context_tokens
         name, asked = body.limit
         # One token at least has its place behind the prompt, unless none is asked for.
         if num_prompt_tokens > (context if asked == 0 else context - 1):
-            raise too_long(num_prompt_tokens, context - (asked != 0), "prompt")
+            raise too_long(num_prompt_tokens, context - (asked != 0), param)
         if asked is not None and asked > self.max_tokens:
             raise Refusal(
                 400,
@@ -105,8 +110,8 @@ class Asked:
         if asked is not None and asked > room:
             raise Refusal(
                 400,
-                f"the prompt has {num_prompt_tokens} tokens and {name} is {asked}; together they "
-                f"may be at most {context}. Shorten the prompt, or ask for at most {room}",
+                f"{param} holds {num_prompt_tokens} tokens and {name} is {asked}; together they "
+                f"may be at most {context}. Shorten it, or ask for at most {room}",
                 param=name,
                 code="context_length_exceeded",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -129,7 +130,7 @@ class GenerationService(Service):
         """Answers a conversation."""
         self.check_model(body.model)
         prompt = await self._render([message.turn for message in body.messages], "messages")
-        sampling = self._asked.sampling(body, len(prompt), self._chat_stops)
+        sampling = self._asked.sampling(body, len(prompt), self._chat_stops, "messages")
         shape = ChatShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
         return await self._respond(request, body, [prompt], [sampling], shape)
 
@@ -137,7 +138,7 @@ class GenerationService(Service):
         """Answers a text or a conversation."""
         self.check_model(body.model)
         prompt = await self._render(body.turns, "input")
-        sampling = self._asked.sampling(body, len(prompt), self._chat_stops)
+        sampling = self._asked.sampling(body, len(prompt), self._chat_stops, "input")
         shape = ResponseShape(self.name, body, self._texts_of(body))
         return await self._respond(request, body, [prompt], [sampling], shape)
 
@@ -200,9 +201,10 @@ class GenerationService(Service):
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     async def _prepare(self, body: SamplingRequest, samplings: Sequence[Sampling]) -> None:
+        # In a thread of its own: while a model is loaded, others' prompts are read.
         try:
             for sampling in samplings[:1]:  # all prompts of a request are answered in one way
-                await self.read(self.engine.runner.prepare, sampling)
+                await asyncio.to_thread(self.engine.runner.prepare, sampling)
         except ClusterError as error:
             raise Refusal(400, str(error), code="unsupported_by_engine") from error
         except FormError as error:

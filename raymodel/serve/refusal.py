@@ -78,7 +78,7 @@ def too_long(num_tokens: int, limit: int, param: str) -> Refusal:
     """400 for an input that the model cannot hold."""
     return Refusal(
         400,
-        f"the {param} has {num_tokens} tokens; this model takes at most {limit}. Shorten it",
+        f"{param} holds {num_tokens} tokens; this model takes at most {limit}. Shorten it",
         param=param,
         code="context_length_exceeded",
     )
