@@ -57,7 +57,7 @@ class ServeSpec(Spec):
     """What computes the answers of a model that writes text: `openvino` (OpenVINO GenAI, on a CPU;
     Llama, Qwen 2 and Qwen 3 with a byte-level BPE) or `transformers` (every other model, and
     GPUs). `auto` takes the first that can; `/health` says which, and why. What OpenVINO does not do
-    as a request asks (penalties of OpenAI's, biases, alternatives to a token, scored prompts, forms)
+    as a request asks (OpenAI's penalties, biases, alternatives to a token, scored prompts, forms)
     torch does beside it, with the model once more in memory from the first such request on."""
     weights: EngineWeights = "f16"
     """Format of the weights in the engine `openvino`: `q8_0` holds them in eight bits, in half the
