@@ -7,6 +7,7 @@ record ends in exactly one of: a row, a duplicate of another, or left out for a 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ SAMPLES_PER_REASON = 5
 """Of each reason in each partition: enough to see what is wrong with the data."""
 SAMPLE_CHARS = 200
 """Of a record that was left out."""
+RECORDS = "records"
+"""What every cleaning step counts of its changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,9 @@ class Account:
     found: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(What, in which way) no job file says of the data, and a look at it did → how many, such as
     ("file", "parted by semicolons")."""
+    changed: dict[str, Counter[str]] = field(default_factory=dict)
+    """Cleaning step → `RECORDS`, those that it changed and that were kept, and what else it tells
+    of its changes → how many, such as e-mail addresses."""
     within: str = ""
     """What the names of its files begin with, where the source is an archive: `data.zip!/`."""
     _file: str = ""
@@ -96,6 +102,11 @@ class Account:
                 Reject(reason=reason, place=self.place, sample=_sample_text(sample))
             )
 
+    def change(self, changed: Mapping[str, Mapping[str, int]]) -> None:
+        """What was begun is kept and was changed by these steps: step → what → how often."""
+        for step, counts in changed.items():
+            self.changed.setdefault(step, Counter()).update({RECORDS: 1, **counts})
+
     @property
     def kept(self) -> int:
         """Records that were not left out."""
@@ -119,6 +130,7 @@ class Account:
             "left_out": dict(self.left_out),
             "rejects": rejects,
             "found": [[what, way, count] for (what, way), count in self.found.items()],
+            "changed": {step: dict(counts) for step, counts in self.changed.items()},
         }
 
 

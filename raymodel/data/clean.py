@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
@@ -11,10 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from raymodel.data.spec import CleanSpec
-from raymodel.errors import SpecError
-from raymodel.tasks.own import own_step
 from raymodel.tasks.prompt import TOO_LONG
-from raymodel.tasks.template import RecordError
 
 Kept = Literal["start", "end"]
 """Which end of a text stays when it is too long."""
@@ -27,51 +23,14 @@ NOT_SHARED = "beyond the share of its source"
 def asked_for(spec: CleanSpec) -> frozenset[str]:
     """Reasons to leave a record out that the job file gives; all others say that the data is
     bad."""
-    return frozenset({TOO_SHORT, TOO_LONG, NOT_SHARED, *map(_reason_of, spec.steps)})
-
-
-class StepError(ValueError):
-    """A cleaning step of the user's that ended in an error, or gave no text."""
+    of_steps = (reason for step in spec.steps for reason in step.reasons.values())
+    return frozenset({TOO_SHORT, TOO_LONG, NOT_SHARED, *of_steps})
 
 
 def clean_text(text: str) -> str:
     """Line ends become `\\n`; lone surrogates (legal in JSON, not in UTF-8) become `?`."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def run_steps(text: str, steps: Sequence[str]) -> str:
-    """A text after the user's own steps.
-
-    Raises:
-        RecordError: a step leaves the document out.
-        StepError: a step failed.
-    """
-    return functools.reduce(_run_step, steps, text)
-
-
-def _run_step(text: str, step: str) -> str:
-    try:
-        kept = own_step(step)(text)
-    except SpecError as error:
-        raise StepError(str(error)) from error
-    except Exception as error:  # a user's function may end in anything
-        raise StepError(
-            f"the cleaning step {step!r} ended in {type(error).__name__}: {error}; a step takes "
-            "any text, and gives None for one to leave out"
-        ) from error
-    if isinstance(kept, str):
-        return clean_text(kept)
-    if kept is None:
-        raise RecordError(_reason_of(step), _reason_of(step))
-    raise StepError(
-        f"the cleaning step {step!r} gave a {type(kept).__name__}; it must give the text to keep, "
-        "or None to leave its document out"
-    )
-
-
-def _reason_of(step: str) -> str:
-    return f"dropped by {step}"
 
 
 def reason_to_drop(texts: Collection[str], spec: CleanSpec) -> str | None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from raymodel.data.account import PLACE_COLUMNS, Account, Place
-from raymodel.data.clean import (
-    StepError,
-    clean_text,
-    cut_text,
-    reason_to_drop,
-    values_digest,
-)
+from raymodel.data.clean import clean_text, cut_text, reason_to_drop, values_digest
+from raymodel.data.cleaning.cleaner import Cleaner
+from raymodel.data.cleaning.own import StepError
 from raymodel.data.record import RawRecord
 from raymodel.data.roles import COLUMN_TYPES, Value, read_roles
 from raymodel.data.spec import CleanSpec, SourceSpec
+from raymodel.data.texts import clean_values, texts_of
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.tasks.conversation import opening
@@ -69,10 +66,11 @@ def make_document(
     source: SourceSpec,
     root: Location,
     fields: Fields,
-    clean: CleanSpec,
+    cleaner: Cleaner,
     account: Account,
 ) -> Document | None:
-    """Reads the roles of a record and cleans what comes of it; None, left out, if not kept.
+    """Reads the roles of a record and cleans what comes of it; None, left out, if not kept. The
+    account takes what was changed in what is kept.
 
     Args:
         root: of the source.
@@ -83,18 +81,21 @@ def make_document(
             the user's own failed.
     """
     try:
-        values = read_roles(record, source, root, fields, clean.steps)
+        read = read_roles(record, source, root, fields)
+        values, cleaned = clean_values(read, fields, cleaner)
         group = source.group and clean_text(label_text(record.fields, source.group))
     except RecordError as error:
         account.leave_out(error.reason, record.fields)
         return None
     except (FieldTypeError, StepError) as error:
         raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
-    reason = reason_to_drop([*_texts(values, fields)], clean)
+    clean = cleaner.spec
+    reason = reason_to_drop([*texts_of(values, fields)], clean)
     reason = reason or _too_long(values, fields, clean)
     if reason is not None:
         account.leave_out(reason, record.fields)
         return None
+    account.change(cleaned.changed)
     kept = {role: _cut(value, fields[role], clean.max_chars) for role, value in values.items()}
     given = group or _given(next(iter(kept.values())), fields)
     is_part = source.format in FILE_IS_DOCUMENT and not group
@@ -141,17 +142,6 @@ def documents_of(table: pa.Table, fields: Fields) -> list[Document]:
         )
         for index in range(table.num_rows)
     ]
-
-
-def _texts(values: Mapping[str, Any], fields: Fields) -> Iterator[str]:
-    """All that people wrote."""
-    for role, field in fields.items():
-        if field.kind == "text":
-            yield values[role]
-        elif field.kind == "texts":
-            yield from values[role]
-        elif field.kind == "messages":
-            yield from (turn["content"] for turn in values[role])
 
 
 def _too_long(values: Mapping[str, Any], fields: Fields, clean: CleanSpec) -> str | None:

@@ -27,6 +27,7 @@ class Ledger:
         self._read = [0 for _ in sources]
         self._left_out: list[Counter[str]] = [Counter() for _ in sources]
         self._found: list[Counter[tuple[str, str]]] = [Counter() for _ in sources]
+        self._changed: dict[str, Counter[str]] = {}
         self._sampled: Counter[tuple[str, str]] = Counter()
         self.rejects: list[dict[str, Any]] = []
         """The first few of each reason and source, in the order of the partitions."""
@@ -51,11 +52,19 @@ class Ledger:
         self._left_out[source_index].update(account["left_out"])
         for what, way, count in account.get("found", ()):  # of work that was begun before it was
             self._found[source_index][what, way] += count
+        for step, counts in account.get("changed", {}).items():
+            self._changed.setdefault(step, Counter()).update(counts)
         for reject in account["rejects"]:
             key = reject["source"], reject["reason"]
             self._sampled[key] += 1
             if self._sampled[key] <= SAMPLES_PER_REASON:
                 self.rejects.append(reject)
+
+    @property
+    def changed(self) -> dict[str, dict[str, int]]:
+        """Cleaning step → `RECORDS`, those that it changed, and what else it tells → how many."""
+        steps = sorted(self._changed.items())
+        return {step: dict(sorted(counts.items())) for step, counts in steps}
 
     @property
     def found(self) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raymodel.data.account import RECORDS
 from raymodel.data.clean import asked_for
 from raymodel.data.compare import compare, compared_content, reasons_to_compare
 from raymodel.data.ledger import Ledger
@@ -37,6 +38,7 @@ from raymodel.data.steps import RowStep, ShardStep, TokenizerStep
 from raymodel.errors import SourceError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
+from raymodel.observe.text import many
 from raymodel.storage.uri import Location, sha256
 from raymodel.tasks.fields import reference_of
 
@@ -159,6 +161,7 @@ class _Preparation:
             "read": self._ledger.read,
             "duplicates": compared.duplicates,
             "left_out": self._ledger.left_out,
+            "changed": self._ledger.changed,
             "cut": _cut(rows),
             "label_conflicts": compared.conflicts,
             **common,
@@ -240,6 +243,8 @@ class _Preparation:
         self._say(self._ledger.check_balance(documents, duplicates))
         if left_out := self._ledger.left_out:
             self._say(f"left out: {_counts(left_out)}{self._see()}")
+        for step, counts in self._ledger.changed.items():
+            self._say(_changed(step, counts))
         if cut := _cut(summaries):
             self._say(f"cut, since they were too long: {_counts(cut)}")
         self._ledger.check_share(self._recipe.max_left_out, self._asked_for, self._see())
@@ -350,6 +355,13 @@ class _Preparation:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} × {what}" for what, count in sorted(counts.items()))
+
+
+def _changed(step: str, counts: Mapping[str, int]) -> str:
+    """`changed by pii: 12 documents (7 × email, 5 × phone)`."""
+    others = {what: count for what, count in counts.items() if what != RECORDS}
+    told = f" ({_counts(others)})" if others else ""
+    return f"changed by {step}: {many(counts[RECORDS], 'document')}{told}"
 
 
 def _cut(summaries: Sequence[dict[str, Any]]) -> dict[str, int]:

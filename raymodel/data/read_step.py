@@ -20,6 +20,7 @@ from raymodel.data.clean import (
     is_shared,
     key_table,
 )
+from raymodel.data.cleaning.cleaner import Cleaner
 from raymodel.data.document import Document, classes_of, documents_table, make_document
 from raymodel.data.listed import within
 from raymodel.data.read import read_slice
@@ -55,11 +56,12 @@ class ReadStep(OfPartitions):
         account = Account(within=within(root))
         documents, splits, sample, sides = list[Document](), list[str](), list[str](), Sides()
         fields, seen_fields = self.kind.fields, list[str]()
+        cleaner = Cleaner(self.clean)
         texts = [role for role, field in fields.items() if field.kind in ("text", "words")]
         for piece in partition.pieces:
             for record in read_slice(root, piece, source, account):
                 seen_fields = seen_fields or sorted(record.fields)
-                document = make_document(record, source, root, fields, self.clean, account)
+                document = make_document(record, source, root, fields, cleaner, account)
                 if document is None:
                     continue
                 split = self._split_of(document, source)

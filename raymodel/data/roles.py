@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from raymodel.data.clean import clean_text, run_steps
+from raymodel.data.clean import clean_text
 from raymodel.data.record import RawRecord
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
@@ -17,7 +17,7 @@ from raymodel.tasks.conversation import find_form, read_turns
 from raymodel.tasks.fields import Field, Fields, Kind, reference_of
 from raymodel.tasks.label import label_text, label_texts, number_value
 from raymodel.tasks.objects import read_objects
-from raymodel.tasks.squad import place_answers, read_answers
+from raymodel.tasks.squad import read_answers
 from raymodel.tasks.tags import check_tags
 from raymodel.tasks.template import FieldTypeError, RecordError, described, render
 
@@ -49,43 +49,23 @@ def read_roles(
     source: SourceSpec,
     root: Location,
     fields: Fields,
-    steps: Sequence[str] = (),
 ) -> dict[str, Value]:
-    """Role → its cleaned value.
+    """Role → its value, with the line ends of texts made alike.
 
     Args:
         root: of the source, below which the files lie that a record names.
-        steps: of the user's own, which every text goes through.
 
     Raises:
-        RecordError: this record lacks a value, or its tags are not those of its words; or a step
-            leaves it out.
+        RecordError: this record lacks a value, or its tags are not those of its words.
         FieldTypeError: a field holds what the role cannot be.
-        StepError: a step failed.
     """
     values = {
         role: _read(field, reference_of(source, role, field), record, source, root)
         for role, field in fields.items()
     }
-    for role, value in values.items():
-        values[role] = _after_steps(value, fields[role].kind, steps)
     # Here already, because the tags of every document that is kept are classes.
     _check_tags({field.kind: values[role] for role, field in fields.items()})
-    given = next(iter(values.values()))
-    placed = {
-        role: place_answers(answers, str(given))
-        for role, answers in values.items()
-        if fields[role].kind == "answers" and isinstance(answers, list)
-    }
-    return values | placed
-
-
-def _after_steps(value: Any, kind: Kind, steps: Sequence[str]) -> Any:
-    if kind == "text":
-        return run_steps(value, steps)
-    if kind == "messages":
-        return [turn | {"content": run_steps(turn["content"], steps)} for turn in value]
-    return value
+    return values
 
 
 def forms_of(record: RawRecord, source: SourceSpec, fields: Fields) -> dict[str, str]:

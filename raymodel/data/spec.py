@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
+from raymodel.data.cleaning.spec import AnyStepSpec
 from raymodel.data.dedup.spec import MAX_NGRAM, DedupSpec, ExactDedup, RepeatedSpec
 from raymodel.modality.spec import ImageSpec
 from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
-from raymodel.spec.own import check_reference, own_digest
 from raymodel.spec.quantity import Count, Fraction
 from raymodel.spec.show import show
 
@@ -268,27 +268,22 @@ class CleanSpec(Spec):
     """Leaves out what models are evaluated on."""
     repeated: RepeatedSpec | None = None
     """Takes out lines or paragraphs that stand in many documents."""
-    steps: Annotated[Many[Text], DISTINCT] = ()
-    """Functions of your own, `module.path:Name`, that each text goes through in this order before
-    all else: they give the text to keep, or null to leave its document out, which is counted under
-    the step's name."""
-
-    @field_validator("steps")
-    @classmethod
-    def _are_references(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
-        for step in steps:
-            check_reference(step)
-        return steps
+    steps: Annotated[Many[AnyStepSpec], DISTINCT] = ()
+    """What the texts of a record go through in this order before all else: names, or sections with
+    `name` and what the step takes, `[unicode, {name: gopher, min_words: 20}]`. What a step leaves
+    out or changes is counted under its name. `module.path:Name` is a function of your own, which
+    gives the text to keep, or null to leave its document out."""
 
     def identity(self) -> dict[str, Any]:
-        """With the text of the steps' modules: a step that changed gives other documents."""
+        """With the version of each step, and the text of the modules of your own: a step that
+        changed gives other documents."""
         known = super().identity()
         del known["decontaminate"]  # which enters with the files of its sets, as the sources do
         if self.repeated is None:
             del known["repeated"]
         if not known.pop("steps"):
             return known
-        return known | {"steps": [[step, own_digest(step)] for step in self.steps]}
+        return known | {"steps": [step.mark() for step in self.steps]}
 
     @model_validator(mode="after")
     def _ordered(self) -> CleanSpec:

@@ -27,6 +27,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks.fields import (
     PLAIN,
     PLAIN_TEXT,
+    TEXT_KINDS,
     Fields,
     find_wrong_roles,
     find_wrong_sources,
@@ -45,7 +46,8 @@ def check_job(loaded: LoadedJob) -> None:
 
 
 def check_sources(job: Job) -> Iterator[Problem]:
-    """The sources hold what is learnt from: a text, or what the task of fine-tuning needs."""
+    """The sources hold what is learnt from: a text, or what the task of fine-tuning needs; and a
+    text where one is to be cleaned."""
     from raymodel.tasks import get_task
 
     stages: list[tuple[str, PrepareSpec | FinetuneSpec, Fields, str]] = []
@@ -56,13 +58,18 @@ def check_sources(job: Job) -> Iterator[Problem]:
         stages.append(("finetune", job.finetune, get_task(name).fields, name))
     for stage, spec, fields, reader in stages:
         yield from _compared(stage, spec, fields)
-        sources = spec.sources
-        for i, source in enumerate(sources):
+        for i, source in enumerate(spec.sources):
             for role, why in find_wrong_roles(source, fields, reader):
                 named = ("fields", role) if role in source.fields else ()
                 yield Problem((stage, "sources", i, *named), why)
-        for i, why in find_wrong_sources(sources, fields, reader):
+        for i, why in find_wrong_sources(spec.sources, fields, reader):
             yield Problem((stage, "sources", i), why)
+        if spec.clean.steps and all(f.kind not in TEXT_KINDS for f in fields.values()):
+            yield Problem(
+                (stage, "clean", "steps"),
+                f"the steps change and judge texts, and {reader} reads {', '.join(fields)}, none "
+                "of which is one; leave them out",
+            )
 
 
 def _compared(stage: str, spec: PrepareSpec | FinetuneSpec, fields: Fields) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from raymodel.model.fields import find_wrong_fields
 from raymodel.model.presets import OWN, resolve_model
 from raymodel.model.spec import ModelSpec
 from raymodel.spec.document import Path
-from raymodel.spec.own import own_digest
+from raymodel.spec.own import is_own, own_digest
 from raymodel.spec.problems import Problem
 from raymodel.train.forecast.support import SEQUENCE, TENSOR, Trained, find_unsupported
 from raymodel.train.spec import FinetuneSpec, TrainSpec
@@ -145,7 +145,8 @@ def check_own(job: Job) -> Iterator[Problem]:
         spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
         for i, step in enumerate(spec.clean.steps if spec else ()):
             try:
-                own_step(step)
+                if is_own(step.name):
+                    own_step(step.name)
             except SpecError as error:
                 yield Problem((stage, "clean", "steps", i), str(error))
     for stage, model in _fresh_models(job):

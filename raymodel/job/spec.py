@@ -98,7 +98,7 @@ def own_parts(job: Job) -> tuple[str, ...]:
         job.pretrain.objective.name if job.pretrain else None,
         job.finetune.task.name if job.finetune else None,
         *(model.module for model in models),
-        *(step for each in (job.prepare, job.finetune) if each for step in each.clean.steps),
+        *(step.name for each in (job.prepare, job.finetune) if each for step in each.clean.steps),
         *(job.evaluate.metrics if job.evaluate else ()),
     ]
     return tuple(name for name in dict.fromkeys(named) if name is not None and is_own(name))

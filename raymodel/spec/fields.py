@@ -52,18 +52,11 @@ class Field:
 
     @property
     def sections(self) -> list[type[Spec]]:
-        """`inner_section`; all of those that are told apart by their `name`."""
+        """The models that a mapping at this place, else an item of its list or of its free keys, is
+        read as: several where they are told apart by their `name`."""
         found = [kind for kind in kinds(self.annotation) if _is_section(kind)]
-        if len(found) > 1:
-            return found
-        return [self.inner_section] if self.inner_section else []
-
-    @property
-    def inner_section(self) -> type[Spec] | None:
-        """`section`, or that of a list's items or of the values of free keys."""
-        return self.section or next(
-            (inner for kind in kinds(self.annotation) if (inner := _inner(kind))), None
-        )
+        inner = (Field(item).sections for kind in kinds(self.annotation) for item in _items(kind))
+        return found or next(filter(None, inner), [])
 
     @property
     def is_list(self) -> bool:
@@ -171,12 +164,11 @@ def by_name(value: Any, sections: Iterable[type[Spec]], what: str) -> Any:
     raise ValueError(f"{show(name)} is not {what}{hint} (known are {', '.join(names)})")
 
 
-def _inner(kind: Any) -> type[Spec] | None:
+def _items(kind: Any) -> tuple[Any, ...]:
+    """What the items of a list, or the values of free keys, are read as."""
     if get_origin(kind) is tuple:
-        return Field(get_args(kind)[0]).inner_section
-    if get_origin(kind) is dict:
-        return Field(get_args(kind)[1]).inner_section
-    return None
+        return get_args(kind)[:1]
+    return get_args(kind)[1:] if get_origin(kind) is dict else ()
 
 
 def _step(field: Field, part: str | int) -> Field | None:

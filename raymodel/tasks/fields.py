@@ -39,6 +39,8 @@ the path of a file below the source; a mask is an image whose pixels are numbers
 `tags`: a class for each word. `answers`: pieces of the first role, and where they begin.
 `messages`: a conversation, see `conversation.py`."""
 
+TEXT_KINDS: frozenset[Kind] = frozenset({"text", "texts", "messages"})
+"""Those whose values are what people wrote, whole: cleaning steps see them."""
 FILE_KINDS: frozenset[Kind] = frozenset({"image", "audio", "mask"})
 """Those whose values are files."""
 

@@ -8,6 +8,7 @@ import pytest
 from labelled import classes, documents, labelled, texts_of, write_records
 
 from raymodel.data.account import Account
+from raymodel.data.cleaning.cleaner import Cleaner
 from raymodel.data.document import make_document
 from raymodel.data.prepare import prepare_dataset
 from raymodel.data.record import RawRecord
@@ -124,7 +125,8 @@ def document_of(record, roles, tmp_path, **source):
     account.begin("x")
     spec = SourceSpec(path="x", format="jsonl", **source)
     root = Location.parse(str(tmp_path))
-    made = make_document(RawRecord(record, b"0" * 16), spec, root, roles, CleanSpec(), account)
+    raw, cleaner = RawRecord(record, b"0" * 16), Cleaner(CleanSpec())
+    made = make_document(raw, spec, root, roles, cleaner, account)
     return made, dict(account.left_out)
 
 
@@ -185,6 +187,6 @@ def test_each_of_several_texts_is_cut() -> None:
     account.begin("x")
     source = SourceSpec(path="x", format="jsonl", fields={"query": "{q}", "others": "o"})
     made = make_document(
-        record, source, Location.parse("/nowhere"), PAIR, CleanSpec(max_chars=2), account
+        record, source, Location.parse("/nowhere"), PAIR, Cleaner(CleanSpec(max_chars=2)), account
     )
     assert (made.values["others"], made.cut) == (["bc", "f"], ("others",))

@@ -95,7 +95,10 @@ def test_a_part_that_changed_changes_the_stages_that_it_decides(folder):
         ("finetune.task=tasks:LongTextClasification", "did you mean tasks:LongTextClassification"),
         ("finetune.task.strat=0.5", "unknown key 'strat'; did you mean 'start'"),
         ("finetune.clean.steps=[steps:drop_table]", "did you mean steps:drop_tables"),
-        ("finetune.clean.steps=[drop_tables]", "names no part of your own; write module.path"),
+        (
+            "finetune.clean.steps=[drop_tables]",
+            "is not a cleaning step, nor a module.path",
+        ),
         ("finetune.model.module=network:TextLSTM", "there is no module network in the working"),
         ("finetune.model.module=networks:TextLSTMM", "did you mean networks:TextLSTM"),
         ("finetune.model.config.widht=3", "no argument of TextLSTM, .*did you mean 'width'"),

@@ -1,0 +1,53 @@
+"""All steps of a job, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from raymodel.data.cleaning.base import CleaningStep, Mend
+from raymodel.data.cleaning.gopher import Gopher
+from raymodel.data.cleaning.own import Own
+from raymodel.data.cleaning.record import Record
+from raymodel.data.cleaning.repetition import Repetition
+from raymodel.data.cleaning.spec import StepSpec
+from raymodel.data.cleaning.unicode import Unicode
+from raymodel.data.spec import CleanSpec
+
+STEPS: tuple[type[CleaningStep[Any]], ...] = (Unicode, Gopher, Repetition, Own)
+"""Each made of the spec that its class names."""
+
+
+def build_step(spec: StepSpec) -> CleaningStep[Any]:
+    """The step that a job asks for."""
+    kind = next(step for step in STEPS if isinstance(spec, step.spec_class))
+    return kind(spec)
+
+
+class Cleaner:
+    """What a job says of cleaning, with its steps ready to be used. Made once in each process."""
+
+    def __init__(self, spec: CleanSpec) -> None:
+        self.spec = spec
+        self._steps = [build_step(step) for step in spec.steps]
+
+    def clean(self, texts: Sequence[str]) -> Record:
+        """The texts of a record after all steps, with what they changed.
+
+        Raises:
+            RecordError: a step leaves the record out.
+            StepError: a step of the user's own failed.
+        """
+        record = Record(texts)
+        for step in self._steps:
+            step.clean(record)
+        return record
+
+    def clean_piece(self, text: str) -> str:
+        """A piece of a text as it is within the text after all steps, as far as they are of a kind
+        that tells."""
+        record = Record([text])
+        for step in self._steps:
+            if isinstance(step, Mend) and step.mends_pieces:
+                step.clean(record)
+        return record.texts[0]

@@ -1,0 +1,90 @@
+"""The texts of one record on their way through the steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+
+import regex
+
+from raymodel.data.cleaning.spec.base import Unit
+
+_UNSPACED_SCRIPTS = "".join(
+    rf"\p{{{script}}}"
+    for script in ("Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Khmer", "Myanmar",
+                   "Tibetan")
+)  # fmt: skip
+"""In which no space stands between two words."""
+_UNSPACED = regex.compile(f"[{_UNSPACED_SCRIPTS}]")
+_LETTER = regex.compile(r"\p{L}")
+# A sign belongs to the word before it, as it does where words are parted by spaces.
+_CHARACTER = regex.compile(rf"[{_UNSPACED_SCRIPTS}]\p{{P}}*|[^\s{_UNSPACED_SCRIPTS}]+")
+_BLANK_LINES = regex.compile(r"\n\s*\n")
+
+
+def share(count: float, total: float) -> float:
+    """Of nothing it is 0. Divided, and not the bound multiplied: 29 of 100 are 0.29 exactly."""
+    return count / total if total else 0.0
+
+
+class Whole:
+    """A text that is judged, cut up once for all steps that do."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._words: dict[Unit, list[str]] = {}
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Without white space around them, and without blank ones."""
+        return [line for line in map(str.strip, self.text.split("\n")) if line]
+
+    @cached_property
+    def paragraphs(self) -> list[str]:
+        """What blank lines part, in the same way."""
+        return [part for part in map(str.strip, _BLANK_LINES.split(self.text)) if part]
+
+    @cached_property
+    def is_unspaced(self) -> bool:
+        """Whether most of its letters are of scripts that are written without spaces."""
+        if self.text.isascii():
+            return False
+        count = len(_UNSPACED.findall(self.text))
+        return count > 0 and 2 * count > len(_LETTER.findall(self.text))
+
+    def words(self, unit: Unit) -> list[str]:
+        """What white space parts; of `characters` those of scripts without spaces, each by itself
+        with the punctuation behind it, and the runs of others."""
+        if unit not in self._words:
+            found = self.text.split() if unit == "words" else _CHARACTER.findall(self.text)
+            self._words[unit] = found
+        return self._words[unit]
+
+
+class Record:
+    """The texts of a record, and what steps did to them."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = list(texts)
+        self.changed: dict[str, Counter[str]] = {}
+        """Step → what it changed → how often."""
+        self._whole: Whole | None = None
+
+    @property
+    def whole(self) -> Whole:
+        """All texts, as lines beneath each other: what is judged."""
+        if self._whole is None:
+            self._whole = Whole("\n".join(self.texts))
+        return self._whole
+
+    def change(self, step: str, texts: Sequence[str], counts: Counter[str] | None = None) -> None:
+        """Puts other texts in the place of these.
+
+        Args:
+            counts: what was changed → how often, where a step tells more than that it did.
+        """
+        if texts == self.texts:
+            return
+        self.texts, self._whole = list(texts), None
+        self.changed.setdefault(step, Counter()).update(counts or {})

@@ -1,0 +1,115 @@
+"""`repetition`: how much of a text stood in it before?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from raymodel.data.cleaning.base import Judge
+from raymodel.data.cleaning.record import Whole, share
+from raymodel.data.cleaning.spec import StepSpec
+from raymodel.data.cleaning.spec.base import UNSPACED
+from raymodel.data.cleaning.spec.quality import REPEATED_NGRAMS, TOP_NGRAMS, RepetitionSpec
+
+
+class Repetition(Judge[RepetitionSpec]):
+    """arXiv:2112.11446, table A1."""
+
+    spec_class: ClassVar[type[StepSpec]] = RepetitionSpec
+
+    def broken_rule(self, whole: Whole) -> str | None:
+        """Lines and paragraphs first, which cost less."""
+        if self.spec.unit == "words" and whole.is_unspaced:
+            return UNSPACED
+        return self._of_parts(whole) or self._of_sequences(whole.words(self.spec.unit))
+
+    def _of_parts(self, whole: Whole) -> str | None:
+        for rule, parts, most, most_chars in (
+            ("line", whole.lines, self.spec.max_lines_frac, self.spec.max_line_chars_frac),
+            (
+                "paragraph",
+                whole.paragraphs,
+                self.spec.max_paragraphs_frac,
+                self.spec.max_paragraph_chars_frac,
+            ),
+        ):
+            repeated = len(parts) - len(set(parts))
+            if not repeated:
+                continue
+            if share(repeated, len(parts)) > most:
+                return f"{rule}s"
+            if share(_repeated_chars(parts), sum(map(_num_chars, parts))) > most_chars:
+                return f"{rule}_chars"
+        return None
+
+    def _of_sequences(self, words: Sequence[str]) -> str | None:
+        lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+        total = int(lengths.sum())
+        top = dict(zip(TOP_NGRAMS, self.spec.max_top_chars_frac, strict=True))
+        repeated = dict(zip(REPEATED_NGRAMS, self.spec.max_repeated_chars_frac, strict=True))
+        for n, ids in _sequences(words, max(REPEATED_NGRAMS)):
+            first_seen, counts = _first_seen(ids)
+            if int(counts.max()) < 2:
+                return None  # a longer sequence repeats no more than its beginning does
+            if n in top:
+                starts = _most_frequent(ids, counts, lengths, n)
+                if share(_covered(starts, n, lengths), total) > top[n]:
+                    return f"top_{n}"
+            if n in repeated:
+                starts = np.flatnonzero(~first_seen)
+                if share(_covered(starts, n, lengths), total) > repeated[n]:
+                    return f"repeated_{n}"
+        return None
+
+
+def _num_chars(part: str) -> int:
+    return len("".join(part.split()))
+
+
+def _repeated_chars(parts: Sequence[str]) -> int:
+    return sum(_num_chars(part) * (count - 1) for part, count in Counter(parts).items())
+
+
+def _sequences(words: Sequence[str], longest: int) -> Iterator[tuple[int, Any]]:
+    """For each length from 2: the numbers of the sequences that begin at each word, equal ones
+    alike, densely from 0. Exact: the number of a sequence is made of that of its beginning and its
+    last word."""
+    known: dict[str, int] = {}
+    word_ids = np.fromiter(
+        (known.setdefault(word, len(known)) for word in words), dtype=np.int64, count=len(words)
+    )
+    ids = word_ids
+    for n in range(2, longest + 1):
+        if len(words) < n:
+            return
+        pairs = ids[:-1] * len(known) + word_ids[n - 1 :]
+        ids = np.unique(pairs, return_inverse=True)[1]
+        yield n, ids
+
+
+def _first_seen(ids: Any) -> tuple[Any, Any]:
+    """Whether each of the sequences is the first of its number, and how many each number has."""
+    first_seen = np.zeros(len(ids), dtype=bool)
+    _, places, counts = np.unique(ids, return_index=True, return_counts=True)
+    first_seen[places] = True
+    return first_seen, counts
+
+
+def _most_frequent(ids: Any, counts: Any, lengths: Any, n: int) -> Any:
+    """Where the most frequent sequence begins; of several as frequent, the longest one, of those
+    the first."""
+    frequent = np.flatnonzero((counts == counts.max())[ids])
+    reach = np.concatenate(([0], np.cumsum(lengths)))
+    chars = reach[frequent + n] - reach[frequent]
+    return np.flatnonzero(ids == ids[frequent[int(np.argmax(chars))]])
+
+
+def _covered(starts: Any, n: int, lengths: Any) -> int:
+    """Characters in the sequences of `n` words that begin there, each counted once."""
+    edges = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.add.at(edges, starts, 1)
+    np.add.at(edges, starts + n, -1)
+    return int(lengths[np.cumsum(edges[:-1]) > 0].sum())

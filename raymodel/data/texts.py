@@ -1,0 +1,59 @@
+"""The texts among the values of a record: all of them together, cleaned, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from raymodel.data.cleaning.cleaner import Cleaner
+from raymodel.data.cleaning.record import Record
+from raymodel.data.roles import Value
+from raymodel.tasks.fields import Fields
+from raymodel.tasks.squad import place_answers
+
+
+def texts_of(values: Mapping[str, Any], fields: Fields) -> Iterator[str]:
+    """All that people wrote, but for what is given word by word: texts, lists of them, and the
+    turns of conversations, whoever says them."""
+    for role, field in fields.items():
+        if field.kind == "text":
+            yield values[role]
+        elif field.kind == "texts":
+            yield from values[role]
+        elif field.kind == "messages":
+            yield from (turn["content"] for turn in values[role])
+
+
+def clean_values(
+    values: Mapping[str, Any], fields: Fields, cleaner: Cleaner
+) -> tuple[dict[str, Value], Record]:
+    """The values of a record after the steps of a job, with what these changed. Answers that are
+    pieces of a text are changed as it is, and found again in it.
+
+    Raises:
+        RecordError: a step leaves the record out, or an answer is no longer in its text.
+        StepError: a step of the user's own failed.
+    """
+    record = cleaner.clean([*texts_of(values, fields)])
+    cleaned = _with_texts(values, fields, record.texts) if record.changed else dict(values)
+    given = str(next(iter(cleaned.values())))
+    for role, field in fields.items():
+        if field.kind == "answers":
+            pieces = [each | {"text": cleaner.clean_piece(each["text"])} for each in values[role]]
+            cleaned[role] = place_answers(pieces, given)
+    return cleaned, record
+
+
+def _with_texts(
+    values: Mapping[str, Any], fields: Fields, texts: Sequence[str]
+) -> dict[str, Value]:
+    """The same values with other texts, which `texts_of` would give in this order."""
+    left, replaced = iter(texts), dict(values)
+    for role, field in fields.items():
+        if field.kind == "text":
+            replaced[role] = next(left)
+        elif field.kind == "texts":
+            replaced[role] = [next(left) for _ in values[role]]
+        elif field.kind == "messages":
+            replaced[role] = [turn | {"content": next(left)} for turn in values[role]]
+    return replaced
