@@ -96,7 +96,8 @@ class _Preparation:
 
     def __init__(self, recipe: Recipe, place: Location, execute: Execute, say: Say) -> None:
         kind = replace(recipe.kind, sources=recipe.sources)
-        self._recipe, self._place = replace(recipe, kind=kind), place
+        self._recipe = replace(recipe, kind=kind, clean=recipe.clean.with_lists())
+        self._place = place
         self._execute, self._say = execute, say
         self._work, self._processor = place / "work", place / PROCESSOR
         self._asked_for = asked_for(recipe.clean) | reasons_to_compare(recipe.clean)

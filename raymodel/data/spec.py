@@ -285,6 +285,14 @@ class CleanSpec(Spec):
             return known
         return known | {"steps": [step.mark() for step in self.steps]}
 
+    def with_lists(self) -> CleanSpec:
+        """The same with the terms of the lists that its steps name, for processes elsewhere.
+
+        Raises:
+            SpecError: one cannot be read.
+        """
+        return self.model_copy(update={"steps": tuple(step.with_lists() for step in self.steps)})
+
     @model_validator(mode="after")
     def _ordered(self) -> CleanSpec:
         if self.min_chars > self.max_chars:

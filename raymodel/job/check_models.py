@@ -138,7 +138,8 @@ def _pretrained_problems(job: Job) -> Iterator[Problem]:
 
 
 def check_own(job: Job) -> Iterator[Problem]:
-    """The user's own cleaning steps can be called, and the text of a module of his is there."""
+    """The user's own cleaning steps can be called, and the text of a module of his is there; so are
+    the lists that steps name."""
     from raymodel.tasks.own import own_step
 
     for stage in ("prepare", "finetune"):
@@ -147,6 +148,7 @@ def check_own(job: Job) -> Iterator[Problem]:
             try:
                 if is_own(step.name):
                     own_step(step.name)
+                step.with_lists()
             except SpecError as error:
                 yield Problem((stage, "clean", "steps", i), str(error))
     for stage, model in _fresh_models(job):

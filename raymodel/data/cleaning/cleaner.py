@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from raymodel.data.cleaning.base import CleaningStep, Mend
+from raymodel.data.cleaning.c4 import C4
+from raymodel.data.cleaning.fineweb import FineWeb
 from raymodel.data.cleaning.gopher import Gopher
 from raymodel.data.cleaning.own import Own
 from raymodel.data.cleaning.record import Record
@@ -14,7 +16,7 @@ from raymodel.data.cleaning.spec import StepSpec
 from raymodel.data.cleaning.unicode import Unicode
 from raymodel.data.spec import CleanSpec
 
-STEPS: tuple[type[CleaningStep[Any]], ...] = (Unicode, Gopher, Repetition, Own)
+STEPS: tuple[type[CleaningStep[Any]], ...] = (Unicode, Gopher, Repetition, C4, FineWeb, Own)
 """Each made of the spec that its class names."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 import regex
 
@@ -20,12 +20,45 @@ _UNSPACED = regex.compile(f"[{_UNSPACED_SCRIPTS}]")
 _LETTER = regex.compile(r"\p{L}")
 # A sign belongs to the word before it, as it does where words are parted by spaces.
 _CHARACTER = regex.compile(rf"[{_UNSPACED_SCRIPTS}]\p{{P}}*|[^\s{_UNSPACED_SCRIPTS}]+")
+_TOKEN = regex.compile(r"\w+")
+_TERMINAL = regex.compile(r"[\p{STerm}\p{Pf}\"」』]")
 _BLANK_LINES = regex.compile(r"\n\s*\n")
 
 
 def share(count: float, total: float) -> float:
     """Of nothing it is 0. Divided, and not the bound multiplied: 29 of 100 are 0.29 exactly."""
     return count / total if total else 0.0
+
+
+def cut_words(text: str, unit: Unit) -> list[str]:
+    """What white space parts; of `characters` those of scripts without spaces, each by itself with
+    the punctuation behind it, and the runs of others."""
+    return text.split() if unit == "words" else _CHARACTER.findall(text)
+
+
+@cache
+def is_terminal(char: str) -> bool:
+    """Whether it ends a sentence or a quotation."""
+    return _TERMINAL.match(char) is not None
+
+
+def is_of_unspaced_script(text: str) -> bool:
+    """Whether it has a character of a script that is written without spaces."""
+    return _UNSPACED.search(text) is not None
+
+
+def num_chars(text: str) -> int:
+    """Without white space."""
+    return len("".join(text.split()))
+
+
+def repeated_chars_frac(parts: Sequence[str]) -> float:
+    """The share of characters that is in lines, or paragraphs, which stood before."""
+    repeated = {part: count - 1 for part, count in Counter(parts).items() if count > 1}
+    if not repeated:
+        return 0.0
+    chars = sum(num_chars(part) * count for part, count in repeated.items())
+    return share(chars, sum(map(num_chars, parts)))
 
 
 class Whole:
@@ -53,12 +86,20 @@ class Whole:
         count = len(_UNSPACED.findall(self.text))
         return count > 0 and 2 * count > len(_LETTER.findall(self.text))
 
+    @cached_property
+    def small(self) -> str:
+        """Without capitals."""
+        return self.text.casefold()
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The runs of letters and digits, without capitals."""
+        return _TOKEN.findall(self.small)
+
     def words(self, unit: Unit) -> list[str]:
-        """What white space parts; of `characters` those of scripts without spaces, each by itself
-        with the punctuation behind it, and the runs of others."""
+        """See `cut_words`."""
         if unit not in self._words:
-            found = self.text.split() if unit == "words" else _CHARACTER.findall(self.text)
-            self._words[unit] = found
+            self._words[unit] = cut_words(self.text, unit)
         return self._words[unit]
 
 

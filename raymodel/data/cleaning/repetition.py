@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from raymodel.data.cleaning.base import Judge
-from raymodel.data.cleaning.record import Whole, share
+from raymodel.data.cleaning.record import Whole, repeated_chars_frac, share
 from raymodel.data.cleaning.spec import StepSpec
 from raymodel.data.cleaning.spec.base import UNSPACED
 from raymodel.data.cleaning.spec.quality import REPEATED_NGRAMS, TOP_NGRAMS, RepetitionSpec
@@ -41,7 +40,7 @@ class Repetition(Judge[RepetitionSpec]):
                 continue
             if share(repeated, len(parts)) > most:
                 return f"{rule}s"
-            if share(_repeated_chars(parts), sum(map(_num_chars, parts))) > most_chars:
+            if repeated_chars_frac(parts) > most_chars:
                 return f"{rule}_chars"
         return None
 
@@ -63,14 +62,6 @@ class Repetition(Judge[RepetitionSpec]):
                 if share(_covered(starts, n, lengths), total) > repeated[n]:
                     return f"repeated_{n}"
         return None
-
-
-def _num_chars(part: str) -> int:
-    return len("".join(part.split()))
-
-
-def _repeated_chars(parts: Sequence[str]) -> int:
-    return sum(_num_chars(part) * (count - 1) for part, count in Counter(parts).items())
 
 
 def _sequences(words: Sequence[str], longest: int) -> Iterator[tuple[int, Any]]:

@@ -13,13 +13,14 @@ from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapVa
 from raymodel.data.cleaning.spec.base import OwnStepSpec, StepSpec
 from raymodel.data.cleaning.spec.mend import UnicodeSpec
 from raymodel.data.cleaning.spec.quality import GopherSpec, RepetitionSpec
+from raymodel.data.cleaning.spec.web import C4Spec, FineWebSpec
 from raymodel.spec.fields import by_name
 from raymodel.spec.own import check_reference, is_own
 from raymodel.spec.show import show
 
 __all__ = ["STEP_SPECS", "AnyStepSpec", "OwnStepSpec", "StepSpec"]
 
-OurStep = UnicodeSpec | GopherSpec | RepetitionSpec
+OurStep = UnicodeSpec | GopherSpec | RepetitionSpec | C4Spec | FineWebSpec
 STEP_SPECS: tuple[type[StepSpec], ...] = get_args(OurStep)
 
 
