@@ -33,7 +33,10 @@ def share(count: float, total: float) -> float:
 def cut_words(text: str, unit: Unit) -> list[str]:
     """What white space parts; of `characters` those of scripts without spaces, each by itself with
     the punctuation behind it, and the runs of others."""
-    return text.split() if unit == "words" else _CHARACTER.findall(text)
+    if unit == "words":
+        return text.split()
+    found: list[str] = _CHARACTER.findall(text)
+    return found
 
 
 @cache
@@ -94,7 +97,8 @@ class Whole:
     @cached_property
     def tokens(self) -> list[str]:
         """The runs of letters and digits, without capitals."""
-        return _TOKEN.findall(self.small)
+        found: list[str] = _TOKEN.findall(self.small)
+        return found
 
     def words(self, unit: Unit) -> list[str]:
         """See `cut_words`."""

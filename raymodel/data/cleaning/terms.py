@@ -51,4 +51,4 @@ def _at_edges(term: str) -> str:
     """No letter or digit beside a term that begins, or ends, with one."""
     before = r"(?<!\w)" if _WORD.match(term[0]) else ""
     after = r"(?!\w)" if _WORD.match(term[-1]) else ""
-    return before + regex.escape(term, literal_spaces=True) + after
+    return f"{before}{regex.escape(term, literal_spaces=True)}{after}"

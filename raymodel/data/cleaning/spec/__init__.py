@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
 from raymodel.data.cleaning.spec.base import OwnStepSpec, StepSpec
-from raymodel.data.cleaning.spec.mend import UnicodeSpec
+from raymodel.data.cleaning.spec.mend import PIISpec, UnicodeSpec
 from raymodel.data.cleaning.spec.quality import GopherSpec, RepetitionSpec
 from raymodel.data.cleaning.spec.web import C4Spec, FineWebSpec
 from raymodel.spec.fields import by_name
@@ -20,7 +20,7 @@ from raymodel.spec.show import show
 
 __all__ = ["STEP_SPECS", "AnyStepSpec", "OwnStepSpec", "StepSpec"]
 
-OurStep = UnicodeSpec | GopherSpec | RepetitionSpec | C4Spec | FineWebSpec
+OurStep = UnicodeSpec | GopherSpec | RepetitionSpec | C4Spec | FineWebSpec | PIISpec
 STEP_SPECS: tuple[type[StepSpec], ...] = get_args(OurStep)
 
 

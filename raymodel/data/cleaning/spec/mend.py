@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from raymodel.data.cleaning.spec.base import StepSpec
+from raymodel.spec.base import DISTINCT, Many
+
+PIIKind = Literal["email", "phone", "card", "iban", "ip", "cn_id", "cn_mobile"]
 
 
 class UnicodeSpec(StepSpec):
@@ -36,4 +39,34 @@ class UnicodeSpec(StepSpec):
             raise ValueError(
                 "repair is false and form is none: that changes no text; drop the step"
             )
+        return self
+
+
+class PIISpec(StepSpec):
+    """Puts a placeholder, such as `<EMAIL>`, in the place of what tells who a person is, and counts
+    each kind. What is found is what can be told by its form: names and addresses of people are
+    not."""
+
+    name: Literal["pii"] = "pii"
+    """Which step."""
+    kinds: Annotated[Many[PIIKind], DISTINCT] = Field(
+        default=("email", "phone", "card", "iban", "ip", "cn_id", "cn_mobile"), min_length=1
+    )
+    """What is looked for. `email`: addresses (RFC 5321). `phone`: numbers that exist, written with
+    `+` and the country, and those of `regions`. `card`: numbers of payment cards (ISO/IEC 7812)
+    whose check digit is right. `iban`: accounts (ISO 13616), by country and check digits. `ip`:
+    public addresses of version 4 and 6; those of private networks, of one's own machine and of
+    documentation say nothing of a person, and after the word version four numbers are none.
+    `cn_id`: numbers of Chinese identity cards (GB 11643), by birthday and check digit. `cn_mobile`:
+    Chinese mobile numbers."""
+    regions: Annotated[Many[Annotated[str, Field(pattern="^[A-Z]{2}$")]], DISTINCT] = Field(
+        default=(), max_length=20
+    )
+    """Countries, in two letters (ISO 3166) such as `US`, whose telephone numbers are also found as
+    they are written there, without `+`. Each makes more numbers of other kinds look like one."""
+
+    @model_validator(mode="after")
+    def _looks_for_phones(self) -> PIISpec:
+        if self.regions and "phone" not in self.kinds:
+            raise ValueError("regions are those of `phone`, which `kinds` lacks; drop one of both")
         return self

@@ -1,0 +1,210 @@
+"""`pii`: what tells who a person is gives way to a placeholder."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import ClassVar
+
+from raymodel.data.cleaning.base import Mend
+from raymodel.data.cleaning.spec import StepSpec
+from raymodel.data.cleaning.spec.mend import PIIKind, PIISpec
+from raymodel.errors import SpecError
+from raymodel.spec.fields import nearest
+from raymodel.spec.show import show
+
+Span = tuple[int, int]
+Find = Callable[[str], Iterator[Span]]
+"""A text → where it has something of a kind, from left to right."""
+
+# Boundaries are of ASCII: in Chinese a number stands between letters without any space.
+_BEFORE, _AFTER = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
+
+
+class PII(Mend[PIISpec]):
+    """Looks for one kind after the other, those with the strictest checks first."""
+
+    spec_class: ClassVar[type[StepSpec]] = PIISpec
+    mends_pieces = True
+
+    def __init__(self, spec: PIISpec) -> None:
+        super().__init__(spec)
+        found: dict[PIIKind, Find] = {
+            "email": _emails,
+            "iban": _checked_ibans(),
+            "cn_id": _checked_ids(),
+            "card": _checked_cards(),
+            "cn_mobile": partial(_matches, _CN_MOBILE),
+            "phone": _phones(spec.regions),
+            "ip": _addresses,
+        }
+        self._finds = [(kind, find) for kind, find in found.items() if kind in spec.kinds]
+
+    def mend(self, text: str, counts: Counter[str]) -> str:
+        """The text with `<EMAIL>` and the like in it."""
+        has_digits = _DIGIT.search(text) is not None
+        for kind, find in self._finds:
+            if has_digits or kind == "email":
+                spans = list(find(text))
+                counts.update({kind: len(spans)} if spans else {})
+                text = _replaced(text, spans, f"<{kind.upper()}>")
+        return text
+
+
+def _replaced(text: str, spans: list[Span], placeholder: str) -> str:
+    parts, end = [], 0
+    for start, stop in spans:
+        parts += [text[end:start], placeholder]
+        end = stop
+    return "".join([*parts, text[end:]]) if parts else text
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> Iterator[Span]:
+    return (match.span() for match in pattern.finditer(text))
+
+
+_DIGIT = re.compile("[0-9]")
+
+# ---- e-mail --------------------------------------------------------------------------------------
+
+# From the sign on and back from it: to look for the name first would read a long run of letters
+# again from each of them.
+_DOMAIN = re.compile(r"@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,63}(?![A-Za-z0-9_-])")
+_NAME = re.compile(r"[A-Za-z0-9_%+-]+(?:\.[A-Za-z0-9_%+-]+)*$")
+_MOST_NAME = 64  # RFC 5321, section 4.5.3.1.1
+
+
+def _emails(text: str) -> Iterator[Span]:
+    for match in _DOMAIN.finditer(text) if "@" in text else ():
+        sign = match.start()
+        name = _NAME.search(text, max(0, sign - _MOST_NAME), sign)
+        if name is not None:
+            yield name.start(), match.end()
+
+
+# ---- numbers with a checksum ---------------------------------------------------------------------
+
+# ISO 13616: a country, two digits, up to 30 letters and digits, on paper in groups of four.
+_IBAN = re.compile(rf"{_BEFORE}[A-Z]{{2}}[0-9]{{2}}(?: ?[A-Z0-9]){{11,30}}{_AFTER}")
+# ISO/IEC 7812: 13 to 19 digits, of which the first tells that it is a card for payments; on paper
+# in groups.
+_CARD = re.compile(
+    rf"{_BEFORE}(?<![.-])(?=[3-6]|2[2-7])"
+    r"(?:[0-9]{13,19}"
+    r"|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?"
+    rf"|[0-9]{{4}}([ -])[0-9]{{6}}\2[0-9]{{4,5}}){_AFTER}(?![.-][0-9])"
+)
+# GB 11643: place, birthday, order, check digit.
+_CN_ID = re.compile(
+    rf"{_BEFORE}[1-8][0-9]{{5}}(?:19|20)[0-9]{{2}}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])"
+    rf"[0-9]{{3}}[0-9Xx]{_AFTER}"
+)
+
+
+def _checked_ibans() -> Find:
+    from stdnum import iban
+
+    def find(text: str) -> Iterator[Span]:
+        for match in _IBAN.finditer(text):
+            start, stop = match.span()
+            # Words in capitals may follow; the longest number that is right is meant.
+            while stop > start and not iban.is_valid(text[start:stop], check_country=False):
+                stop = text.rfind(" ", start, stop)
+            if stop > start:
+                yield start, stop
+
+    return find
+
+
+def _checked_cards() -> Find:
+    from stdnum import luhn
+
+    def find(text: str) -> Iterator[Span]:
+        for match in _CARD.finditer(text):
+            if luhn.is_valid(re.sub("[ -]", "", match[0])):
+                yield match.span()
+
+    return find
+
+
+def _checked_ids() -> Find:
+    from stdnum.cn import ric
+
+    def find(text: str) -> Iterator[Span]:
+        for match in _CN_ID.finditer(text):
+            number = match[0].upper()
+            if ric.calc_check_digit(number) == number[-1]:
+                yield match.span()
+
+    return find
+
+
+# ---- telephones ----------------------------------------------------------------------------------
+
+# The numbering plan of the Ministry of Industry and Information Technology: 11 digits from 13 on.
+_CN_MOBILE = re.compile(
+    rf"{_BEFORE}(?<![.+-])(?:(?:\+|00)?86[ -]?)?1[3-9][0-9](?:[ -]?[0-9]{{4}}){{2}}"
+    rf"{_AFTER}(?![.-][0-9])"
+)
+_CALL = r"[0-9][0-9 ().\-/\u00a0\u2010-\u2013]{5,22}[0-9]"
+_INTERNATIONAL = re.compile(rf"(?<![A-Za-z0-9_+])\+ ?{_CALL}{_AFTER}")
+_NATIONAL = re.compile(rf"(?<![A-Za-z0-9_+.\-])(?:\+ ?|\()?{_CALL}{_AFTER}")
+
+
+def _phones(regions: tuple[str, ...]) -> Find:
+    """Whether digits are a number that exists, Google's library knows."""
+    import phonenumbers
+
+    for region in regions:
+        if region not in phonenumbers.SUPPORTED_REGIONS:
+            close = nearest(region, phonenumbers.SUPPORTED_REGIONS)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise SpecError(f"{show(region)} is no country in two letters (ISO 3166){hint}")
+    candidates = _NATIONAL if regions else _INTERNATIONAL
+
+    def find(text: str) -> Iterator[Span]:
+        for match in candidates.finditer(text):
+            first = match.start()
+            for region in regions or (None,):
+                spans = [
+                    (first + each.start, first + each.end)
+                    for each in phonenumbers.PhoneNumberMatcher(match[0], region)
+                ]
+                if spans:
+                    yield from spans
+                    break
+
+    return find
+
+
+# ---- addresses of computers ----------------------------------------------------------------------
+
+_IPV4 = re.compile(rf"{_BEFORE}(?<![.-])[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}}{_AFTER}(?!\.[0-9]|-)")
+_IPV6 = re.compile(
+    r"(?<![A-Za-z0-9_:.])(?:[0-9A-Fa-f]{1,4})?(?::[0-9A-Fa-f]{0,4}){2,7}(?![A-Za-z0-9_:])"
+)
+_VERSION = re.compile(r"(?:\bv|ver|version|release|build|revision|版本?)[ .:=]*(?:is )?$", re.I)
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All addresses of IPv6 that are public lie in it (RFC 4291, section 2.4); `a::b` of C++ does
+not."""
+
+
+def _addresses(text: str) -> Iterator[Span]:
+    found = [match for pattern in (_IPV4, _IPV6) for match in pattern.finditer(text)]
+    spans = [match.span() for match in found if _is_public(match[0])]
+    return iter(sorted(span for span in spans if not _is_version(text, span[0])))
+
+
+def _is_version(text: str, start: int) -> bool:
+    return _VERSION.search(text, max(0, start - 16), start) is not None
+
+
+def _is_public(written: str) -> bool:
+    try:
+        address = ipaddress.ip_address(written)
+    except ValueError:
+        return False
+    return address.is_global and (address.version == 4 or address in _UNICAST)
