@@ -140,7 +140,6 @@ def _pretrained_problems(job: Job) -> Iterator[Problem]:
 def check_own(job: Job) -> Iterator[Problem]:
     """The user's own cleaning steps can be called, and the text of a module of his is there; other
     steps can be made, with the lists that they name."""
-    from raymodel.data.cleaning.cleaner import build_step
     from raymodel.tasks.own import own_step
 
     for stage in ("prepare", "finetune"):
@@ -149,7 +148,9 @@ def check_own(job: Job) -> Iterator[Problem]:
             try:
                 if is_own(step.name):
                     own_step(step.name)
-                else:
+                else:  # what it loads, jobs without steps do not wait for
+                    from raymodel.data.cleaning.cleaner import build_step
+
                     build_step(step.with_lists())
             except SpecError as error:
                 yield Problem((stage, "clean", "steps", i), str(error))

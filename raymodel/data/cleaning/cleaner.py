@@ -9,15 +9,27 @@ from raymodel.data.cleaning.base import CleaningStep, Mend
 from raymodel.data.cleaning.c4 import C4
 from raymodel.data.cleaning.fineweb import FineWeb
 from raymodel.data.cleaning.gopher import Gopher
+from raymodel.data.cleaning.language import Language
 from raymodel.data.cleaning.own import Own
 from raymodel.data.cleaning.pii import PII
 from raymodel.data.cleaning.record import Record
 from raymodel.data.cleaning.repetition import Repetition
 from raymodel.data.cleaning.spec import StepSpec
 from raymodel.data.cleaning.unicode import Unicode
+from raymodel.data.cleaning.words import Words
 from raymodel.data.spec import CleanSpec
 
-STEPS: tuple[type[CleaningStep[Any]], ...] = (Unicode, Gopher, Repetition, C4, FineWeb, PII, Own)
+STEPS: tuple[type[CleaningStep[Any]], ...] = (
+    Unicode,
+    Language,
+    Gopher,
+    Repetition,
+    C4,
+    FineWeb,
+    Words,
+    PII,
+    Own,
+)
 """Each made of the spec that its class names."""
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
 from raymodel.data.cleaning.spec.base import OwnStepSpec, StepSpec
+from raymodel.data.cleaning.spec.choice import LanguageSpec, WordsSpec
 from raymodel.data.cleaning.spec.mend import PIISpec, UnicodeSpec
 from raymodel.data.cleaning.spec.quality import GopherSpec, RepetitionSpec
 from raymodel.data.cleaning.spec.web import C4Spec, FineWebSpec
@@ -20,7 +21,16 @@ from raymodel.spec.show import show
 
 __all__ = ["STEP_SPECS", "AnyStepSpec", "OwnStepSpec", "StepSpec"]
 
-OurStep = UnicodeSpec | GopherSpec | RepetitionSpec | C4Spec | FineWebSpec | PIISpec
+OurStep = (
+    UnicodeSpec
+    | LanguageSpec
+    | GopherSpec
+    | RepetitionSpec
+    | C4Spec
+    | FineWebSpec
+    | WordsSpec
+    | PIISpec
+)
 STEP_SPECS: tuple[type[StepSpec], ...] = get_args(OurStep)
 
 
