@@ -21,11 +21,13 @@ FOUND = [
     ("card", "card 5555-5555-5555-4444.", "card <CARD>."),
     ("card", "卡号378282246310005，", "卡号<CARD>，"),
     ("card", "3782 822463 10005", "<CARD>"),
+    ("card", "2223003122003222 x", "<CARD> x"),
     ("iban", "IBAN DE89 3704 0044 0532 0130 00 BIC COBADEFF", "IBAN <IBAN> BIC COBADEFF"),
     ("iban", "GB82WEST12345698765432", "<IBAN>"),
     ("ip", "from 8.8.8.8:53 and 93.184.216.34/24.", "from <IP>:53 and <IP>/24."),
     ("ip", "at 2606:2800:220:1:248:1893:25c8:1946, [2a00:1450::1]", "at <IP>, [<IP>]"),
     ("cn_id", "身份证11010519491231002X，", "身份证<CN_ID>，"),
+    ("cn_mobile", "8613812345678, 0086 138 1234 5678", "<CN_MOBILE>, <CN_MOBILE>"),
     ("cn_mobile", "电话13812345678。+86 138-1234-5678", "电话<CN_MOBILE>。<CN_MOBILE>"),
 ]
 
@@ -43,12 +45,13 @@ def test_each_kind_gives_way_to_its_placeholder_and_is_counted(kind, text, mende
 LEFT = [
     "no sign: ann at mail.org, @decorated.name, a@b, a @ b.org",
     # No number that exists: too short, and of a country that there is not.
-    "+44 20 794, +999 12 3456 7890, 1+2345678",
+    "+44 20 794, +999 12 3456 7890, 1+2345678, Decimal('+35236450.6')",
     # A check digit that is wrong, a first digit that no card has, a fraction.
-    "4111 1111 1111 1112, 1111 1111 1111 1117, 0.4111111111111111",
+    "2811111111111118, 4111 1111 1111 1112, 1111 1111 1111 1117, 0.4111111111111111",
     "DE88 3704 0044 0532 0130 00, XX82WEST12345698765432",
     # Versions, parts of longer numbers, no bytes, private networks, this machine, documentation.
     "version 4.3.2.1, Version: 8.8.8.8, v8.8.8.8, 1.8.8.8.8, 8.8.8.8.1, 8.8.8.300, 8.8.8.8-beta",
+    "HTML spec, section 8.2.4.44",
     "10.0.0.1, 192.168.1.1, 127.0.0.1, 0.0.0.0, 192.0.2.1, 2001:db8::1, ::1, fe80::1",
     "12:30:45, a::b, std::vector, 00:1A:2B:3C:4D:5E",
     "110105194912310021, 11010519491331002X, 911010519491231002X",

@@ -45,48 +45,47 @@ class Repetition(Judge[RepetitionSpec]):
         return None
 
     def _of_sequences(self, words: Sequence[str]) -> str | None:
+        known: dict[str, int] = {}
+        numbers = [known.setdefault(word, len(known)) for word in words]
+        if len(known) == len(numbers):
+            return None
         lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
         total = int(lengths.sum())
         top = dict(zip(TOP_NGRAMS, self.spec.max_top_chars_frac, strict=True))
         repeated = dict(zip(REPEATED_NGRAMS, self.spec.max_repeated_chars_frac, strict=True))
-        for n, ids in _sequences(words, max(REPEATED_NGRAMS)):
-            first_seen, counts = _first_seen(ids)
-            if int(counts.max()) < 2:
+        for n, ids, firsts, counts in _sequences(np.array(numbers), len(known)):
+            if len(firsts) == len(ids):
                 return None  # a longer sequence repeats no more than its beginning does
             if n in top:
                 starts = _most_frequent(ids, counts, lengths, n)
                 if share(_covered(starts, n, lengths), total) > top[n]:
                     return f"top_{n}"
             if n in repeated:
-                starts = np.flatnonzero(~first_seen)
-                if share(_covered(starts, n, lengths), total) > repeated[n]:
+                is_repeated = np.ones(len(ids), dtype=bool)
+                is_repeated[firsts] = False
+                covered = _covered(np.flatnonzero(is_repeated), n, lengths)
+                if share(covered, total) > repeated[n]:
                     return f"repeated_{n}"
         return None
 
 
-def _sequences(words: Sequence[str], longest: int) -> Iterator[tuple[int, Any]]:
+def _sequences(words: Any, num_known: int) -> Iterator[tuple[int, Any, Any, Any]]:
     """For each length from 2: the numbers of the sequences that begin at each word, equal ones
-    alike, densely from 0. Exact: the number of a sequence is made of that of its beginning and its
-    last word."""
-    known: dict[str, int] = {}
-    word_ids = np.fromiter(
-        (known.setdefault(word, len(known)) for word in words), dtype=np.int64, count=len(words)
-    )
-    ids = word_ids
-    for n in range(2, longest + 1):
-        if len(words) < n:
-            return
-        pairs = ids[:-1] * len(known) + word_ids[n - 1 :]
-        ids = np.unique(pairs, return_inverse=True)[1]
-        yield n, ids
+    alike, densely from 0; where each number is first; how many each has.
 
+    Exact: the number of a sequence is made of that of its beginning and that of its last word.
 
-def _first_seen(ids: Any) -> tuple[Any, Any]:
-    """Whether each of the sequences is the first of its number, and how many each number has."""
-    first_seen = np.zeros(len(ids), dtype=bool)
-    _, places, counts = np.unique(ids, return_index=True, return_counts=True)
-    first_seen[places] = True
-    return first_seen, counts
+    Args:
+        words: their numbers, from 0.
+        num_known: different words.
+    """
+    ids = words
+    for n in range(2, min(max(REPEATED_NGRAMS), len(words)) + 1):
+        pairs = ids[:-1] * num_known + words[n - 1 :]
+        _, firsts, ids, counts = np.unique(
+            pairs, return_index=True, return_inverse=True, return_counts=True
+        )
+        yield n, ids, firsts, counts
 
 
 def _most_frequent(ids: Any, counts: Any, lengths: Any, n: int) -> Any:
