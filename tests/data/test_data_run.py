@@ -94,13 +94,20 @@ def test_the_shards_do_not_depend_on_the_parallelism(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 4000)
+    # The list lies where the job runs; what a worker needs of it goes with the step.
+    (tmp_path / "list.txt").write_text("workers workers\nseed any")
+    monkeypatch.chdir(tmp_path)
+    steps = ["unicode", {"name": "words", "words_file": "list.txt"}, "pii"]
     other = SourceSpec(path=str(corpus / "b/010.txt"))
-    clean = CleanSpec(dedup={"name": "near", "ngram": 3}, decontaminate={"sets": {"b": other}})
+    clean = CleanSpec(
+        dedup={"name": "near", "ngram": 3}, decontaminate={"sets": {"b": other}}, steps=steps
+    )
     spec = prepare_spec(corpus).model_copy(update={"clean": clean})
     limits = ray.data.DataContext.get_current().execution_options
     for name, cpus in {"one": 1, "four": 4}.items():
         monkeypatch.setattr(limits, "resource_limits", limits.resource_limits.copy(cpu=cpus))
         content = run_prepare(spec, execution_at(tmp_path / name), Silent())
+        assert content["left_out"]["words: a word of the list"] == 10
         assert content["left_out"][NEAR] > 0
         assert content["decontaminated"]["b"]["found"] == 1
     one, four = (shards_of(tmp_path / name) for name in ("one", "four"))

@@ -49,6 +49,7 @@ def test_a_step_is_a_name_or_a_section_and_means_the_same() -> None:
          "mean 'gopher'"),
         ({"name": "gopher", "min_words": -1}, "-1"),
         ({"min_words": 3}, "is not a cleaning step"),
+        ({"gopher": {"min_words": 3}}, "write .name: gopher, …. with its settings beside it"),
         (3, "3 is not a cleaning step"),
         ({"name": "steps:mine", "min_words": 1}, "is a step of your own, which takes its name"),
         ("9:x", "names no part of your own"),

@@ -15,7 +15,7 @@ from raymodel.data.cleaning.spec.choice import LanguageSpec, WordsSpec
 from raymodel.data.cleaning.spec.mend import PIISpec, UnicodeSpec
 from raymodel.data.cleaning.spec.quality import GopherSpec, RepetitionSpec
 from raymodel.data.cleaning.spec.web import C4Spec, FineWebSpec
-from raymodel.spec.fields import by_name
+from raymodel.spec.fields import by_name, own_name
 from raymodel.spec.own import check_reference, is_own
 from raymodel.spec.show import show
 
@@ -43,6 +43,9 @@ def _read_step(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
         if isinstance(value, dict) and len(value) > 1:
             raise ValueError(f"{show(name)} is a step of your own, which takes its name alone")
         return OwnStepSpec(name=check_reference(name))
+    key = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else None
+    if key in map(own_name, STEP_SPECS):
+        raise ValueError(f"write {{name: {key}, …}} with its settings beside it")
     return read(by_name(value, STEP_SPECS, "a cleaning step, nor a module.path:Name of your own"))
 
 

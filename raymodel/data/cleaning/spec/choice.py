@@ -35,7 +35,7 @@ class LanguageSpec(StepSpec):
     """Which step."""
     languages: Annotated[Many[Text], DISTINCT] = Field(min_length=1, max_length=len(LANGUAGES))
     """Those that are kept, in the codes of Wikipedia: two letters, or three where ISO 639-1 has
-    none. Write Norwegian as "no", with quotes."""
+    none."""
     min_confidence: Fraction = 0.65
     """Records of which the model is less sure are left out. 0.65 is FineWeb's (arXiv:2406.17557,
     section 3.3); short texts, of a few words, seldom reach it."""
