@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
+from pydantic import GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
 
 from raymodel.spec.base import Spec
 from raymodel.spec.document import Path
@@ -139,6 +141,23 @@ def own_name(kind: Any) -> str | None:
     info = kind.model_fields.get("name") if _is_section(kind) else None
     choices = get_args(info.annotation) if info and get_origin(info.annotation) is Literal else ()
     return str(choices[0]) if len(choices) == 1 else None
+
+
+class WrittenByName:
+    """Marks sections that are told apart by their `name` and can be written as the name alone, or
+    name a part of the user's own: so editors take them too."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        sections = handler(schema)
+        own: dict[str, Any] = {"type": "string", "pattern": ":"}
+        names = {"enum": sorted(sections["discriminator"]["mapping"])}
+        of_own = {"type": "object", "properties": {"name": own}, "required": ["name"]}
+        return {"anyOf": [names, own, sections, of_own]}
+
+
+BY_NAME = WrittenByName()
 
 
 def by_name(value: Any, sections: Iterable[type[Spec]], what: str) -> Any:

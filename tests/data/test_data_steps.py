@@ -60,6 +60,23 @@ def test_what_is_no_step_is_refused(step, said) -> None:
         spec_of(step)
 
 
+def test_steps_with_all_their_settings_are_read_back_from_what_names_a_result() -> None:
+    steps = [
+        {"name": "unicode", "form": "NFKC"},
+        {"name": "language", "languages": ["en", "no"], "min_confidence": "50%"},
+        {"name": "gopher", "stop_words": ["et"], "min_stop_words": 1},
+        {"name": "repetition", "max_top_chars_frac": [0.5, 1, 1]},
+        {"name": "c4", "bad_words": ["x"]},
+        {"name": "fineweb", "max_short_lines_frac": None},
+        {"name": "words", "hosts_file": "h.txt"},
+        {"name": "pii", "kinds": ["phone"], "regions": ["US"]},
+        "steps:mine",
+    ]
+    written = spec_of(*steps)
+    assert CleanSpec.model_validate(json.loads(json.dumps(written.to_dict()))) == written
+    assert len({step.name for step in written.steps}) == len(STEP_SPECS) + 1
+
+
 def test_a_step_that_is_given_twice_is_refused_unless_it_differs() -> None:
     with pytest.raises(ValidationError, match="is given twice"):
         spec_of("unicode", "gopher", "unicode")

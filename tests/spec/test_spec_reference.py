@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from raymodel.errors import SpecError
 from raymodel.job.spec import Job
@@ -113,3 +114,34 @@ def test_the_json_schema_accepts_what_the_job_accepts(write_job):
     validator.validate(job)
     assert not validator.is_valid(job | {"seeed": 1})
     assert not validator.is_valid(job | {"cluster": {"workers": "two"}})
+
+
+@pytest.mark.parametrize(
+    ("steps", "is_taken"),
+    [
+        (["unicode", "steps:mine", {"name": "gopher", "min_words": "2K"}], True),
+        ([{"name": "steps:mine"}, {"name": "unicode"}], True),
+        (["gofer"], False),
+        ([{"name": "gopher", "min_word": 2}], False),
+    ],
+)
+def test_the_json_schema_takes_a_name_or_a_section_where_the_job_does(steps, is_taken):
+    jsonschema = pytest.importorskip("jsonschema")
+    job = {
+        "name": "x",
+        "finetune": {
+            "task": "text_classification",
+            "base": "folder",
+            "sources": [{"path": "x", "fields": {"label": "y"}}],
+            "global_batch": 2,
+            "duration": "1 epochs",
+            "clean": {"steps": steps},
+        },
+    }
+    schema = json.loads(json.dumps(json_schema(Job)))
+    assert jsonschema.Draft202012Validator(schema).is_valid(job) == is_taken
+    if is_taken:
+        Job(**job)
+    else:
+        with pytest.raises(ValidationError):
+            Job(**job)
