@@ -143,21 +143,22 @@ def own_name(kind: Any) -> str | None:
     return str(choices[0]) if len(choices) == 1 else None
 
 
+@dataclass(frozen=True)
 class WrittenByName:
-    """Marks sections that are told apart by their `name` and can be written as the name alone, or
-    name a part of the user's own: so editors take them too."""
+    """Marks sections that are told apart by their `name` and can be written as the name alone, so
+    that editors take that too."""
+
+    takes_own: bool = False
+    """Whether the name can be that of a part of the user's own, of which nothing is known."""
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         sections = handler(schema)
         own: dict[str, Any] = {"type": "string", "pattern": ":"}
-        names = {"enum": sorted(sections["discriminator"]["mapping"])}
         of_own = {"type": "object", "properties": {"name": own}, "required": ["name"]}
-        return {"anyOf": [names, own, sections, of_own]}
-
-
-BY_NAME = WrittenByName()
+        names = {"enum": sorted(sections["discriminator"]["mapping"])}
+        return {"anyOf": [names, sections, *([own, of_own] if self.takes_own else [])]}
 
 
 def by_name(value: Any, sections: Iterable[type[Spec]], what: str) -> Any:

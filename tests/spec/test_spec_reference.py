@@ -117,15 +117,18 @@ def test_the_json_schema_accepts_what_the_job_accepts(write_job):
 
 
 @pytest.mark.parametrize(
-    ("steps", "is_taken"),
+    ("clean", "is_taken"),
     [
-        (["unicode", "steps:mine", {"name": "gopher", "min_words": "2K"}], True),
-        ([{"name": "steps:mine"}, {"name": "unicode"}], True),
-        (["gofer"], False),
-        ([{"name": "gopher", "min_word": 2}], False),
+        ({"steps": ["unicode", "steps:mine", {"name": "gopher", "min_words": "2K"}]}, True),
+        ({"steps": [{"name": "steps:mine"}, {"name": "unicode"}]}, True),
+        ({"steps": ["gofer"]}, False),
+        ({"steps": [{"name": "gopher", "min_word": 2}]}, False),
+        ({"dedup": "near"}, True),
+        ({"dedup": {"name": "near", "ngram": 3}}, True),
+        ({"dedup": "my:own"}, False),
     ],
 )
-def test_the_json_schema_takes_a_name_or_a_section_where_the_job_does(steps, is_taken):
+def test_the_json_schema_takes_a_name_or_a_section_where_the_job_does(clean, is_taken):
     jsonschema = pytest.importorskip("jsonschema")
     job = {
         "name": "x",
@@ -135,7 +138,7 @@ def test_the_json_schema_takes_a_name_or_a_section_where_the_job_does(steps, is_
             "sources": [{"path": "x", "fields": {"label": "y"}}],
             "global_batch": 2,
             "duration": "1 epochs",
-            "clean": {"steps": steps},
+            "clean": clean,
         },
     }
     schema = json.loads(json.dumps(json_schema(Job)))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymodel.data.account import Account
+from raymodel.data.cleaning.cleaner import Cleaner
 from raymodel.data.dedup.drops import CONTAMINATED, Drops
 from raymodel.data.dedup.plan import MAX_SET_NGRAMS
 from raymodel.data.dedup.texts import compared_texts
@@ -95,13 +96,11 @@ class SetStep:
 
     def _texts(self, source: SourceSpec, files: SourceFiles, account: Account) -> Any:
         """In lists of some thousands."""
-        some = list[str]()
+        some, cleaner = list[str](), Cleaner(CleanSpec())
         for file in files.files:
             piece = FileSlice(file.name, 0, file.bytes, file.bytes)
             for record in read_slice(files.root, piece, source, account):
-                document = make_document(
-                    record, source, files.root, PLAIN_TEXT, CleanSpec(), account
-                )
+                document = make_document(record, source, files.root, PLAIN_TEXT, cleaner, account)
                 if document is not None:
                     some.append(str(document.values["text"]))
                 if len(some) == _TABLE_ROWS:

@@ -8,7 +8,7 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from raymodel.data.dedup.plan import MIN_THRESHOLD
 from raymodel.spec.base import Spec
-from raymodel.spec.fields import by_name
+from raymodel.spec.fields import WrittenByName, by_name
 from raymodel.spec.quantity import Count, Fraction
 
 MAX_NGRAM = 100
@@ -85,5 +85,7 @@ def _read_dedup(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     return read(by_name(value, get_args(_AnyDedup), "a way to find duplicates"))
 
 
-DedupSpec = Annotated[_AnyDedup, Field(discriminator="name"), WrapValidator(_read_dedup)]
+DedupSpec = Annotated[
+    _AnyDedup, Field(discriminator="name"), WrapValidator(_read_dedup), WrittenByName()
+]
 """A name, or a section with `name` and what it takes."""

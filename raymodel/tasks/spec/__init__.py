@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
-from raymodel.spec.fields import BY_NAME, by_name, own_name
+from raymodel.spec.fields import WrittenByName, by_name, own_name
 from raymodel.spec.own import is_own
 from raymodel.tasks.spec.audio import AudioTask
 from raymodel.tasks.spec.base import OF_TRAINING, AnyTask
@@ -64,7 +64,10 @@ def _read_task(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 
 TaskSpec = Annotated[
-    SerializeAsAny[AnyTaskSpec], Field(discriminator="name"), WrapValidator(_read_task), BY_NAME
+    SerializeAsAny[AnyTaskSpec],
+    Field(discriminator="name"),
+    WrapValidator(_read_task),
+    WrittenByName(takes_own=True),
 ]
 """A name, such as `text_classification`, or a mapping with `name` and what the task takes. The name
 `module.path:Name` is a user's own task."""

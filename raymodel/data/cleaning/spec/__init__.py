@@ -15,7 +15,7 @@ from raymodel.data.cleaning.spec.choice import LanguageSpec, WordsSpec
 from raymodel.data.cleaning.spec.mend import PIISpec, UnicodeSpec
 from raymodel.data.cleaning.spec.quality import GopherSpec, RepetitionSpec
 from raymodel.data.cleaning.spec.web import C4Spec, FineWebSpec
-from raymodel.spec.fields import BY_NAME, by_name, own_name
+from raymodel.spec.fields import WrittenByName, by_name, own_name
 from raymodel.spec.own import check_reference, is_own
 from raymodel.spec.show import show
 
@@ -50,7 +50,10 @@ def _read_step(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 
 AnyStepSpec = Annotated[
-    SerializeAsAny[OurStep], Field(discriminator="name"), WrapValidator(_read_step), BY_NAME
+    SerializeAsAny[OurStep],
+    Field(discriminator="name"),
+    WrapValidator(_read_step),
+    WrittenByName(takes_own=True),
 ]
 """A name, such as `gopher`, or a mapping with `name` and what the step takes. The name
 `module.path:Name` is a function of the user's own."""
