@@ -99,6 +99,27 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "job.yaml:12: finetune.clean.repeated: what is repeated is taken out of texts that are",
         ),
         (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean:\n    steps:\n    - unicode\n    - gofer",
+            "job.yaml:9: prepare.clean.steps.1: 'gofer' is not a cleaning step, nor a module.path",
+        ),
+        (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean:\n    steps:\n    - {name: gopher, min_word: 2}",
+            "job.yaml:8: prepare.clean.steps.0.min_word: unknown key 'min_word'; did you mean "
+            "'min_words'?",
+        ),
+        (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean:\n    steps: [{name: pii, regions: [UX]}]",
+            "job.yaml:7: prepare.clean.steps.0: 'UX' is no country in two letters of ISO 3166",
+        ),
+        (
+            "sequence_length: 256",
+            "sequence_length: 256\n  clean:\n    steps: [{name: words, words_file: none}]",
+            "job.yaml:7: prepare.clean.steps.0: the list 'none' cannot be read",
+        ),
+        (
             "preset: llama-tiny",
             "preset: lama-tiny",
             "job.yaml:7: pretrain.model.preset: there is no model preset 'lama-tiny'",

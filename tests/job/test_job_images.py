@@ -104,6 +104,10 @@ LLAMA = {"objective": "causal_lm", "model": {"preset": "llama-tiny"}}
             "prepare has no role 'text', it has image",
         ),
         (
+            job_of(prepare={"clean": {"steps": ["unicode"]}}),
+            "the steps change and judge texts, and prepare reads image, none of which is one",
+        ),
+        (
             job_of(prepare={"clean": {"dedup": "near"}}),
             "`near` compares texts, and the documents have the role `image`, of which nothing",
         ),

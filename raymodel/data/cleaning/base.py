@@ -15,7 +15,7 @@ S = TypeVar("S", bound=StepSpec)
 
 class CleaningStep(ABC, Generic[S]):
     """One step, made of its spec once in each process: what it needs it compiles and loads when it
-    is made. What it does depends on the record alone."""
+    is made. It keeps nothing of a record, so what it does depends on that alone."""
 
     spec_class: ClassVar[type[StepSpec]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from raymodel.data.cleaning.base import CleaningStep, Mend
@@ -33,14 +34,15 @@ STEPS: tuple[type[CleaningStep[Any]], ...] = (
 """Each made of the spec that its class names."""
 
 
+@lru_cache(maxsize=64)
 def build_step(spec: StepSpec) -> CleaningStep[Any]:
-    """The step that a job asks for."""
+    """The step that a job asks for, made once in a process, which reads many partitions."""
     kind = next(step for step in STEPS if isinstance(spec, step.spec_class))
     return kind(spec)
 
 
 class Cleaner:
-    """What a job says of cleaning, with its steps ready to be used. Made once in each process."""
+    """What a job says of cleaning, with its steps ready to be used."""
 
     def __init__(self, spec: CleanSpec) -> None:
         self.spec = spec

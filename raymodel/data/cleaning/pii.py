@@ -12,7 +12,6 @@ from raymodel.data.cleaning.base import Mend
 from raymodel.data.cleaning.spec import StepSpec
 from raymodel.data.cleaning.spec.mend import PIIKind, PIISpec
 from raymodel.errors import SpecError
-from raymodel.spec.fields import nearest
 from raymodel.spec.show import show
 
 Span = tuple[int, int]
@@ -165,9 +164,10 @@ def _phones(regions: tuple[str, ...]) -> Find:
 
     for region in regions:
         if region not in phonenumbers.SUPPORTED_REGIONS:
-            close = nearest(region, phonenumbers.SUPPORTED_REGIONS)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise SpecError(f"{show(region)} is no country in two letters (ISO 3166){hint}")
+            raise SpecError(
+                f"{show(region)} is no country in two letters of ISO 3166, such as US or, of the "
+                "United Kingdom, GB"
+            )
     candidates = _NATIONAL if regions else _INTERNATIONAL
 
     def find(text: str) -> Iterator[Span]:
