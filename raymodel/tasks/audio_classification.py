@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.audio import AudioProcessor
+    from raymodel.tasks.loss import Scores
     from raymodel.tasks.spec.audio import AudioClassificationSpec
 
 
@@ -41,6 +42,7 @@ class AudioClassification(Classification):
     )
     pipeline_tag = "audio-classification"
     peft_task = None
+    has_scores = True
     fields = MappingProxyType(
         {
             "audio": Field(kind="audio", default="audio"),
@@ -107,7 +109,11 @@ class AudioClassification(Classification):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the cross-entropy over the clips."""
-        from raymodel.tasks.loss import cross_entropy_sum
+        return self.scores(model, batch).loss()
+
+    def scores(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> Scores:
+        """Of each clip."""
+        from raymodel.tasks.loss import Scores
 
         dtype = next(model.parameters()).dtype
         inputs = {
@@ -115,7 +121,7 @@ class AudioClassification(Classification):
             for name, value in batch.items()
             if name != "labels"
         }
-        return cross_entropy_sum(model(**inputs).logits, batch["labels"])  # (B, C)
+        return Scores(logits_NV=model(**inputs).logits, targets_N=batch["labels"])
 
     def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
         """`label`, and `probs` of all labels in the order of their numbers."""

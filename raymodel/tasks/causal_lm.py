@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.text import TextProcessor
+    from raymodel.tasks.loss import Scores
 
 
 class CausalLM(DocumentTask):
@@ -53,6 +54,7 @@ class CausalLM(DocumentTask):
     )
     answers = "stream"
     cuts_rows = True
+    has_scores = True
     can_pretrain = True
     apart_architectures: ClassVar[tuple[str, ...]] = DECODERS
 
@@ -151,13 +153,17 @@ class CausalLM(DocumentTask):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the next-token cross-entropy; `model` may be wrapped by DeepSpeed or peft."""
+        return self.scores(model, batch).loss()
+
+    def scores(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> Scores:
+        """Of each position, with the id after it as its target. The labels are shifted, not the
+        logits: a shifted view of the logits would have to be copied to become a matrix."""
         from raymodel.tasks.documents import model_inputs
-        from raymodel.tasks.loss import cross_entropy_sum, next_token_loss
+        from raymodel.tasks.loss import Scores, shifted
 
         logits = model(**model_inputs(batch), use_cache=False).logits
-        if "targets" in batch:
-            return cross_entropy_sum(logits.flatten(0, 1), batch["targets"].flatten())
-        return next_token_loss(logits, batch["labels"])
+        targets = batch["targets"] if "targets" in batch else shifted(batch["labels"])
+        return Scores(logits_NV=logits.flatten(0, 1), targets_N=targets.flatten())
 
     def sequence_part(
         self, batch: Mapping[str, torch.Tensor], part: int, parts: int

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from raymodel.chance import Draw
     from raymodel.modality.image import ImageProcessor
     from raymodel.modality.mix import Mix
+    from raymodel.tasks.loss import Scores
     from raymodel.tasks.spec.image import ImageClassificationSpec
 
 
@@ -38,6 +39,7 @@ class ImageClassification(Classification):
     architectures = ("ForImageClassification",)
     pipeline_tag = "image-classification"
     peft_task = None
+    has_scores = True
     fields = MappingProxyType(
         {
             "image": Field(kind="image", default="image"),
@@ -119,13 +121,18 @@ class ImageClassification(Classification):
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the cross-entropy over the images; of mixed ones, that of both labels, each by the
         share of its image."""
-        from raymodel.tasks.loss import cross_entropy_sum, mixed_cross_entropy_sum
+        return self.scores(model, batch).loss()
 
-        logits_BC = model(pixel_values=pixels_for(model, batch)).logits
-        if "share" not in batch:
-            return cross_entropy_sum(logits_BC, batch["labels"])
-        both = batch["labels"], batch["partner_labels"]
-        return mixed_cross_entropy_sum(logits_BC, *both, batch["share"])
+    def scores(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> Scores:
+        """Of each image, whose class of a mixed one is both."""
+        from raymodel.tasks.loss import Scores
+
+        return Scores(
+            logits_NV=model(pixel_values=pixels_for(model, batch)).logits,
+            targets_N=batch["labels"],
+            others_N=batch.get("partner_labels"),
+            share_N=batch.get("share"),
+        )
 
     def predict(self, model: PreTrainedModel, rows: Columns, limits: Limits) -> list[Answer]:
         """`label`, and `probs` of all labels in the order of their numbers."""

@@ -11,6 +11,7 @@ Shapes: N targets, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,28 @@ IGNORED = -100
 # number of kernel launches small and is still far below the logits themselves.
 _CHUNK_ELEMENTS_CPU = 2**17
 _CHUNK_ELEMENTS_GPU = 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What a model says of N targets: the logits of V ids or classes, and which of them is right.
+
+    Two may be right, where one example is mixed into another.
+    """
+
+    logits_NV: torch.Tensor
+    targets_N: torch.Tensor
+    """Ids or classes, `IGNORED` where none bears loss."""
+    others_N: torch.Tensor | None = None
+    """Those of what is mixed in."""
+    share_N: torch.Tensor | None = None
+    """Of the target, from 0 to 1; the rest is that of the other one."""
+
+    def loss(self) -> torch.Tensor:
+        """Sum of the cross-entropy over the targets, a scalar in fp32."""
+        if self.others_N is None or self.share_N is None:
+            return cross_entropy_sum(self.logits_NV, self.targets_N)
+        return mixed_cross_entropy_sum(self.logits_NV, self.targets_N, self.others_N, self.share_N)
 
 
 def next_token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor) -> torch.Tensor:
@@ -86,7 +109,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         log_sum_N = logits_NV.new_zeros(len(targets_N), dtype=torch.float32)
         losses_N = torch.zeros_like(log_sum_N)
-        for rows in _chunks(logits_NV):
+        for rows in chunks(logits_NV):
             logits = logits_NV[rows].float()
             bears_loss = targets_N[rows] != IGNORED
             picked = logits.gather(1, targets_N[rows].clamp(min=0)[:, None])[:, 0]
@@ -100,7 +123,7 @@ class _CrossEntropy(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_N: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits_NV, targets_N, log_sum_N = ctx.saved_tensors
-        for rows in _chunks(logits_NV):
+        for rows in chunks(logits_NV):
             targets = targets_N[rows]
             delta = (logits_NV[rows].float() - log_sum_N[rows, None]).exp_()
             delta.scatter_add_(1, targets.clamp(min=0)[:, None], _minus_ones(targets))
@@ -117,7 +140,8 @@ def _minus_ones(targets_N: torch.Tensor) -> torch.Tensor:
     return torch.full((len(targets_N), 1), -1.0, device=targets_N.device)
 
 
-def _chunks(logits_NV: torch.Tensor) -> Iterator[slice]:
+def chunks(logits_NV: torch.Tensor) -> Iterator[slice]:
+    """Runs of rows that are computed in fp32 at a time."""
     elements = _CHUNK_ELEMENTS_GPU if logits_NV.is_cuda else _CHUNK_ELEMENTS_CPU
     num_rows, num_classes = logits_NV.shape
     step = max(1, elements // max(1, num_classes))

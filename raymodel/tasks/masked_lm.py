@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Chance, Draw
     from raymodel.modality.text import TextProcessor
+    from raymodel.tasks.loss import Scores
     from raymodel.tasks.masking import Flags, Ids
 
 MASK_OF_REQUESTS = "[MASK]"
@@ -48,6 +49,7 @@ class MaskedLM(DocumentTask):
     measures = MappingProxyType({"perplexity": Measure(needs="loss", higher_is_better=False)})
     answers = "fills"
     logits = "BTV"
+    has_scores = True
     can_pretrain = True
     needs_encoder = True
     apart_architectures = ENCODERS
@@ -180,11 +182,15 @@ class MaskedLM(DocumentTask):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the cross-entropy over the hidden tokens."""
+        return self.scores(model, batch).loss()
+
+    def scores(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> Scores:
+        """Of each position."""
         from raymodel.tasks.documents import model_inputs
-        from raymodel.tasks.loss import cross_entropy_sum
+        from raymodel.tasks.loss import Scores
 
         logits_BTV = model(**model_inputs(batch)).logits
-        return cross_entropy_sum(logits_BTV.flatten(0, 1), batch["labels"].flatten())
+        return Scores(logits_NV=logits_BTV.flatten(0, 1), targets_N=batch["labels"].flatten())
 
     # ---- answers ---------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class PairTask(CausalLM):
         }
     )
     cuts_rows = False  # the loss of a pair is no sum over its tokens
+    has_scores = False
     can_pretrain = False
     apart_architectures: ClassVar[tuple[str, ...]] = ()  # each side is a row of its own
 

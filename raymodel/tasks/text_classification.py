@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from raymodel.tasks.base import Answer
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from raymodel.tasks.loss import Scores
+
 
 class TextClassification(TextHead, Classification):
     """Classes that exclude each other."""
@@ -21,6 +24,7 @@ class TextClassification(TextHead, Classification):
     name = "text_classification"
     problem_type = "single_label_classification"
     fields = fields_of_texts("label")
+    has_scores = True
 
     def label_type(self) -> pa.DataType:
         """int32, the number of the class."""
@@ -43,6 +47,12 @@ class TextClassification(TextHead, Classification):
         from raymodel.tasks.loss import cross_entropy_sum
 
         return cross_entropy_sum(logits_BC, labels)
+
+    def scores(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> Scores:
+        """Of each text."""
+        from raymodel.tasks.loss import Scores
+
+        return Scores(logits_NV=self.logits_of(model, batch), targets_N=batch["labels"])
 
     def answers_of(self, logits_BC: torch.Tensor, model: PreTrainedModel) -> list[Answer]:
         """`label`, and `probs` of all labels in the order of their numbers."""

@@ -140,9 +140,14 @@ class TextHead(Task):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The sum of the loss over the rows."""
+        return self.loss_of(self.logits_of(model, batch), batch["labels"])
+
+    def logits_of(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the head says of each text. (B, C)"""
         from raymodel.tasks.batch import text_inputs
 
-        return self.loss_of(model(**text_inputs(batch, model)).logits, batch["labels"])
+        logits_BC: torch.Tensor = model(**text_inputs(batch, model)).logits
+        return logits_BC
 
     # ---- the model -------------------------------------------------------------------------------
 

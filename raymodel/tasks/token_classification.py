@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from raymodel.chance import Draw
+    from raymodel.tasks.loss import Scores
 
 
 class TokenClassification(Task):
@@ -49,6 +50,7 @@ class TokenClassification(Task):
     )
     answers = "spans"
     logits = "BTC"
+    has_scores = True
     draws_head = True
 
     @cached_property
@@ -106,12 +108,16 @@ class TokenClassification(Task):
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the cross-entropy over the words."""
+        return self.scores(model, batch).loss()
+
+    def scores(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> Scores:
+        """Of each token, of which the first of a word has a target."""
         from raymodel.tasks.batch import text_inputs
-        from raymodel.tasks.loss import cross_entropy_sum
+        from raymodel.tasks.loss import Scores
 
         logits = model(**text_inputs(batch, model)).logits  # (B, T, C)
         labels = batch["labels"][:, : logits.shape[1]]
-        return cross_entropy_sum(logits.flatten(0, 1), labels.flatten())
+        return Scores(logits_NV=logits.flatten(0, 1), targets_N=labels.flatten())
 
     def check_model(self, config: PretrainedConfig) -> None:
         """Raises ValueError when the model's tags are of no scheme."""

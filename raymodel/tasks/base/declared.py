@@ -47,6 +47,8 @@ class Declared(ABC):
     """What stands in the `labels` of a batch for a target that must bear no loss."""
     cuts_rows: ClassVar[bool] = False
     """Whether it has a `sequence_part`, so that several workers can share a row."""
+    has_scores: ClassVar[bool] = False
+    """Whether it has `scores`, so that its models can learn from a teacher."""
     can_pretrain: ClassVar[bool] = False
     """Whether it can be an objective of pretraining: whether `collate` takes the plain rows of its
     modality, as `prepare` makes them."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raymodel.chance import Draw
+    from raymodel.tasks.loss import Scores
 
 
 class OfSteps(Declared):
@@ -47,6 +48,14 @@ class OfSteps(Declared):
         the batch was cut up. A loss that holds a row against others of its step must gather them
         from all workers (`tasks/gather.py`), and the spec of its task says so: `sees_whole_step`.
         """
+
+    def scores(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> Scores:
+        """What a model says of the batch's targets, where `loss` is the cross-entropy of that.
+
+        Of two models in the same batch the same rows are the same targets, so that one can be held
+        against the other. Tasks with other losses have none.
+        """
+        raise NotImplementedError(f"the loss of {self.name} is no cross-entropy of its targets")
 
     def sequence_part(
         self, batch: Mapping[str, torch.Tensor], part: int, parts: int
