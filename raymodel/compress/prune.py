@@ -11,16 +11,14 @@ from transformers.pytorch_utils import Conv1D
 from raymodel.compress.opened import Opened
 from raymodel.compress.spec import PruneSpec
 from raymodel.errors import SpecError
-from raymodel.model.build import BUILD_ERRORS, first_line, outline_model
-from raymodel.model.initial import Weights
-from raymodel.model.own import OwnModel
+from raymodel.model.layers import depth_of, evenly, shallower
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from raymodel.tasks.base import Task
 
-_DEPTH = "num_hidden_layers"
+_FIELD = "compress.prune"
 
 
 def pruned(model: Opened, spec: PruneSpec, task: Task) -> Opened:
@@ -31,13 +29,13 @@ def pruned(model: Opened, spec: PruneSpec, task: Task) -> Opened:
     """
     if spec.keep is None and spec.drop is None:
         return Opened(model.outline, SparseWeights(model, spec), model.dtype)
-    layers = kept_layers(spec, _depth(model.outline))
-    outline = _shallower(model.outline, layers, task)
-    weights = _Renamed(model.weights, _old_names(model.outline, outline, layers))
-    return Opened(outline, weights, model.dtype)
-
-
-# ---- layers --------------------------------------------------------------------------------------
+    try:
+        depth = depth_of(model.outline, _FIELD)
+    except SpecError as error:
+        way = "`magnitude` and `pattern` set weights of any model to zero"
+        raise SpecError(f"{error}; {way}") from error
+    layers = kept_layers(spec, depth)
+    return Opened(*shallower(model.outline, model.weights, layers, task, _FIELD), model.dtype)
 
 
 def kept_layers(spec: PruneSpec, depth: int) -> list[int]:
@@ -45,8 +43,7 @@ def kept_layers(spec: PruneSpec, depth: int) -> list[int]:
     if spec.keep is not None:
         if spec.keep >= depth:
             raise SpecError(f"compress.prune.keep is {spec.keep}, and the model has {depth} layers")
-        last, steps = depth - 1, max(spec.keep - 1, 1)
-        return [(place * last + steps // 2) // steps for place in range(spec.keep)]
+        return evenly(spec.keep, depth)
     assert spec.drop is not None, "the caller looked"
     beyond = [layer for layer in spec.drop if layer >= depth]
     if beyond:
@@ -58,72 +55,6 @@ def kept_layers(spec: PruneSpec, depth: int) -> list[int]:
     if not kept:
         raise SpecError(f"compress.prune.drop names all {depth} layers of the model; keep some")
     return kept
-
-
-def _depth(model: PreTrainedModel) -> int:
-    config = model.config
-    depth = None if isinstance(model, OwnModel) else getattr(config, _DEPTH, None)
-    if not isinstance(depth, int) or config.is_encoder_decoder:
-        raise SpecError(
-            f"compress.prune: a {type(model).__name__} is not one stack of layers, of which some "
-            "can be left out; `magnitude` and `pattern` set weights of any model to zero"
-        )
-    return depth
-
-
-def _shallower(model: PreTrainedModel, layers: list[int], task: Task) -> PreTrainedModel:
-    """The outline of the same model with these layers alone."""
-    config: PretrainedConfig = model.config
-    depth, fields = getattr(config, _DEPTH), config.to_dict()
-    for name, value in fields.items():
-        if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
-            fields[name] = [value[layer] for layer in layers]  # what each layer is
-    fields[config.attribute_map.get(_DEPTH, _DEPTH)] = len(layers)
-    try:
-        outline = outline_model(type(config).from_dict(fields), task)
-    except BUILD_ERRORS as error:
-        raise SpecError(
-            f"compress.prune: transformers builds no {config.model_type} model of {len(layers)} "
-            f"layers: {first_line(error)}"
-        ) from error
-    if outline.can_generate():
-        outline.generation_config = model.generation_config
-    return outline
-
-
-def _old_names(old: PreTrainedModel, new: PreTrainedModel, layers: list[int]) -> dict[str, str]:
-    """Name of a weight in the new model → its name in the old one."""
-    before = {name: len(m) for name, m in old.named_modules() if isinstance(m, nn.ModuleList)}
-    after = {name: len(m) for name, m in new.named_modules() if isinstance(m, nn.ModuleList)}
-    stacks = [name for name, count in after.items() if before.get(name) not in (None, count)]
-    shapes = {name: tensor.shape for name, tensor in old.state_dict().items()}
-    names = {name: _old_name(name, stacks, layers) for name in new.state_dict()}
-    wrong = [n for n, t in new.state_dict().items() if shapes.get(names[n]) != t.shape]
-    if not stacks or wrong:
-        what = wrong[0] if wrong else "the stack of layers"
-        raise SpecError(
-            f"compress.prune: the layers of a {type(old).__name__} are not alike ({what}), so that "
-            "none can be left out"
-        )
-    return names
-
-
-def _old_name(name: str, stacks: list[str], layers: list[int]) -> str:
-    for stack in stacks:
-        if name.startswith(f"{stack}."):
-            number, _, rest = name.removeprefix(f"{stack}.").partition(".")
-            return f"{stack}.{layers[int(number)]}.{rest}"
-    return name
-
-
-class _Renamed:
-    """The weights of a model under the names of another."""
-
-    def __init__(self, weights: Weights, names: dict[str, str]) -> None:
-        self._weights, self._names = weights, names
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._weights.read(self._names[name])
 
 
 # ---- zeros ---------------------------------------------------------------------------------------
