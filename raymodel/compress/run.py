@@ -8,24 +8,22 @@ from typing import Any
 import ray
 
 from raymodel.cluster.ray_errors import own_errors
-from raymodel.compress.cost import Costs, measure_costs
 from raymodel.compress.make import make_model
 from raymodel.compress.origin import models_by_role, models_in, other_examples
-from raymodel.compress.report import card_of, cost_text, cost_words, parts_text
+from raymodel.compress.report import card_of, parts_text
 from raymodel.compress.spec import CompressSpec
 from raymodel.data.mixture import Mixture
-from raymodel.data.shard import Dataset
 from raymodel.errors import ArtifactError
+from raymodel.evaluate.cost_text import cost_text, cost_words
 from raymodel.evaluate.measure import Measured
 from raymodel.evaluate.report import judge, summary
-from raymodel.evaluate.run import Teller, measure_models, open_held_out
+from raymodel.evaluate.run import Teller, measure_models, open_held_out, time_models
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.model.card import render_card
 from raymodel.model.purpose import find_task_spec
 from raymodel.observe.text import listed, wrapped
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
-from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.spec import AnyTask
@@ -71,7 +69,7 @@ def run_compress(
         {"model": new, **parts}, task_spec, held_out, measures, execution, story
     )
     after, before = measured["model"], measured["base"]
-    costs = _time_once(old, new, task_spec, held_out, execution, story)
+    costs = time_models(old, new, task_spec, held_out, execution, story)
 
     merged = _named(measured, models) if len(models) > 1 else {}
     further = {"Cost": cost_text(costs)}
@@ -159,28 +157,6 @@ def _make_once(
     done.write_json({})
 
 
-def _time_once(
-    before: Location,
-    after: Location,
-    task_spec: AnyTask,
-    held_out: Mapping[str, Dataset],
-    execution: Execution,
-    story: Teller,
-) -> Costs:
-    """How long the models take for the rows of their task."""
-    work, cluster = execution.location / "work/costs.json", execution.cluster
-    if work.exists():
-        return Costs.of(work.read_json())
-    time = _time.options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
-    rows = next(iter(held_out.values()))
-    with story.waiting("the times of both models"), own_errors():
-        costs: Costs = ray.get(
-            time.remote(before, after, task_spec, rows, cluster.gpus_per_worker > 0)
-        )
-    work.write_json(costs.to_dict())
-    return costs
-
-
 @ray.remote(max_retries=2)
 def _make(
     spec: CompressSpec,
@@ -191,11 +167,3 @@ def _make(
     card: Mapping[str, Any],
 ) -> None:
     make_model(spec, folders, base, task_name, target, card)
-
-
-@ray.remote(max_retries=2)
-def _time(
-    before: Location, after: Location, task_spec: AnyTask, rows: Dataset, wants_gpu: bool
-) -> Costs:
-    with local_folder(before) as old, local_folder(after) as new:
-        return measure_costs(old, new, task_spec, rows, wants_gpu=wants_gpu)

@@ -26,15 +26,18 @@ def judge(
     report: Location,
     candidate: str,
     further: Mapping[str, str] = MappingProxyType({}),
+    *,
+    called: str = "base",
 ) -> dict[str, Any]:
     """Checks the gates and writes the report.
 
     Args:
         after: of the model that is judged.
-        before: of what it was made from.
+        before: of what it was made from, or is held to.
         report: the folder of the report.
         candidate: what the judged model is called once it is promoted.
         further: see `write_report`.
+        called: what `before` is, in a word.
 
     Returns:
         What a manifest tells: `metrics`, `intervals` and `base_metrics` by name, `gates`, `passed`,
@@ -42,7 +45,7 @@ def judge(
     """
     gates = check_gates(after.metrics, spec.gates)
     passed = all(gate.passed for gate in gates)
-    write_report(report, after, before, gates, further)
+    write_report(report, after, before, gates, further, called=called)
     return {
         "metrics": after.metrics,
         "intervals": after.intervals,
@@ -61,11 +64,14 @@ def write_report(
     base: Measured | None,
     gates: Sequence[GateResult],
     further: Mapping[str, str] = MappingProxyType({}),
+    *,
+    called: str = "base",
 ) -> None:
     """Writes `metrics.json` and `report.md` into `folder`.
 
     Args:
         further: title → Markdown of further parts, after the measures.
+        called: what `base` is, in a word.
     """
     folder.make_dir()
     data = {
@@ -79,7 +85,7 @@ def write_report(
         "samples": tuned.samples,
     }
     (folder / "metrics.json").write_json(data)
-    (folder / "report.md").write_text(render_report(tuned, base, gates, further))
+    (folder / "report.md").write_text(render_report(tuned, base, gates, further, called=called))
 
 
 def render_report(
@@ -87,10 +93,12 @@ def render_report(
     base: Measured | None,
     gates: Sequence[GateResult],
     further: Mapping[str, str] = MappingProxyType({}),
+    *,
+    called: str = "base",
 ) -> str:
     """Markdown: measures side by side, gates, tables, samples with their references."""
     rows = ", ".join(f"{count} of `{role}`" for role, count in tuned.rows.items())
-    parts = ["# Evaluation", f"Held-out rows: {rows}.", _metrics_table(tuned, base)]
+    parts = ["# Evaluation", f"Held-out rows: {rows}.", _metrics_table(tuned, base, called)]
     parts += [f"`{name}`: {signature}" for name, signature in tuned.signatures.items()]
     for title, text in further.items():
         parts += [f"## {title}", text]
@@ -101,11 +109,11 @@ def render_report(
         parts += [f"## {table['title']}", table["note"], markdown_table(table["head"], cells)]
     if tuned.samples:
         parts.append("## Samples")
-        parts += list(_samples(tuned, base))
+        parts += list(_samples(tuned, base, called))
     return "\n\n".join(parts) + "\n"
 
 
-def _metrics_table(tuned: Measured, base: Measured | None) -> str:
+def _metrics_table(tuned: Measured, base: Measured | None, called: str) -> str:
     interval = f"{LEVEL:.0%} interval"
     if base is None:
         rows = [
@@ -118,11 +126,11 @@ def _metrics_table(tuned: Measured, base: Measured | None) -> str:
             number_text(base.metrics.get(name)),
             number_text(value),
             _ends(tuned, name),
-            _better(name, base, value),
+            _better(name, base, value, called),
         )
         for name, value in tuned.metrics.items()
     ]
-    return markdown_table(("measure", "base", "model", interval, "better"), compared)
+    return markdown_table(("measure", called, "model", interval, "better"), compared)
 
 
 def _ends(tuned: Measured, name: str) -> str:
@@ -132,14 +140,14 @@ def _ends(tuned: Measured, name: str) -> str:
     return " … ".join(map(number_text, tuned.intervals[name]))
 
 
-def _better(name: str, base: Measured, value: float | None) -> str:
+def _better(name: str, base: Measured, value: float | None, called: str) -> str:
     before = base.metrics.get(name)
     if not (is_measured(before) and is_measured(value)):
         return "–"
     higher = is_higher_better(name.removeprefix(TEXT_PREFIX))
     if is_better(value, before, higher=higher):
         return "model"
-    return "base" if is_better(before, value, higher=higher) else "–"
+    return called if is_better(before, value, higher=higher) else "–"
 
 
 def _gates_table(gates: Iterable[GateResult]) -> str:
@@ -150,14 +158,14 @@ def _gates_table(gates: Iterable[GateResult]) -> str:
     return markdown_table(("measure", "condition", "value", ""), rows)
 
 
-def _samples(tuned: Measured, base: Measured | None) -> Iterable[str]:
+def _samples(tuned: Measured, base: Measured | None, called: str) -> Iterable[str]:
     before = {sample["prompt"]: sample["answer"] for sample in base.samples} if base else {}
     for number, sample in enumerate(tuned.samples, start=1):
         yield f"### {number}"
         yield "Prompt" + _block(sample["prompt"])
         yield "Reference" + _block(sample["reference"])
         if sample["prompt"] in before:
-            yield "Base" + _block(before[sample["prompt"]])
+            yield called.capitalize() + _block(before[sample["prompt"]])
         yield "Model" + _block(sample["answer"])
 
 

@@ -11,6 +11,8 @@ from raymodel.cluster.ray_errors import own_errors
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.errors import ArtifactError
+from raymodel.evaluate.cost import Costs, measure_costs
+from raymodel.evaluate.cost_text import cost_text, cost_words
 from raymodel.evaluate.measure import (
     Measured,
     Part,
@@ -44,9 +46,14 @@ class Teller(Protocol):
 
 
 def run_evaluate(
-    spec: EvaluateSpec, execution: Execution, story: Teller, data: Mixture
+    spec: EvaluateSpec,
+    execution: Execution,
+    story: Teller,
+    data: Mixture,
+    teacher: Location | None = None,
 ) -> dict[str, Any]:
-    """Measures the model and, beside it, the base model; checks the gates; writes the report.
+    """Measures the model and, beside it, the base model, or its teacher; checks the gates; writes
+    the report.
 
     A model that was measured by an earlier attempt is not measured again.
 
@@ -54,10 +61,13 @@ def run_evaluate(
         execution: Its inputs are `model` (what is judged), and where there are such: `base` (what
             its fine-tuning started from), `examples` (the fine-tuning dataset).
         data: the pretraining datasets, which are inputs too; empty when there are none.
+        teacher: the folder of the model's teacher, where it has one: then it is what the model is
+            held to, and what both cost is measured too.
 
     Returns:
         `metrics` and `base_metrics` by name, `gates`, `passed`, `rows`, and `promoted`
-        (`STAGE/FINGERPRINT` of the model, None unless every gate is met).
+        (`STAGE/FINGERPRINT` of the model, None unless every gate is met); beside a teacher also
+        `compared_with` and `costs`.
 
     Raises:
         ArtifactError: a model cannot be loaded, or nothing was held out.
@@ -68,12 +78,21 @@ def run_evaluate(
     task_name = task_spec.name
     models = {"model": model.location / "model"}
     base = inputs.get("base")
-    if base and base.fingerprint != model.fingerprint and _is_comparable(base, task_name):
+    if teacher is not None:
+        models["base"] = teacher
+    elif base and base.fingerprint != model.fingerprint and _is_comparable(base, task_name):
         models["base"] = base.location / "model"
     held_out = open_held_out(task_name, inputs.get("examples"), data)
     # A base has not been given all that the job's model reads with, such as a chat template.
     processors = {"base": next(iter(held_out.values())).processor}
     measured = measure_models(models, task_spec, held_out, spec, execution, story, processors)
+    further, beside = dict[str, str](), dict[str, Any]()
+    if teacher is not None:
+        costs = time_models(
+            teacher, models["model"], task_spec, held_out, execution, story, processors["base"]
+        )
+        further["Cost"] = cost_text(costs, ("teacher", "model"))
+        beside = {"compared_with": "teacher", "costs": costs.to_dict()}
 
     tuned = measured["model"]
     content = judge(
@@ -82,8 +101,13 @@ def run_evaluate(
         spec,
         execution.location / "report",
         f"{model.stage}/{model.fingerprint}",
+        further,
+        called="base" if teacher is None else "teacher",
     )
+    content |= beside
     story.say(listed(summary(content), " " * 10))
+    if "costs" in content:
+        story.say(listed(cost_words(content["costs"]), " " * 10))
     for brief in (table["brief"] for table in tuned.tables if table["brief"]):
         story.say(" " * 10 + brief)
     return content
@@ -172,6 +196,49 @@ def measure_models(
             done[role] = combine(task_spec.name, found, held_out, spec)
             (work / f"{role}.json").write_json(done[role].to_dict())
     return done
+
+
+def time_models(
+    before: Location,
+    after: Location,
+    task_spec: AnyTask,
+    held_out: Mapping[str, Dataset],
+    execution: Execution,
+    story: Teller,
+    processor: Location | None = None,
+) -> Costs:
+    """How large two models are, and how long they take for the rows of their task; from its work
+    file, where an earlier attempt measured it.
+
+    Args:
+        before: the folder of the one that the other is held to.
+        after: the folder of that.
+        processor: what both read with, where that is not their own.
+    """
+    work, cluster = execution.location / "work/costs.json", execution.cluster
+    if work.exists():
+        return Costs.of(work.read_json())
+    time = _time.options(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)
+    rows = next(iter(held_out.values()))
+    with story.waiting("the times of both models"), own_errors():
+        costs: Costs = ray.get(
+            time.remote(before, after, task_spec, rows, processor, cluster.gpus_per_worker > 0)
+        )
+    work.write_json(costs.to_dict())
+    return costs
+
+
+@ray.remote(max_retries=2)
+def _time(
+    before: Location,
+    after: Location,
+    task_spec: AnyTask,
+    rows: Dataset,
+    processor: Location | None,
+    wants_gpu: bool,
+) -> Costs:
+    with local_folder(before) as old, local_folder(after) as new:
+        return measure_costs(old, new, task_spec, rows, wants_gpu=wants_gpu, processor=processor)
 
 
 @ray.remote(max_retries=2)

@@ -153,7 +153,7 @@ class Pipeline:
         if measured:
             self.measures[stage] = [f"{name} {cell_text(each)}" for name, each in measured.items()]
         if "costs" in content:
-            from raymodel.compress.report import cost_words  # imports numpy
+            from raymodel.evaluate.cost_text import cost_words  # imports numpy
 
             self.measures.setdefault(stage, []).extend(cost_words(content["costs"]))
 

@@ -6,7 +6,6 @@ import torch
 from local_ray import Silent, local_ray
 
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.compress.cost import Costs
 from raymodel.compress.origin import (
     Rows,
     models_by_role,
@@ -16,6 +15,7 @@ from raymodel.compress.origin import (
 )
 from raymodel.compress.spec import CompressSpec
 from raymodel.errors import ArtifactError
+from raymodel.evaluate.cost import Costs
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.modality.text import TextProcessor
 from raymodel.model.export import save_model

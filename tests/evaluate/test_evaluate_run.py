@@ -12,6 +12,7 @@ from local_ray import Silent, local_ray
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data.mixture import mixture_of
 from raymodel.errors import ArtifactError
+from raymodel.evaluate.cost import Costs
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.modality.text import TextProcessor
 from raymodel.model.export import save_model
@@ -114,6 +115,26 @@ def execution(inputs, folder):
         cluster=ClusterSpec(),
         inputs=inputs,
     )
+
+
+def test_a_student_stands_beside_its_teacher_in_quality_size_and_time(cluster, inputs, tmp_path):
+    """In the place of its base; by the rows' own tokenizer, which the folder of a teacher that was
+    made elsewhere may lack parts of."""
+    from raymodel.evaluate.run import run_evaluate
+
+    beside = {role: inputs[role] for role in ("model", "base", "examples")}
+    teacher = inputs["base"].location / "model"
+    content = run_evaluate(SPEC, execution(beside, tmp_path), Silent(), (), teacher)
+    assert content["compared_with"] == "teacher"
+    assert content["base_metrics"]["perplexity"] > content["metrics"]["perplexity"]
+    costs = Costs.of(content["costs"])
+    assert costs.before.size_bytes == costs.after.size_bytes
+    report = (tmp_path / "report/report.md").read_text()
+    assert "| measure | teacher | model |" in report
+    assert "| size | " in report
+    assert "| latency of one row | " in report
+    again = run_evaluate(SPEC, execution(beside, tmp_path), Silent(), (), teacher)
+    assert again["costs"] == content["costs"], "nothing is timed again"
 
 
 def test_the_tuned_model_passes_its_gate_and_the_base_stands_beside_it(cluster, inputs, tmp_path):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from raymodel.compress.cost import Costs, _interval
-from raymodel.compress.report import cost_rows
+from raymodel.evaluate.cost import Costs, _interval
+from raymodel.evaluate.cost_text import cost_rows
 
 
 def costs(faster: Any) -> Costs:

@@ -49,7 +49,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Of a model and of what it was made from, taken in turn by one process."""
+    """Of a model and of what it was made from, or its teacher, taken in turn by one process."""
 
     before: Cost
     after: Cost
@@ -85,6 +85,7 @@ def measure_costs(
     held_out: Dataset,
     *,
     wants_gpu: bool = False,
+    processor: Location | None = None,
     seconds: float = _SECONDS,
 ) -> Costs:
     """Loads both models and lets each have the same rows in turn, so that what else the machine
@@ -97,6 +98,7 @@ def measure_costs(
         before: local folder of what the other model was made from.
         after: local folder of that one.
         held_out: rows of the task.
+        processor: what both read with, where that is not their own.
         seconds: of measuring, for each model and batch.
     """
     import torch
@@ -107,7 +109,13 @@ def measure_costs(
     device = torch.device(find_device(wants_gpu))
     passes = []
     for folder in (before, after):
-        model, task = load_for_use(folder, task_spec.name, spec=task_spec, labels=held_out.labels)
+        model, task = load_for_use(
+            folder,
+            task_spec.name,
+            spec=task_spec,
+            labels=held_out.labels,
+            processor=processor,
+        )
         model.to(device)  # type: ignore[arg-type]  # a wrapped method, mistyped upstream
         passes.append(_Pass(model, task))
     is_whole = passes[0].answers(_rows(held_out, 1, 0))
