@@ -41,6 +41,7 @@ from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import STAGES, Run, lock_run
 from raymodel.storage.uri import Location, check_writable
 from raymodel.tasks.spec import AnyTaskSpec
+from raymodel.train.base import BaseModel
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import TrainSpec
 from raymodel.train.work import (
@@ -50,6 +51,7 @@ from raymodel.train.work import (
     read_ledger,
     summary,
     told_of_task,
+    told_of_teacher,
     work_for,
 )
 from raymodel.train.worker import run_worker
@@ -107,6 +109,7 @@ class _Plan:
     task: AnyTaskSpec
     dataset: Mixture
     base: Location | None = None
+    teacher: BaseModel | None = None
 
 
 def _plan(job: Job, name: str) -> _Plan:
@@ -127,7 +130,9 @@ def _plan_pretrain(job: Job, run: Run) -> _Plan:
     stages = Stages(job, Path.cwd())
     prepared = None if spec.data else _complete(run.latest("prepare"), "prepare")
     data = stages.data(prepared)
-    return _Plan(stages.pretrain(data), spec, spec.objective, data)
+    teacher = stages.teacher(spec)
+    stage = stages.pretrain(data, teacher)
+    return _Plan(stage, spec, spec.objective, data, teacher=teacher)
 
 
 def _plan_finetune(job: Job, run: Run) -> _Plan:
@@ -142,8 +147,10 @@ def _plan_finetune(job: Job, run: Run) -> _Plan:
     pretrained = _complete(run.latest("pretrain"), "pretrain") if needs else None
     base = stages.base(pretrained)
     examples = _complete(run.latest("examples"), "the examples of finetune")
-    stage = stages.finetune(base, examples)
-    return _Plan(stage, spec, spec.task, mixture_of(examples), base.location if base else None)
+    teacher = stages.teacher(spec)
+    stage = stages.finetune(base, examples, teacher)
+    place = base.location if base else None
+    return _Plan(stage, spec, spec.task, mixture_of(examples), place, teacher)
 
 
 def _complete(artifact: Artifact | None, what: str) -> Artifact:
@@ -188,7 +195,14 @@ def _told_once() -> Iterator[None]:
 
 def _make(run: Run, execution: Execution, plan: _Plan) -> None:
     location = execution.location
-    work = work_for(plan.spec, execution, task=plan.task, dataset=plan.dataset, base=plan.base)
+    work = work_for(
+        plan.spec,
+        execution,
+        task=plan.task,
+        dataset=plan.dataset,
+        base=plan.base,
+        teacher=plan.teacher,
+    )
     if not _is_first():
         run_worker(work, TorchrunSession())
         return
@@ -201,7 +215,11 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             stage=execution.stage,
             fingerprint=execution.fingerprint,
             parents={role: artifact.fingerprint for role, artifact in plan.stage.inputs.items()},
-            content={**told_of_task(plan.task), **summary(location, plan.spec)},
+            content={
+                **told_of_task(plan.task),
+                **told_of_teacher(work),
+                **summary(location, plan.spec),
+            },
             packages=[package for package in plan.stage.packages if package != "ray"],
         )
         run.set_latest(execution.stage, execution.fingerprint)

@@ -32,6 +32,7 @@ from raymodel.tasks.fields import (
     find_wrong_roles,
     find_wrong_sources,
 )
+from raymodel.train.distill.rules import why_no_teacher
 from raymodel.train.plan import find_step_conflict, plan_batch
 from raymodel.train.spec import FinetuneSpec
 from raymodel.tune.check import check_sweep
@@ -95,8 +96,8 @@ def _compared(stage: str, spec: PrepareSpec | FinetuneSpec, fields: Fields) -> I
 
 def check_processor(job: Job) -> Iterator[Problem]:
     """A fresh model that is fine-tuned has something to read its examples with."""
-    if job.finetune is None or job.finetune.model is None:
-        return
+    if job.finetune is None or job.finetune.model is None or job.finetune.distill is not None:
+        return  # a student reads with its teacher's
     from raymodel.tasks import make_task
 
     task, tokenizer = make_task(job.finetune.task), job.finetune.tokenizer
@@ -171,6 +172,20 @@ def check_reference(job: Job) -> Iterator[Problem]:
         )
 
 
+def check_distill(job: Job) -> Iterator[Problem]:
+    """What is to learn from a teacher says logits that it can be held to."""
+    from raymodel.tasks import get_task
+
+    for stage, spec, task in (
+        ("pretrain", job.pretrain, job.pretrain and job.pretrain.objective.name),
+        ("finetune", job.finetune, job.finetune and job.finetune.task.name),
+    ):
+        if spec is not None and spec.distill is not None:
+            reason = why_no_teacher(get_task(str(task)))
+            if reason is not None:
+                yield Problem((stage, "distill"), reason)
+
+
 def check_objective(job: Job) -> Iterator[Problem]:
     """What is pretrained can be learnt from the rows that are prepared, and with the tokenizer that
     reads them."""
@@ -226,6 +241,9 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
         yield ("pretrain", "data", *(() if is_alone else (i, "path"))), dataset.path
     if job.finetune and job.finetune.base:
         yield ("finetune", "base"), job.finetune.base
+    for stage, trains in (("pretrain", job.pretrain), ("finetune", job.finetune)):
+        if trains and trains.distill:
+            yield (stage, "distill", "teacher"), trains.distill.teacher
     if job.finetune and job.finetune.tokenizer and job.finetune.tokenizer.load:
         yield ("finetune", "tokenizer", "load"), job.finetune.tokenizer.load
     for path, place in _compressed(job):
@@ -296,6 +314,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_own_tokenizer,
     check_step,
     check_reference,
+    check_distill,
     check_examples,
     check_objective,
     check_places,

@@ -25,6 +25,7 @@ from raymodel.job.known_rows import KnownRows, example_rows, plain_rows
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress
 from raymodel.job.spec import Job
+from raymodel.job.stages import Stages
 from raymodel.modality import processor_of
 from raymodel.model.count import can_count
 from raymodel.model.counted import CountedShape, Counting, Lengths, Shape, rows_of
@@ -36,6 +37,8 @@ from raymodel.model.spec import AdapterSpec
 from raymodel.storage.registry import Run, artifact_text
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
+from raymodel.tasks.spec import AnyTask
+from raymodel.train.base import classes_of
 from raymodel.train.forecast.stage import Forecast, find_problem, forecast
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 from raymodel.tune.space import adapters_of
@@ -139,10 +142,12 @@ class _Stage:
             assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
             data = example_rows(spec, self.progress, self._before(spec))
             shape = self._tuned(spec, data)
+        teacher = self._teacher(name, spec, data)
         forecasts = tuple(
             forecast(
                 spec,
                 shape,
+                teacher=teacher,
                 plan=data.plan(spec),
                 row_tokens=data.row_tokens,
                 workers=workers,
@@ -208,16 +213,22 @@ class _Stage:
             config = (base.location / "config.json").read_json()
             if self.inputs.base is not None:  # with the defaults that the folder leaves out
                 config |= self.inputs.base.config
-            return replace(question_of(spec.task, self.base_dir), folder=base.location), config
+            question = replace(question_of(spec.task, self.base_dir), folder=base.location)
+            student = spec.distill.student if spec.distill else None
+            if student is not None:
+                config |= {"num_hidden_layers": student.layers}
+                question = replace(question, layers=student.layers)
+            return question, config
         if spec.model is not None:
             architecture, fields = resolve_model(spec.model)
             made = {name: size for name, size in data.facts.items() if name == "num_channels"}
             if architecture == OWN:
                 made = offered_to_own(spec)
+            made = self._vocabulary(spec) | made
             question = Question(
                 task=spec.task.name, architecture=architecture, fields=made | fields
             )
-            return question, {**fields, "model_type": architecture}
+            return question, {**made, **fields, "model_type": architecture}
         if self.job.pretrain is None or spec.base is not None:
             why = self.progress.unknown.get("finetune", "it is not there")
             raise NotPlannedError(f"nothing is known of finetune.base ({why})")
@@ -228,6 +239,31 @@ class _Stage:
             return question, config
         # A classifier looks for where its rows end; any id of the vocabulary will do for that.
         return replace(question, fields={"pad_token_id": 0, **question.fields}), config
+
+    def _vocabulary(self, spec: FinetuneSpec) -> dict[str, Any]:
+        """How many ids a fresh model that reads text has, as far as that is known: a student has
+        those of its teacher."""
+        teacher, own = self.inputs.teachers.get("finetune"), spec.tokenizer
+        size = teacher.config.get("vocab_size") if teacher else own and own.vocab_size
+        return {"vocab_size": size} if size else {}
+
+    def _teacher(self, stage: str, spec: TrainSpec, data: KnownRows) -> Shape | None:
+        """The shape of what is learnt from besides the data."""
+        teacher = Stages(self.job, self.base_dir).teacher(spec)
+        if teacher is None:
+            return None
+        task = spec.task if isinstance(spec, FinetuneSpec) else self._objective
+        config = (teacher.location / "config.json").read_json()
+        if stage in self.inputs.teachers:  # with the defaults that the folder leaves out
+            config |= self.inputs.teachers[stage].config
+        outputs = len(classes_of(config)) if get_task(task.name).draws_head else 0
+        question = replace(question_of(task, self.base_dir), folder=teacher.location)
+        return self._shape(spec, data, question, config, outputs=outputs)
+
+    @property
+    def _objective(self) -> AnyTask:
+        assert self.job.pretrain is not None, "the caller looked"
+        return self.job.pretrain.objective
 
     def _before(self, spec: FinetuneSpec) -> KnownRows | None:
         """What the base reads that the job has yet to make."""
@@ -283,6 +319,11 @@ def _lengths(spec: TrainSpec) -> Lengths:
 
 
 def _check_is_known(config: Mapping[str, Any]) -> None:
+    if not config.get("vocab_size"):
+        raise NotPlannedError(
+            "how many ids the tokenizer has is seen when it is there; give model.config.vocab_size "
+            "to plan before"
+        )
     unknown = [name for name in NEEDED if not config.get(name)]
     if unknown:
         raise NotPlannedError(

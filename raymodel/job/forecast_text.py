@@ -21,12 +21,14 @@ from raymodel.train.spec import FinetuneSpec
 
 _COMPONENTS = (
     "weights",
+    "teacher",
     "gathered weights",
     "fp32 weights",
     "moments",
     "gradients",
     "activations",
     "logits",
+    "teacher's logits",
     "buckets",
     "checkpoint copies",
     "gradients on the host",
@@ -78,10 +80,14 @@ def _facts(stage: StagePlan, f: Forecast) -> Iterator[tuple[str, str]]:
     parameters = shape.trained + shape.frozen
     part = "all trained" if not shape.frozen else f"{shape.trained:,} trained"
     yield "parameters", f"{parameters:,}, {part}"
+    if f.teacher is not None:
+        yield "teacher", f"{f.teacher.trained + f.teacher.frozen:,} parameters, frozen"
     how = "; counted on the meta device" if isinstance(shape, CountedShape) else ""
     unit = stage.unit.removesuffix("s")
     article = "an" if unit[0] in "aeiou" else "a"
-    yield "FLOPs", f"{count_text(f.flops_per_token)} {article} {unit}, forward and backward{how}"
+    both = "" if f.teacher is None else ", and forward of the teacher"
+    told = f"{count_text(f.flops_per_token)} {article} {unit}, forward and backward{both}{how}"
+    yield "FLOPs", told
     yield "data", stage.data
     if plan is None:
         yield "steps", f"not known before the data is: {stage.spec.duration}"

@@ -28,6 +28,12 @@ from raymodel.errors import (
     StorageUnavailableError,
 )
 from raymodel.job.check_measures import find_wrong_measures
+from raymodel.job.preflight_teacher import (
+    check_same_task,
+    find_reader,
+    find_wrong_teacher,
+    named_reader,
+)
 from raymodel.job.progress import Progress, find_progress
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens, special_tokens
@@ -74,6 +80,8 @@ class Inputs:
     """About the folder that `finetune.base` names, where that is there."""
     progress: Progress
     """What the job's storage holds of it."""
+    teachers: Mapping[str, Answer] = field(default_factory=dict)
+    """Stage → about the folder of what its model learns from, where that is there."""
     unavailable: StorageUnavailableError | None = None
     """A storage that failed at every try, which is no fault of the job."""
 
@@ -131,6 +139,7 @@ class _Look:
     questions: list[tuple[str, Question]] = field(default_factory=list)
     """Stage or field → what is asked about a folder; all are asked at once."""
     base_answer: Answer | None = None
+    teachers: dict[str, Answer] = field(default_factory=dict)
     unavailable: StorageUnavailableError | None = None
 
     def run(self) -> Inputs:
@@ -140,12 +149,15 @@ class _Look:
             self._tokenizer("prepare", job.prepare.tokenizer)
         if job.pretrain and job.pretrain.data is not None:
             self._data()
+        if job.pretrain:
+            self._teacher("pretrain", job.pretrain, job.pretrain.objective)
         if job.finetune:
             self._sources("finetune", (*job.finetune.sources, *sets_of(job.finetune.clean)))
             self._tokenizer("finetune", job.finetune.tokenizer)
             with self._collecting("finetune"):
                 read_files(job.finetune.task, self.base_dir)
             self._base(job.finetune)
+            self._teacher("finetune", job.finetune, job.finetune.task)
         if job.compress:
             self._compressed(job.compress)
         if job.serve and job.serve.model:
@@ -163,6 +175,7 @@ class _Look:
             found=tuple(self.found),
             base=self.base_answer,
             progress=progress,
+            teachers=self.teachers,
             unavailable=self.unavailable,
         )
 
@@ -242,6 +255,27 @@ class _Look:
             )
             self.questions.append(("finetune.base", question))
 
+    def _teacher(self, stage: str, spec: TrainSpec, task: AnyTask) -> None:
+        """The model that another learns from; and that one, where it begins as a part of it."""
+        if spec.distill is None or self._is_made_by_this_job(spec.distill.teacher):
+            return
+        with self._collecting(stage):
+            model = resolve_base(spec.distill.teacher, self._storage, self.base_dir)
+            check_same_task(model, task, spec.distill.teacher)
+            question = replace(question_of(task, self.base_dir), folder=model.location)
+            asked = replace(question, trains=False, reads_like=self._reader(stage))
+            self.questions.append((f"{stage}.teacher", asked))
+            if isinstance(spec, FinetuneSpec) and spec.distill.student is not None:
+                layers, adapters = spec.distill.student.layers, adapters_of(spec)
+                part = replace(question, layers=layers, adapters=adapters)
+                self.questions.append(("finetune.base", part))
+
+    def _reader(self, stage: str) -> Location | None:
+        named = named_reader(self.job, stage)
+        if named is None or self._is_made_by_this_job(named):
+            return None
+        return find_reader(self.job, stage, self._storage, self.base_dir)
+
     def _served(self, named: str) -> None:
         if self._is_made_by_this_job(named):
             return
@@ -294,6 +328,7 @@ class _Look:
         owner = stage.partition(".")[0]
         for subject, message in answer.problems:
             where = "adapter: " if subject == "adapter" else ""
+            where = "distill.teacher: " if stage.endswith(".teacher") else where
             self._add(owner, where + message)
         self.notes += [f"{owner}: {note}" for note in answer.notes]
         if answer.problems:
@@ -305,6 +340,10 @@ class _Look:
             self._judge_base(answer)
         elif stage == "finetune.tokenizer":
             self._judge_tokenizer_of_examples(answer)
+        elif owner in ("pretrain", "finetune") and stage.endswith(".teacher"):
+            self.teachers[owner] = answer
+            for why in find_wrong_teacher(self.job, owner, answer, self.base_answer):
+                self._add(owner, f"distill.teacher: {why}")
 
     def _judge_tokenizer(self, answer: Answer) -> None:
         text = self.job.prepare.text if self.job.prepare else None

@@ -87,16 +87,19 @@ class _Search:
 
     def _pretrain(self) -> None:
         if self._found.data:
-            self._look(self._stages.pretrain(self._found.data))
+            teacher = self._stages.teacher(self._job.pretrain)
+            self._look(self._stages.pretrain(self._found.data, teacher))
 
     def _finetune(self) -> None:
         base = self._stages.base(self._found.complete.get("pretrain"))
         self._found.base = base
         assert self._job.finetune is not None, "the caller looked"
         is_known = base is not None or self._job.finetune.model is not None
-        examples = self._look(self._stages.examples(base)) if is_known else None
+        reader = self._stages.reader(base)
+        examples = self._look(self._stages.examples(reader)) if is_known else None
         if examples:
-            self._look(self._stages.finetune(base, examples))
+            teacher = self._stages.teacher(self._job.finetune)
+            self._look(self._stages.finetune(base, examples, teacher))
 
     def _evaluate(self) -> None:
         complete = self._found.complete
@@ -107,6 +110,7 @@ class _Search:
                 base=self._found.base,
                 examples=complete.get("examples"),
                 data=self._stages.held_out(self._found.data),
+                teacher=self._stages.newest_teacher(),
             )
             self._look(stage)
 

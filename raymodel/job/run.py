@@ -80,14 +80,17 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> str:
     base = examples = tuned = None
     if job.finetune:
         base = stages.base(pretrained)
-        examples = _examples(p, base)
+        examples = _examples(p, stages.reader(base))
         tuned = _finetune(p, base, examples)
     newest = tuned or pretrained
     missed = ""
     if job.evaluate and newest:
         held_out = stages.held_out(data)
-        stage = stages.evaluate(newest, base=base, examples=examples, data=held_out)
-        missed = _evaluate(p, stage, held_out)
+        teacher = stages.newest_teacher()
+        stage = stages.evaluate(
+            newest, base=base, examples=examples, data=held_out, teacher=teacher
+        )
+        missed = _evaluate(p, stage, held_out, teacher)
     elif newest:
         p.run.set_best(newest)  # nothing to compare and no gate: the newest model is the best
     if job.compress and not missed:
@@ -117,13 +120,14 @@ def _prepare(p: Pipeline) -> Artifact:
 def _pretrain(p: Pipeline, data: Mixture) -> Artifact:
     spec = p.job.pretrain
     assert spec is not None, "the caller looked"
+    teacher = p.stages.teacher(spec)
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.train.run import run_pretrain
 
-        return run_pretrain(spec, execution, p.story, data)
+        return run_pretrain(spec, execution, p.story, data, teacher)
 
-    return p.execute(p.stages.pretrain(data), work)
+    return p.execute(p.stages.pretrain(data, teacher), work)
 
 
 def _examples(p: Pipeline, base: BaseModel | None) -> Artifact:
@@ -141,20 +145,22 @@ def _examples(p: Pipeline, base: BaseModel | None) -> Artifact:
 def _finetune(p: Pipeline, base: BaseModel | None, examples: Artifact) -> Artifact:
     spec = p.job.finetune
     assert spec is not None, "the caller looked"
+    teacher = p.stages.teacher(spec)
+    place = base.location if base else None
 
     def work(execution: Execution) -> dict[str, Any]:
         if spec.sweep:
             from raymodel.tune.run import run_sweep
 
-            return run_sweep(spec, execution, p.story, base.location if base else None)
+            return run_sweep(spec, execution, p.story, place, teacher)
         from raymodel.train.run import run_finetune
 
-        return run_finetune(spec, execution, p.story, base.location if base else None)
+        return run_finetune(spec, execution, p.story, place, teacher)
 
-    return p.execute(p.stages.finetune(base, examples), work)
+    return p.execute(p.stages.finetune(base, examples, teacher), work)
 
 
-def _evaluate(p: Pipeline, stage: Stage, data: Mixture) -> str:
+def _evaluate(p: Pipeline, stage: Stage, data: Mixture, teacher: BaseModel | None) -> str:
     """Moves `best` when the gates are met; returns which are not."""
     spec = p.job.evaluate
     assert spec is not None, "the caller looked"
@@ -162,7 +168,7 @@ def _evaluate(p: Pipeline, stage: Stage, data: Mixture) -> str:
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.evaluate.run import run_evaluate
 
-        return run_evaluate(spec, execution, p.story, data)
+        return run_evaluate(spec, execution, p.story, data, teacher.location if teacher else None)
 
     content = p.execute(stage, work).content
     if content["passed"] and not _is_followed(p, stage.inputs["model"]):
@@ -215,7 +221,8 @@ def _missed(content: Mapping[str, Any]) -> str:
     ]
     if not missed:
         return ""
-    way = "compress less" if "costs" in content else "train longer"
+    is_trained = "costs" not in content or "compared_with" in content  # with a teacher
+    way = "train longer" if is_trained else "compress less"
     return f"{'; '.join(missed)}. `best` stays as it was; {way}, or change evaluate.gates"
 
 

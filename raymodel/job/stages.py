@@ -26,7 +26,9 @@ from raymodel.train.base import (
     examples_identity,
     finetune_identity,
     resolve_base,
+    teacher_identity,
 )
+from raymodel.train.spec import TrainSpec
 
 # Made of raw data by the same recipe under every job name, and read by training alone. A model is
 # not taken over: its run holds its checkpoints, its records and what was learnt from its failures.
@@ -96,32 +98,56 @@ class Stages:
             return resolve_mixture(spec.datasets, self.storage, self.base_dir)
         return mixture_of(prepared) if prepared else ()
 
-    def pretrain(self, data: Mixture) -> Stage:
+    def teacher(self, spec: TrainSpec | None) -> BaseModel | None:
+        """What the model of a stage learns from besides the data; None where it does not."""
+        if spec is None or spec.distill is None:
+            return None
+        return resolve_base(spec.distill.teacher, self.storage, self.base_dir)
+
+    def pretrain(self, data: Mixture, teacher: BaseModel | None = None) -> Stage:
         spec = self.job.pretrain
         assert spec is not None, "the caller looked"
-        return Stage(name="pretrain", identity=spec.identity(), inputs=inputs_of(data))
+        return Stage(
+            name="pretrain",
+            identity=spec.identity() | teacher_identity(teacher),
+            inputs=inputs_of(data) | _as_teacher(teacher),
+        )
 
     def base(self, pretrained: Artifact | None) -> BaseModel | None:
-        """What `finetune.base` names, else what the job pretrained; None where neither is there,
-        or the model is a fresh one."""
+        """What `finetune.base` names, or the teacher that a student is a part of; else what the job
+        pretrained; None where none is there, or the model is a fresh one."""
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
+        if spec.makes_student:
+            return self.teacher(spec)
         if spec.base is not None:
             return resolve_base(spec.base, self.storage, self.base_dir)
         return base_of(pretrained) if pretrained and spec.model is None else None
 
+    def reader(self, base: BaseModel | None) -> BaseModel | None:
+        """The model whose processor reads the examples: the base, or where a fresh model has a
+        teacher, that. None where a fresh model has its own."""
+        return base or self.teacher(self.job.finetune)
+
     def examples(self, base: BaseModel | None) -> Stage:
-        """The labelled sources as shards: an artifact of its own, shared by all trials."""
+        """The labelled sources as shards: an artifact of its own, shared by all trials.
+
+        Args:
+            base: from `reader`.
+        """
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
         identity = examples_identity(spec, base, self.base_dir)
         return Stage(name="examples", identity=identity, inputs=base.inputs if base else {})
 
-    def finetune(self, base: BaseModel | None, examples: Artifact) -> Stage:
+    def finetune(
+        self, base: BaseModel | None, examples: Artifact, teacher: BaseModel | None = None
+    ) -> Stage:
         spec = self.job.finetune
         assert spec is not None, "the caller looked"
-        inputs = (base.inputs if base else {}) | {"examples": examples}
-        return Stage(name="finetune", identity=finetune_identity(spec, base), inputs=inputs)
+        inputs = (base.inputs if base else {}) | {"examples": examples} | _as_teacher(teacher)
+        identity = finetune_identity(spec, base, teacher)
+        return Stage(name="finetune", identity=identity, inputs=inputs)
 
     def held_out(self, data: Mixture) -> Mixture:
         """Those of the datasets that the job's newest model can be measured on.
@@ -139,20 +165,30 @@ class Stages:
         base: BaseModel | None,
         examples: Artifact | None,
         data: Mixture,
+        teacher: BaseModel | None = None,
     ) -> Stage:
-        """Measures a model, and its base where that is an artifact.
+        """Measures a model, and beside it its teacher; else its base where that is an artifact.
 
         Args:
             base: what fine-tuning started from; None when nothing was fine-tuned.
             examples: those of the fine-tuning.
             data: from `held_out`.
+            teacher: from `newest_teacher`.
         """
         spec = self.job.evaluate
         assert spec is not None, "the caller looked"
-        before = base.artifact if base else None
+        before = base.artifact if base and not teacher else None
         roles = {"model": model, "base": before, "examples": examples, **inputs_of(data)}
         inputs = {role: artifact for role, artifact in roles.items() if artifact is not None}
-        return Stage(name="evaluate", identity=spec.identity(), inputs=inputs)
+        return Stage(
+            name="evaluate",
+            identity=spec.identity() | teacher_identity(teacher),
+            inputs=inputs | _as_teacher(teacher),
+        )
+
+    def newest_teacher(self) -> BaseModel | None:
+        """The teacher of the job's newest model."""
+        return self.teacher(self.job.finetune or self.job.pretrain)
 
     def compressed(self, newest: Artifact | None) -> tuple[Artifact, ...]:
         """The models that `compress` names, else the newest one; none when there is neither.
@@ -221,3 +257,8 @@ class Stages:
         identity = spec.identity() | {"model": None, "base": model.identity}
         inputs = {"model": model.artifact} if model.artifact else {}
         return Stage(name="serve", identity=identity, inputs=inputs)
+
+
+def _as_teacher(teacher: BaseModel | None) -> dict[str, Artifact]:
+    """By role; nothing of a folder that no run has made."""
+    return {"teacher": teacher.artifact} if teacher and teacher.artifact else {}

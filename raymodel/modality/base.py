@@ -69,6 +69,16 @@ class Processor(ABC):
     def check_fits(self, model: PreTrainedModel) -> None:
         """Raises ValueError when a model cannot take what the processor makes."""
 
+    def reads_like(self, other: Processor) -> bool:
+        """Whether the same raw data is the same numbers to both."""
+        return self.file == other.file and self._saved() == other._saved()
+
+    def _saved(self) -> bytes:
+        """What decides how it reads, as this version of its library writes it."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder))
+            return (Path(folder) / self.file).read_bytes()
+
     def save(self, place: Location) -> None:
         """Writes it into a folder, on a disk or in a bucket."""
         with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -230,6 +231,16 @@ class TextProcessor(Processor):
             "mask": self.tokenizer.mask_token_id,
             "sentinels": len(self.sentinels),
         }
+
+    def reads_like(self, other: Processor) -> bool:
+        """Whether an id is the same piece of text to both, and a text is cut into the same ones.
+        What is put around a text, and what its special tokens are for, may differ."""
+        return isinstance(other, TextProcessor) and self._pieces() == other._pieces()
+
+    def _pieces(self) -> tuple[dict[str, int], list[Any]]:
+        whole = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        parts = [whole.get(part) for part in ("model", "normalizer", "pre_tokenizer")]
+        return self.tokenizer.get_vocab(), parts
 
     def model_fields(self, max_length: int | None) -> ModelFields:
         """A row of the embedding for each id, a position for each token, and the special ids."""

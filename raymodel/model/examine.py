@@ -33,7 +33,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 TIMEOUT_S = 600.0  # a model of a thousand layers on a busy machine; else seconds
-_FORMAT = 5  # of questions and answers
+_FORMAT = 6  # of questions and answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,10 @@ class Question:
     """Of a Hugging Face folder."""
     trains: bool = True
     """Whether it is trained for the task, so that its head may be new; else it is used."""
+    layers: int | None = None
+    """Of a folder's model that is trained: how many of its layers; None for all."""
+    reads_like: Location | None = None
+    """Of a folder's model that is used: where another processor lies, as which it must read."""
     adapters: tuple[AdapterSpec, ...] = ()
     """Each is attached to the outline of the model."""
     counting: Counting | None = None
@@ -75,6 +79,8 @@ class Question:
             "takes_over": self.takes_over,
             "folder": self.folder.uri if self.folder else None,
             "trains": self.trains,
+            "layers": self.layers,
+            "reads_like": self.reads_like.uri if self.reads_like else None,
             "adapters": [adapter.to_dict() for adapter in self.adapters],
             "counting": self.counting.to_dict() if self.counting else None,
         }
@@ -100,7 +106,8 @@ class Question:
         """Names the answer: the question, what decides it, and who gives it."""
         files = None
         if self.folder is not None:
-            files = [[e.name, e.bytes, e.changed_ns] for e in self.folder.walk()]
+            folders = [self.folder, *([self.reads_like] if self.reads_like else [])]
+            files = [[e.name, e.bytes, e.changed_ns] for each in folders for e in each.walk()]
         own = {reference: own_digest(reference) for reference in self._own_parts()}
         versions = [__version__, *(_version(n) for n in ("transformers", "peft", "torch"))]
         asked = [_FORMAT, versions, files, self.to_dict(), *([own] if own else [])]

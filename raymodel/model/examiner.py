@@ -21,9 +21,10 @@ from raymodel.modality.text import TextProcessor
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import build_config, known_fields, outline_config, with_arguments
 from raymodel.model.counted import Counting, rows_of
+from raymodel.model.layers import begin_with_layers
 from raymodel.model.load import check_folder, fit, open_model, read_config
 from raymodel.model.meta_count import count_on_meta
-from raymodel.model.own import OwnModel, outline_own, own_config
+from raymodel.model.own import OwnModel, first_weights, outline_own, own_config
 from raymodel.model.own_try import check_forward
 from raymodel.model.presets import OWN
 from raymodel.model.spec import AdapterSpec
@@ -73,7 +74,11 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         found["config"] = _plain(model.config)
     elif question["trains"]:
         found["config"] = _plain(read_config(folder, task))
-        model, _ = open_model(folder, task)
+        model, stored = open_model(folder, task)
+        if question["layers"] is not None:
+            weights = first_weights(model, 0, stored)
+            model, _ = begin_with_layers(model, weights, question["layers"], task)
+            found["config"] = _plain(model.config)
         task = task.reading_as(folder)
         _describe(task.processor, found)
         with _as_spec_error(f"the tokenizer of {folder}"):
@@ -87,12 +92,20 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
         task = task.reading_as(folder)
         if outline is not None:
             fit(folder, outline, task)
+        if question["reads_like"] is not None:
+            _compare(task.processor, folder, Location(question["reads_like"]), found)
         return
     if isinstance(model, OwnModel) and folder is None:
         _try(model, task, question["fields"])
     adapted: list[Any] = [_adapted(model, adapter, task) for adapter in question["adapters"]]
     if question["counting"] is not None:
         _count((adapted or [model])[0], Counting.from_dict(question["counting"]), found)
+
+
+def _compare(own: Processor, folder: Location, other: Location, found: dict[str, Any]) -> None:
+    if not type(own).load(other).reads_like(own):
+        told = f"{folder} reads with another {own.file} than {other}: one number is another thing"
+        found["problems"].append(("folder", f"{told} to each"))
 
 
 def _try(model: OwnModel, task: Task, known: Mapping[str, Any]) -> None:

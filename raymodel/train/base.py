@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from raymodel.data.sources import (
 )
 from raymodel.data.spec import ROWS_VERSION
 from raymodel.errors import ArtifactError, MissingArtifactError
+from raymodel.spec.base import fingerprint
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.content import content_of
 from raymodel.storage.execution import ATTEMPTS_FILE
@@ -40,6 +42,14 @@ class BaseModel:
     @property
     def inputs(self) -> dict[str, Artifact]:
         return {"base": self.artifact} if self.artifact else {}
+
+    @property
+    def named(self) -> str:
+        """For a card: which run made it, else the name of its folder and what is in that."""
+        if self.artifact is not None:
+            made = self.artifact
+            return f"{made.manifest.job_name}/{made.stage} ({made.fingerprint})"
+        return f"{self.location.name} ({fingerprint(self.identity)})"
 
     @cached_property
     def identity(self) -> list[Any]:
@@ -121,8 +131,46 @@ def examples_identity(spec: FinetuneSpec, base: BaseModel | None, base_dir: Path
     return identity
 
 
-def finetune_identity(spec: FinetuneSpec, base: BaseModel | None) -> dict[str, Any]:
+def finetune_identity(
+    spec: FinetuneSpec, base: BaseModel | None, teacher: BaseModel | None
+) -> dict[str, Any]:
     """What decides the result of a fine-tuning, besides its input artifacts."""
     fields = spec.identity().items()
     identity = {name: value for name, value in fields if name not in EXAMPLE_FIELDS}
+    identity |= teacher_identity(teacher)
     return identity | {"task": spec.task.identity(), "base": base and base.identity}
+
+
+def teacher_identity(teacher: BaseModel | None) -> dict[str, Any]:
+    """What a fingerprint holds of a teacher, besides an artifact that it is; without one nothing,
+    so that what was made before keeps its name."""
+    return {} if teacher is None else {"teacher": teacher.identity}
+
+
+def check_teacher_classes(teacher: Location, labels: Sequence[str]) -> None:
+    """Checks that a teacher tells the classes of the data apart, in the order of their numbers.
+
+    Args:
+        labels: of the data; none where the task has none.
+
+    Raises:
+        ArtifactError: it tells others.
+    """
+    told = classes_of((teacher / "config.json").read_json())
+    if labels and told != [*labels]:
+        raise ArtifactError(
+            f"distill.teacher, {teacher}, tells the classes {_few(told)} apart, and the data has "
+            f"{_few(labels)}: what it says of one would be learnt of another. Take a teacher that "
+            "was trained on these classes"
+        )
+
+
+def classes_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of the classes that a model tells apart, in the order of their numbers."""
+    named = config.get("id2label") or {}
+    return [str(name) for _, name in sorted(named.items(), key=lambda each: int(each[0]))]
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown or "of no name"

@@ -12,6 +12,7 @@ from raymodel.data.shard import Dataset
 from raymodel.model.adapters import AdaptedWeights, attach_adapter
 from raymodel.model.build import build_model
 from raymodel.model.initial import Weights
+from raymodel.model.layers import begin_with_layers
 from raymodel.model.load import fit, open_model
 from raymodel.model.own import first_weights
 from raymodel.tasks.base import Task
@@ -51,6 +52,8 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
         plain, stored = open_model(work.base, task)
         fit(work.base, plain, task)
     first = first_weights(plain, work.seed, stored)
+    if spec.distill is not None and spec.distill.student is not None:
+        plain, first = begin_with_layers(plain, first, spec.distill.student.layers, task)
     adapter = spec.adapter if isinstance(spec, FinetuneSpec) else None
     if adapter is None:
         return Network(module=copy.deepcopy(plain), weights=first, plain=plain, first=first)

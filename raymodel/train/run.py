@@ -27,13 +27,22 @@ from raymodel.observe.trackers import build_tracker
 from raymodel.observe.watch import watch_training
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
+from raymodel.train.base import BaseModel
 from raymodel.train.fault.interrupt import run_interruptibly
 from raymodel.train.fault.keeper import FailureKeeper, cause_of
 from raymodel.train.fault.notice import ask_to_leave, forget_to_leave, watch_sigterm
 from raymodel.train.fault.places import await_places, watch_places
 from raymodel.train.layout import Layout
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
-from raymodel.train.work import TrainWork, open_plan, read_ledger, summary, told_of_task, work_for
+from raymodel.train.work import (
+    TrainWork,
+    open_plan,
+    read_ledger,
+    summary,
+    told_of_task,
+    told_of_teacher,
+    work_for,
+)
 
 
 class RaySession:
@@ -77,19 +86,27 @@ class RaySession:
 
 
 def run_pretrain(
-    spec: PretrainSpec, execution: Execution, story: Story, data: Mixture
+    spec: PretrainSpec,
+    execution: Execution,
+    story: Story,
+    data: Mixture,
+    teacher: BaseModel | None = None,
 ) -> dict[str, Any]:
     """Trains a fresh model on `data`; returns the manifest's content."""
-    work = work_for(spec, execution, task=spec.objective, dataset=data)
+    work = work_for(spec, execution, task=spec.objective, dataset=data, teacher=teacher)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 
 def run_finetune(
-    spec: FinetuneSpec, execution: Execution, story: Story, base: Location | None
+    spec: FinetuneSpec,
+    execution: Execution,
+    story: Story,
+    base: Location | None,
+    teacher: BaseModel | None = None,
 ) -> dict[str, Any]:
     """Trains on `execution.inputs["examples"]` what lies in the folder `base`, or a fresh model."""
     dataset = mixture_of(execution.inputs["examples"])
-    work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base)
+    work = work_for(spec, execution, task=spec.task, dataset=dataset, base=base, teacher=teacher)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 
@@ -124,7 +141,8 @@ def train_on_ray(
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
     story.table(loss_rows(books))
-    return {**told_of_task(work.task), **summary(work.run, work.spec), "goodput": books.goodput}
+    told = {**told_of_task(work.task), **told_of_teacher(work)}
+    return {**told, **summary(work.run, work.spec), "goodput": books.goodput}
 
 
 def fit(work: TrainWork, cluster: ClusterSpec, callbacks: Iterable[Any] = ()) -> None:

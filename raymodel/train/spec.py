@@ -22,6 +22,7 @@ from raymodel.spec.base import OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Amount, Count, Fraction, Seconds
 from raymodel.tasks.spec import TaskSpec
 from raymodel.tasks.spec.language import CausalLMSpec
+from raymodel.train.distill.spec import DistillSpec
 from raymodel.train.update.optimizer_spec import OptimizerSpec, find_conflict
 from raymodel.train.update.schedule_spec import ScheduleSpec
 from raymodel.tune.spec import SweepSpec
@@ -150,6 +151,8 @@ class TrainSpec(Spec):
     (arXiv:1604.06174): far less memory for a third more arithmetic."""
     compile: Annotated[bool, OPERATIONAL] = False
     """Compile the model with `torch.compile` before the first step."""
+    distill: DistillSpec | None = None
+    """Learn from a teacher too; by default from the data alone."""
     batch_norm: Literal["synchronised", "frozen"] = "synchronised"
     """Batch norm, in models that have it. `synchronised` takes the statistics of the whole step,
     over all workers, which needs one forward pass a step; `frozen` keeps the running statistics as
@@ -189,6 +192,22 @@ class TrainSpec(Spec):
             raise ValueError(reason)
         return self
 
+    def identity(self) -> dict[str, Any]:
+        """Without a teacher nothing of one, so that what was made before keeps its name."""
+        known = super().identity()
+        return known if self.distill else {k: v for k, v in known.items() if k != "distill"}
+
+    @model_validator(mode="after")
+    def _teacher_is_not_cut(self) -> TrainSpec:
+        for field in ("tensor", "sequence"):
+            workers = getattr(self.parallel, field)
+            if self.distill is not None and workers > 1:
+                raise ValueError(
+                    f"distill has a teacher, which is not cut among workers, and parallel.{field} "
+                    f"is {workers}; use parallel: {{zero: 3}}, which spreads both models"
+                )
+        return self
+
     @model_validator(mode="after")
     def _flash_is_for_16_bits(self) -> TrainSpec:
         if self.attention == "flash" and self.precision == "fp32":
@@ -210,6 +229,15 @@ class PretrainSpec(TrainSpec):
     """A dataset artifact (URI or `RUN/prepare`), or a list of them with weights, such as
     `[{path: code/prepare, weight: 2.0}, {path: prose/prepare}]`; by default this job's
     `prepare`."""
+
+    @model_validator(mode="after")
+    def _student_is_the_model(self) -> PretrainSpec:
+        if self.distill is not None and self.distill.student is not None:
+            raise ValueError(
+                "distill.student begins as layers of the teacher, and pretraining has a fresh "
+                "`model`; leave student out, or distill in `finetune`"
+            )
+        return self
 
     @property
     def datasets(self) -> tuple[DatasetSpec, ...]:
@@ -267,6 +295,16 @@ class FinetuneSpec(TrainSpec):
             raise ValueError(
                 "adapter is for the weights of a base, and `model` is fresh; leave adapter out"
             )
+        if self.makes_student and (self.model is not None or self.base is not None):
+            raise ValueError(
+                "distill.student says what the student begins as; leave `base` and `model` out, or "
+                "leave student out"
+            )
+        if self.tokenizer is not None and self.distill is not None:
+            raise ValueError(
+                "tokenizer is for a fresh `model` alone, and a student reads with its teacher's, "
+                "whose ids both give logits for; leave it out"
+            )
         if self.tokenizer is not None and self.model is None:
             raise ValueError(
                 "tokenizer is for a fresh `model`, and a base reads with its own; leave it out"
@@ -281,7 +319,12 @@ class FinetuneSpec(TrainSpec):
     @property
     def starts_from_pretrain(self) -> bool:
         """Whether the model is that of this job's `pretrain`."""
-        return self.base is None and self.model is None
+        return self.base is None and self.model is None and not self.makes_student
+
+    @property
+    def makes_student(self) -> bool:
+        """Whether the model begins as a part of its teacher."""
+        return self.distill is not None and self.distill.student is not None
 
     def max_length_for(self, most: int | None) -> int:
         """The longest example for a base that takes so many tokens; None where it names no limit.

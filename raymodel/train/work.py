@@ -18,6 +18,7 @@ from raymodel.observe.slow_paths import as_content, from_events
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
 from raymodel.tasks.spec import AnyTaskSpec
+from raymodel.train.base import BaseModel, check_teacher_classes
 from raymodel.train.checkpoint.state import find_exported
 from raymodel.train.plan import TrainPlan, check_rows, plan_training
 from raymodel.train.spec import TrainSpec
@@ -42,6 +43,8 @@ class TrainWork:
     dataset: Mixture
     base: Location | None
     """Hugging Face folder to start from; None for the fresh model of the spec."""
+    teacher: BaseModel | None = None
+    """What the model learns from besides the data."""
     use_gpu: bool = False
     threads: int | None = None
     runs_at_a_time: int = 1
@@ -61,18 +64,27 @@ def work_for(
     task: AnyTaskSpec,
     dataset: Mixture,
     base: Location | None = None,
+    teacher: BaseModel | None = None,
 ) -> TrainWork:
-    """What the workers are told."""
+    """What the workers are told.
+
+    Raises:
+        ArtifactError: the teacher tells other classes apart than the data has.
+    """
+    labels = tuple(dataset[0].artifact.content.get("labels", ()))
+    if teacher is not None:
+        check_teacher_classes(teacher.location, labels)
     return TrainWork(
         job_name=execution.job_name,
         stage=execution.stage,
         spec=spec,
         task=task,
-        labels=tuple(dataset[0].artifact.content.get("labels", ())),
+        labels=labels,
         seed=execution.seed,
         run=execution.location,
         dataset=dataset,
         base=base,
+        teacher=teacher,
         use_gpu=execution.cluster.gpus_per_worker > 0,
         threads=execution.cluster.threads_per_worker,
         attempt=execution.attempt,
@@ -118,6 +130,19 @@ def open_plan(work: TrainWork, warn: Callable[[str], None]) -> TrainPlan:
 def read_ledger(run: Location) -> Ledger:
     """The time of all attempts of a run so far."""
     return Ledger(read_records(run / EVENTS_FILE), read_records(run / FAILURES_FILE))
+
+
+def told_of_teacher(work: TrainWork) -> dict[str, Any]:
+    """What a model's card and manifest say of its teacher; nothing where it had none."""
+    distill = work.spec.distill
+    if work.teacher is None or distill is None:
+        return {}
+    about = {
+        "teacher": work.teacher.named,
+        "temperature": distill.temperature,
+        "teacher_weight": distill.weight,
+    }
+    return about | ({"layers_of_teacher": distill.student.layers} if distill.student else {})
 
 
 def told_of_task(task: AnyTaskSpec) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import os
 import secrets
 import socket
 from collections.abc import Collection
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from raymodel.errors import CheckpointError
 from raymodel.heap import keep_freed_memory
 from raymodel.model.build import first_line
 from raymodel.model.kernels import note_compilation
+from raymodel.model.positions import find_max_tokens
 from raymodel.observe.slow_paths import SlowPath, slow_paths
 from raymodel.tasks import make_task
 from raymodel.tasks.base import Task
@@ -27,6 +29,7 @@ from raymodel.train.checkpoint.resume import resume
 from raymodel.train.checkpoint.saver import Saver
 from raymodel.train.checkpoint.state import TrainState
 from raymodel.train.clock import Clock
+from raymodel.train.distill.teacher import OpenTeacher, open_teacher, task_of_both
 from raymodel.train.fault.hang import Watchdog
 from raymodel.train.fault.notice import LeaveNotice
 from raymodel.train.fault.policy import memory_record
@@ -47,6 +50,9 @@ from raymodel.train.step.engine import DTYPES, Engine, build_engine, join_group
 from raymodel.train.step.nonfinite import BadSteps
 from raymodel.train.step.validation import Validation
 from raymodel.train.work import TrainWork, plan_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def run_worker(work: TrainWork, session: Session) -> None:
@@ -135,9 +141,17 @@ def _memory_record(work: TrainWork, engine: Engine, dataset: Dataset) -> dict[st
         adapter, max_length = spec.adapter, spec.max_length
         row_tokens = engine.task.longest_row(max_length)
     setup = Setup.of(spec, dist.get_world_size(), on_gpu=work.use_gpu)
-    shape = find_shape(
-        config, engine.task, setup, adapter=adapter, row_tokens=row_tokens, max_length=max_length
-    )
+    find = partial(find_shape, task=engine.task, row_tokens=row_tokens, max_length=max_length)
+    shape = find(config, setup=setup, adapter=adapter)
+    if engine.teacher is not None:
+        teacher = find(engine.teacher.config, setup=setup, adapter=None)
+        setup = Setup.of(
+            spec,
+            dist.get_world_size(),
+            on_gpu=work.use_gpu,
+            teacher=teacher,
+            row_tokens=row_tokens,
+        )
     return None if shape is None else memory_record(shape, setup, row_tokens=row_tokens)
 
 
@@ -154,10 +168,28 @@ def _prepare_torch(work: TrainWork, session: Session) -> None:
 def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Session) -> Engine:
     network = build_network(work, task, dataset)
     _check_support(work, task, dataset, network.plain)
+    teacher = _open_teacher(work, task, dataset, network.plain)
     layout = Layout.of(work.spec.parallel, session.world_rank, session.world_size)
     batch = plan_batch(work.spec.global_batch, work.spec.micro_batch, layout.data_world_size)
-    task = task.for_model(network.plain.config)
-    return build_engine(network.module, task, work.spec, batch, network.weights)
+    if teacher is None:
+        task = task.for_model(network.plain.config)
+    else:
+        task = task_of_both(task, network.plain, teacher.outline)
+    return build_engine(network.module, task, work.spec, batch, network.weights, teacher)
+
+
+def _open_teacher(
+    work: TrainWork, task: Task, dataset: Dataset, student: PreTrainedModel
+) -> OpenTeacher | None:
+    if work.teacher is None:
+        return None
+    row_tokens = dataset.sequence_length
+    if isinstance(work.spec, FinetuneSpec) and work.base is not None and task.modality == "text":
+        # A fresh model's examples are as long as its teacher takes.
+        row_tokens = work.spec.max_length_for(find_max_tokens(student.config.to_dict()))
+    teacher = open_teacher(work.teacher.location, task, row_tokens)
+    _check_support(work, task, dataset, teacher.outline)
+    return teacher
 
 
 def _check_support(work: TrainWork, task: Task, dataset: Dataset, network: Any) -> None:
@@ -189,7 +221,10 @@ def _assemble(
     try:
         texts = 1 if task.spec is None else task.spec.row_texts
         row_tokens = max(1, round(plan.tokens_per_row / texts))
-        flops = flops_per_token(config, task, row_tokens=row_tokens, max_length=max_length)
+        count = partial(flops_per_token, task=task, row_tokens=row_tokens, max_length=max_length)
+        flops = count(config)
+        if engine.teacher is not None:  # its forward pass
+            flops += count(engine.teacher.config) / 3
     except NOT_COUNTED as error:  # no utilisation is better than a wrong one
         not_counted = first_line(error)
     else:

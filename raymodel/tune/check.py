@@ -30,6 +30,8 @@ SETTLED = {
     "base",
     "model",
     "sweep",
+    "distill.teacher",  # may be what reads the examples
+    "distill.student",
 }
 
 
@@ -83,7 +85,12 @@ def _searchable() -> list[str]:
     fixed = {
         name for name, info in FinetuneSpec.model_fields.items() if OPERATIONAL in info.metadata
     }
-    paths = (path for path in walk_fields(FinetuneSpec) if path[0] not in fixed | SETTLED)
+    settled = fixed | SETTLED
+    paths = (
+        path
+        for path in walk_fields(FinetuneSpec)
+        if path[0] not in settled and dotted(path[:2]) not in settled
+    )
     found = ((path, find_field(FinetuneSpec, path)) for path in paths)
     return [dotted(path) for path, field in found if field and field.section is None]
 
@@ -91,6 +98,8 @@ def _searchable() -> list[str]:
 def _wrong_value(finetune: FinetuneSpec, name: str, search: SearchSpec) -> str | None:
     if name.startswith("adapter.") and finetune.adapter is None:
         return "no adapter is trained; add `finetune.adapter`, or do not search its fields"
+    if name.startswith("distill.") and finetune.distill is None:
+        return "there is no teacher; add `finetune.distill`, or do not search its fields"
     values: tuple[Any, ...] = search.choice or search.uniform or search.loguniform or ()
     lean = finetune.model_copy(update={"sources": finetune.sources[:1]})  # no setting is theirs
     for value in values:

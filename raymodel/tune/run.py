@@ -28,12 +28,20 @@ from raymodel.observe.story import Story
 from raymodel.observe.watch import watch_trials
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
+from raymodel.train.base import BaseModel
 from raymodel.train.fault.places import await_places
 from raymodel.train.fault.policy import classify
 from raymodel.train.plan import TrainPlan
 from raymodel.train.run import fit
 from raymodel.train.spec import FinetuneSpec
-from raymodel.train.work import TrainWork, open_plan, summary, told_of_task, work_for
+from raymodel.train.work import (
+    TrainWork,
+    open_plan,
+    summary,
+    told_of_task,
+    told_of_teacher,
+    work_for,
+)
 from raymodel.tune.sampler import build_sampler
 from raymodel.tune.space import Setting, apply_setting, setting_text
 from raymodel.tune.spec import SearchSpec, SweepSpec
@@ -49,7 +57,11 @@ _running: ContextVar[dict[str, int]] = ContextVar("running")
 
 
 def run_sweep(
-    spec: FinetuneSpec, execution: Execution, story: Story, base: Location | None
+    spec: FinetuneSpec,
+    execution: Execution,
+    story: Story,
+    base: Location | None,
+    teacher: BaseModel | None = None,
 ) -> dict[str, Any]:
     """Tries settings of `spec`; the model of the best trial becomes the result.
 
@@ -68,6 +80,7 @@ def run_sweep(
         task=spec.task,
         dataset=mixture_of(execution.inputs["examples"]),
         base=base,
+        teacher=teacher,
     )
     plan = open_plan(work, story.warn)
     _story.set(story)
@@ -85,6 +98,7 @@ def run_sweep(
     _copy_folder(chosen / "model", work.run / "model")
     return {
         **told_of_task(spec.task),
+        **told_of_teacher(replace(work, spec=apply_setting(spec, best.config))),
         **summary(chosen, work.spec),
         "setting": best.config,
         "trials": [_trial_row(trial) for trial in trials],

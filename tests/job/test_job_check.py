@@ -56,6 +56,21 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
     ("old", "new", "message"),
     [
         (
+            "  adapter: {lora: {rank: 8}}",
+            "  adapter: {lora: {rank: 8}}\n  distill: {teacher: 'hf://a/b'}",
+            "job.yaml:17: finetune.distill.teacher: 'hf://a/b'",
+        ),
+        (
+            "      optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
+            "      distill.temperature: {choice: [1.0, 2.0]}",
+            "job.yaml:20: finetune.sweep.search.distill.temperature: there is no teacher",
+        ),
+        (
+            "      optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
+            "      distill.teacher: {choice: [a, b]}",
+            "job.yaml:20: finetune.sweep.search.distill.teacher: 'distill.teacher' cannot make",
+        ),
+        (
             '{path: "python:stdlib"}',
             '{path: a, fields: {text: "{body"}}',
             "job.yaml:3: prepare.sources.0.fields.text: template '{body': expected '}'",

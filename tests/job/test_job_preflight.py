@@ -74,6 +74,10 @@ def here(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return folder
 
 
+LLAMA = PRETRAIN["model"]
+TIED = {"architecture": "llama", "config": SIZES | {"tie_word_embeddings": True}}
+
+
 def job(**stages: Any) -> dict[str, Any]:
     return {"name": "tiny", "storage": "runs", **stages}
 
@@ -94,6 +98,11 @@ def finetuning(base: str | None = "llama", **changes: Any) -> dict[str, Any]:
     return job(finetune=FINETUNE | {"base": base} | changes)
 
 
+def taught(teacher: str, student: Any = None, **finetune: Any) -> dict[str, Any]:
+    distill = {"teacher": teacher} | ({"student": student} if student else {})
+    return job(finetune=FINETUNE | {"distill": distill} | finetune)
+
+
 def chatting(template: str | None) -> dict[str, Any]:
     return finetuning(task={"name": "chat", "chat_template": template}, **CHAT)
 
@@ -104,10 +113,6 @@ def adapting(base: str | None = "llama", **lora: Any) -> dict[str, Any]:
 
 def tuned_from_own(model: dict[str, Any], **finetune: Any) -> dict[str, Any]:
     return pretraining(model) | {"finetune": FINETUNE | finetune}
-
-
-LLAMA = PRETRAIN["model"]
-TIED = {"architecture": "llama", "config": SIZES | {"tie_word_embeddings": True}}
 
 
 def codes(content: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> dict[str, int]:
@@ -192,6 +197,10 @@ def _here(here: Path, ask_here: list[Any]) -> None:
         (
             tuned_from_own(LLAMA, adapter={"lora": {"rank": 33}}),
             "adapter.lora.rank is 33, and the matrices that it is beside have ranks of 32",
+        ),
+        (
+            taught("bert", base="bert", **LABELLED, task="text_regression"),
+            "the loss of text_regression is no cross-entropy of ids or classes",
         ),
         (
             tuned_from_own(LLAMA, task="chat", **CHAT),
@@ -325,6 +334,28 @@ Q = "model.layers.1.self_attn.q_proj.weight"
             finetuning(parallel={"tensor": 4}) | {"cluster": {"workers": 4}},
             None,
             "parallel.tensor: 4 workers cannot share 4 heads with 2",
+        ),
+        (taught("llama", base="llama"), None, None),
+        (taught("llama", student={"layers": 1}), None, None),
+        (taught("llama", model=LLAMA), None, None),
+        (taught("gpt2", base="llama"), None, "reads like an id on the Hugging Face Hub"),
+        (taught("bert", base="llama"), None, "a model for text_classification, and the student"),
+        (taught("llama", student={"layers": 2}), None, "is 2, and the teacher has 2 layers"),
+        (taught("tied", base="llama"), lambda: cut("tied"), "not a whole safetensors file"),
+        (
+            taught("tied", base="llama"),
+            lambda: train_tiny_tokenizer(["another text"], 262).save_pretrained("tied"),
+            "distill.teacher: …reads with another tokenizer.json than",
+        ),
+        (
+            taught("tied", base="llama"),
+            lambda: edit_config("tied", max_position_embeddings=8),
+            "distill.teacher: it takes 8 tokens, and examples have up to 16",
+        ),
+        (
+            pretraining(prepare={"tokenizer": {"load": "llama"}}, distill={"teacher": "tied"}),
+            lambda: edit_config("tied", max_position_embeddings=8),
+            "distill.teacher: it takes 8 tokens, and prepare.sequence_length is 16",
         ),
         (job(serve={"model": "gpt2"}), None, "reads like an id"),
         (job(serve={"model": "corpus.txt"}), None, "has no config.json"),

@@ -145,6 +145,53 @@ def fresh_examples(load: str) -> str:
     return found.examples(found.base(None)).fingerprint(0)
 
 
+def taught(teacher: str) -> Stages:
+    sections = {"distill": {"teacher": teacher}, "base": "own/pretrain"}
+    evaluate = {"evaluate": {"metrics": ["perplexity"]}}
+    return stages(finetune=EXAMPLES | TRAINING | sections, **evaluate)
+
+
+def finetune_beside(teacher: str) -> str:
+    found = taught(teacher)
+    told = found.teacher(found.job.finetune)
+    return found.finetune(found.base(None), newest("prepare"), told).fingerprint(0)
+
+
+def evaluate_beside(teacher: str) -> str:
+    found = taught(teacher)
+    stage = found.evaluate(
+        newest("pretrain", "other"),
+        base=found.base(None),
+        examples=newest("prepare"),
+        data=(),
+        teacher=found.newest_teacher(),
+    )
+    assert "base" not in stage.inputs, "a model is held to its teacher alone"
+    return stage.fingerprint(0)
+
+
+def pretrain_beside(teacher: str) -> str:
+    spec = {"model": MODEL, "data": "own/prepare", "distill": {"teacher": teacher}} | TRAINING
+    found = stages(pretrain=spec)
+    return found.pretrain(found.data(None), found.teacher(found.job.pretrain)).fingerprint(0)
+
+
+def student_of(teacher: str) -> str:
+    """Begins as a part of it, and reads with its tokenizer."""
+    distill = {"distill": {"teacher": teacher, "student": {"layers": 2}}}
+    found = stages(finetune=EXAMPLES | TRAINING | distill)
+    base = found.base(None)
+    assert base is not None
+    return found.examples(found.reader(base)).fingerprint(0)
+
+
+def fresh_beside(teacher: str) -> str:
+    """A fresh model, whose examples are read with its teacher's tokenizer."""
+    found = stages(finetune=EXAMPLES | TRAINING | {"model": MODEL, "distill": {"teacher": teacher}})
+    assert found.base(None) is None
+    return found.examples(found.reader(None)).fingerprint(0)
+
+
 OWN_MODEL = (
     None,
     "own/pretrain",
@@ -192,6 +239,16 @@ MIXED_FOLDERS = [
         (labelled, SOURCE_NAMES, ["elsewhere/copy/corpus.txt", "*.txt"]),
         (of_sources, ("*.txt", "./*.txt", "elsewhere/../*.txt"), ["corpus.txt"]),
         (conversations, ("one.jinja", "./one.jinja", "same.jinja"), ["another.jinja", "chatml"]),
+        *(
+            (fingerprint, names, others)
+            for fingerprint in (
+                *(finetune_beside, evaluate_beside, pretrain_beside, student_of, fresh_beside),
+            )
+            for names, others in (
+                (OWN_MODEL[1:], ["other/pretrain", "one"]),
+                (("one", "same", "./one"), ["another"]),
+            )
+        ),
         (tuned_on_conversations, ("one.jinja", "same.jinja", "another.jinja"), ["chatml"]),
     ],
 )
@@ -229,3 +286,17 @@ def test_weights_that_were_trained_on_under_the_same_name_are_another_base(
 def test_a_source_below_the_jobs_folder_is_named_from_there() -> None:
     whole = of_sources(str(Path("corpus.txt").resolve()))
     assert whole == of_sources("corpus.txt")
+
+
+def test_what_is_learnt_from_a_teacher_is_in_the_name_and_without_one_nothing_is() -> None:
+    def mark(**distill: Any) -> str:
+        sections = {"distill": {"teacher": "one", **distill}, "base": "own/pretrain"}
+        found = stages(finetune=EXAMPLES | TRAINING | sections)
+        told = found.teacher(found.job.finetune)
+        return found.finetune(found.base(None), newest("prepare"), told).fingerprint(0)
+
+    marks = [mark(), mark(temperature=3.0), mark(weight=0.9), finetune("own/pretrain")]
+    assert len({*marks}) == 4
+    plain = stages(finetune=EXAMPLES | TRAINING | {"base": "own/pretrain"})
+    stage = plain.finetune(plain.base(None), newest("prepare"))
+    assert not {"distill", "teacher"} & stage.identity.keys()

@@ -9,7 +9,7 @@ from raymodel.tasks import loss
 from raymodel.testing.peak import MODEL, MemoryCase
 from raymodel.train.forecast.buckets import BUCKET_ELEMENTS
 from raymodel.train.forecast.memory import LOSS_CHUNK_ELEMENTS, Setup, plan_memory
-from raymodel.train.spec import PretrainSpec
+from raymodel.train.spec import ParallelSpec, PretrainSpec
 
 SHAPE = ModelShape.of("llama", MODEL)
 N = SHAPE.trained
@@ -127,6 +127,29 @@ def test_the_peak_falls_with_the_stage_and_with_more_workers():
     for zero in (1, 2, 3):
         by_workers = [plan(large, zero=zero, workers=w).peak.total for w in (2, 4, 8)]
         assert by_workers == sorted(by_workers, reverse=True)
+
+
+def test_a_teacher_lies_whole_on_each_worker_and_is_shared_out_at_stage_3():
+    """Its logits stand beside those of its student; it has no gradient, no moment, no copy."""
+    half = ModelShape.of("llama", MODEL | {"num_hidden_layers": 1})
+    spec = PretrainSpec.model_validate(
+        {"model": {"preset": "llama-tiny"}, "global_batch": 8, "duration": "2 steps"}
+    )
+    for zero, share in ((0, 1), (1, 1), (2, 1), (3, 4)):
+        changed = spec.model_copy(update={"parallel": ParallelSpec(zero=zero)})
+        setup = Setup.of(changed, 4, on_gpu=False, teacher=SHAPE, row_tokens=16)
+        beside = plan_memory(half, setup, row_tokens=16)
+        alone = plan_memory(half, Setup.of(changed, 4, on_gpu=False), row_tokens=16)
+        moments = {moment.name: moment.parts for moment in beside.moments}
+        assert {parts["teacher"] for parts in moments.values()} == {2 * N / share}
+        own = {moment.name: moment.parts for moment in alone.moments}
+        logits = moments["forward"]["teacher's logits"]
+        assert logits == own["forward"]["logits"] == moments["teacher"]["teacher's logits"]
+        added = {"teacher", "teacher's logits"} | ({"gathered weights"} if zero == 3 else set())
+        assert {
+            name for name, size in moments["forward"].items() if size != own["forward"].get(name)
+        } == added
+        assert moments["update"].keys() - own["update"].keys() == {"teacher"}
 
 
 def test_the_chunk_of_the_loss_is_the_one_that_the_loss_takes():

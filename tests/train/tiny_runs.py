@@ -25,6 +25,7 @@ from raymodel.storage.uri import Location
 from raymodel.tasks import make_task
 from raymodel.testing.tiny import TINY_LLAMA, write_tiny_corpus
 from raymodel.train import loop
+from raymodel.train.base import BaseModel
 from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 from raymodel.train.work import TrainWork
@@ -135,6 +136,7 @@ def build_work(
     run: Path | Location,
     *,
     base: Location | None = None,
+    teacher: Location | None = None,
     export: bool = True,
 ) -> TrainWork:
     """What the workers of any training are told."""
@@ -154,6 +156,7 @@ def build_work(
         run=Location.parse(str(run)),
         dataset=mixture,
         base=base,
+        teacher=None if teacher is None else BaseModel(location=teacher),
         threads=1,
         export=export,
     )

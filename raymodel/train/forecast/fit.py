@@ -86,6 +86,7 @@ def _neighbours(shape: Shape, setup: Setup, room: Room) -> Iterator[Setup]:
     heads = int(shape.config.get("num_attention_heads") or 0)  # 0: not cut, since it has none
     kv_heads = int(shape.config.get("num_key_value_heads") or heads)
     can_cut = shape.architecture in TENSOR and shape.adapter is None and not setup.in_one_pass
+    can_cut = can_cut and not setup.teacher  # which is not cut
     per_node = room.workers_per_node or room.max_workers
     tensors = [
         tensor

@@ -13,7 +13,7 @@ b bytes of a weight, D workers that ZeRO spreads the state over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raymodel.model.activations import Activations, count_activations
@@ -51,16 +51,36 @@ class Setup:
     activation_checkpointing: bool = False
     on_gpu: bool = False
     optimizer: OptimizerName = "adamw"
+    teacher: int = 0
+    """Parameters of a frozen model that says what each batch should give; 0 where there is none."""
+    teacher_buffer_bytes: int = 0
+    teacher_largest: int = 0
+    """Elements of its largest parameter."""
+    teacher_working: float = 0.0
+    """Bytes a token that it keeps while it computes a layer."""
     moments: int = 2
     """fp32 numbers that the optimizer keeps of each weight; `count_moments` has the rest."""
 
     @classmethod
-    def of(cls, spec: TrainSpec, workers: int, *, on_gpu: bool) -> Setup:
-        """What a spec means for so many workers."""
+    def of(
+        cls,
+        spec: TrainSpec,
+        workers: int,
+        *,
+        on_gpu: bool,
+        teacher: Shape | None = None,
+        row_tokens: float = 0.0,
+    ) -> Setup:
+        """What a spec means for so many workers.
+
+        Args:
+            teacher: the shape of the model that is learnt from.
+            row_tokens: tokens of the longest row, where there is one.
+        """
         parallel = spec.parallel
         replicas = parallel.data_workers(workers)
         task = spec.task if isinstance(spec, FinetuneSpec) else None
-        return cls(
+        setup = cls(
             workers=workers,
             global_batch=spec.global_batch,
             micro_batch=plan_batch(spec.global_batch, spec.micro_batch, replicas).micro_batch,
@@ -76,6 +96,17 @@ class Setup:
             on_gpu=on_gpu,
             optimizer=spec.optimizer.name,
             moments=spec.optimizer.moments,
+        )
+        if teacher is None:
+            return setup
+        kept = _activations(teacher, setup, row_tokens)
+        return replace(
+            setup,
+            teacher=teacher.trained + teacher.frozen,
+            teacher_buffer_bytes=teacher.buffer_bytes,
+            teacher_largest=teacher.largest,
+            # Of one layer, all that a backward pass would need: more is never there at once.
+            teacher_working=kept.layer + kept.ends,
         )
 
     @property
@@ -175,6 +206,7 @@ class _Worker:
     def plan(self) -> MemoryPlan:
         resident, host = self._resident()
         extra = {
+            **({"teacher": self._teacher()} if self.setup.teacher else {}),
             "forward": self._forward(),
             "backward": self._backward(),
             "reduction": self._reduction(),
@@ -203,6 +235,9 @@ class _Worker:
             "moments": self.moment_bytes / shards,
         }
         device: Parts = {"weights": weights + self.buffers}
+        # Whole on each worker, as weights are, and shared out where they are.
+        teacher = self.b * self.setup.teacher / (self.setup.shards if zero == 3 else 1)
+        device["teacher"] = teacher + self.setup.teacher_buffer_bytes
         host: Parts = {}
         if (
             self.checkpoints
@@ -227,6 +262,14 @@ class _Worker:
 
     # ---- the moments ---------------------------------------------------------------------------
 
+    def _teacher(self) -> Parts:
+        """While the teacher computes what it says, before its student does."""
+        return {
+            "activations": self.tokens * self.setup.teacher_working,
+            "teacher's logits": self.tokens * self.kept.logits,
+            **self._beside_activations(),
+        }
+
     def _forward(self) -> Parts:
         """The end of the forward pass, and the backward of the head that made the logits."""
         beside = self._beside_activations()
@@ -236,6 +279,7 @@ class _Worker:
         return {
             "activations": self.tokens * (layers + kept.ends) + kept.once,
             "logits": self._logits(),
+            "teacher's logits": self._teacher_logits(),
             **beside,
         }
 
@@ -312,13 +356,24 @@ class _Worker:
         """
         if self.setup.stage < 3:
             return 0.0
-        return self.b * min(LIVE_ELEMENTS + self.largest, self.trained + self.frozen)
+        own = min(LIVE_ELEMENTS + self.largest, self.trained + self.frozen)
+        # The two have a limit each, and what one gathered last may still be there.
+        return self.b * (own + min(LIVE_ELEMENTS + self.setup.teacher_largest, self.setup.teacher))
 
     def _accumulated(self) -> float:
         """Gradients of the step's earlier micro batches; stage 3 has its buffer for them."""
         if self.setup.accumulation == 1 or self.setup.stage == 3:
             return 0.0
         return self.b * self.trained / (self.setup.shards if self.setup.stage == 2 else 1)
+
+    def _teacher_logits(self) -> float:
+        """Those of the teacher stay until the gradient of its student's is made; on a GPU the loss
+        works on fp32 chunks of them too (tasks/distilled.py)."""
+        if not self.setup.teacher:
+            return 0.0
+        elements = self.tokens * self.kept.logits / self.b
+        chunk = min(LOSS_CHUNK_ELEMENTS, elements) if self.setup.on_gpu else 0.0
+        return self.b * elements + 2 * FP32 * chunk
 
     def _logits(self) -> float:
         """Their gradient takes their place; on a GPU the loss works on large fp32 chunks."""

@@ -32,10 +32,12 @@ class Forecast:
     memory: MemoryPlan
     seconds: float | None
     """None where no peak rate is known."""
+    teacher: Shape | None = None
+    """What is learnt from besides the data."""
 
     @property
     def flops_per_token(self) -> float:
-        return self.shape.train_flops_per_token(self.row_tokens)
+        return flops_with_teacher(self.shape, self.teacher, self.row_tokens)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -52,6 +54,7 @@ def forecast(
     workers: int,
     on_gpu: bool,
     fleet: Fleet | None,
+    teacher: Shape | None = None,
 ) -> Forecast:
     """Puts the arithmetic of a stage together.
 
@@ -63,27 +66,40 @@ def forecast(
         workers: how many train.
         on_gpu: whether each has a GPU.
         fleet: the machines to plan for, if any were named.
+        teacher: what is learnt from besides the data.
     """
-    setup = Setup.of(spec, workers, on_gpu=on_gpu)
+    setup = Setup.of(spec, workers, on_gpu=on_gpu, teacher=teacher, row_tokens=row_tokens)
     return Forecast(
         shape=shape,
         setup=setup,
         plan=plan,
         row_tokens=row_tokens,
         memory=plan_memory(shape, setup, row_tokens=row_tokens),
-        seconds=_seconds(shape, setup, plan, fleet),
+        seconds=_seconds(shape, setup, plan, fleet, teacher),
+        teacher=teacher,
     )
 
 
+def flops_with_teacher(shape: Shape, teacher: Shape | None, row_tokens: int) -> float:
+    """Of a token: forward and backward of what is trained, and forward of its teacher, which is a
+    third of that."""
+    own = shape.train_flops_per_token(row_tokens)
+    return own if teacher is None else own + teacher.train_flops_per_token(row_tokens) / 3
+
+
 def _seconds(
-    shape: Shape, setup: Setup, plan: TrainPlan | None, fleet: Fleet | None
+    shape: Shape,
+    setup: Setup,
+    plan: TrainPlan | None,
+    fleet: Fleet | None,
+    teacher: Shape | None,
 ) -> float | None:
     if plan is None or fleet is None or fleet.device is None or setup.precision == "fp32":
         return None
     text_tokens = plan.tokens_per_row / setup.row_texts
-    flops = plan.total_tokens * shape.train_flops_per_token(round(text_tokens))
-    if setup.activation_checkpointing:
-        flops *= 4 / 3  # the forward pass, a third of the arithmetic, is done twice
+    flops = plan.total_tokens * flops_with_teacher(shape, teacher, round(text_tokens))
+    if setup.activation_checkpointing:  # the forward pass, a third of the arithmetic, is done twice
+        flops += plan.total_tokens * shape.train_flops_per_token(round(text_tokens)) / 3
     return flops / (fleet.device.bf16_flops_per_s * ASSUMED_MFU * setup.workers)
 
 

@@ -25,6 +25,7 @@ from raymodel.model.kernels import has_fast_bf16, note_attention
 from raymodel.model.materialise import materialise, stand_in
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.tasks.base import Task
+from raymodel.train.distill.teacher import OpenTeacher, Teacher
 from raymodel.train.layout import Layout
 from raymodel.train.plan import BatchPlan, find_step_conflict
 from raymodel.train.spec import TrainSpec
@@ -87,14 +88,17 @@ class Engine:
         batch: BatchPlan,
         layout: Layout,
         clip: float | None,
+        teacher: Teacher | None = None,
     ) -> None:
         """Args:
         clip: The largest norm of a gradient; None where DeepSpeed clips.
+        teacher: What the model learns from besides the targets.
         """
         self.deepspeed = deepspeed_engine
         self.task = task
         self.batch = batch
         self.layout = layout
+        self.teacher = teacher
         self.device = torch.device(deepspeed_engine.device)
         self._norms = StepNorms(deepspeed_engine.module)
         optimizer = deepspeed_engine.optimizer
@@ -126,7 +130,7 @@ class Engine:
             device: added up over all workers it is that of the global batch.
         """
         self._norms.begin(is_blank=is_blank)
-        loss_sum = self._loss_sum(micro_batch)
+        loss_sum = self._loss_sum(micro_batch, self.teacher)
         # DeepSpeed averages gradients over all that hold the same weights; times their number
         # gives the sum, so that the gradient is that of the mean over the targets of the global
         # batch.
@@ -154,7 +158,8 @@ class Engine:
 
     @torch.no_grad()
     def forward(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The sum of the loss over the targets that this worker speaks for, without a gradient."""
+        """The sum of the task's own loss over the targets that this worker speaks for, without a
+        gradient."""
         self.deepspeed.eval()
         try:
             return self._spoken_for(self._loss_sum(micro_batch))
@@ -169,15 +174,22 @@ class Engine:
         return None if norm is None else float(norm)
 
     def close(self) -> None:
+        if self.teacher is not None:
+            self.teacher.close()
         self.deepspeed.destroy()
 
-    def _loss_sum(self, micro_batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _loss_sum(
+        self, micro_batch: Mapping[str, torch.Tensor], teacher: Teacher | None = None
+    ) -> torch.Tensor:
         """Over this worker's part of the rows."""
         if self.layout.sequence > 1:
             micro_batch = self.task.sequence_part(
                 micro_batch, self.layout.sequence_rank, self.layout.sequence
             )
-        return self.task.loss(self.deepspeed, self._to_device(micro_batch))
+        batch = self._to_device(micro_batch)
+        if teacher is not None:
+            return teacher.loss(self.deepspeed, batch)
+        return self.task.loss(self.deepspeed, batch)
 
     def _spoken_for(self, loss_sum: torch.Tensor) -> torch.Tensor:
         # A product, so that one worker's NaN is every worker's.
@@ -229,11 +241,13 @@ def build_engine(
     spec: TrainSpec,
     batch: BatchPlan,
     weights: Weights | None = None,
+    teacher: OpenTeacher | None = None,
 ) -> Engine:
     """Hands a model to DeepSpeed. The process group must exist (`join_group`).
 
     Args:
         weights: Of a model on the meta device; None where it has its own.
+        teacher: Where the spec has one.
 
     Raises:
         SpecError: this machine cannot compute in the spec's precision, or the task or the model's
@@ -268,7 +282,25 @@ def build_engine(
         engine.compile()
     is_guards = guard_clips(spec, engine.zero_optimization_stage())
     clip = spec.optimizer.gradient_clip if is_guards else None
-    return Engine(engine, task, batch, layout, clip)
+    asked = None if teacher is None else _place_teacher(teacher, task, spec, batch)
+    return Engine(engine, task, batch, layout, clip, asked)
+
+
+def _place_teacher(teacher: OpenTeacher, task: Task, spec: TrainSpec, batch: BatchPlan) -> Teacher:
+    """A teacher as the layout of the workers keeps weights: whole on each worker, and under ZeRO-3
+    shared out."""
+    assert spec.distill is not None, "it is the spec's"
+    network: Any = teacher.outline
+    give_weights(network, teacher.weights, spec, batch)
+    layout = Layout.of(spec.parallel, dist.get_rank(), dist.get_world_size())
+    without = {"activation_checkpointing": False}
+    _prepare_model(network, spec.model_copy(update=without), layout, task)
+    network.eval()
+    config = deepspeed_config(spec, batch, layout.world_size)
+    if config["zero_optimization"]["stage"] < 3:
+        return Teacher(network, task, spec.distill)
+    engine = zero.shared_out(network, config)
+    return Teacher(engine, task, spec.distill, engine.destroy)
 
 
 def _groups(model: torch.nn.Module, optimizer: OptimizerSpec) -> list[dict[str, Any]]:

@@ -48,6 +48,23 @@ def partition_as_made(config: Mapping[str, Any]) -> Callable[[torch.nn.Parameter
     return lambda parameter: init._convert_to_zero_parameters([parameter])
 
 
+def shared_out(network: torch.nn.Module, config: Mapping[str, Any]) -> Any:
+    """ZeRO-3: an engine without an optimizer around a frozen network, of which each rank has its
+    share and gathers layer after layer while it computes.
+
+    Args:
+        network: whose parameters were made with `partition_as_made`.
+        config: that of the training, of which what belongs to an optimizer is left out.
+    """
+    import deepspeed
+
+    own = {name: value for name, value in config.items() if name != "optimizer"}
+    shares = {n: v for n, v in own["zero_optimization"].items() if n != "offload_optimizer"}
+    engine, *_ = deepspeed.initialize(model=network, config=own | {"zero_optimization": shares})
+    engine.eval()
+    return engine
+
+
 def let_partition(kinds: Iterable[type[torch.optim.Optimizer]]) -> None:
     """Puts optimizers on DeepSpeed's list of those that ZeRO may partition.
 
