@@ -35,7 +35,7 @@ class Execution:
     cluster: ClusterSpec
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     """Complete input artifacts by role: `data` (of a mixture also `data-2`, …), `model`, `base`,
-    `examples`."""
+    `teacher`, `examples`."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Names for `observe.trackers.build_tracker`."""
     attempt: int = 1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from tiny_runs import (
@@ -34,19 +35,24 @@ from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.load import load_for_use
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.uri import Location
-from raymodel.tasks import get_task
+from raymodel.tasks import TASKS, get_task, make_task
 from raymodel.tasks.base import Task
 from raymodel.tasks.spec.language import CausalLMSpec
+from raymodel.tasks.text_classification import TextClassification
 from raymodel.testing.distributed import run_distributed
 from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
 from raymodel.train.base import check_teacher_classes
 from raymodel.train.checkpoint.index import load_index
 from raymodel.train.checkpoint.state import checkpoint_location, committed_steps
+from raymodel.train.distill.rules import why_no_teacher, why_other_task
 from raymodel.train.distill.spec import DistillSpec
 from raymodel.train.distill.teacher import Teacher, open_teacher
 from raymodel.train.network import build_network
+from raymodel.train.session import TorchrunSession
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
+from raymodel.train.step.engine import join_group
 from raymodel.train.work import TrainWork
+from raymodel.train.worker import _build_engine
 
 WORDS = ["red", "blue", "green", "fish", "tree", "sea", "rose", "stone", "cloud", "river"]
 DEPTH = 4
@@ -199,6 +205,49 @@ def test_a_student_goes_on_at_another_layout_and_becomes_a_model_like_any_other(
     assert "- Layers of teacher: 2" in card
 
 
+def teachers_of(
+    rank: int, world_size: int, works: list[TrainWork]
+) -> list[tuple[int, float, bool]]:
+    """Of each: the numbers of the teacher that this rank holds, the loss of its first rows before
+    any update, and whether all of the teacher is as it came."""
+    join_group(use_gpu=False)
+    found = []
+    for work in works:
+        data = open_dataset(work.dataset, "train")
+        task = make_task(work.task, labels=work.labels).reading_as(data.processor)
+        engine = _build_engine(work, task, data, TorchrunSession())
+        assert engine.teacher is not None
+        network = getattr(engine.teacher._model, "module", engine.teacher._model)
+        held = sum(getattr(p, "ds_tensor", p).numel() for p in network.parameters())
+        frozen = not network.training and not any(p.requires_grad for p in network.parameters())
+        own = slice(3 * rank, 3 * rank + 3)
+        batch = engine.task.collate(columns_of(data.read(np.arange(6)[own])))
+        loss = engine.forward_backward(batch, torch.tensor(60.0))
+        dist.all_reduce(loss)
+        engine.update(1e-3)
+        found.append((held, float(loss), frozen))
+        engine.close()
+    return found
+
+
+def test_a_teacher_is_frozen_and_shared_out_where_weights_are(
+    dataset: Artifact, teacher: Location, tmp_path: Path
+) -> None:
+    works = [
+        work_of(dataset, teacher, tmp_path, precision="bf16", parallel={"zero": zero})
+        for zero in (2, 3)
+    ]
+    first, second = run_distributed(teachers_of, 2, works, init=False)
+    whole = sum(w.numel() for w in load_file(teacher.local_path / "model.safetensors").values())
+    for (held, loss, frozen), (other_held, other_loss, _) in zip(first, second, strict=True):
+        assert frozen
+        assert (held, loss) == (other_held, other_loss)
+    assert first[0][0] == whole
+    assert first[1][0] == pytest.approx(whole / 2, rel=0.01)
+    # The same numbers in the same format, whoever holds them.
+    assert first[0][1] == pytest.approx(first[1][1], rel=1e-3)
+
+
 def test_a_student_begins_as_the_first_and_the_last_of_its_teachers_layers(
     dataset: Artifact, teacher: Location, tmp_path: Path
 ) -> None:
@@ -337,3 +386,22 @@ def test_what_is_pretrained_is_no_part_of_a_teacher() -> None:
     fields = {"model": MODEL, **TRAINING, "distill": {"teacher": "t", "student": {"layers": 2}}}
     with pytest.raises(ValueError, match="pretraining has a fresh `model`"):
         PretrainSpec.model_validate(fields)
+
+
+class Smoothed(TextClassification):
+    """Of a user, with another loss than that of what it is derived from."""
+
+    name = "mine:Smoothed"
+
+
+def test_only_tasks_whose_logits_say_their_loss_learn_from_a_teacher() -> None:
+    able = {name for name, task in TASKS.items() if why_no_teacher(task) is None}
+    assert able == {
+        *("causal_lm", "chat", "masked_lm", "text_classification", "token_classification"),
+        *("image_classification", "audio_classification"),
+    }
+    assert "give it a method `scores` of its own" in str(why_no_teacher(Smoothed))
+    assert why_other_task("causal_lm", "chat") is why_other_task("chat", "causal_lm") is None
+    assert "the student learns text_classification" in str(
+        why_other_task("multi_label_classification", "text_classification")
+    )
