@@ -9,6 +9,7 @@ from raymodel.compress.spec import CompressSpec
 from raymodel.data.spec import PrepareSpec
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.job.spec import Job
+from raymodel.observe.text import many
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.show import shorten
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
@@ -52,12 +53,16 @@ def _prepare(spec: PrepareSpec) -> str:
 
 
 def _pretrain(spec: PretrainSpec, cluster: ClusterSpec) -> str:
-    return f"{shorten(spec.model.called)}; {_training(spec, cluster)}"
+    parts = [shorten(spec.model.called), *_teacher(spec), _training(spec, cluster)]
+    return "; ".join(parts)
 
 
 def _finetune(spec: FinetuneSpec, cluster: ClusterSpec) -> str:
     model = spec.model and spec.model.called
-    parts = [f"{spec.task.name} from {shorten(spec.base or model or 'pretrain')}"]
+    origin = shorten(spec.base or model or "pretrain")
+    if spec.distill is not None and spec.distill.student is not None:
+        origin = f"{many(spec.distill.student.layers, 'layer')} of its teacher"
+    parts = [f"{spec.task.name} from {origin}", *_teacher(spec)]
     if spec.adapter:
         parts.append(f"LoRA of rank {spec.adapter.lora.rank}")
     if spec.sweep:
@@ -65,6 +70,10 @@ def _finetune(spec: FinetuneSpec, cluster: ClusterSpec) -> str:
         parts.append(f"{spec.sweep.trials} trials over {_listed([*spec.sweep.search])}, each")
     parts.append(_training(spec, cluster))
     return "; ".join(parts)
+
+
+def _teacher(spec: TrainSpec) -> list[str]:
+    return [f"taught by {shorten(spec.distill.teacher)}"] if spec.distill else []
 
 
 def _training(spec: TrainSpec, cluster: ClusterSpec) -> str:
