@@ -69,6 +69,8 @@ class MemoryCase:
     recomputes: bool = False
     saves: bool = False
     """Whether a checkpoint is written after the first step."""
+    has_teacher: bool = False
+    """Whether a model of the same size says what each batch should give."""
 
     @property
     def spec(self) -> PretrainSpec:
@@ -82,13 +84,20 @@ class MemoryCase:
                 "precision": self.precision,
                 "activation_checkpointing": self.recomputes,
                 "parallel": {"zero": self.zero, "tensor": self.tensor},
+                "distill": {"teacher": "given"} if self.has_teacher else None,
             }
         )
 
     def plan(self) -> MemoryPlan:
         """What the plan says."""
-        setup = Setup.of(self.spec, self.workers, on_gpu=False)
         shape = ModelShape.of("llama", MODEL)
+        setup = Setup.of(
+            self.spec,
+            self.workers,
+            on_gpu=False,
+            teacher=shape if self.has_teacher else None,
+            row_tokens=self.tokens,
+        )
         return plan_memory(shape, setup, row_tokens=self.tokens, checkpoints=self.saves)
 
     def measure(self) -> int:
@@ -126,10 +135,12 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
     import torch.distributed as dist
     from transformers import AutoModelForCausalLM
 
-    from raymodel.model.build import build_config
+    from raymodel.model.build import build_config, outline_model
+    from raymodel.model.initial import InitialWeights
     from raymodel.tasks import get_task
     from raymodel.train.checkpoint.saver import Saver
     from raymodel.train.checkpoint.state import TrainState
+    from raymodel.train.distill.teacher import OpenTeacher
     from raymodel.train.step.engine import build_engine
 
     torch.manual_seed(0)
@@ -137,7 +148,11 @@ def train_steps(case: MemoryCase, config: dict[str, Any], run: Location) -> int:
     model = llama.from_config(build_config("llama", config))
     replicas = case.workers // case.tensor
     batch = plan_batch(case.spec.global_batch, case.rows, replicas)
-    engine = build_engine(model, get_task("causal_lm")(), case.spec, batch)
+    task, teacher = get_task("causal_lm")(), None
+    if case.has_teacher:
+        outline = outline_model(build_config("llama", config), task).requires_grad_(False)
+        teacher = OpenTeacher(outline=outline, weights=InitialWeights(outline, 1))
+    engine = build_engine(model, task, case.spec, batch, teacher=teacher)
     del model
     saver = Saver(
         run,

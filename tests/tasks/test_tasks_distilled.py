@@ -98,3 +98,15 @@ def test_rows_without_a_target_give_zero_even_with_infinite_logits():
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(logits.grad, torch.zeros(2, 5))
+
+
+def test_beside_the_logits_of_both_only_numbers_of_a_row_are_kept_for_the_way_back():
+    student, teacher, targets = example(torch.bfloat16)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        scores = Scores(logits_NV=student, targets_N=targets)
+        distilled_loss_sum(scores, teacher, temperature=2.0, weight=0.5)
+    large = [tensor for tensor in kept if tensor.numel() > len(targets)]
+    assert [(tensor.dtype, tensor.data_ptr()) for tensor in large] == [
+        (torch.bfloat16, each.data_ptr()) for each in (student, teacher)
+    ]

@@ -198,3 +198,11 @@ def test_recomputed_activations_take_what_the_plan_says():
 @pytest.mark.slow
 def test_copies_for_a_checkpoint_take_what_the_plan_says():
     check(MemoryCase(zero=1, tokens=32, saves=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [1, 3])
+def test_a_teacher_takes_what_the_plan_says(zero):
+    check(MemoryCase(zero=zero, tokens=32, has_teacher=True))
+    # Where activations and both logits are the most.
+    check(MemoryCase(zero=zero, rows=2, tokens=512, has_teacher=True))
