@@ -144,7 +144,6 @@ def alone(
         "student": work_of(dataset, teacher, folder / "student", export=True),
         "pieces": work_of(dataset, teacher, folder / "pieces", micro_batch=2),
         "fresh": fresh_of(packed, teacher, folder / "fresh"),
-        "lora": work_of(dataset, teacher, folder / "lora", **LORA),
     }
     run_distributed(train_all, 1, [*works.values()], init=False)
     return works
@@ -167,17 +166,35 @@ def test_any_layout_trains_a_student_to_one_curve(
     # A global batch of 6 on 2 workers in micro batches of 2: the second of each has one row.
     layouts = [
         work_of(dataset, teacher, tmp_path / f"{zero}", parallel={"zero": zero}, micro_batch=2)
-        for zero in range(4)
+        for zero in (0, 3)
     ]
     fresh = fresh_of(packed, teacher, tmp_path / "fresh", parallel={"zero": 3})
-    lora = work_of(dataset, teacher, tmp_path / "lora", parallel={"zero": 2}, **LORA)
-    run_distributed(train_all, 2, [*layouts, fresh, lora], init=False)
+    run_distributed(train_all, 2, [*layouts, fresh], init=False)
     for work in layouts:
         check_same(work, alone["student"])
     check_same(fresh, alone["fresh"])
-    check_same(lora, alone["lora"])
     for work in alone.values():
         assert losses(work)[-1] < 0.9 * losses(work)[0]
+
+
+@pytest.mark.slow
+def test_the_stages_between_and_an_adapter_train_to_one_curve_too(
+    alone: dict[str, TrainWork], dataset: Artifact, teacher: Location, tmp_path: Path
+) -> None:
+    lora = [
+        work_of(dataset, teacher, tmp_path / name, parallel={"zero": 2}, **LORA)
+        for name in ("lora", "lora of two")
+    ]
+    layouts = [
+        work_of(dataset, teacher, tmp_path / f"{zero}", parallel={"zero": zero}, micro_batch=2)
+        for zero in (1, 2)
+    ]
+    run_distributed(train_all, 1, lora[:1], init=False)
+    run_distributed(train_all, 2, [*layouts, *lora[1:]], init=False)
+    for work in layouts:
+        check_same(work, alone["student"])
+    check_same(lora[1], lora[0])
+    assert losses(lora[0])[-1] < 0.9 * losses(lora[0])[0]
 
 
 def test_a_student_goes_on_at_another_layout_and_becomes_a_model_like_any_other(
