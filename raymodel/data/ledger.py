@@ -42,6 +42,14 @@ class Ledger:
         """Reason → records."""
         return dict(sorted(sum(self._left_out, Counter[str]()).items()))
 
+    @property
+    def by_source(self) -> list[dict[str, Any]]:
+        """Of each source its `path`, what was `read`, and what was `left_out` by reason."""
+        return [
+            {"path": path, "read": read, "left_out": dict(sorted(left_out.items()))}
+            for path, read, left_out in zip(self._sources, self._read, self._left_out, strict=True)
+        ]
+
     def add(self, source_index: int, account: dict[str, Any], *, met_before: bool = False) -> None:
         """Enters the summary of a partition's account.
 

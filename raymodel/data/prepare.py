@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.data.account import RECORDS
+from raymodel.data.card.save import CARD_PAGE, save_card
 from raymodel.data.clean import asked_for
 from raymodel.data.compare import compare, compared_content, reasons_to_compare
 from raymodel.data.ledger import Ledger
@@ -145,7 +146,7 @@ class _Preparation:
         if self._recipe.base is not None:
             parts, slow = self._ask_base(parts, self._recipe.base)
         splits, kind = self._write_shards(parts), self._recipe.kind
-        return {
+        content = {
             "kind": "dataset",
             "task": kind.task and kind.task.name,
             "labels": list(labels),
@@ -165,9 +166,13 @@ class _Preparation:
             "changed": self._ledger.changed,
             "cut": _cut(rows),
             "label_conflicts": compared.conflicts,
+            "card": CARD_PAGE,
             **common,
             **({"slow_paths": slow} if slow else {}),
         }
+        places = [partition.source_index for partition in partitions]
+        save_card(self._place, content, self._recipe.sources, self._ledger, places, documents, rows)
+        return content
 
     def _do(self, step: Step) -> list[dict[str, Any]]:
         """Executes a step and returns the summaries of all its items."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymodel.data.account import Account
+from raymodel.data.card.profile import Profile
 from raymodel.data.clean import (
     NOT_SHARED,
     bucket_of,
@@ -53,7 +54,7 @@ class ReadStep(OfPartitions):
     def run(self, item: int) -> dict[str, Any]:
         partition = self.partitions[item]
         source, root = self.sources[partition.source_index], self.roots[partition.source_index]
-        account = Account(within=within(root))
+        account, profile = Account(within=within(root)), Profile()
         documents, splits, sample, sides = list[Document](), list[str](), list[str](), Sides()
         fields, seen_fields = self.kind.fields, list[str]()
         cleaner = Cleaner(self.clean)
@@ -69,6 +70,7 @@ class ReadStep(OfPartitions):
                     account.leave_out(NOT_SHARED, record.fields)
                     continue
                 documents.append(document)
+                profile.add_found(piece.name, record.fields)
                 account.found.update(
                     ("conversation", form) for form in forms_of(record, source, fields).values()
                 )
@@ -93,6 +95,7 @@ class ReadStep(OfPartitions):
             ),
             "fields": seen_fields,
             "sides": sides.summary(),
+            "profile": profile.summary(),
             "account": account.summary(source.path),
         }
 

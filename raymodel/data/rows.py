@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymodel.data.account import Account
+from raymodel.data.card.profile import RowsSeen
 from raymodel.data.document import Document, classes_of
 from raymodel.data.pack import pack_rows
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
 from raymodel.modality import processor_of
 from raymodel.modality.base import Processor
-from raymodel.modality.text import load_encoder
+from raymodel.modality.text import load_encoder, unknown_id
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Example, LeftOut
@@ -52,6 +53,8 @@ class Rows(NamedTuple):
     """Documents of each class; words of each tag."""
     cut: Counter[str]
     """Role → those whose value was too long."""
+    seen: RowsSeen
+    """For the data card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,7 @@ class RowKind:
             documents,
             lambda document: image_example(document.values, reader),
             image_schema(),
+            reader,
             account,
         )
 
@@ -119,11 +123,13 @@ class RowKind:
         facts = processor.facts
         assert facts["end_of_text"] is not None, "checked when the tokenizer was found"
         assert self.length is not None, "rows are packed to a length"
-        encoded = load_encoder(processor.place).encode_batch_fast(
+        encoder = load_encoder(processor.place)
+        encoded = encoder.encode_batch_fast(
             [str(document.values["text"]) for document in documents], add_special_tokens=False
         )
+        ids = [document.ids for document in encoded]
         table = pack_rows(
-            [document.ids for document in encoded],
+            ids,
             sequence_length=self.length,
             end_of_text=facts["end_of_text"],
             padding=facts["padding"],
@@ -137,6 +143,11 @@ class RowKind:
             num_bytes=sum(document.num_bytes for document in documents),
             labels=Counter(),
             cut=Counter(role for document in documents for role in document.cut),
+            seen=RowsSeen(
+                documents=documents,
+                tokens=np.array([len(each) for each in ids], dtype=np.int64),
+                unknown=_count(table, ("tokens",), _unknown_of(encoder, facts)),
+            ),
         )
 
     def _examples(
@@ -162,16 +173,18 @@ class RowKind:
             except ValueError as error:
                 raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
 
-        return self._one_each(documents, features, task.schema(), account)
+        return self._one_each(documents, features, task.schema(), task.processor, account)
 
     def _one_each(
         self,
         documents: Sequence[Document],
         features_of: Callable[[Document], Example | LeftOut],
         schema: pa.Schema,
+        processor: Processor,
         account: Account,
     ) -> Rows:
         kept, features, cut = list[Document](), [], Counter[str]()
+        is_whole = list[bool]()
         classes = Counter[str]()
         for document in documents:
             account.begin(**vars(document.place))
@@ -181,6 +194,7 @@ class RowKind:
                 continue
             kept.append(document)
             features.append(example.features)
+            is_whole.append(not example.cut)
             cut.update({*document.cut, *example.cut})
             classes.update((*classes_of(document, self.class_role), *example.classes))
         table = pa.Table.from_pylist(features, schema=schema)
@@ -190,6 +204,12 @@ class RowKind:
             num_bytes=sum(document.num_bytes for document in kept),
             labels=classes,
             cut=cut,
+            seen=RowsSeen(
+                documents=kept,
+                tokens=row_tokens(table) if _token_columns(table) else None,
+                is_whole=np.array(is_whole, dtype=bool),
+                unknown=_count(table, _token_columns(table), processor.unknown),
+            ),
         )
 
 
@@ -202,10 +222,29 @@ def row_tokens(table: pa.Table) -> Any:
     rows without tokens, such as images and sounds, count one each. (n,) int64"""
     if "length" in table.column_names:
         return table["length"].to_numpy().astype(np.int64)
-    lists = [name for name in _TOKEN_LISTS if name in table.column_names]
+    lists = _token_columns(table)
     if not lists:
         return np.ones(table.num_rows, dtype=np.int64)
     return sum(pc.list_value_length(table[name]).to_numpy().astype(np.int64) for name in lists)
+
+
+def _unknown_of(encoder: Any, facts: Mapping[str, Any]) -> int | None:
+    """None too where the end of a text is called unknown, as GPT-2's tokenizer does."""
+    unknown = unknown_id(encoder)
+    return None if unknown in (facts["end_of_text"], facts["padding"]) else unknown
+
+
+def _token_columns(table: pa.Table) -> list[str]:
+    return [name for name in _TOKEN_LISTS if name in table.column_names]
+
+
+def _count(table: pa.Table, columns: Sequence[str], token: int | None) -> int | None:
+    """How often a token stands in these columns; None where there is none to count."""
+    if token is None or not columns:
+        return None
+    return sum(
+        int(np.count_nonzero(pc.list_flatten(table[name]).to_numpy() == token)) for name in columns
+    )
 
 
 @functools.lru_cache(maxsize=2)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Account, Place
+from raymodel.data.card.profile import Profile
 from raymodel.data.clean import compare_documents
 from raymodel.data.dedup.drops import DUPLICATES, Drops
 from raymodel.data.document import documents_of
@@ -132,10 +133,12 @@ class RowStep(OfPartitions):
         table = self.drops.read(self.work, item)
         account, cut, summary = Account(), Counter[str](), dict[str, Any]()
         table, splits, near_conflicts = self._kept(item, table, account)
+        profile = Profile()
         for split in SPLITS:
             documents = documents_of(table.filter(pa.array(splits == split)), self.kind.fields)
             rows = self.kind.rows(documents, source, self.processor, self.labels, account)
             write_table(rows_file(self.work, split, item), rows.table)
+            profile.add_rows(rows.seen, self.kind.fields, split)
             cut += rows.cut
             summary[split] = {
                 "rows": rows.table.num_rows,
@@ -149,6 +152,7 @@ class RowStep(OfPartitions):
             "cut": dict(cut),
             "near_conflicts": near_conflicts,
             "account": account.summary(source.path),
+            "profile": profile.summary(),
         }
 
     def _kept(self, item: int, table: pa.Table, account: Account) -> tuple[pa.Table, Any, int]:

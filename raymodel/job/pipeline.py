@@ -46,6 +46,8 @@ class Pipeline:
     """The closing table."""
     measures: dict[str, list[str]] = field(default_factory=dict)
     """Stage → each of its measures in words, below the table."""
+    cards: list[str] = field(default_factory=list)
+    """A line for each dataset: where the page lies that tells of it."""
     told: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each stage says of itself, by its name."""
 
@@ -152,6 +154,8 @@ class Pipeline:
         measured = content.get("metrics") or {}
         if measured:
             self.measures[stage] = [f"{name} {cell_text(each)}" for name, each in measured.items()]
+        if "card" in content:
+            self.cards.append(f"{stage:<9} data card: {artifact.location / content['card']}")
         if "costs" in content:
             from raymodel.evaluate.cost_text import cost_words  # imports numpy
 
@@ -163,6 +167,8 @@ class Pipeline:
         self.story.table(self.rows)
         for stage, measures in self.measures.items():
             self.story.say(listed(measures, f"{stage:<9} "))
+        for card in self.cards:
+            self.story.say(card)
         took = f"{self.job.name}: {duration_text(seconds)}, in {self.run.location}"
         self.story.say("\n" + wrapped(took, indent="  "))
 

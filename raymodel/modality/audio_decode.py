@@ -85,6 +85,14 @@ def decode_audio(data: bytes, rate: int) -> Samples:
     return resampled(mono, own_rate, rate)
 
 
+def clip_size(data: bytes) -> tuple[int, int]:
+    """Samples of a file that was decoded before, as its header tells them, and its rate."""
+    import soundfile
+
+    found = soundfile.info(io.BytesIO(data))
+    return int(found.frames), int(found.samplerate)
+
+
 def resampled(samples: Samples, own_rate: float, rate: float) -> Samples:
     """The same sound with another number of samples a second."""
     if own_rate == rate:

@@ -57,6 +57,11 @@ class Processor(ABC):
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it, for those who plan without loading it."""
 
+    @property
+    def unknown(self) -> int | None:
+        """The id of what its tokenizer has no token for; None where it has one for everything."""
+        return None
+
     @abstractmethod
     def model_fields(self, max_length: int | None) -> ModelFields:
         """What a fresh model needs.

@@ -103,6 +103,21 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
         raise ImageError(BROKEN) from error
 
 
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels of an image that was decoded before, as it lies in its file."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
+
+
+def thumbnail(data: bytes, longest_edge: int) -> bytes:
+    """A small PNG of an image, for people. Raises ImageError as `decode_image` does."""
+    image = decode_image(data, channels=3)
+    image.thumbnail((longest_edge, longest_edge))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
 def shrink_image(data: bytes, channels: int, shortest_edge: int) -> bytes:
     """The file, or one whose shorter edge is `shortest_edge` where that is smaller.
 

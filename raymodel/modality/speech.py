@@ -64,6 +64,11 @@ class SpeechProcessor(Processor):
         """That of `text`."""
         return self.text.tokenizer
 
+    @property
+    def unknown(self) -> int | None:
+        """Of what is written."""
+        return self.text.unknown
+
     def facts(self) -> dict[str, Any]:
         """Those of both."""
         return {**self.text.facts(), **self.audio.facts()}

@@ -143,6 +143,12 @@ class TextProcessor(Processor):
                 return int(token_id)
         return 0
 
+    @property
+    def unknown(self) -> int | None:
+        """Where the tokenizer calls one so that is nothing else besides, as GPT-2's is."""
+        token_id: int | None = self.tokenizer.unk_token_id
+        return None if token_id in (self.end_of_text, self.padding) else token_id
+
     @functools.cached_property
     def sentinels(self) -> tuple[int, ...]:
         """The ids that stand for runs of hidden tokens, in their order."""
@@ -300,3 +306,9 @@ def load_encoder(place: Location) -> Tokenizer:
     # A text that spells out "<|endoftext|>" is text: only we may end a document.
     encoder.encode_special_tokens = True
     return encoder
+
+
+def unknown_id(encoder: Tokenizer) -> int | None:
+    """The id that an encoder gives to what it has no token for; None where it has one for all."""
+    name: str | None = getattr(encoder.model, "unk_token", None)
+    return None if name is None else encoder.token_to_id(name)

@@ -38,7 +38,8 @@ def _run_text(run: Run) -> str:
     rows = run_rows(run)
     told = {name for row in rows for name, value in row.items() if value not in (None, "")}
     shown = [{name: row[name] for name in row if name in told - {"run"}} for row in rows]
-    return "\n".join([run.name, table_text(shown, indent="  "), *waiting_lines(run)])
+    lines = [*waiting_lines(run), *card_lines(run)]
+    return "\n".join([run.name, table_text(shown, indent="  "), *lines])
 
 
 def find_runs(folder: Location) -> list[Run]:
@@ -69,6 +70,20 @@ def waiting_lines(run: Run) -> list[str]:
         if note is not None and _is_alive(run.location, note, is_held):
             waited = duration_text(max(0.0, time.time() - note["since_s"]))
             lines.append(f"  {stage} waits for {note['for']} ({waited})")
+    return lines
+
+
+def card_lines(run: Run) -> list[str]:
+    """Where the page lies that tells of the data of a stage."""
+    lines = []
+    for stage in run.stages():
+        execution = _newest_execution(run, stage)
+        try:
+            artifact = find_artifact(execution)
+        except ArtifactError:  # the table says that it is damaged
+            continue
+        if artifact is not None and (page := artifact.content.get("card")):
+            lines.append(f"  data card of {stage}: {execution / page}")
     return lines
 
 

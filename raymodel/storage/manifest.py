@@ -22,6 +22,8 @@ from raymodel.storage.versions import installed_versions
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
 RESULT_FOLDERS = ("data", "model", "report")
+RESULT_FILES = ("spec.yaml", "card.json", "card.html")
+"""Those that lie beside these folders, of the stages that have them."""
 _SELF_CHECK = "manifest_sha256"
 _HASH_THREADS = 8  # hides the latency of object stores; hashing itself frees the GIL
 
@@ -54,9 +56,10 @@ class Manifest:
 
 
 def result_files(location: Location) -> list[str]:
-    """Relative paths of a stage's result: `spec.yaml` and all below data/, model/ and report/."""
+    """Relative paths of a stage's result: all below data/, model/ and report/, and beside them
+    `RESULT_FILES`."""
     names = [f"{top}/{entry.name}" for top in RESULT_FOLDERS for entry in (location / top).walk()]
-    return (["spec.yaml"] if (location / "spec.yaml").exists() else []) + names
+    return [name for name in RESULT_FILES if (location / name).exists()] + names
 
 
 def commit_manifest(

@@ -70,6 +70,12 @@ def test_what_was_not_measured_is_not_a_number(tmp_path: Path) -> None:
     assert "evaluate  bleu 1 · chrf –" in lines
 
 
+def test_the_closing_lines_name_the_page_of_each_dataset(tmp_path: Path) -> None:
+    lines = closing_lines(tmp_path, {"prepare": {"card": "card.html"}, "evaluate": {}})
+    place = tmp_path / ("j" * 63) / "prepare" / ("ab" * 8) / "card.html"
+    assert [line for line in lines if "card" in line] == [f"prepare   data card: {place}"]
+
+
 def test_the_way_on_names_the_settings_of_the_command(tmp_path: Path) -> None:
     job = Job.model_validate({"name": "j", "serve": {"model": "x"}})
     lines = _next_steps(

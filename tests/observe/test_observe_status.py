@@ -67,6 +67,24 @@ def test_status_is_printed(run: Run, tmp_path, capsys: pytest.CaptureFixture[str
     assert "no runs below" in capsys.readouterr().out
 
 
+def test_status_names_the_page_of_a_dataset(
+    run: Run, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = run.execution("examples", DONE)
+    (made / "card.html").write_text("<p>")
+    content = {"card": "card.html"}
+    commit_manifest(
+        made, job_name="job", stage="examples", fingerprint=DONE, parents={}, content=content
+    )
+    run.set_latest("examples", DONE)
+    print_status(str(tmp_path))
+    told = [line for line in capsys.readouterr().out.splitlines() if "card" in line]
+    assert told == [f"  data card of examples: {made / 'card.html'}"]
+    (made / "card.html").write_text("")  # the table says that it is damaged
+    print_status(str(tmp_path))
+    assert "card" not in capsys.readouterr().out
+
+
 def test_status_names_the_run_that_made_what_was_taken_over(run: Run) -> None:
     second = Run(run.location.parent / "second")
     (second.execution("prepare", DONE) / "spec.yaml").write_text("begun, and then found elsewhere")

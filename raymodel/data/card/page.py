@@ -1,0 +1,374 @@
+"""The data card as one page of HTML: without scripts, without anything that is loaded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from raymodel.data.account import PLACE_COLUMNS, Place
+from raymodel.data.card.notes import notes_of
+from raymodel.data.card.plots import bar_list, histogram_plot, share_text, stacked_bar
+from raymodel.data.card.profile import FIELD
+from raymodel.observe.html import Part, element, page_text
+from raymodel.observe.text import count_text, many
+
+_SOURCES_SHOWN = 12  # with drawings and examples; figures of all stand in the tables
+_LABELS_SHOWN, _NAMES_SHOWN = 30, 12
+_SPLITS = {"train": "to train on", "holdout": "held out", "test": "to test on"}
+_SIZES = {
+    "characters": "Characters of a document",
+    "tokens": "Tokens of a document",
+    "width": "Width of an image in pixels",
+    "height": "Height of an image in pixels",
+    "milliseconds": "Duration of a clip",
+}
+_NAMES = {
+    "host": "Hosts",
+    "folder": "Folders",
+    "file": "Files",
+    "size": "Sizes of images",
+    "rate": "Sampling rates of clips",
+}
+_Card = Mapping[str, Any]
+
+
+def card_page(card: _Card) -> str:
+    """The page of what `build_card` gives."""
+    sections = (
+        _overview(card),
+        _notes(card),
+        _accounts(card),
+        _lengths(card),
+        _labels(card),
+        _tokenizer(card),
+        _mixture(card),
+        _origins(card),
+        _examples(card),
+    )
+    return page_text("Data card", _style(), element("main", *filter(None, sections)))
+
+
+@functools.cache
+def _style() -> str:
+    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+
+
+def _section(title: str, *parts: Part, lead: str | None = None) -> Element:
+    about = element("p", lead, class_="lead") if lead else None
+    return element("section", element("h2", title), about, *parts)
+
+
+# ---- the whole -----------------------------------------------------------------------------------
+
+
+def _overview(card: _Card) -> Element:
+    counts, made_for = card["counts"], card["task"] or f"pretraining on {card['modality']}"
+    parts = [f"For {made_for}", many(len(card["sources"]), "source")]
+    if card["vocab_size"]:
+        parts.append(f"a vocabulary of {card['vocab_size']:,} tokens")
+    if card["sequence_length"]:
+        parts.append(f"rows of {card['sequence_length']:,} tokens")
+    tokens = _total(card, "tokens")
+    tiles = [("records read", counts["read"])]
+    tiles += [(f"documents {what}", counts[split]) for split, what in _SPLITS.items()]
+    if _has_tokens(card):
+        tiles.append(("tokens", tokens))
+    return element(
+        "header",
+        element("h1", "Data card"),
+        element("p", " · ".join(parts), class_="lead"),
+        element(
+            "ul",
+            *(
+                element("li", element("b", count_text(n)), element("span", what), title=f"{n:,}")
+                for what, n in tiles
+                if n or what != "documents to test on"
+            ),
+            class_="tiles",
+        ),
+    )
+
+
+def _total(card: _Card, name: str) -> int:
+    splits = (split for source in card["sources"] for split in source["splits"].values())
+    return sum(split[name] for split in splits)
+
+
+def _has_tokens(card: _Card) -> bool:
+    return any("tokens" in source["sizes"] for source in card["sources"])
+
+
+def _notes(card: _Card) -> Element:
+    notes = notes_of(card)
+    if not notes:
+        return _section("What stands out", element("p", "Nothing, by the rules of thumb."))
+    return _section(
+        "What stands out", element("ul", *(element("li", note) for note in notes), class_="notes")
+    )
+
+
+# ---- what became of every record -----------------------------------------------------------------
+
+
+def _accounts(card: _Card) -> Element:
+    counts = card["counts"]
+    flow = [(what, counts[split], split) for split, what in _SPLITS.items()]
+    flow.append(("duplicates", counts["duplicates"], "duplicates"))
+    flow += [(reason, count, "left-out") for reason, count in counts["left_out"].items()]
+    header = ["source", "read", "duplicates", "left out", "cut", *_SPLITS.values()]
+    rows = [
+        [
+            source["path"],
+            source["read"],
+            source["duplicates"],
+            sum(source["left_out"].values()),
+            sum(source["cut"].values()),
+            *(source["splits"][split]["documents"] for split in _SPLITS),
+        ]
+        for source in card["sources"]
+    ]
+    return _section(
+        "What became of every record",
+        stacked_bar(flow),
+        _table(header, rows),
+        lead="Read = to train on + held out + to test on + duplicates + left out. What is cut is "
+        "kept, without an end that was too long.",
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Element:
+    """Rows whose first cell is a name; numbers stand right."""
+
+    def cell(tag: str, value: object) -> Element:
+        is_number = isinstance(value, int)
+        text = f"{value:,}" if is_number else str(value)
+        return element(tag, text, class_=None if is_number or tag == "th" else "name")
+
+    body = [
+        element(
+            "tr",
+            element("th", str(first), scope="row", class_="name"),
+            *(cell("td", v) for v in rest),
+        )
+        for first, *rest in rows
+    ]
+    names = [element("th", name, scope="col") for name in header]
+    return element(
+        "div",
+        element("table", element("thead", element("tr", *names)), element("tbody", *body)),
+        class_="scroll",
+        tabindex="0",
+    )
+
+
+# ---- what documents are like ---------------------------------------------------------------------
+
+
+def _lengths(card: _Card) -> Element | None:
+    parts = []
+    for name, title in _SIZES.items():
+        having = [each for each in card["sources"] if each["sizes"].get(name, {}).get("count")]
+        if not having:
+            continue
+        span = (
+            min(source["sizes"][name]["least"] for source in having),
+            max(source["sizes"][name]["most"] for source in having),
+        )
+        figures = [
+            _figure(source["path"], source["sizes"][name], span, name)
+            for source in having[:_SOURCES_SHOWN]
+        ]
+        parts += [element("h3", title), element("div", *figures, class_="grid")]
+    if not parts:
+        return None
+    return _section(
+        "How large documents are",
+        *parts,
+        lead="Without duplicates, all splits together. The axis grows by factors and is the same "
+        "for all sources; the line marks the median.",
+    )
+
+
+def _figure(path: str, size: _Card, span: tuple[int, int], name: str) -> Element:
+    write = _duration if name == "milliseconds" else count_text
+    words = [
+        f"median {write(size['median'])}",
+        f"mean {write(round(size['mean']))}",
+        f"90 % up to {write(size['most_of_90'])}",
+        f"from {write(size['least'])} to {write(size['most'])}",
+    ]
+    return element(
+        "figure",
+        element("figcaption", path, class_="name"),
+        histogram_plot(size, span, write, f"{_SIZES[name]}: {', '.join(words)}"),
+        element("p", " · ".join(words), class_="faint"),
+    )
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds / 1000:.3g} s"
+
+
+def _labels(card: _Card) -> Element | None:
+    train = card["labels"].get("train", {})
+    if not train:
+        return None
+    parts: list[Part] = []
+    for split, what in _SPLITS.items():
+        counts = card["labels"][split]
+        if not counts:
+            continue
+        most = sorted(train, key=lambda label: (-train[label], label))[:_LABELS_SHOWN]
+        items = [(label, counts.get(label, 0)) for label in most]
+        parts.append(
+            element(
+                "div",
+                element("h3", what.capitalize()),
+                bar_list(items, sum(counts.values()), split),
+            )
+        )
+    more = len(train) - _LABELS_SHOWN
+    return _section(
+        "Labels",
+        element("div", *parts, class_="columns"),
+        element("p", f"and {more:,} rarer ones: see card.json", class_="faint")
+        if more > 0
+        else None,
+        lead=f"{len(train):,} different ones, the most frequent first.",
+    )
+
+
+def _tokenizer(card: _Card) -> Element | None:
+    having = [source for source in card["sources"] if source["fertility"]]
+    if not having:
+        return None
+    header = ["source", "tokens per word", "tokens per character", "tokens per byte", "unknown"]
+    rows = [
+        [
+            source["path"],
+            *(f"{source['fertility'][f'per_{n}']:.3f}" for n in ("word", "character", "byte")),
+            "none" if (unknown := source["fertility"]["unknown"]) is None else share_text(unknown),
+        ]
+        for source in having
+    ]
+    special = "" if card["task"] is None else " Special tokens and templates count as tokens."
+    return _section(
+        "Tokenizer",
+        _table(header, rows),
+        lead="Of documents that lost nothing. Words are what white space parts, so they tell "
+        "nothing of languages without it. Fewer tokens are cheaper, and a source with many more "
+        f"than the others is one that the tokenizer was not made for.{special}",
+    )
+
+
+def _mixture(card: _Card) -> Element:
+    sources = card["sources"]
+    unit = "tokens" if _has_tokens(card) else "rows"
+    shown = [
+        (source["path"], source["epoch"]["tokens"], f"source-{index % 6}")
+        for index, source in enumerate(sources[:_SOURCES_SHOWN])
+    ]
+    rest = sum(source["epoch"]["tokens"] for source in sources[_SOURCES_SHOWN:])
+    shown.append((f"{len(sources) - _SOURCES_SHOWN} other sources", rest, "duplicates"))
+    header = ["source", "weight", "rows", "visits an epoch", f"{unit} an epoch", "share"]
+    rows = [
+        [
+            source["path"],
+            f"{source['weight']:g}",
+            source["splits"]["train"]["rows"],
+            source["epoch"]["visits"],
+            source["epoch"]["tokens"],
+            share_text(source["epoch"]["share"]),
+        ]
+        for source in sources
+    ]
+    padding = [f"{name}: {share_text(share)}" for name, share in card["padding"].items()]
+    is_packed = card["sequence_length"] is not None
+    rule = "Padding of rows" if is_packed else "Padding, where a batch is filled to its longest"
+    return _section(
+        "What an epoch is made of",
+        stacked_bar(shown) if len(sources) > 1 else None,
+        _table(header, rows),
+        element("p", f"{rule}: {' · '.join(padding)}.") if padding else None,
+        lead="The weight of a source says how often each of its rows comes in one epoch.",
+    )
+
+
+def _origins(card: _Card) -> Element | None:
+    lists = [each for source in card["sources"][:_SOURCES_SHOWN] for each in _name_lists(source)]
+    return (
+        _section("Where documents come from", element("div", *lists, class_="columns"))
+        if lists
+        else None
+    )
+
+
+def _name_lists(source: _Card) -> Iterator[Element]:
+    total = source["read"] - sum(source["left_out"].values())
+    for name, names in source["names"].items():
+        most = [(each or "(outermost)", count) for each, count in names["most"][:_NAMES_SHOWN]]
+        # Files of one document each tell nothing that their folders do not.
+        if not most or (name == "file" and (most[0][1] == 1 or len(most) == 1)):
+            continue
+        title = _NAMES.get(name) or f"Values of {name.removeprefix(FIELD)!r}"
+        number = f"{names['different']:,}" + (" or more" if names["lost"] else "")
+        short = f" Counts may be short by up to {names['lost']:,}." if names["lost"] else ""
+        yield element(
+            "div",
+            element("h3", f"{title} of {source['path']}", class_="name"),
+            element("p", f"{number} different; the most frequent:{short}", class_="faint"),
+            bar_list(most, total),
+        )
+
+
+# ---- examples ------------------------------------------------------------------------------------
+
+
+def _examples(card: _Card) -> Element | None:
+    parts: list[Part] = []
+    for source in card["sources"][:_SOURCES_SHOWN]:
+        parts.append(element("h3", source["path"], class_="name"))
+        kept = [_kept(each) for each in source["kept"]]
+        parts.append(element("div", *kept, class_="grid"))
+        if source["dropped"]:
+            dropped = [_dropped(each) for each in source["dropped"]]
+            title = f"Left out: {sum(source['left_out'].values()):,} records, some of them"
+            parts.append(
+                element(
+                    "details", element("summary", title), element("div", *dropped, class_="grid")
+                )
+            )
+    return _section(
+        "Examples", *parts, lead="Drawn at random, shortened; and what was left out, by reason."
+    )
+
+
+def _kept(shown: _Card) -> Element:
+    values: list[Part] = []
+    for role, value in shown["values"].items():
+        if isinstance(value, dict):
+            what: Part = element("img", src=value["image"], alt=role)
+        else:
+            what = element("pre", value, dir="auto")
+        values += [element("dt", role), element("dd", what)]
+    return element(
+        "article",
+        element("p", _place(shown), element("span", _SPLITS[shown["split"]], class_="tag")),
+        element("dl", *values),
+    )
+
+
+def _dropped(shown: _Card) -> Element:
+    return element(
+        "article",
+        element("p", _place(shown), element("span", shown["reason"], class_="tag is-bad")),
+        element("pre", shown["sample"], dir="auto"),
+    )
+
+
+def _place(shown: _Card) -> Element:
+    place = Place(**{name: shown[name] for name in PLACE_COLUMNS})
+    return element("span", str(place), class_="name faint")

@@ -1,0 +1,182 @@
+"""What the documents of a source are like, gathered in the steps that have them in memory anyway.
+
+`Profile.add_found` sees what is kept of what is read, `Profile.add_rows` what became rows: without
+duplicates, and with its tokens.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from raymodel.data.card.shown import shown_document
+from raymodel.data.card.sketch import NAME_CHARS, Histogram, Names
+from raymodel.data.document import Document
+from raymodel.tasks.fields import Fields
+
+KEPT_SHOWN = 6
+"""Documents of a source that a card shows: a fair sample, those whose keys are lowest."""
+_HOST_FIELDS = ("url", "uri")
+_NAMED_FIELDS = ("source", "language", "lang")
+"""Fields that many corpora have, whose values a person wants to see counted."""
+_MAX_FOUND = 100_000  # names in memory before they become a sketch
+FIELD = "field "
+"""Before the name of such a field, among the names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsSeen:
+    """What a card wants to know of rows, beside their documents."""
+
+    documents: Sequence[Document]
+    """Those that are in the rows."""
+    tokens: Any = None
+    """Of each, (n,) int64; None where nothing is made of tokens."""
+    is_whole: Any = None
+    """Which lost nothing when their tokens were made, (n,) bool; None: all."""
+    unknown: int | None = None
+    """Tokens that stand for what the tokenizer does not know; None where it knows everything."""
+
+
+class Profile:
+    """Sketches of one source."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, Histogram] = {}
+        """`characters`, `tokens`, `width` and `height` in pixels, `milliseconds` of documents."""
+        self.names: dict[str, Names] = {}
+        """`folder`, `file`, `host`, fields of records; `size` of images, `rate` of clips."""
+        self.sums: Counter[str] = Counter()
+        """Of documents that lost nothing: `characters`, `words`, `bytes` and `tokens`; of all rows
+        `unknown`, and `known_by` the tokens among which they were counted."""
+        self.kept: list[dict[str, Any]] = []
+        """The documents to show, with their keys in hex, lowest first."""
+        self._found: Counter[tuple[str, str]] = Counter()
+
+    def add_found(self, file: str, fields: Mapping[str, Any]) -> None:
+        """Counts where a document comes from: its file, and what some fields of its record say."""
+        self._found["file", file] += 1
+        for name in _HOST_FIELDS:
+            if (address := fields.get(name)) and (host := _host(address)):
+                self._found["host", host] += 1
+        for name in _NAMED_FIELDS:
+            if isinstance(value := fields.get(name), str) and value:
+                self._found[FIELD + name, value[:NAME_CHARS]] += 1
+        if len(self._found) > _MAX_FOUND:
+            self._book_found()
+
+    def _book_found(self) -> None:
+        by_name: dict[str, Counter[str]] = {}
+        for (name, value), count in self._found.items():
+            by_name.setdefault(name, Counter())[value] += count
+            if name == "file":
+                by_name.setdefault("folder", Counter())[value.rpartition("/")[0]] += count
+        self._found.clear()
+        for name, counts in by_name.items():
+            self.names.setdefault(name, Names()).add(counts)
+
+    def add_rows(self, seen: RowsSeen, fields: Fields, split: str) -> None:
+        """Counts how long and how large documents are."""
+        documents = seen.documents
+        kinds = {field.kind: role for role, field in fields.items()}
+        if any(kind in kinds for kind in ("text", "texts", "words", "messages")):
+            self._add_texts(seen, fields)
+        if seen.tokens is not None:
+            self._size("tokens", seen.tokens)
+        if seen.unknown is not None and seen.tokens is not None:
+            self.sums.update({"unknown": seen.unknown, "known_by": int(seen.tokens.sum())})
+        if role := kinds.get("image"):
+            from raymodel.modality.image_decode import image_size
+
+            sizes = [image_size(_bytes(document.values[role])) for document in documents]
+            self._size("width", [width for width, _ in sizes])
+            self._size("height", [height for _, height in sizes])
+            self._name("size", (f"{width} × {height}" for width, height in sizes))
+        if role := kinds.get("audio"):
+            from raymodel.modality.audio_decode import clip_size
+
+            clips = [clip_size(_bytes(document.values[role])) for document in documents]
+            self._size("milliseconds", [1000 * samples // rate for samples, rate in clips])
+            self._name("rate", (f"{rate:,} Hz" for _, rate in clips))
+        lowest = heapq.nsmallest(KEPT_SHOWN, documents, key=lambda document: document.key)
+        self._keep([shown_document(document, fields, split) for document in lowest])
+
+    def _add_texts(self, seen: RowsSeen, fields: Fields) -> None:
+        lengths = np.array([_measure(document, fields) for document in seen.documents]).reshape(
+            -1, 3
+        )
+        self._size("characters", lengths[:, 0])
+        if seen.tokens is None:
+            return
+        whole = np.ones(len(lengths), dtype=bool) if seen.is_whole is None else seen.is_whole
+        sums = lengths[whole].sum(axis=0).tolist()
+        self.sums.update(dict(zip(("characters", "words", "bytes"), sums, strict=True)))
+        self.sums["tokens"] += int(seen.tokens[whole].sum())
+
+    def _size(self, name: str, numbers: Any) -> None:
+        self.sizes.setdefault(name, Histogram()).add(numbers)
+
+    def _name(self, name: str, names: Iterable[str]) -> None:
+        self.names.setdefault(name, Names()).add(Counter(names))
+
+    def _keep(self, shown: list[dict[str, Any]]) -> None:
+        self.kept = sorted([*self.kept, *shown], key=lambda each: each["key"])[:KEPT_SHOWN]
+
+    def merge(self, data: Mapping[str, Any]) -> None:
+        """Adds what another one gathered, given as JSON."""
+        for name, histogram in data["sizes"].items():
+            self.sizes.setdefault(name, Histogram()).merge(histogram)
+        for name, names in data["names"].items():
+            self.names.setdefault(name, Names()).merge(names)
+        self.sums.update(data["sums"])
+        self._keep(data["kept"])
+
+    def summary(self) -> dict[str, Any]:
+        """As JSON."""
+        self._book_found()
+        return {
+            "sizes": {name: each.summary() for name, each in sorted(self.sizes.items())},
+            "names": {name: each.summary() for name, each in sorted(self.names.items())},
+            "sums": dict(sorted(self.sums.items())),
+            "kept": self.kept,
+        }
+
+
+def texts_of(document: Document, fields: Fields) -> Iterator[str]:
+    """All that is written in a document, but for its label."""
+    for role, field in fields.items():
+        value: Any = document.values[role]
+        if field.kind == "text":
+            yield value
+        elif field.kind in ("texts", "words"):
+            yield from value
+        elif field.kind == "messages":
+            yield from (turn["content"] for turn in value)
+
+
+def _measure(document: Document, fields: Fields) -> tuple[int, int, int]:
+    """Its characters, words (what white space parts) and bytes in UTF-8."""
+    characters = words = num_bytes = 0
+    for text in texts_of(document, fields):
+        characters += len(text)
+        words += len(text.split())
+        num_bytes += len(text) if text.isascii() else len(text.encode())
+    return characters, words, num_bytes
+
+
+def _host(address: object) -> str:
+    try:
+        return (urlsplit(address).hostname if isinstance(address, str) else None) or ""
+    except ValueError:  # brackets that hold no address of IPv6
+        return ""
+
+
+def _bytes(value: object) -> bytes:
+    assert isinstance(value, bytes), "the role was read as a file"
+    return value
