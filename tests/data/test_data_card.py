@@ -244,6 +244,21 @@ def test_a_card_of_clips_tells_how_long_they_are(
     assert told["names"]["rate"]["most"] == [["16,000 Hz", 12], ["8,000 Hz", 1]]
 
 
+def test_what_cleaning_steps_changed_is_shown_by_source(
+    recipe: Recipe, place: Location, execute: Execute
+) -> None:
+    def with_changes(step: Step) -> None:
+        execute(step)
+        for file in (place / "work/read").local_path.glob("*.json"):
+            summary = json.loads(file.read_text())
+            summary["account"]["changed"] = {"pii": {"records": 4, "email": 7}}
+            file.write_text(json.dumps(summary))
+
+    card = card_of(recipe, place, with_changes)
+    assert [source["changed"]["pii"]["email"] for source in card["sources"]] == [7, 7]
+    assert "7 × email" in Tags(card_page(card)).text
+
+
 def test_work_that_was_begun_before_there_were_cards_can_be_ended(
     recipe: Recipe, place: Location, execute: Execute
 ) -> None:

@@ -78,20 +78,26 @@ def _source_card(
     rows: Sequence[Mapping[str, Any]],
     rejects: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    profile, cut = Profile(), Counter[str]()
+    profile, cut, changed = Profile(), Counter[str](), dict[str, Counter[str]]()
+    splits = {
+        split: {name: sum(rows[item][split][name] for item in items) for name in _COUNTS}
+        for split in SPLITS
+    }
+    kept = sum(counts["documents"] for counts in splits.values())
     for item in items:
         for summary in (found[item], rows[item]):
             if "profile" in summary:  # not so in work that was begun before there were cards
                 profile.merge(summary["profile"])
         cut.update(rows[item]["cut"])
+        for step, counts in found[item]["account"].get("changed", {}).items():
+            changed.setdefault(step, Counter()).update(counts)
     return {
         **source,
-        "duplicates": sum(rows[item].get("duplicates", 0) for item in items),
+        # All others have left: it adds up, or there is no dataset.
+        "duplicates": source["read"] - sum(source["left_out"].values()) - kept,
+        "changed": {step: dict(sorted(each.items())) for step, each in sorted(changed.items())},
         "cut": dict(sorted(cut.items())),
-        "splits": {
-            split: {name: sum(rows[item][split][name] for item in items) for name in _COUNTS}
-            for split in SPLITS
-        },
+        "splits": splits,
         "sizes": {name: _size_card(each) for name, each in sorted(profile.sizes.items())},
         "fertility": _fertility(profile.sums),
         "names": {

@@ -134,9 +134,27 @@ def _accounts(card: _Card) -> Element:
         "What became of every record",
         stacked_bar(flow),
         _table(header, rows),
+        *_changes(card),
         lead="Read = to train on + held out + to test on + duplicates + left out. What is cut is "
         "kept, without an end that was too long.",
     )
+
+
+def _changes(card: _Card) -> Iterator[Element]:
+    """What each cleaning step changed: documents, and what else it counts."""
+    rows = [
+        [source["path"], step, counts.get("records", 0), _listed(counts)]
+        for source in card["sources"]
+        for step, counts in source["changed"].items()
+    ]
+    if rows:
+        yield element("h3", "Changed by cleaning")
+        yield _table(["source", "step", "documents", "changes"], rows)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    others = [f"{count:,} × {what}" for what, count in counts.items() if what != "records"]
+    return ", ".join(others) or "–"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Element:
