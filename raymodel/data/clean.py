@@ -18,13 +18,14 @@ Kept = Literal["start", "end"]
 
 TOO_SHORT = "shorter than clean.min_chars"
 NOT_SHARED = "beyond the share of its source"
+TOO_LARGE = "record of more than max_record_bytes"
 
 
 def asked_for(spec: CleanSpec) -> frozenset[str]:
     """Reasons to leave a record out that the job file gives; all others say that the data is
     bad."""
     of_steps = (reason for step in spec.steps for reason in step.reasons.values())
-    return frozenset({TOO_SHORT, TOO_LONG, NOT_SHARED, *of_steps})
+    return frozenset({TOO_SHORT, TOO_LONG, NOT_SHARED, TOO_LARGE, *of_steps})
 
 
 def clean_text(text: str) -> str:

@@ -12,7 +12,7 @@ from raymodel.data.account import PLACE_COLUMNS, Account, Place
 from raymodel.data.clean import clean_text, cut_text, reason_to_drop, values_digest
 from raymodel.data.cleaning.cleaner import Cleaner
 from raymodel.data.cleaning.own import StepError
-from raymodel.data.record import RawRecord
+from raymodel.data.record import RawRecord, num_bytes
 from raymodel.data.roles import COLUMN_TYPES, Value, read_roles
 from raymodel.data.spec import CleanSpec, SourceSpec
 from raymodel.data.texts import clean_values, texts_of
@@ -50,7 +50,7 @@ class Document:
     @property
     def num_bytes(self) -> int:
         """Of texts in UTF-8, but for the label, and of encoded images and sounds."""
-        return sum(_num_bytes(value) for role, value in self.values.items() if role != "label")
+        return sum(num_bytes(value) for role, value in self.values.items() if role != "label")
 
 
 def classes_of(document: Document, role: str | None) -> list[str]:
@@ -168,12 +168,3 @@ def _cut(value: Value, field: Field, max_chars: int) -> Value:
     if field.kind == "texts" and isinstance(value, list):
         return [cut_text(str(text), max_chars, field.keeps) for text in value]
     return value
-
-
-def _num_bytes(value: Any) -> int:
-    if isinstance(value, bytes):
-        return len(value)
-    if isinstance(value, str):
-        return len(value.encode())
-    parts = value.values() if isinstance(value, Mapping) else value
-    return sum(map(_num_bytes, parts)) if isinstance(value, Mapping | list) else 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from raymodel.data.account import Account
+from raymodel.data.clean import TOO_LARGE
 from raymodel.data.readers.arrow import read_arrow
 from raymodel.data.readers.cifar import is_binary_batch, read_cifar
 from raymodel.data.readers.coco import read_coco
@@ -22,7 +23,9 @@ from raymodel.data.readers.pixels import read_pixels
 from raymodel.data.readers.squad import read_squad
 from raymodel.data.readers.tagged import read_conll, read_word_tags
 from raymodel.data.readers.text import read_python, read_text
-from raymodel.data.record import FileSlice, RawRecord
+from raymodel.data.readers.warc import read_warc
+from raymodel.data.readers.xml import read_xml
+from raymodel.data.record import FileSlice, RawRecord, num_bytes
 from raymodel.data.sources import SourceFiles
 from raymodel.data.spec import SourceSpec
 from raymodel.storage.uri import Location
@@ -47,6 +50,8 @@ _READERS: dict[str, _Reader] = {
     "word_tags": read_word_tags,
     "squad": read_squad,
     "coco": read_coco,
+    "warc": read_warc,
+    "xml": read_xml,
 }
 
 
@@ -81,6 +86,8 @@ def _is_sliceable(spec: SourceSpec, name: str) -> bool:
         return not packed_suffix(name)
     if spec.format == "cifar":
         return is_binary_batch(name)
+    if spec.format == "warc":
+        return packed_suffix(name) == ".gz"
     return spec.format == "parquet"
 
 
@@ -96,7 +103,11 @@ def read_slice(
         SourceError: the file is gone, has changed or may not be read, its columns cannot be told
             from one another, or what must lie beside it does not, or does not fit it.
     """
-    yield from _READERS[spec.format](root, piece, spec, account)
+    for record in _READERS[spec.format](root, piece, spec, account):
+        if spec.max_record_bytes and num_bytes(record.fields) > spec.max_record_bytes:
+            account.leave_out(TOO_LARGE, record.fields)
+        else:
+            yield record
 
 
 def peek(files: SourceFiles, spec: SourceSpec) -> list[str]:

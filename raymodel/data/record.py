@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,6 +34,16 @@ class RawRecord(NamedTuple):
     document (`text`, `folder`, `python_functions`), else of the record, of its image where it has
     one. It decides the holdout, so that all functions of a module fall on the same side, in every
     stage that reads the module."""
+
+
+def num_bytes(value: Any) -> int:
+    """Of the texts, in UTF-8, and the encoded files in a value, however deep they lie."""
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    parts = value.values() if isinstance(value, Mapping) else value
+    return sum(map(num_bytes, parts)) if isinstance(value, Mapping | list) else 0
 
 
 def digest_of(data: bytes) -> bytes:

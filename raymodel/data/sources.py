@@ -45,6 +45,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "idx": ("*idx3-ubyte",),
     "squad": ("*.json",),
     "coco": ("*.json",),
+    "warc": ("*.warc", "*.wet"),
+    "xml": ("*.xml",),
     # As both sets are given out; CIFAR-100's pickles have no other names.
     "cifar": ("*.bin", "data_batch*", "test_batch*", "train", "test"),
 }

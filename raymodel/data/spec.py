@@ -18,6 +18,8 @@ from raymodel.spec.show import show
 
 # Codecs of Python that no file of records is written in: for host names, source text or nothing.
 _NOT_OF_FILES = {"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "charmap"}
+_LATER = ("share", "html", "element", "max_record_bytes")
+"""Fields of a source that came after there were fingerprints."""
 _OF_LINES = ("jsonl", "csv", "pixels", "conll", "word_tags")
 ROWS_VERSION = 5
 """Enters the fingerprints of what is prepared: it is raised when the same spec and sources give
@@ -63,6 +65,8 @@ class SourceSpec(Spec):
         "word_tags",
         "squad",
         "coco",
+        "warc",
+        "xml",
     ] = "text"
     """`text`: each file is one document, field `text`. `jsonl`: a JSON object a line, or an array
     of them. `csv`: a record a row, under the names of the first. `parquet`: a record a row.
@@ -94,10 +98,26 @@ class SourceSpec(Spec):
     `image` (its path: beside the file, in `images`, or in the folder that
     `annotations/instances_NAME.json` names), `objects` (`label` and `box` of each), and what else
     it has, such as `id`; what is annotated as a crowd is left out.
-    Files packed with gzip, bzip2, xz or Zstandard are read as what is in them."""
+    `warc`: the pages in what crawlers of the web write (`response`, `resource` and `conversion`
+    records of WARC 1.0 and 1.1, so Common Crawl's WET files too), fields `text` (see `html`),
+    `url`, `date`, `content_type`, `type` and `id`; answers with an error and what is no text are
+    left out, and records that only tell of the crawl passed over. `xml`: each element that
+    `element` names is a record, its parts are the fields.
+    Files packed with gzip, bzip2, xz, Zstandard or LZ4 are read as what is in them."""
     encoding: Text = "utf-8"
     """Text encoding. What does not decode – a line, a row, or a file that is one document – is
     counted, reported and left out. A Python file's own coding line comes before it."""
+    html: Literal["main", "all", "source"] = "main"
+    """`warc`: what of a page in HTML is its `text`. `main`: what it is about, without menus,
+    headers and footers, by the rules of thumb of the package resiliparse (`raymodel[web]`). `all`:
+    whatever a reader sees. `source`: the HTML itself."""
+    element: Annotated[Text, Field(max_length=200)] | None = None
+    """`xml`, which needs it: the name of the element that is a record, such as `page` of
+    MediaWiki's dumps. Its parts are fields: a text, or where a part has parts itself a mapping,
+    `{revision[text]}`; what comes several times is a list, an attribute is `part@attribute`."""
+    max_record_bytes: Annotated[Count, Field(ge=1000, le=2**30)] | None = None
+    """A record whose texts and files are larger is left out. By default a line, a row or a page may
+    have 128 MiB and a file that is one document a GiB: more would fill the memory of a worker."""
     delimiter: str | None = None
     """`csv` and `pixels`: the character between two fields. By default the one of comma, tab,
     semicolon and bar that parts the first row, which is said where it is not the one that the
@@ -136,9 +156,10 @@ class SourceSpec(Spec):
     seeing what few labels are worth, or how a model gets better with more data."""
 
     def identity(self) -> dict[str, Any]:
-        """A whole source is what it was before there were shares."""
+        """What was not said is what it was before it could be."""
         known = super().identity()
-        return known if self.share < 1 else {k: v for k, v in known.items() if k != "share"}
+        later = {name: type(self).model_fields[name].default for name in _LATER}
+        return {k: v for k, v in known.items() if k not in later or v != later[k]}
 
     @field_validator("encoding")
     @classmethod
@@ -183,6 +204,21 @@ class SourceSpec(Spec):
             raise ValueError(
                 f"the delimiter {self.delimiter!r} must be one character, and no quote or line end"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_the_element(self) -> SourceSpec:
+        if self.format == "xml" and self.element is None:
+            raise ValueError(
+                "format 'xml' needs `element`: the name of the element that is a record, such as "
+                "`element: page` of MediaWiki's dumps"
+            )
+        for name, format in (("element", "xml"), ("html", "warc")):
+            is_said = getattr(self, name) != type(self).model_fields[name].default
+            if is_said and self.format != format:
+                raise ValueError(
+                    f"`{name}` is for format {format!r}, not {self.format!r}; leave it out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -19,8 +19,9 @@ _MEASURING = (
     "torch",
 )
 _BY_STAGE = {
-    "prepare": ("ray", *_ROWS),
-    "examples": ("ray", *_ROWS),
+    # The last takes text out of HTML, where a source holds pages.
+    "prepare": ("ray", *_ROWS, "resiliparse"),
+    "examples": ("ray", *_ROWS, "resiliparse"),
     "pretrain": ("ray", *TRAINING),
     "finetune": ("ray", *TRAINING),
     "evaluate": _MEASURING,

@@ -29,6 +29,27 @@ TABLE = 'text,label\n"one, ""two""\nthree",a\n' + "".join(
 MODULE = '# coding: utf-8\ndef f(x):\n    """Says é."""\n    return [x, {"a": (1, 2)}]\n\n' * 4
 
 
+XML = "<wiki>\n" + "".join(
+    f"<page id='{i}'><title>T{i} &lt;é</title><r><text x='1'>{'word ' * i}</text></r></page>\n"
+    for i in range(9)
+) + "</wiki>"  # fmt: skip
+WARC = [
+    b"WARC/1.0\r\nWARC-Type: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n"
+    % (kind, media, len(block), block)
+    for i in range(5)
+    for kind, media, block in (
+        (b"conversion", b"text/plain", b"text %d " % i * (i + 1)),
+        (
+            b"response",
+            b"application/http",
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"5\r\nhello\r\n2\r\n %d\r\n0\r\n\r\n" % i,
+        ),
+        (b"request", b"application/http", b"GET / HTTP/1.1\r\n\r\n"),
+    )
+]
+
+
 def parquet_of(**options: Any) -> bytes:
     table = pa.table(
         {
@@ -43,8 +64,8 @@ def parquet_of(**options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def zstd(data: bytes) -> bytes:
-    return pa.Codec("zstd").compress(data, asbytes=True)
+def packed(codec: str, data: bytes) -> bytes:
+    return pa.Codec(codec).compress(data, asbytes=True)
 
 
 Case = tuple[str, str, Callable[[], bytes], dict[str, Any]]
@@ -73,7 +94,8 @@ CASES: list[Case] = [
     ),
     ("bzip2 lines", "x.jsonl.bz2", lambda: bz2.compress(LINES.encode()), {"format": "jsonl"}),
     ("xz lines", "x.jsonl.xz", lambda: lzma.compress(LINES.encode()), {"format": "jsonl"}),
-    ("zstd lines", "x.jsonl.zst", lambda: zstd(LINES.encode()), {"format": "jsonl"}),
+    ("zstd lines", "x.jsonl.zst", lambda: packed("zstd", LINES.encode()), {"format": "jsonl"}),
+    ("lz4 lines", "x.jsonl.lz4", lambda: packed("lz4", LINES.encode()), {"format": "jsonl"}),
     ("table", "x.csv", lambda: TABLE.encode(), {"format": "csv"}),
     (
         "wide table",
@@ -99,6 +121,27 @@ CASES: list[Case] = [
     ("tar lines", "x.tar", lambda: tar_of("x.jsonl", LINES, ""), {"format": "jsonl"}),
     ("gzip tar lines", "x.tar.gz", lambda: tar_of("x.jsonl", LINES, "gz"), {"format": "jsonl"}),
     ("xz tar table", "x.tar.xz", lambda: tar_of("x.csv", TABLE, "xz"), {"format": "csv"}),
+    ("warc", "x.warc", lambda: b"".join(WARC), {"format": "warc"}),
+    (
+        "warc of members",
+        "x.warc.gz",
+        lambda: b"".join(gzip.compress(each, mtime=0) for each in WARC),
+        {"format": "warc"},
+    ),
+    (
+        "packed warc",
+        "x.warc.gz",
+        lambda: gzip.compress(b"".join(WARC), mtime=0),
+        {"format": "warc"},
+    ),
+    ("xml", "x.xml", lambda: XML.encode(), {"format": "xml", "element": "page"}),
+    (
+        "declared xml",
+        "x.xml",
+        lambda: f'<?xml version="1.0" encoding="latin-1"?>{XML}'.encode("latin-1"),
+        {"format": "xml", "element": "page"},
+    ),
+    ("wide xml", "x.xml", lambda: XML.encode("utf-16"), {"format": "xml", "element": "page"}),
     ("arrow stream", "x.arrow", lambda: arrow_of(pa.ipc.new_stream), {"format": "arrow"}),
     ("arrow file", "x.arrow", lambda: arrow_of(pa.ipc.new_file), {"format": "arrow"}),
 ]

@@ -21,6 +21,7 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": lambda data: pa.Codec("zstd").compress(data, asbytes=True),
+    ".lz4": lambda data: pa.Codec("lz4").compress(data, asbytes=True),
 }
 LINES = b"".join(b'{"text": "%d"}\n' % i for i in range(20_000))
 
@@ -41,10 +42,11 @@ def test_packed_files_are_read_as_what_is_in_them(
     assert texts(records) == ["hello"]
 
 
-@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("ending", PACK)
 def test_a_packed_file_is_read_up_to_its_damage(tmp_path: Path, ending: str) -> None:
     packed = PACK[ending](LINES[:98]) + PACK[ending](LINES)[:-30]
-    kind = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}[ending]
+    kinds = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard", ".lz4": "LZ4"}
+    kind = kinds[ending]
     records, account = read_file(tmp_path, f"x.jsonl{ending}", packed, format="jsonl")
     assert texts(records)[:7] == ["0", "1", "2", "3", "4", "5", "6"]
     assert account.left_out == {f"damaged {kind} file": 1}
@@ -64,6 +66,24 @@ def test_a_document_that_unpacks_without_end_is_left_out(
     monkeypatch.setattr("raymodel.data.readers.content.MAX_DOCUMENT_BYTES", 1000)
     _, account = read_file(tmp_path, "x.txt.gz", gzip.compress(b"x" * 10_000))
     assert account.left_out == {"document of more than 1,000 bytes": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "format"),
+    [
+        ("x.txt", b"x" * 2000, "text"),
+        ("x.jsonl", b'{"text": "%s"}\n{"text": "y"}' % (b"x" * 2000), "jsonl"),
+        ("x.csv", b"text,a\n%s,%s\ny,z\n" % (b"x" * 700, b"y" * 700), "csv"),
+    ],
+)
+def test_a_record_of_more_bytes_than_the_job_allows_is_left_out(
+    tmp_path: Path, name: str, data: bytes, format: str
+) -> None:
+    records, account = read_file(tmp_path, name, data, format=format, max_record_bytes=1000)
+    assert account.left_out == {"record of more than max_record_bytes": 1}
+    assert texts(records) == ([] if format == "text" else ["y"])
+    records, account = read_file(tmp_path, name, data, format=format, max_record_bytes=3000)
+    assert not account.left_out
 
 
 def test_an_error_of_the_storage_is_no_damage(

@@ -26,10 +26,10 @@ _BUFFER_BYTES = 2**20
 _UNPACKED_BYTES = 2**14  # at a time; with more, no packer is faster
 
 
-def _open_zstd(raw: Any) -> IO[bytes]:
+def _open_arrow(raw: Any, codec: str) -> IO[bytes]:
     from pyarrow import CompressedInputStream
 
-    stream: IO[bytes] = CompressedInputStream(raw, "zstd")
+    stream: IO[bytes] = CompressedInputStream(raw, codec)
     return stream
 
 
@@ -37,7 +37,8 @@ _PACKERS: dict[str, tuple[bytes, str, Callable[[Any], Any]]] = {
     "gzip": (b"\x1f\x8b\x08", ".gz", lambda raw: gzip.GzipFile(fileobj=raw, mode="rb")),
     "bzip2": (b"BZh", ".bz2", bz2.BZ2File),
     "xz": (b"\xfd7zXZ\0", ".xz", lzma.LZMAFile),
-    "Zstandard": (b"\x28\xb5\x2f\xfd", ".zst", _open_zstd),
+    "Zstandard": (b"\x28\xb5\x2f\xfd", ".zst", lambda raw: _open_arrow(raw, "zstd")),
+    "LZ4": (b"\x04\x22\x4d\x18", ".lz4", lambda raw: _open_arrow(raw, "lz4")),  # of frames
 }
 """Name → how its files begin, how their names end, and what unpacks them."""
 # "BZh" alone could begin a text; a digit and pi or the root of pi follow it in a bzip2 file.

@@ -20,6 +20,8 @@ _SAMPLE_CHARS = 1000
 _MAX_INDENT = 1000  # characters before a value on its line
 _LONGEST_TOKEN = 16  # characters of `-Infinity` and of an escaped pair of surrogates, and some
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
+MARK = "raymodel.mark"
+"""How decoders are told to put `_UNDECODED` in the place of what is not of the encoding."""
 _UNDECODED = "\udcff"  # no text that was decoded holds it
 
 
@@ -28,7 +30,7 @@ def _mark_undecoded(error: UnicodeError) -> tuple[str, int]:
     return _UNDECODED, error.end
 
 
-codecs.register_error("raymodel.mark", _mark_undecoded)
+codecs.register_error(MARK, _mark_undecoded)
 
 
 class ValueReader:
@@ -40,7 +42,7 @@ class ValueReader:
         self.sample = ""
         """Text of the value that was taken; of what was passed over, the beginning."""
         self._stream, self._is_open = stream, True
-        self._decode = codecs.getincrementaldecoder(codec)("raymodel.mark").decode
+        self._decode = codecs.getincrementaldecoder(codec)(MARK).decode
         self._text, self._at = "", 0
         self._in_array = False
 
