@@ -109,6 +109,9 @@ def test_padding_is_what_random_batches_need() -> None:
     drawn = chance.choice(lengths, (4000, 8))
     measured = 1 - drawn.sum() / (8 * drawn.max(axis=1)).sum()
     assert _padding_of(histogram, 8) == pytest.approx(measured, abs=0.02)
+    alike = Histogram()
+    alike.add([260] * 9)
+    assert _padding_of(alike, 8) == pytest.approx(0, abs=0.001)
 
 
 # ---- figures -------------------------------------------------------------------------------------
@@ -152,6 +155,7 @@ def test_fertility_and_lengths_are_those_of_the_tokenizer(
         "tokens": sum(tokens),
         "characters": sum(map(len, texts)),
     }
+    assert isinstance(source["fertility"]["characters"], int)
     assert source["sizes"]["tokens"]["most"] == max(tokens)
     train = source["splits"]["train"]
     assert card["padding"]["train"] == pytest.approx(1 - train["tokens"] / (train["rows"] * 16))

@@ -1,10 +1,12 @@
 """XML dumps: elements as records, in bounded memory, and damage that costs what it must."""
 
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 from reading import lines_left_out, read_file, texts
 
@@ -164,6 +166,14 @@ def test_a_large_file_takes_no_more_memory_than_a_small_one(tmp_path: Path) -> N
         tracemalloc.stop()
         assert count == 9 * repeats
     assert peaks[1] < peaks[0] + size / 2
+
+
+def test_the_sources_in_the_documentation_are_sources() -> None:
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]
+    sources = [each for block in blocks for each in block.get("prepare", block)["sources"]]
+    formats = [SourceSpec.model_validate(source).format for source in sources]
+    assert formats == ["text", "warc", "xml"]
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def _padding_of(lengths: Histogram, number: int) -> float:
     for edge, count in sorted(lengths.bins.items()):
         seen += count
         below = (seen / lengths.count) ** number
-        longest += (below - before) * (edge + next_edge(edge) - 1) / 2
+        middle = (edge + min(next_edge(edge) - 1, lengths.most or 0)) / 2
+        longest += (below - before) * middle
         before = below
     return max(0.0, 1 - lengths.mean / max(longest, 1.0))

@@ -186,7 +186,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Element:
 
 
 def _lengths(card: _Card) -> Element | None:
-    parts = []
+    is_alone, parts = len(card["sources"]) == 1, list[Part]()
     for name, title in _SIZES.items():
         having = [each for each in card["sources"] if each["sizes"].get(name, {}).get("count")]
         if not having:
@@ -196,32 +196,39 @@ def _lengths(card: _Card) -> Element | None:
             max(source["sizes"][name]["most"] for source in having),
         )
         figures = [
-            _figure(source["path"], source["sizes"][name], span, name)
+            _figure(title if is_alone else source["path"], source["sizes"][name], span, name)
             for source in having[:_SOURCES_SHOWN]
         ]
-        parts += [element("h3", title), element("div", *figures, class_="grid")]
+        if is_alone:
+            parts += figures
+        else:
+            parts += [element("h3", title), element("div", *figures, class_="grid")]
     if not parts:
         return None
     return _section(
         "How large documents are",
-        *parts,
+        *([element("div", *parts, class_="grid")] if is_alone else parts),
         lead="Without duplicates, all splits together. The axis grows by factors and is the same "
         "for all sources; the line marks the median.",
     )
 
 
-def _figure(path: str, size: _Card, span: tuple[int, int], name: str) -> Element:
+def _figure(title: str, size: _Card, span: tuple[int, int], name: str) -> Element:
     write = _duration if name == "milliseconds" else count_text
-    words = [
-        f"median {write(size['median'])}",
-        f"mean {write(round(size['mean']))}",
-        f"90 % up to {write(size['most_of_90'])}",
-        f"from {write(size['least'])} to {write(size['most'])}",
-    ]
+    if size["least"] == size["most"]:
+        words = [f"all {write(size['most'])}"]
+    else:
+        words = [
+            f"median {write(size['median'])}",
+            f"mean {write(round(size['mean']))}",
+            f"90 % up to {write(size['most_of_90'])}",
+            f"from {write(size['least'])} to {write(size['most'])}",
+        ]
+    about = f"{_SIZES[name]}: {', '.join(words)}"
     return element(
         "figure",
-        element("figcaption", path, class_="name"),
-        histogram_plot(size, span, write, f"{_SIZES[name]}: {', '.join(words)}"),
+        element("figcaption", title, class_="name"),
+        histogram_plot(size, span, write, about) if span[0] < span[1] else None,
         element("p", " · ".join(words), class_="faint"),
     )
 

@@ -162,5 +162,5 @@ def share_text(share: float) -> str:
         return "0 %"
     if share < 0.0001:
         return "< 0.01 %"
-    digits = 0 if share >= 0.1 else 1 if share >= 0.01 else 2
+    digits = 0 if share >= 0.0995 else 1 if share >= 0.00995 else 2
     return f"{100 * share:.{digits}f} %"
