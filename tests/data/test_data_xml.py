@@ -71,6 +71,16 @@ def test_an_element_of_text_alone_is_a_text(tmp_path: Path) -> None:
     ]
 
 
+def test_attributes_of_parts_that_come_several_times_stay_with_them(tmp_path: Path) -> None:
+    data = "<d><s><t>a</t><t l='x'>b</t><t>c</t><n><u/></n><n k='1'><u/></n></s></d>"
+    records, _ = read(tmp_path, data, "s")
+    assert records[0].fields == {
+        "t": ["a", "b", "c"],
+        "t@l": [None, "x", None],
+        "n": [{"u": ""}, {"u": "", "@k": "1"}],
+    }
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1", "windows-1252", "gb18030"])
 @pytest.mark.parametrize("is_declared", [True, False])
 def test_an_encoding_is_that_of_the_job_or_of_the_file(

@@ -48,37 +48,40 @@ class _Element:
 
     def __init__(self, name: str, attributes: dict[str, str]) -> None:
         self.name, self.attributes = name, attributes
-        self.parts: dict[str, Any] = {}
         self.text: list[str] = []
-
-    def add(self, name: str, value: Any) -> None:
-        if name not in self.parts:
-            self.parts[name] = value
-        elif isinstance(self.parts[name], list):
-            self.parts[name].append(value)
-        else:
-            self.parts[name] = [self.parts[name], value]
+        self._parts: dict[str, list[Any]] = {}
+        self._of_parts: dict[str, dict[str, list[str | None]]] = {}
+        """Part → attribute → its value of each, as far as one has it."""
 
     def close_into(self, around: _Element) -> None:
         """A text, or a mapping where it has parts; its attributes beside the former."""
-        text = "".join(self.text)
-        if not self.parts:
-            around.add(self.name, text)
+        values = around._parts.setdefault(self.name, [])
+        if not self._parts:
+            told = around._of_parts.setdefault(self.name, {}) if self.attributes else {}
             for name, value in self.attributes.items():
-                around.add(f"{self.name}@{name}", value)
-            return
-        around.add(self.name, self.parts | self._more(text))
+                own = told.setdefault(name, [])
+                own += [None] * (len(values) - len(own)) + [value]
+        values.append(self._mapping() if self._parts else "".join(self.text))
 
     def fields(self) -> dict[str, Any]:
         """Of a record. One without parts has its text as `text`."""
-        text = "".join(self.text)
-        if not self.parts:
-            return {"text": text, **{f"@{n}": v for n, v in self.attributes.items()}}
-        return self.parts | self._more(text)
+        if self._parts:
+            return self._mapping()
+        return {"text": "".join(self.text), **self._own_attributes()}
 
-    def _more(self, text: str) -> dict[str, str]:
-        more = {f"@{name}": value for name, value in self.attributes.items()}
-        return {**more, **({_TEXT: text} if text.strip() else {})}
+    def _mapping(self) -> dict[str, Any]:
+        """Its parts; of those of one name a list, and so of their attributes, in the same order."""
+        mapping: dict[str, Any] = {}
+        for part, values in self._parts.items():
+            mapping[part] = values[0] if len(values) == 1 else values
+            for name, told in self._of_parts.get(part, {}).items():
+                whole = told + [None] * (len(values) - len(told))
+                mapping[f"{part}@{name}"] = whole[0] if len(values) == 1 else whole
+        text = "".join(self.text)
+        return {**mapping, **self._own_attributes(), **({_TEXT: text} if text.strip() else {})}
+
+    def _own_attributes(self) -> dict[str, str]:
+        return {f"@{name}": value for name, value in self.attributes.items()}
 
 
 class _Found(NamedTuple):
