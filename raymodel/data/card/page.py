@@ -117,7 +117,8 @@ def _accounts(card: _Card) -> Element:
     counts = card["counts"]
     flow = [(what, counts[split], split) for split, what in _SPLITS.items()]
     flow.append(("duplicates", counts["duplicates"], "duplicates"))
-    flow += [(reason, count, "left-out") for reason, count in counts["left_out"].items()]
+    reasons = enumerate(counts["left_out"].items())
+    flow += [(reason, count, f"left-out-{index % 4}") for index, (reason, count) in reasons]
     header = ["source", "read", "duplicates", "left out", "cut", *_SPLITS.values()]
     rows = [
         [
