@@ -23,7 +23,7 @@ from raymodel.data.card.sketch import MAX_NAMES, Histogram, Names, bin_index, ne
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.readers.png import encode_png
 from raymodel.data.rows import RowKind
-from raymodel.data.spec import SourceSpec, TokenizerSpec
+from raymodel.data.spec import CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.step import Step
 from raymodel.modality.text import TextProcessor
 from raymodel.storage.uri import Location
@@ -246,6 +246,25 @@ def test_a_card_of_clips_tells_how_long_they_are(
     assert told["sizes"]["milliseconds"]["least"] == 300
     assert told["sizes"]["milliseconds"]["most"] == 450
     assert told["names"]["rate"]["most"] == [["16,000 Hz", 12], ["8,000 Hz", 1]]
+
+
+def test_near_duplicates_and_evaluation_sets_are_told_where_they_were_looked_for(
+    recipe: Recipe, place: Location, corpus: Path, execute: Execute
+) -> None:
+    words = next((corpus / "a").glob("*.txt")).read_text().split()
+    (corpus / "a/near.txt").write_text(" ".join([*words[:-1], "other"]))
+    clean = CleanSpec.model_validate(
+        {
+            "dedup": {"name": "near"},
+            "decontaminate": {"sets": {"quiz": {"path": str(corpus / "b/003.txt")}}},
+        }
+    )
+    card = card_of(replace(recipe, clean=clean), place, execute)
+    assert card["common"]["near"]["duplicates"] >= 1
+    assert card["common"]["decontaminated"]["quiz"]["texts"] == 1
+    shown = Tags(card_page(card)).text
+    assert "recall at threshold" in shown
+    assert "quiz" in shown
 
 
 def test_what_cleaning_steps_changed_is_shown_by_source(

@@ -18,6 +18,8 @@ DROPPED_SHOWN = 3
 """Records of each reason and source."""
 BATCHES = (8, 32)
 """Examples of a batch for which the share of padding is told."""
+_COMMON = ("near", "repeated", "decontaminated")
+"""What the manifest says of what documents have in common, with one another and others."""
 SPLITS = ("train", "holdout", "test")
 _COUNTS = ("documents", "rows", "tokens", "num_bytes")
 
@@ -67,6 +69,7 @@ def build_card(
         },
         "labels": {split: content["classes"][split] for split in SPLITS if content["labels"]},
         "padding": _padding(content, cards),
+        "common": {name: content[name] for name in _COMMON if name in content},
         "sources": cards,
     }
 

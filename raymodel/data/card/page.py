@@ -32,6 +32,7 @@ _NAMES = {
     "size": "Sizes of images",
     "rate": "Sampling rates of clips",
 }
+_COMMON = {"near": "Near-duplicates", "repeated": "Repeated lines or paragraphs"}
 _Card = Mapping[str, Any]
 
 
@@ -41,6 +42,7 @@ def card_page(card: _Card) -> str:
         _overview(card),
         _notes(card),
         _accounts(card),
+        _common(card),
         _lengths(card),
         _labels(card),
         _tokenizer(card),
@@ -181,6 +183,22 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Element:
         class_="scroll",
         tabindex="0",
     )
+
+
+def _common(card: _Card) -> Element | None:
+    """Near-duplicates, repeated lines and evaluation sets, where a job looks for them."""
+    parts, common = list[Part](), card["common"]
+    for name, title in _COMMON.items():
+        if name in common:
+            facts = [f"{each.replace('_', ' ')} {count}" for each, count in common[name].items()]
+            parts += [element("h3", title), element("p", " · ".join(facts))]
+    if sets := common.get("decontaminated"):
+        header = ["evaluation set", "its texts", "of them found", "documents left out"]
+        rows = [
+            [name, *(own[n] for n in ("texts", "found", "documents"))] for name, own in sets.items()
+        ]
+        parts += [element("h3", "Evaluation sets"), _table(header, rows)]
+    return _section("What documents have in common", *parts) if parts else None
 
 
 # ---- what documents are like ---------------------------------------------------------------------
