@@ -268,18 +268,15 @@ def test_near_duplicates_and_evaluation_sets_are_told_where_they_were_looked_for
 
 
 def test_what_cleaning_steps_changed_is_shown_by_source(
-    recipe: Recipe, place: Location, execute: Execute
+    recipe: Recipe, place: Location, corpus: Path, execute: Execute
 ) -> None:
-    def with_changes(step: Step) -> None:
-        execute(step)
-        for file in (place / "work/read").local_path.glob("*.json"):
-            summary = json.loads(file.read_text())
-            summary["account"]["changed"] = {"pii": {"records": 4, "email": 7}}
-            file.write_text(json.dumps(summary))
-
-    card = card_of(recipe, place, with_changes)
-    assert [source["changed"]["pii"]["email"] for source in card["sources"]] == [7, 7]
-    assert "7 × email" in Tags(card_page(card)).text
+    for index in range(4):
+        (corpus / f"b/mail{index}.txt").write_text(f"write to a{index}@b.example or c@d.example")
+    clean = CleanSpec.model_validate({"steps": ["pii"]})
+    card = card_of(replace(recipe, clean=clean), place, execute)
+    first, second = (source["changed"] for source in card["sources"])
+    assert (first, second["pii"]["records"], second["pii"]["email"]) == ({}, 4, 8)
+    assert "8 × email" in Tags(card_page(card)).text
 
 
 def test_work_that_was_begun_before_there_were_cards_can_be_ended(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from raymodel.data.account import PLACE_COLUMNS, Place
+from raymodel.data.account import PLACE_COLUMNS, RECORDS, Place
 from raymodel.data.card.notes import notes_of
 from raymodel.data.card.plots import bar_list, histogram_plot, share_text, stacked_bar
 from raymodel.data.card.profile import FIELD
@@ -146,7 +146,7 @@ def _accounts(card: _Card) -> Element:
 def _changes(card: _Card) -> Iterator[Element]:
     """What each cleaning step changed: documents, and what else it counts."""
     rows = [
-        [source["path"], step, counts.get("records", 0), _listed(counts)]
+        [source["path"], step, counts.get(RECORDS, 0), _listed(counts)]
         for source in card["sources"]
         for step, counts in source["changed"].items()
     ]
@@ -156,7 +156,7 @@ def _changes(card: _Card) -> Iterator[Element]:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    others = [f"{count:,} × {what}" for what, count in counts.items() if what != "records"]
+    others = [f"{count:,} × {what}" for what, count in counts.items() if what != RECORDS]
     return ", ".join(others) or "–"
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from raymodel.data.card.shown import shown_document
 from raymodel.data.card.sketch import NAME_CHARS, Histogram, Names
 from raymodel.data.document import Document
+from raymodel.data.texts import texts_of
 from raymodel.tasks.fields import Fields
 
 KEPT_SHOWN = 6
@@ -156,22 +157,19 @@ class Profile:
         }
 
 
-def texts_of(document: Document, fields: Fields) -> Iterator[str]:
+def _texts(document: Document, fields: Fields) -> Iterator[str]:
     """All that is written in a document, but for its label."""
+    yield from texts_of(document.values, fields)
     for role, field in fields.items():
-        value: Any = document.values[role]
-        if field.kind == "text":
-            yield value
-        elif field.kind in ("texts", "words"):
-            yield from value
-        elif field.kind == "messages":
-            yield from (turn["content"] for turn in value)
+        words: Any = document.values[role]
+        if field.kind == "words":
+            yield from words
 
 
 def _measure(document: Document, fields: Fields) -> tuple[int, int, int]:
     """Its characters, words (what white space parts) and bytes in UTF-8."""
     characters = words = num_bytes = 0
-    for text in texts_of(document, fields):
+    for text in _texts(document, fields):
         characters += len(text)
         words += len(text.split())
         num_bytes += len(text) if text.isascii() else len(text.encode())
