@@ -121,6 +121,7 @@ def _add_reference_commands(commands: argparse._SubParsersAction[argparse.Argume
     )
     status.set_defaults(call=print_status)
 
+    _add_chat(commands)
     _add_export(commands)
 
     describe = commands.add_parser("describe", help="explain a section or field of a job file")
@@ -133,6 +134,38 @@ def _add_reference_commands(commands: argparse._SubParsersAction[argparse.Argume
     init = commands.add_parser("init", help="write a small job file to begin with")
     init.add_argument("path", nargs="?", default="job.yaml", help="default: job.yaml")
     init.set_defaults(call=write_first_job)
+
+
+def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="talk to a model in the terminal",
+        description="Talks to a model: one that is served, or one that is loaded here. At the "
+        "terminal /reset forgets the conversation, Ctrl-C stops an answer and Ctrl-D ends. Of a "
+        "pipe each line is a turn, and nothing but the answers is printed on stdout.",
+    )
+    chat.add_argument(
+        "model",
+        metavar="RUN|FOLDER|URL",
+        help="a run, whose best model it is; RUN/STAGE; a Hugging Face folder; or a server of "
+        "OpenAI's API, such as http://127.0.0.1:8000",
+    )
+    chat.add_argument("--system", metavar="TEXT", help="what the model is told before all turns")
+    chat.add_argument("--temperature", type=float, help="0 is greedy; default: 1")
+    chat.add_argument(
+        "--max-tokens", type=int, metavar="N", help="longest answer; default: the server's, or 1024"
+    )
+    chat.add_argument("--name", help="of the model, on a server with several")
+    chat.add_argument(
+        "--token-env",
+        metavar="NAME",
+        default="RAYMODEL_TOKEN",
+        help="the environment variable with the server's token; default: RAYMODEL_TOKEN",
+    )
+    chat.add_argument(
+        "--storage", default="runs", help="where runs are looked up by name; default: runs"
+    )
+    chat.set_defaults(call=chat_with_model)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -313,6 +346,21 @@ def print_status(arguments: argparse.Namespace) -> int:
 
     rows = served_rows(url)
     print("\n" + (table_text(rows) if rows else f"nothing is served on {url}"))
+    return 0
+
+
+def chat_with_model(arguments: argparse.Namespace) -> int:
+    from raymodel.serve.chat_model import ChatSettings
+    from raymodel.serve.chat_terminal import chat
+
+    chat(
+        arguments.model,
+        ChatSettings(temperature=arguments.temperature, max_tokens=arguments.max_tokens),
+        system=arguments.system,
+        name=arguments.name,
+        token_env=arguments.token_env,
+        storage=arguments.storage,
+    )
     return 0
 
 

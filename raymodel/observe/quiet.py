@@ -36,8 +36,7 @@ def quiet_logs(log_file: Path) -> None:
     Args:
         log_file: appended to; the folder is made.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    quiet_environment()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = _file_handler(log_file)
     logging.captureWarnings(True)
@@ -49,6 +48,12 @@ def quiet_logs(log_file: Path) -> None:
         if any(name.startswith(f"{parent}.") for parent in _LOGGERS):
             child = logging.getLogger(name)
             child.handlers, child.propagate = [], True
+
+
+def quiet_environment() -> None:
+    """Has libraries that are imported later draw no progress and log no advice."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def find_log_file() -> Path | None:

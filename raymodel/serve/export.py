@@ -12,11 +12,11 @@ from raymodel.model.gguf import GgufType, check_gguf, write_gguf
 from raymodel.model.load import check_folder
 from raymodel.model.purpose import find_task
 from raymodel.model.stored import StoredWeights
+from raymodel.serve.named import find_named
 from raymodel.storage.local import copy_to_disk
-from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
-from raymodel.train.base import BaseModel, base_of, resolve_base
+from raymodel.train.base import BaseModel
 
 FORMATS = ("gguf", "folder")
 
@@ -39,8 +39,7 @@ def export_model(
     """Writes a model for other programs.
 
     Args:
-        reference: a run's folder, whose best model it is; `RUN/STAGE` or `RUN/best`; a Hugging Face
-            folder; or `python:PACKAGE/path`.
+        reference: see `find_named`.
         to: `gguf`, one file for llama.cpp, Ollama, LM Studio and OpenVINO; or `folder`, for
             transformers, vLLM and whatever else reads Hugging Face's.
         type: of a GGUF file's matrices; f16 by default.
@@ -54,7 +53,7 @@ def export_model(
     """
     if type is not None and to != "gguf":
         raise RequestError(f"--type {type} is of gguf; a {to} keeps the model's own: leave it out")
-    name, model = _find(reference, Location.parse(storage))
+    name, model = find_named(reference, Location.parse(storage))
     target = out or Path(f"{name}.gguf" if to == "gguf" else name)
     if target.exists():
         raise RequestError(f"{target} exists already and is left as it is; give another: --out")
@@ -66,19 +65,6 @@ def export_model(
         _copy_folder(model, target)
     files = [target] if target.is_file() else [f for f in target.rglob("*") if f.is_file()]
     return Exported(target, sum(file.stat().st_size for file in files))
-
-
-def _find(reference: str, storage: Location) -> tuple[str, BaseModel]:
-    """A name for the model, and where it is."""
-    for folder in (Location.parse(reference), storage / reference):
-        if not reference.startswith("python:") and (folder / "best").exists():
-            best = Run(folder).best()
-            assert best is not None, folder
-            return folder.name, base_of(best)
-    model = resolve_base(reference, storage, Path.cwd())
-    if model.artifact is not None:
-        return model.artifact.manifest.job_name, model
-    return model.location.name, model
 
 
 def _write_gguf(model: BaseModel, target: Path, type: GgufType, name: str) -> None:

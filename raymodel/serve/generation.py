@@ -129,10 +129,14 @@ class GenerationService(Service):
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        prompt = await self._render([message.turn for message in body.messages], "messages")
-        sampling = self._asked.sampling(body, len(prompt), self._chat_stops, "messages")
+        prompt, sampling = await self.read(self.read_chat, body)
         shape = ChatShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
         return await self._respond(request, body, [prompt], [sampling], shape)
+
+    def read_chat(self, body: ChatRequest) -> tuple[list[int], Sampling]:
+        """The token ids of a conversation, and how it is answered. Raises Refusal (400)."""
+        prompt = self._turn_ids([message.turn for message in body.messages], "messages")
+        return prompt, self._asked.sampling(body, len(prompt), self._chat_stops, "messages")
 
     async def respond(self, request: Request, body: ResponsesRequest) -> Response:
         """Answers a text or a conversation."""
@@ -163,10 +167,13 @@ class GenerationService(Service):
         return None if body.num_top is None else self._texts
 
     async def _render(self, turns: Sequence[Turn], param: str) -> list[int]:
+        return await self.read(self._turn_ids, turns, param)
+
+    def _turn_ids(self, turns: Sequence[Turn], param: str) -> list[int]:
         """Token ids of the conversation in a field."""
         num_chars = sum(len(turn["content"]) for turn in turns)
         self.check_chars(num_chars, self.engine.context_tokens, param)
-        return await self.read(render_chat, self._format, turns, param)
+        return render_chat(self._format, turns, param)
 
     def _prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""

@@ -1,0 +1,32 @@
+"""The model that a command names: of a run, of a folder, or of a package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raymodel.storage.registry import Run
+from raymodel.storage.uri import Location
+from raymodel.train.base import BaseModel, base_of, resolve_base
+
+
+def find_named(reference: str, storage: Location) -> tuple[str, BaseModel]:
+    """A name for the model, and where it is.
+
+    Args:
+        reference: a run's name or folder, whose best model it is; `RUN/STAGE` or `RUN/best`; a
+            Hugging Face folder; or `python:PACKAGE/path`.
+        storage: where runs are looked up by their names.
+
+    Raises:
+        ArtifactError: there is no such model.
+        SourceError: the package that should hold it is not installed.
+    """
+    for folder in (Location.parse(reference), storage / reference):
+        if not reference.startswith("python:") and (folder / "best").exists():
+            best = Run(folder).best()
+            assert best is not None, folder
+            return folder.name, base_of(best)
+    model = resolve_base(reference, storage, Path.cwd())
+    if model.artifact is not None:
+        return model.artifact.manifest.job_name, model
+    return model.location.name, model
