@@ -300,12 +300,16 @@ _LACKING: dict[str, Callable[[Sampling], bool]] = {
 def _generation(answer: Answer) -> dict[str, Any]:
     """Fields of its `GenerationConfig`. The engine knows where an answer ends, not the library."""
     sampling = answer.sampling
+    # Without an end in the file it takes -1 for one, and refuses that; any is ignored here, but for
+    # `min_new_tokens`, which forbids it.
+    ends = set(answer.ends) or {0}
     fields: dict[str, Any] = {
         "max_new_tokens": max(1, sampling.max_tokens),
         "ignore_eos": True,
         "repetition_penalty": sampling.repetition_penalty,
-        "min_new_tokens": sampling.min_tokens,
-        "stop_token_ids": set(answer.ends),  # which it forbids before `min_new_tokens`
+        "min_new_tokens": sampling.min_tokens if answer.ends else 0,
+        "eos_token_id": min(ends),
+        "stop_token_ids": ends,
         "logprobs": int(sampling.logprobs is not None),
     }
     if sampling.temperature == 0:

@@ -1,6 +1,7 @@
 """OpenVINO GenAI as an engine: which models, how much memory, and what happens when it fails."""
 
 import asyncio
+import copy
 import importlib.util
 import json
 import os
@@ -75,6 +76,20 @@ def test_a_model_that_is_another_one_in_openvino_is_refused(tokenizer, monkeypat
     monkeypatch.setattr(gguf, "_paired", lambda rows, heads: rows)
     with pytest.raises(ArtifactError, match="says something else than in transformers"):
         build_engine(build("llama"), tokenizer, batch=1, queue=1, asked="auto")
+
+
+def test_a_model_without_an_end_goes_on_to_the_length(tokenizer):
+    model = build("llama")
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = model.config.eos_token_id = model.generation_config.eos_token_id = None
+    engine = build_engine(model, endless, batch=2, queue=2, asked="openvino").engine
+    listener = Listener()
+    try:
+        engine.submit([([5, 6, 7], greedy(40))], listener)
+        _, last = listener.wait()[0]
+        assert (last.finish_reason, last.num_tokens) == ("length", 40)
+    finally:
+        engine.close()
 
 
 def test_weights_in_eight_bits_are_still_the_model(tokenizer):
