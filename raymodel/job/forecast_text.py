@@ -162,7 +162,8 @@ def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:
         yield "compress", f"1 task of {each}"
     if job.serve:
         replicas = job.serve.replicas
-        yield "serve", _range(replicas.min, replicas.max, "replica") + f" of {each}"
+        twice = ", each with memory for two models, as it watches best" if job.serve.watch else ""
+        yield "serve", _range(replicas.min, replicas.max, "replica") + f" of {each}{twice}"
 
 
 def _machines(fleet: Fleet | None, workers: int) -> str:

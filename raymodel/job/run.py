@@ -241,6 +241,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
     stays = keep_serving or not ends
 
     def serve(execution_or_none: Execution | None) -> dict[str, Any]:
+        from raymodel.serve.follow import find_followed
         from raymodel.serve.run import run_serve
 
         with run_serve(
@@ -249,6 +250,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             job_name=p.job.name,
             cluster=p.job.cluster,
             story=p.story,
+            follows=find_followed(spec, p.run.location.parent, p.job.name),
             keep=not ends,
         ) as served:
             question, values = _question(p)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymodel.errors import ArtifactError, SpecError
+from raymodel.serve.follow import find_followed
 from raymodel.spec.load import load_job
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
@@ -43,7 +44,11 @@ def application(arguments: dict[str, Any]) -> Application:
         raise SpecError(f"{arguments['job']} has no `serve:` section; add one, even `serve: {{}}`")
     model = find_model(job, Path.cwd())
     return build_application(
-        job.serve, model.artifact or model.location, job_name=job.name, cluster=job.cluster
+        job.serve,
+        model.artifact or model.location,
+        job_name=job.name,
+        cluster=job.cluster,
+        follows=find_followed(job.serve, Location.parse(job.storage), job.name),
     )
 
 

@@ -7,50 +7,45 @@ none is there, or that all are full; whatever it was, clients get a refusal of o
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
-from starlette.types import Message, Receive, Scope, Send
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from starlette.types import Message
 
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.serve.bodies import read_body, replay
-from raymodel.serve.flow import Flow, notices, tell_notices
+from raymodel.serve.current import Current, Follower
+from raymodel.serve.flow import Flow
+from raymodel.serve.follow import LOOK_S, Told, Version, Watcher
 from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
-from raymodel.serve.refusal import Refusal, queue_full, starting, timed_out
+from raymodel.serve.relay import ACCEPT_S, Relay
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.own import use_folder
 from raymodel.storage.local import local_folder
-from raymodel.storage.uri import Location
+from raymodel.storage.registry import Run
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
+    from raymodel.serve.service import Service
+
 log = logging.getLogger(__name__)
 
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
-_MODEL = "model"
+_MODEL, _WATCHER = "model", "watcher"
+_WATCHER_ANSWER_S = 30.0  # a replica may start before it
 _REPLICAS_BY_GATE = 8
 # More than a gate lets in by far: it refuses, not Ray Serve, which does so in words of its own.
 _MOST_AT_GATE = 100_000
-_BEGUN, _COUNTED = "raymodel.begun", "raymodel.counted"
-_OF_REQUEST = (
-    *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path"),
-    *("query_string", "root_path", "headers", "client", "server"),
-)
-# A replica takes a request at once, even when it is full, unless its machine is far too busy.
-_ACCEPT_S = 5.0
-_ACCEPT_WHEN_LOST_S = 0.5  # nobody took the last one
-_HEALTH_S = 2.0
-_HANGS_AFTER_S = 5.0  # beyond its own time limit; before Ray Serve's, which knows no JSON
 # A dead replica is replaced when it is next asked how it is; Ray Serve's default is ten seconds.
 _HEALTH_PERIOD_S = 2.0
 
@@ -60,8 +55,10 @@ class Deployed:
     """What is deployed."""
 
     spec: ServeSpec
-    model: Location
-    task: str
+    model: Version
+    """That replicas load, unless they follow another."""
+    follows: Run | None
+    """Whose promoted model they follow."""
     name: str
     """Of the model, for clients."""
     rules: Rules
@@ -78,10 +75,12 @@ def build_deployments(deployed: Deployed) -> serve.Application:
         num_replicas=num_gates(spec),
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=_MOST_AT_GATE,
-        graceful_shutdown_timeout_s=spec.grace + _ACCEPT_S,
+        graceful_shutdown_timeout_s=spec.grace + ACCEPT_S,
         logging_config=LOGGING,
     )(_gate_class(deployed))
-    return gate.bind(_model_deployment(deployed))
+    follows = deployed.follows
+    watcher = () if follows is None else (_watcher_deployment(deployed, follows),)
+    return gate.bind(_model_deployment(deployed, watcher))
 
 
 def num_gates(spec: ServeSpec) -> int:
@@ -92,7 +91,9 @@ def num_gates(spec: ServeSpec) -> int:
 # ---- the replicas of the model -------------------------------------------------------------------
 
 
-def _model_deployment(deployed: Deployed) -> serve.Application:
+def _model_deployment(
+    deployed: Deployed, watcher: tuple[serve.Application, ...]
+) -> serve.Application:
     spec, cluster = deployed.spec, deployed.cluster
     scale: dict[str, Any] = {"num_replicas": spec.replicas.min}
     if spec.replicas.max > spec.replicas.min:
@@ -119,91 +120,51 @@ def _model_deployment(deployed: Deployed) -> serve.Application:
         health_check_period_s=_HEALTH_PERIOD_S,
         logging_config=LOGGING,
         **scale,
-    )(_model_class(deployed)).bind()
+    )(_model_class(deployed)).bind(*watcher)
 
 
 def _model_class(deployed: Deployed) -> type:
     class ModelServer:
-        """A replica: loads the model when it starts."""
+        """A replica: loads the model when it starts, and follows the watcher where there is one."""
 
-        def __init__(self) -> None:
-            from raymodel.serve.app import build_inner
-
+        def __init__(self, watcher: DeploymentHandle[Any] | None = None) -> None:
             # Serve's controller, which starts replicas, may be of a job in another directory.
             if deployed.folder.is_dir():
                 use_folder(deployed.folder)
-            self.service = _load(deployed)
-            self.app = build_inner(self.service)
+            first = deployed.model
+            if watcher is not None:
+                first = _away_from_loop(_ask_good, watcher) or first
+            self.current = Current(lambda version: _load(deployed, version), first)
+            self.follower: Follower | None = None
+            if watcher is not None:
+                name = serve.get_replica_context().replica_id.unique_id
+                self.follower = Follower(self.current, _Watcher(watcher, name))
 
         def __del__(self) -> None:
-            if hasattr(self, "service"):
-                self.service.close()
+            if follower := getattr(self, "follower", None):
+                follower.stop()
+            if hasattr(self, "current"):
+                self.current.close()
 
         def check_health(self) -> None:
             """Ray replaces a replica that raises here."""
-            if not self.service.is_healthy:
+            if not self.current.service.is_healthy:
                 raise RuntimeError("the engine fails at every step")
 
         async def health(self) -> dict[str, Any]:
             """What `/health` tells."""
-            told: dict[str, Any] = self.service.health()
-            return told
+            follows = {} if self.follower is None else self.follower.state()
+            return self.current.health() | follows
 
         async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
             """The messages of the response, those that are there at once together."""
-            async for messages in run_app(self.app, scope, body):
+            async for messages in self.current.answer(scope, body):
                 yield messages
 
     return ModelServer
 
 
-class _Told:
-    """Notices as messages among those of the response."""
-
-    def __init__(self, sent: asyncio.Queue[Message | None]) -> None:
-        self._sent = sent
-
-    def begin(self) -> None:
-        self._sent.put_nowait({"type": _BEGUN})
-
-    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self._sent.put_nowait({"type": _COUNTED, "tokens": (prompt_tokens, completion_tokens)})
-
-
-async def run_app(app: Any, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
-    """What an ASGI application sends; first nothing, which says that the request arrived."""
-    sent: asyncio.Queue[Message | None] = asyncio.Queue()
-
-    async def receive() -> Message:
-        await asyncio.Event().wait()  # who leaves ends this generator
-        raise AssertionError
-
-    async def run() -> None:
-        tell_notices(_Told(sent))
-        try:
-            await app(scope, replay(body, receive), sent.put)
-        except Exception:
-            log.exception("a request failed")  # the application has answered it
-        finally:
-            sent.put_nowait(None)
-
-    yield []
-    task = asyncio.ensure_future(run())
-    try:
-        while True:
-            batch = [await sent.get()]
-            while not sent.empty():
-                batch.append(sent.get_nowait())
-            messages = [message for message in batch if message is not None]
-            if messages:
-                yield messages
-            if None in batch:
-                return
-    finally:
-        task.cancel()
-
-
-def _load(deployed: Deployed) -> Any:
+def _load(deployed: Deployed, version: Version) -> Service:
     import torch
 
     from raymodel.serve.load import load_service
@@ -212,11 +173,77 @@ def _load(deployed: Deployed) -> Any:
     # Ray gives an actor one thread for each logical CPU, which says nothing of the cores it has.
     cores = os.cpu_count() or 1
     torch.set_num_threads(cluster.threads_per_worker or max(1, cores // spec.replicas.max))
-    with local_folder(deployed.model) as folder:
+    with local_folder(version.location) as folder:
         wants_gpu = cluster.gpus_per_worker > 0
         return load_service(
-            folder, deployed.task, name=deployed.name, spec=spec, wants_gpu=wants_gpu
+            folder, version.task, name=deployed.name, spec=spec, wants_gpu=wants_gpu
         )
+
+
+# ---- the watcher ---------------------------------------------------------------------------------
+
+
+def _watcher_deployment(deployed: Deployed, run: Run) -> serve.Application:
+    class WatcherServer:
+        """One process that decides which replica changes to what."""
+
+        def __init__(self) -> None:
+            self.watcher = Watcher(run, deployed.model)
+            self.looked_s = -LOOK_S
+
+        def good(self) -> Version:
+            return self.watcher.good
+
+        def tell(self, replica: str, has: Version, is_loading: bool) -> Told:
+            if time.monotonic() - self.looked_s >= LOOK_S:
+                self.watcher.look()
+                self.looked_s = time.monotonic()
+            return self.watcher.tell(replica, has, is_loading=is_loading)
+
+        def note(self, replica: str, version: Version, error: str | None) -> None:
+            self.watcher.note(replica, version, error)
+
+    return serve.deployment(
+        name=_WATCHER,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=_MOST_AT_GATE,
+        logging_config=LOGGING,
+    )(WatcherServer).bind()
+
+
+class _Watcher:
+    """The watcher as a replica of this name sees it; asked in a thread beside the event loop."""
+
+    def __init__(self, handle: DeploymentHandle[Any], name: str) -> None:
+        self._handle, self._name = handle, name
+
+    def tell(self, has: Version, *, is_loading: bool) -> Told | None:
+        """None when it does not answer."""
+        told: Told | None = _wait_for(self._handle.tell.remote(self._name, has, is_loading))
+        return told
+
+    def note(self, version: Version, error: str | None) -> None:
+        _wait_for(self._handle.note.remote(self._name, version, error))
+
+
+def _ask_good(handle: DeploymentHandle[Any]) -> Version | None:
+    good: Version | None = _wait_for(handle.good.remote())
+    return good
+
+
+def _wait_for(asked: Any) -> Any:
+    try:
+        return asked.result(timeout_s=_WATCHER_ANSWER_S)
+    except (RayError, RayServeException, TimeoutError) as error:
+        log.warning("the watcher does not answer (%s)", error)
+        return None
+
+
+def _away_from_loop(call: Callable[..., Any], *given: Any) -> Any:
+    """In a thread, as Ray Serve lets nobody wait in the event loop that starts a replica."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call, *given).result()
 
 
 # ---- the gate ------------------------------------------------------------------------------------
@@ -258,118 +285,3 @@ def build_gate(relay: Relay, deployed: Deployed) -> Gate:
         room=at_once * math.ceil(spec.replicas.max / gates) + SPARE_REQUESTS,
     )
     return Gate(relay, relay.health, flow, deployed.rules, deployed.name)
-
-
-class Relay:
-    """An ASGI application that has requests answered by a replica.
-
-    Args:
-        ask: sends a request on; the batches of the messages of its response.
-        ask_health: asks a replica how it is.
-        name: of the model.
-        timeout_s: after which a replica has ended its answer, unless it hangs.
-    """
-
-    def __init__(
-        self,
-        ask: Callable[[dict[str, Any], bytes], Any],
-        ask_health: Callable[[], Any],
-        name: str,
-        timeout_s: float,
-    ) -> None:
-        self._ask, self._ask_health, self._name = ask, ask_health, name
-        self._timeout_s = timeout_s
-        self._asking: asyncio.Task[Mapping[str, Any]] | None = None
-        self._is_lost = False
-
-    async def health(self) -> Mapping[str, Any]:
-        """What a replica tells; that it starts, when none says anything. All who ask meanwhile
-        share one question."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.ensure_future(self._find_health())
-        return await asyncio.shield(self._asking)
-
-    async def _find_health(self) -> Mapping[str, Any]:
-        asked = self._ask_health()
-        try:
-            async with asyncio.timeout(_ACCEPT_WHEN_LOST_S if self._is_lost else _HEALTH_S):
-                told: Mapping[str, Any] = await asked
-        except (TimeoutError, RayError, RayServeException):
-            asked.cancel()
-            self._is_lost = True
-            return {"status": "starting", "model": self._name}
-        self._is_lost = False
-        return told
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises Refusal when no replica answers, or when it goes while it does."""
-        if scope["type"] == "lifespan":
-            await _live(receive, send)
-            return
-        if scope["type"] != "http":
-            raise RuntimeError(f"this server does not speak {scope['type']}")
-        body = await read_body(scope, receive, 2**62)  # the gate has bounded it
-        answer = self._ask(_plain(scope), body)
-        passing = asyncio.ensure_future(self._pass_on(answer, send))
-        leaving = asyncio.ensure_future(_left(receive))
-        try:
-            done, _ = await asyncio.wait(
-                {passing, leaving},
-                timeout=self._timeout_s + _HANGS_AFTER_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if passing in done:
-                passing.result()
-            elif not done:
-                raise timed_out(self._timeout_s)
-        finally:
-            for task in (passing, leaving):
-                task.cancel()
-            answer.cancel()  # without effect on one that has ended
-
-    async def _pass_on(self, answer: Any, send: Send) -> None:
-        told = notices()
-        try:
-            await self._accepted(answer)
-            async for messages in answer:
-                for message in messages:
-                    if message["type"] == _BEGUN:
-                        told.begin()
-                    elif message["type"] == _COUNTED:
-                        told.count(*message["tokens"])
-                    else:
-                        await send(message)
-        except BackPressureError as error:
-            raise queue_full(error.args[0], retry_after_s=1) from error
-        except RayTaskError as error:
-            log.exception("a replica failed")
-            raise Refusal(500, "the model failed; the server's log has more") from error
-        except (RayError, RayServeException) as error:
-            self._is_lost = True
-            raise starting("the replica that had this request is gone") from error
-
-    async def _accepted(self, answer: Any) -> None:
-        """Raises Refusal (503) when no replica takes the request."""
-        try:
-            async with asyncio.timeout(_ACCEPT_WHEN_LOST_S if self._is_lost else _ACCEPT_S):
-                await anext(answer)
-        except TimeoutError:
-            self._is_lost = True
-            raise starting("no replica of the model is there") from None
-        self._is_lost = False
-
-
-def _plain(scope: Scope) -> dict[str, Any]:
-    """What describes a request, without what belongs to this process."""
-    return {name: scope[name] for name in _OF_REQUEST if name in scope}
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _live(receive: Receive, send: Send) -> None:
-    for word in ("startup", "shutdown"):
-        await receive()
-        await send({"type": f"lifespan.{word}.complete"})

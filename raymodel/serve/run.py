@@ -25,14 +25,16 @@ from raymodel.cluster.holders import app_name_of
 from raymodel.cluster.places import find_lack
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ClusterError, PortError, RaymodelError
-from raymodel.model.purpose import find_task, model_location
+from raymodel.model.purpose import find_task
 from raymodel.serve.deployment import LOGGING, Deployed, build_deployments, num_gates
+from raymodel.serve.follow import version_of
 from raymodel.serve.gate import Rules
 from raymodel.serve.keys import Key, load_keys, new_key
 from raymodel.serve.load import service_of
 from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.artifact import Artifact
+from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
@@ -138,6 +140,7 @@ def run_serve(
     job_name: str,
     cluster: ClusterSpec,
     story: Story,
+    follows: Run | None = None,
     keep: bool = False,
 ) -> Served:
     """Serves a model on the Ray that this process is connected to; returns once it answers.
@@ -148,6 +151,7 @@ def run_serve(
         job_name: names the application, and the model unless `spec.name` does.
         cluster: GPUs and threads of a replica are those of a training worker.
         story: told what is waited for.
+        follows: the run whose promoted model takes the place of this one; see `find_followed`.
         keep: leave it running at the end of a `with` block.
 
     Raises:
@@ -160,7 +164,9 @@ def run_serve(
     name = spec.name or job_name
     # Of those that the clients have, perhaps only the digests are known here.
     token, key = new_key("raymodel") if spec.has_token else (None, None)
-    app = build_application(spec, model, job_name=job_name, cluster=cluster, own=key)
+    app = build_application(
+        spec, model, job_name=job_name, cluster=cluster, follows=follows, own=key
+    )
     app_name = app_name_of(job_name)
     started_serve = _start_serve(spec, app_name)
     replicas = ClusterSpec(**cluster.to_dict() | {"workers": spec.replicas.min})
@@ -201,6 +207,7 @@ def build_application(
     *,
     job_name: str,
     cluster: ClusterSpec,
+    follows: Run | None = None,
     own: Key | None = None,
 ) -> serve.Application:
     """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike.
@@ -208,7 +215,7 @@ def build_application(
     Args:
         own: a key beside those of the clients.
     """
-    keys, task = load_keys(spec), find_task(model)
+    keys, version = load_keys(spec), version_of(model)
     name = spec.name or job_name
     rules = Rules(
         keys=keys if own is None else (*keys, own),
@@ -219,8 +226,8 @@ def build_application(
     return build_deployments(
         Deployed(
             spec=spec,
-            model=model_location(model),
-            task=task,
+            model=version,
+            follows=follows,
             name=name,
             rules=rules,
             cluster=cluster,

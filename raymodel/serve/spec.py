@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
-from raymodel.spec.base import Spec, Text
+from raymodel.spec.base import OPERATIONAL, Spec, Text
 from raymodel.spec.quantity import Bytes, Count, Seconds
 from raymodel.spec.show import show
 
@@ -51,6 +51,11 @@ class ServeSpec(Spec):
     requests_per_min: int | None = Field(default=None, ge=1, le=1_000_000)
     """What one token may ask in a minute, on a server without tokens what all may together; more is
     refused with 429. By default without a limit."""
+    watch: Annotated[Literal["best"] | None, OPERATIONAL] = None
+    """`best` has the replicas follow the promoted model of this job, or of the run whose `RUN/best`
+    `model` names: a new one is loaded and probed beside the old one, one replica after the other,
+    and answers what comes then. So a replica needs memory for two models. One that does not load
+    is told in `/health`, and the old one goes on."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
     engine: EngineName = "auto"
@@ -87,6 +92,15 @@ class ServeSpec(Spec):
                 f"host {show(self.host)} can be reached from outside; set `token_env` to the name "
                 "of the environment variable with the bearer token, or `token_file`, or listen on "
                 "127.0.0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _followed(self) -> ServeSpec:
+        if self.watch and self.model and not self.model.endswith("/best"):
+            raise ValueError(
+                f"watch follows the promoted model of a run, and model is {show(self.model)}; name "
+                "RUN/best, or leave model out to follow this job"
             )
         return self
 

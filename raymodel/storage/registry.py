@@ -103,11 +103,16 @@ class Run:
         Raises:
             ArtifactError: when the artifact that `best` names is not good.
         """
-        pointer = self.location / "best"
-        if not pointer.exists():
+        named = self.best_name()
+        if named is None:
             return None
-        stage, _, fingerprint = pointer.read_text().strip().partition("/")
+        stage, _, fingerprint = named.partition("/")
         return open_artifact(self.execution(stage, fingerprint))
+
+    def best_name(self) -> str | None:
+        """What the pointer to it says, `STAGE/FINGERPRINT`: one small read."""
+        pointer = self.location / "best"
+        return pointer.read_text().strip() if pointer.exists() else None
 
     def set_best(self, artifact: Artifact) -> None:
         """Promotes a model artifact of this run.

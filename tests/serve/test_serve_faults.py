@@ -7,9 +7,9 @@ import threading
 import time
 
 import httpx
-import psutil
 import pytest
 from local_ray import local_ray
+from replicas import replica_pid
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe.story import Story
@@ -74,14 +74,6 @@ class Post(threading.Thread):
         started_s = time.monotonic()
         self.response = httpx.post(f"{self.url}/v1/completions", json=BODY, timeout=200)
         self.took_s = time.monotonic() - started_s
-
-
-def replica_pid():
-    for process in psutil.Process().children(recursive=True):
-        words = " ".join(process.cmdline())
-        if "ServeReplica:" in words and ":model" in words:
-            return process.pid
-    raise AssertionError("there is no replica")
 
 
 def is_refusal(response):

@@ -10,10 +10,12 @@ from asked import check_error, complete, events, leave_early
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from raymodel.serve import deployment
+from raymodel.serve import relay
 from raymodel.serve.app import build_inner
-from raymodel.serve.deployment import Relay, build_gate, run_app
+from raymodel.serve.current import run_app
+from raymodel.serve.deployment import build_gate
 from raymodel.serve.gate import Rules
+from raymodel.serve.relay import Relay
 from raymodel.serve.spec import ServeSpec
 
 COMPLETION = {"model": "tiny", "prompt": "def read", "max_tokens": 40, "temperature": 0}
@@ -161,8 +163,8 @@ def test_full_replicas_are_503_as_a_full_queue_is(gate, replica):
 
 
 def test_without_a_replica_requests_are_refused_soon_and_health_says_so(gate, replica, monkeypatch):
-    monkeypatch.setattr(deployment, "_ACCEPT_S", 0.2)
-    monkeypatch.setattr(deployment, "_ACCEPT_WHEN_LOST_S", 0.05)
+    monkeypatch.setattr(relay, "ACCEPT_S", 0.2)
+    monkeypatch.setattr(relay, "_ACCEPT_WHEN_LOST_S", 0.05)
     replica.is_there = False
     for response in ask(gate, *[COMPLETION] * 3):
         check_error(response, 503, "no replica of the model is there")
@@ -183,7 +185,7 @@ def test_health_says_at_once_that_the_replica_died(gate, replica):
 
 
 def test_a_replica_that_hangs_is_504_before_ray_serve_gives_up(replica, monkeypatch):
-    monkeypatch.setattr(deployment, "_HANGS_AFTER_S", 0.05)
+    monkeypatch.setattr(relay, "_HANGS_AFTER_S", 0.05)
 
     async def hang(scope, receive, send):
         await asyncio.Event().wait()

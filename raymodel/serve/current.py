@@ -1,0 +1,218 @@
+"""The model that a replica answers with, which another may take the place of under load."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.types import Message
+
+from raymodel.errors import ClusterError
+from raymodel.heap import give_back_freed_memory
+from raymodel.serve.bodies import replay
+from raymodel.serve.flow import tell_notices
+from raymodel.serve.follow import LOOK_S, Refused, Told, Version
+from raymodel.serve.memory import available_memory_bytes
+from raymodel.storage.uri import Location
+
+if TYPE_CHECKING:
+    from raymodel.serve.service import Service
+
+log = logging.getLogger(__name__)
+
+BEGUN, COUNTED = "raymodel.begun", "raymodel.counted"
+"""Messages among those of a response that are notices."""
+_DRAIN_LOOK_S = 0.05
+
+
+@dataclass(eq=False)
+class _Loaded:
+    version: Version
+    service: Service
+    app: Any
+    num_running: int = 0
+    """Requests that it answers."""
+
+
+class Current:
+    """One model at a time for new requests; those that came before end with what they began with.
+
+    Args:
+        load: makes the service of a model; raises what `load_service` does.
+        first: which to begin with.
+    """
+
+    def __init__(self, load: Callable[[Version], Service], first: Version) -> None:
+        self._load_service = load
+        self._lock = threading.Lock()  # the event loop takes requests, a thread puts models
+        self._loaded = self._load(first)
+
+    @property
+    def version(self) -> Version:
+        """What answers new requests."""
+        return self._loaded.version
+
+    @property
+    def service(self) -> Service:
+        """Of that."""
+        return self._loaded.service
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` tells of it."""
+        return self.service.health() | {"version": self.version.name}
+
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
+        """The messages of the response, those that are there at once together."""
+        with self._lock:
+            loaded = self._loaded
+            loaded.num_running += 1
+        try:
+            async for messages in run_app(loaded.app, scope, body):
+                yield messages
+        finally:
+            with self._lock:
+                loaded.num_running -= 1
+
+    def replace(self, version: Version) -> None:
+        """Puts another model in the place of this one; returns when the old one is gone.
+
+        Raises:
+            Exception: the new one does not load, whatever the reason; the old one stays.
+        """
+        _check_room(version.location)
+        new = self._load(version)
+        with self._lock:
+            old, self._loaded = self._loaded, new
+        # Requests end by themselves: each has its time limit.
+        while old.num_running:
+            time.sleep(_DRAIN_LOOK_S)
+        old.service.close()
+        del old, new
+        gc.collect()
+        give_back_freed_memory()
+
+    def close(self) -> None:
+        """Ends its threads."""
+        self._loaded.service.close()
+
+    def _load(self, version: Version) -> _Loaded:
+        from raymodel.serve.app import build_inner
+
+        service = self._load_service(version)
+        return _Loaded(version, service, build_inner(service))
+
+
+def _check_room(folder: Location) -> None:
+    """Raises ClusterError for a model that the memory cannot hold beside the one that is there."""
+    sizes = [entry.bytes for entry in folder.walk() if entry.name.endswith(".safetensors")]
+    needed, left = sum(sizes), available_memory_bytes()
+    if needed > left:
+        raise ClusterError(
+            f"its weights have {needed / 1e9:.1f} GB, and beside the model that is served "
+            f"{left / 1e9:.1f} GB are left; free some, or start the application anew"
+        )
+
+
+class AskWatcher(Protocol):
+    """The watcher, as a replica asks it."""
+
+    def tell(self, has: Version, *, is_loading: bool) -> Told | None:
+        """What to do; None when it does not answer."""
+
+    def note(self, version: Version, error: str | None) -> None:
+        """What came of it."""
+
+
+class Follower:
+    """Asks the watcher again and again, in a thread, and does what it says in another."""
+
+    def __init__(self, current: Current, watcher: AskWatcher, look_s: float = LOOK_S) -> None:
+        self._current, self._watcher, self._look_s = current, watcher, look_s
+        self._loading: Version | None = None
+        self._refused: Refused | None = None
+        self._stopped = threading.Event()
+        threading.Thread(target=self._follow, name="follower", daemon=True).start()
+
+    def state(self) -> dict[str, Any]:
+        """What `/health` tells: what is loaded now, and what was promoted and is not served."""
+        loading, refused = self._loading, self._refused
+        return {
+            "loading": None if loading is None else loading.name,
+            "refused": None if refused is None else refused._asdict(),
+        }
+
+    def stop(self) -> None:
+        """Ends the thread; a model that is being loaded is not waited for."""
+        self._stopped.set()
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(self._look_s):
+            told = self._watcher.tell(self._current.version, is_loading=self._loading is not None)
+            if told is None:
+                continue
+            self._refused = told.refused
+            if told.load is not None:
+                self._loading = told.load
+                threading.Thread(target=self._load, args=[told.load], daemon=True).start()
+
+    def _load(self, version: Version) -> None:
+        error = None
+        try:
+            self._current.replace(version)
+        except Exception as failure:  # whatever it is, the old model goes on
+            log.exception("%s does not load", version.name)
+            error = f"{type(failure).__name__}: {failure}"
+        self._watcher.note(version, error)
+        self._loading = None
+
+
+class _Told:
+    """Notices as messages among those of the response."""
+
+    def __init__(self, sent: asyncio.Queue[Message | None]) -> None:
+        self._sent = sent
+
+    def begin(self) -> None:
+        self._sent.put_nowait({"type": BEGUN})
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        self._sent.put_nowait({"type": COUNTED, "tokens": (prompt_tokens, completion_tokens)})
+
+
+async def run_app(app: Any, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
+    """What an ASGI application sends; first nothing, which says that the request arrived."""
+    sent: asyncio.Queue[Message | None] = asyncio.Queue()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()  # who leaves ends this generator
+        raise AssertionError
+
+    async def run() -> None:
+        tell_notices(_Told(sent))
+        try:
+            await app(scope, replay(body, receive), sent.put)
+        except Exception:
+            log.exception("a request failed")  # the application has answered it
+        finally:
+            sent.put_nowait(None)
+
+    yield []
+    task = asyncio.ensure_future(run())
+    try:
+        while True:
+            batch = [await sent.get()]
+            while not sent.empty():
+                batch.append(sent.get_nowait())
+            messages = [message for message in batch if message is not None]
+            if messages:
+                yield messages
+            if None in batch:
+                return
+    finally:
+        task.cancel()

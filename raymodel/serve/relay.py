@@ -1,0 +1,144 @@
+"""From the gate to a replica: requests over a handle, and what is said when nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from starlette.types import Receive, Scope, Send
+
+from raymodel.serve.bodies import read_body
+from raymodel.serve.current import BEGUN, COUNTED
+from raymodel.serve.flow import notices
+from raymodel.serve.refusal import Refusal, queue_full, starting, timed_out
+
+log = logging.getLogger(__name__)
+
+_OF_REQUEST = (
+    *("type", "asgi", "http_version", "method", "scheme", "path", "raw_path"),
+    *("query_string", "root_path", "headers", "client", "server"),
+)
+# A replica takes a request at once, even when it is full, unless its machine is far too busy.
+ACCEPT_S = 5.0
+_ACCEPT_WHEN_LOST_S = 0.5  # nobody took the last one
+_HEALTH_S = 2.0
+_HANGS_AFTER_S = 5.0  # beyond its own time limit; before Ray Serve's, which knows no JSON
+
+
+class Relay:
+    """An ASGI application that has requests answered by a replica.
+
+    Args:
+        ask: sends a request on; the batches of the messages of its response.
+        ask_health: asks a replica how it is.
+        name: of the model.
+        timeout_s: after which a replica has ended its answer, unless it hangs.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[dict[str, Any], bytes], Any],
+        ask_health: Callable[[], Any],
+        name: str,
+        timeout_s: float,
+    ) -> None:
+        self._ask, self._ask_health, self._name = ask, ask_health, name
+        self._timeout_s = timeout_s
+        self._asking: asyncio.Task[Mapping[str, Any]] | None = None
+        self._is_lost = False
+
+    async def health(self) -> Mapping[str, Any]:
+        """What a replica tells; that it starts, when none says anything. All who ask meanwhile
+        share one question."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._find_health())
+        return await asyncio.shield(self._asking)
+
+    async def _find_health(self) -> Mapping[str, Any]:
+        asked = self._ask_health()
+        try:
+            async with asyncio.timeout(_ACCEPT_WHEN_LOST_S if self._is_lost else _HEALTH_S):
+                told: Mapping[str, Any] = await asked
+        except (TimeoutError, RayError, RayServeException):
+            asked.cancel()
+            self._is_lost = True
+            return {"status": "starting", "model": self._name}
+        self._is_lost = False
+        return told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises Refusal when no replica answers, or when it goes while it does."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"this server does not speak {scope['type']}")
+        body = await read_body(scope, receive, 2**62)  # the gate has bounded it
+        answer = self._ask(_plain(scope), body)
+        passing = asyncio.ensure_future(self._pass_on(answer, send))
+        leaving = asyncio.ensure_future(_left(receive))
+        try:
+            done, _ = await asyncio.wait(
+                {passing, leaving},
+                timeout=self._timeout_s + _HANGS_AFTER_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if passing in done:
+                passing.result()
+            elif not done:
+                raise timed_out(self._timeout_s)
+        finally:
+            for task in (passing, leaving):
+                task.cancel()
+            answer.cancel()  # without effect on one that has ended
+
+    async def _pass_on(self, answer: Any, send: Send) -> None:
+        told = notices()
+        try:
+            await self._accepted(answer)
+            async for messages in answer:
+                for message in messages:
+                    if message["type"] == BEGUN:
+                        told.begin()
+                    elif message["type"] == COUNTED:
+                        told.count(*message["tokens"])
+                    else:
+                        await send(message)
+        except BackPressureError as error:
+            raise queue_full(error.args[0], retry_after_s=1) from error
+        except RayTaskError as error:
+            log.exception("a replica failed")
+            raise Refusal(500, "the model failed; the server's log has more") from error
+        except (RayError, RayServeException) as error:
+            self._is_lost = True
+            raise starting("the replica that had this request is gone") from error
+
+    async def _accepted(self, answer: Any) -> None:
+        """Raises Refusal (503) when no replica takes the request."""
+        try:
+            async with asyncio.timeout(_ACCEPT_WHEN_LOST_S if self._is_lost else ACCEPT_S):
+                await anext(answer)
+        except TimeoutError:
+            self._is_lost = True
+            raise starting("no replica of the model is there") from None
+        self._is_lost = False
+
+
+def _plain(scope: Scope) -> dict[str, Any]:
+    """What describes a request, without what belongs to this process."""
+    return {name: scope[name] for name in _OF_REQUEST if name in scope}
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    for word in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{word}.complete"})
