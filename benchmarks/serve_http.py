@@ -40,6 +40,7 @@ import torch
 from http_clients import Reply, Server, arrive, ask_at_once, keep_asking, quantile
 from serve_engines import answerer_of, cpu_name, draw_prompts, generate, load
 
+from raymodel.cluster.holders import app_name_of
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.model.load import load_for_use
 from raymodel.observe.story import Story
@@ -133,7 +134,7 @@ def replica_bytes() -> int:
     found = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if f"ServeReplica:{JOB}:model" in " ".join(process.info["cmdline"] or ())
+        if f"ServeReplica:{app_name_of(JOB)}:model" in " ".join(process.info["cmdline"] or ())
     ]
     assert found, "there is no replica"
     processes = itertools.chain.from_iterable([p, *p.children(recursive=True)] for p in found)

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Message
@@ -16,9 +16,11 @@ from starlette.types import Message
 from raymodel.errors import ClusterError
 from raymodel.heap import give_back_freed_memory
 from raymodel.serve.bodies import replay
+from raymodel.serve.canary import Outcome, Outcomes, is_worse
 from raymodel.serve.flow import tell_notices
 from raymodel.serve.follow import LOOK_S, Refused, Told, Version
 from raymodel.serve.memory import available_memory_bytes
+from raymodel.serve.spec import CanarySpec
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BEGUN, COUNTED = "raymodel.begun", "raymodel.counted"
+ANSWERS, BEGUN, COUNTED = "raymodel.answers", "raymodel.begun", "raymodel.counted"
 """Messages among those of a response that are notices."""
 _DRAIN_LOOK_S = 0.05
 
@@ -38,6 +40,8 @@ class _Loaded:
     app: Any
     num_running: int = 0
     """Requests that it answers."""
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    """Of those that it has answered."""
 
 
 class Current:
@@ -52,6 +56,8 @@ class Current:
         self._load_service = load
         self._lock = threading.Lock()  # the event loop takes requests, a thread puts models
         self._loaded = self._load(first)
+        self._trial: _Loaded | None = None
+        self._share, self._num_shared = 0.0, 0
 
     @property
     def version(self) -> Version:
@@ -68,44 +74,95 @@ class Current:
         return self.service.health() | {"version": self.version.name}
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
-        """The messages of the response, those that are there at once together."""
-        with self._lock:
-            loaded = self._loaded
-            loaded.num_running += 1
+        """The messages of the response, those that are there at once together; first a notice of
+        the version that answers, which says too that the request arrived."""
+        loaded, outcome = self._take(), Outcome(BEGUN, COUNTED)
         try:
+            yield [{"type": ANSWERS, "version": loaded.version.name}]
             async for messages in run_app(loaded.app, scope, body):
-                yield messages
+                outcome.look(messages)
+                if messages:
+                    yield messages
+            outcome.add_to(loaded.outcomes)
         finally:
             with self._lock:
                 loaded.num_running -= 1
 
-    def replace(self, version: Version) -> None:
+    def _take(self) -> _Loaded:
+        with self._lock:
+            loaded = self._loaded
+            if self._trial is not None:
+                self._num_shared += 1
+                if int(self._num_shared * self._share) > int((self._num_shared - 1) * self._share):
+                    loaded = self._trial
+            loaded.num_running += 1
+            return loaded
+
+    def replace(self, version: Version, canary: CanarySpec | None = None) -> None:
         """Puts another model in the place of this one; returns when the old one is gone.
+
+        Args:
+            canary: what the new one has to show before.
 
         Raises:
             Exception: the new one does not load, whatever the reason; the old one stays.
+            CanaryError: it fails requests.
         """
         _check_room(version.location)
         new = self._load(version)
+        if canary is not None:
+            self._try(new, canary)
         with self._lock:
             old, self._loaded = self._loaded, new
-        # Requests end by themselves: each has its time limit.
-        while old.num_running:
+            self._trial = None
+        _retire(old)
+
+    def _try(self, new: _Loaded, canary: CanarySpec) -> None:
+        """Gives it a share of the requests; raises CanaryError when it fails them."""
+        old, before = self._loaded, replace(self._loaded.outcomes)
+        deadline_s = time.monotonic() + canary.within
+        with self._lock:
+            self._share, self._num_shared, self._trial = canary.share, 0, new
+        while new.outcomes.num_answered < canary.requests and time.monotonic() < deadline_s:
+            if is_worse(new.outcomes, old.outcomes.since(before)):
+                break
             time.sleep(_DRAIN_LOOK_S)
-        old.service.close()
-        del old, new
-        gc.collect()
-        give_back_freed_memory()
+        if not is_worse(new.outcomes, old.outcomes.since(before)):
+            return
+        with self._lock:
+            self._trial = None
+        failed, was = new.outcomes, old.outcomes.since(before)
+        _retire(new)
+        raise CanaryError(
+            f"of {failed.num_answered} answers it failed {failed.num_failed}, and the model before "
+            f"it {was.num_failed} of {was.num_answered} in the same time"
+        )
 
     def close(self) -> None:
         """Ends its threads."""
-        self._loaded.service.close()
+        for loaded in (self._loaded, self._trial):
+            if loaded is not None:
+                loaded.service.close()
 
     def _load(self, version: Version) -> _Loaded:
         from raymodel.serve.app import build_inner
 
         service = self._load_service(version)
         return _Loaded(version, service, build_inner(service))
+
+
+class CanaryError(Exception):
+    """A new model failed requests, more than the one before it."""
+
+
+def _retire(loaded: _Loaded) -> None:
+    """Closes what is given no more requests, once those that it has are done."""
+    while loaded.num_running:  # they end by themselves: each has its time limit
+        time.sleep(_DRAIN_LOOK_S)
+    loaded.service.close()
+    del loaded.service, loaded.app
+    gc.collect()
+    give_back_freed_memory()
 
 
 def _check_room(folder: Location) -> None:
@@ -132,8 +189,15 @@ class AskWatcher(Protocol):
 class Follower:
     """Asks the watcher again and again, in a thread, and does what it says in another."""
 
-    def __init__(self, current: Current, watcher: AskWatcher, look_s: float = LOOK_S) -> None:
-        self._current, self._watcher, self._look_s = current, watcher, look_s
+    def __init__(
+        self,
+        current: Current,
+        watcher: AskWatcher,
+        canary: CanarySpec | None = None,
+        look_s: float = LOOK_S,
+    ) -> None:
+        self._current, self._watcher = current, watcher
+        self._canary, self._look_s = canary, look_s
         self._loading: Version | None = None
         self._refused: Refused | None = None
         self._stopped = threading.Event()
@@ -159,12 +223,14 @@ class Follower:
             self._refused = told.refused
             if told.load is not None:
                 self._loading = told.load
-                threading.Thread(target=self._load, args=[told.load], daemon=True).start()
+                # What others have shown is not shown again.
+                canary = self._canary if told.is_first else None
+                threading.Thread(target=self._load, args=[told.load, canary], daemon=True).start()
 
-    def _load(self, version: Version) -> None:
+    def _load(self, version: Version, canary: CanarySpec | None) -> None:
         error = None
         try:
-            self._current.replace(version)
+            self._current.replace(version, canary)
         except Exception as failure:  # whatever it is, the old model goes on
             log.exception("%s does not load", version.name)
             error = f"{type(failure).__name__}: {failure}"
@@ -177,6 +243,9 @@ class _Told:
 
     def __init__(self, sent: asyncio.Queue[Message | None]) -> None:
         self._sent = sent
+
+    def answer(self, version: str) -> None:
+        self._sent.put_nowait({"type": ANSWERS, "version": version})
 
     def begin(self) -> None:
         self._sent.put_nowait({"type": BEGUN})

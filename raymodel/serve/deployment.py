@@ -138,7 +138,9 @@ def _model_class(deployed: Deployed) -> type:
             self.follower: Follower | None = None
             if watcher is not None:
                 name = serve.get_replica_context().replica_id.unique_id
-                self.follower = Follower(self.current, _Watcher(watcher, name))
+                self.follower = Follower(
+                    self.current, _Watcher(watcher, name), deployed.spec.canary
+                )
 
         def __del__(self) -> None:
             if follower := getattr(self, "follower", None):

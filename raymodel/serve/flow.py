@@ -19,6 +19,9 @@ _LAST_WORDS_S = 2.0  # for what is ended to say so
 class Notices(Protocol):
     """What a service tells of a request while it answers it."""
 
+    def answer(self, version: str) -> None:
+        """This version of the model answers it."""
+
     def begin(self) -> None:
         """The model begins with it, or has its first token; more than once says no more."""
 
@@ -27,6 +30,9 @@ class Notices(Protocol):
 
 
 class _Nobody:
+    def answer(self, version: str) -> None:
+        pass
+
     def begin(self) -> None:
         pass
 
@@ -60,12 +66,18 @@ class Passage:
         """Why it was ended."""
         self.tokens: tuple[int, int] | None = None
         """Read and written, once the answer is whole."""
+        self.version: str | None = None
+        """What answers it; None where there is only one."""
 
     def end(self, refusal: Refusal) -> None:
         """Ends it before its answer is whole."""
         self.refusal = self.refusal or refusal
         if self.work is not None:
             self.work.cancel()
+
+    def answer(self, version: str) -> None:
+        """This version of the model answers it."""
+        self.version = version
 
     def begin(self) -> None:
         """The model begins with it; counts once."""

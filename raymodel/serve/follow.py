@@ -51,6 +51,8 @@ class Told(NamedTuple):
     """What to load now; None when there is nothing to do."""
     refused: Refused | None
     """What no replica takes, for `/health`."""
+    is_first: bool = False
+    """Whether no replica has had that yet."""
 
 
 def version_of(model: Artifact | Location) -> Version:
@@ -159,7 +161,7 @@ class Watcher:
         if is_loading or self._turn is not None or not is_due:
             return Told(None, self._refused)
         self._turn = _Turn(replica, wanted, self._clock())
-        return Told(wanted, self._refused)
+        return Told(wanted, self._refused, is_first=self._next is not None)
 
     def note(self, replica: str, version: Version, error: str | None) -> None:
         """A replica has loaded what it was told to, or could not."""

@@ -172,6 +172,9 @@ class Gate:
             await response.end_with(refusal)
         finally:
             self._flow.leave(passage, is_answered=response.status == 200)
+            if passage.version is not None:
+                took_s = time.monotonic() - passage.entered_s
+                self._metrics.count_version(passage.version, response.status, took_s)
             if passage.begun_s is not None and passage.tokens is not None:
                 first_s = passage.begun_s - passage.entered_s
                 rest_s = time.monotonic() - passage.begun_s

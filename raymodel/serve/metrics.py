@@ -38,6 +38,15 @@ class Metrics:
         self._tokens = Counter(
             "tokens", "Tokens that were read and written.", ("model", "kind"), **given
         )
+        self._answers = Counter(
+            "answers", "Requests by the version that answered them.",
+            ("model", "version", "status"), **given,
+        )  # fmt: skip
+        self._took = Histogram(
+            "answer_seconds",
+            "From a request to the end of its answer, by the version that gave it.",
+            ("model", "version"), buckets=_WAIT_S, **given,
+        )  # fmt: skip
         self._first = Histogram(
             "time_to_first_token_seconds",
             "From a request to the first token of its answer; where it comes whole, to its begin.",
@@ -60,6 +69,12 @@ class Metrics:
             self._known.add(path)
         named = path if path in self._known else _OTHER
         self._requests.labels(self._model, named, str(status or "none")).inc()
+
+    def count_version(self, version: str, status: int, took_s: float) -> None:
+        """A request that a version of the model had."""
+        self._answers.labels(self._model, version, str(status or "none")).inc()
+        if status == _ANSWERED:
+            self._took.labels(self._model, version).observe(took_s)
 
     def measure(
         self, first_s: float, rest_s: float, prompt_tokens: int, completion_tokens: int

@@ -9,11 +9,11 @@ from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import read_body
-from raymodel.serve.current import BEGUN, COUNTED
-from raymodel.serve.flow import notices
+from raymodel.serve.current import ANSWERS, BEGUN, COUNTED
+from raymodel.serve.flow import Notices, notices
 from raymodel.serve.refusal import Refusal, queue_full, starting, timed_out
 
 log = logging.getLogger(__name__)
@@ -99,15 +99,9 @@ class Relay:
     async def _pass_on(self, answer: Any, send: Send) -> None:
         told = notices()
         try:
-            await self._accepted(answer)
+            await _pass(await self._accepted(answer), told, send)
             async for messages in answer:
-                for message in messages:
-                    if message["type"] == BEGUN:
-                        told.begin()
-                    elif message["type"] == COUNTED:
-                        told.count(*message["tokens"])
-                    else:
-                        await send(message)
+                await _pass(messages, told, send)
         except BackPressureError as error:
             raise queue_full(error.args[0], retry_after_s=1) from error
         except RayTaskError as error:
@@ -117,15 +111,29 @@ class Relay:
             self._is_lost = True
             raise starting("the replica that had this request is gone") from error
 
-    async def _accepted(self, answer: Any) -> None:
-        """Raises Refusal (503) when no replica takes the request."""
+    async def _accepted(self, answer: Any) -> list[Message]:
+        """What a replica says as it takes the request. Raises Refusal (503) when none does."""
         try:
             async with asyncio.timeout(_ACCEPT_WHEN_LOST_S if self._is_lost else ACCEPT_S):
-                await anext(answer)
+                first: list[Message] = await anext(answer)
         except TimeoutError:
             self._is_lost = True
             raise starting("no replica of the model is there") from None
         self._is_lost = False
+        return first
+
+
+async def _pass(messages: list[Message], told: Notices, send: Send) -> None:
+    """Messages of a response to the client, and the notices among them to the gate."""
+    for message in messages:
+        if message["type"] == ANSWERS:
+            told.answer(message["version"])
+        elif message["type"] == BEGUN:
+            told.begin()
+        elif message["type"] == COUNTED:
+            told.count(*message["tokens"])
+        else:
+            await send(message)
 
 
 def _plain(scope: Scope) -> dict[str, Any]:

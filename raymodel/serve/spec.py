@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
 from raymodel.spec.base import OPERATIONAL, Spec, Text
-from raymodel.spec.quantity import Bytes, Count, Seconds
+from raymodel.spec.quantity import Bytes, Count, Fraction, Seconds
 from raymodel.spec.show import show
 
 EngineName = Literal["auto", "openvino", "transformers"]
@@ -28,6 +28,17 @@ class ReplicasSpec(Spec):
         if self.min > self.max:
             raise ValueError(f"min is {self.min} and max is {self.max}; min must not exceed max")
         return self
+
+
+class CanarySpec(Spec):
+    """A new model shows itself before it answers all."""
+
+    share: Fraction = Field(default=0.1, gt=0, lt=1)
+    """Of the requests to the first replica that changes which the new model answers."""
+    requests: int = Field(default=100, ge=1, le=1_000_000)
+    """So many it answers before it takes the place of the old one."""
+    within: Seconds = Field(default="10min", gt=0, le=86_400)  # type: ignore[assignment]
+    """Where fewer come in this time, those decide."""
 
 
 class ServeSpec(Spec):
@@ -56,6 +67,10 @@ class ServeSpec(Spec):
     `model` names: a new one is loaded and probed beside the old one, one replica after the other,
     and answers what comes then. So a replica needs memory for two models. One that does not load
     is told in `/health`, and the old one goes on."""
+    canary: Annotated[CanarySpec | None, OPERATIONAL] = None
+    """With `watch`: a new model first answers a share of the requests, beside the old one. If it
+    fails (statuses of 500 and more, answers that break off) more often than the old one, it is left
+    as one that does not load. `/metrics` counts answers by version."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
     engine: EngineName = "auto"
@@ -102,6 +117,8 @@ class ServeSpec(Spec):
                 f"watch follows the promoted model of a run, and model is {show(self.model)}; name "
                 "RUN/best, or leave model out to follow this job"
             )
+        if self.canary and not self.watch:
+            raise ValueError("canary is of models that are followed; set watch: best too")
         return self
 
     @property

@@ -16,9 +16,10 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError
 from raymodel.observe.story import Story
 from raymodel.serve import current as current_module
-from raymodel.serve.current import Current, Follower
+from raymodel.serve.canary import Outcome, Outcomes, is_worse
+from raymodel.serve.current import CanaryError, Current, Follower
 from raymodel.serve.follow import Told, Version, Watcher, find_followed, version_of
-from raymodel.serve.spec import ServeSpec
+from raymodel.serve.spec import CanarySpec, ServeSpec
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run
@@ -113,7 +114,7 @@ def test_a_model_that_does_not_load_is_tried_once_and_told(run, clock, caplog):
     assert caplog.text.count("its weights hold NaN") == 1
     newer = promote(run, 3)
     watcher.look()
-    assert watcher.tell("b", old) == Told(newer, None)
+    assert watcher.tell("b", old) == Told(newer, None, is_first=True)
 
 
 def test_a_model_for_another_task_or_a_damaged_one_is_told(run, clock):
@@ -258,29 +259,160 @@ def test_a_follower_does_as_it_is_told_and_says_what_came_of_it():
     class Loads:
         version = "old"
 
-        def replace(self, version):
+        def replace(self, version, canary):
+            shown.append(canary)
             if version.name == "bad":
                 raise ArtifactError("it holds NaN")
             self.version = version
 
     orders = [Version("bad", None, ""), None, Version("good", None, "")]
-    noted, heard = [], []
+    noted, heard, shown = [], [], []
 
     class Answers:
         def tell(self, has, *, is_loading):
             heard.append(is_loading)
-            return Told(None if is_loading or not orders else orders.pop(0), None)
+            order = None if is_loading or not orders else orders.pop(0)
+            return Told(order, None, is_first=order is not None and order.name == "bad")
 
         def note(self, version, error):
             noted.append((version.name, error))
 
-    follower = Follower(Loads(), Answers(), look_s=0.01)
+    follower = Follower(Loads(), Answers(), "canary", look_s=0.01)
     deadline_s = time.monotonic() + 10
     while len(noted) < 2 and time.monotonic() < deadline_s:
         time.sleep(0.01)
     follower.stop()
     assert noted == [("bad", "ArtifactError: it holds NaN"), ("good", None)]
+    assert shown == ["canary", None]  # what others have shown is not shown again
     assert follower.state()["loading"] is None
+
+
+# ---- a canary -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "expected"),
+    [
+        ((0, 0), (0, 0), False),
+        ((1, 1), (50, 0), False),
+        ((2, 2), (50, 0), True),
+        ((100, 2), (900, 0), False),
+        ((100, 3), (900, 0), True),
+        ((100, 30), (900, 300), False),
+    ],
+)
+def test_a_model_is_worse_when_it_fails_more_than_the_one_before(new, old, expected):
+    assert is_worse(Outcomes(*new), Outcomes(*old)) == expected
+
+
+START = {"type": "http.response.start", "status": 200}
+BEGUN, COUNTED = {"type": "begun"}, {"type": "counted"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([START, BEGUN, COUNTED], (1, 0)),
+        ([START], (1, 0)),  # what no model has to compute
+        ([START, BEGUN], (1, 1)),  # a stream that broke off
+        ([START | {"status": 400}], (1, 0)),
+        ([START | {"status": 503}], (0, 0)),
+        ([START | {"status": 500}], (1, 1)),
+        ([START | {"status": 504}], (1, 1)),
+        ([], (1, 1)),
+    ],
+)
+def test_what_counts_as_a_failure(messages, expected):
+    outcome, outcomes = Outcome("begun", "counted"), Outcomes()
+    for message in messages:
+        outcome.look([message])
+    outcome.add_to(outcomes)
+    assert (outcomes.num_answered, outcomes.num_failed) == expected
+
+
+class Fixed:
+    """A service that answers with one status."""
+
+    def __init__(self, status):
+        self.status, self.is_closed = status, False
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_canary_answers_its_share_and_takes_over_only_if_it_is_no_worse(
+    status, tmp_path, monkeypatch
+):
+    services = {"old": Fixed(200), "new": Fixed(status)}
+
+    async def answer(self, scope, receive, send):
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
+
+    monkeypatch.setattr(Fixed, "__call__", answer, raising=False)
+    monkeypatch.setattr("raymodel.serve.app.build_inner", lambda service: service)
+
+    def version(name):
+        return Version(name, Location.parse(str(tmp_path)), "causal_lm")
+
+    current = Current(lambda version: services[version.name], version("old"))
+    canary, failures, seen = CanarySpec(share="25%", requests=20, within="20s"), [], []
+
+    async def ask():
+        first, *rest = [batch async for batch in current.answer({}, b"")]
+        [notice] = first
+        seen.append((notice["version"], rest[0][0]["status"]))
+
+    def put():
+        try:
+            current.replace(version("new"), canary)
+        except CanaryError as error:
+            failures.append(str(error))
+
+    async def go():
+        putting = asyncio.ensure_future(asyncio.to_thread(put))
+        while not putting.done():
+            await ask()
+            await asyncio.sleep(0.005)
+        await ask()
+
+    asyncio.run(go())
+    *during, after = seen
+    share = sum(name == "new" for name, _ in during) / len(during)
+    if status == 200:
+        assert failures == []
+        assert after == ("new", 200)
+        assert 0.15 < share < 0.5
+        assert services["old"].is_closed
+    else:
+        assert len(failures) == 1
+        assert "of 2 answers it failed 2" in failures[0]
+        assert after == ("old", 200)
+        assert services["new"].is_closed
+    assert services[after[0]].is_closed is False
+
+
+def test_a_canary_that_few_ask_takes_over_in_time(tmp_path):
+    services = []
+
+    def load(version):
+        services.append(Fixed(200))
+        return services[-1]
+
+    def version(name):
+        return Version(name, Location.parse(str(tmp_path)), "causal_lm")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raymodel.serve.app.build_inner", lambda service: service)
+        current = Current(load, version("old"))
+        current.replace(version("new"), CanarySpec(within="0.2s"))
+    assert current.version.name == "new"
+    assert services[0].is_closed
+
+
+def test_a_canary_is_of_what_is_followed():
+    with pytest.raises(ValueError, match="watch: best"):
+        ServeSpec(canary={})
 
 
 # ---- the whole, under load -----------------------------------------------------------------------
