@@ -95,4 +95,5 @@ def _compress(spec: CompressSpec) -> str:
 
 
 def _serve(spec: ServeSpec) -> str:
-    return f"{shorten(spec.model or 'best')} at http://{shorten(spec.host)}:{spec.port}"
+    model = shorten(spec.model or "best") + (", as it changes," if spec.watch else "")
+    return f"{model} at http://{shorten(spec.host)}:{spec.port}"

@@ -190,19 +190,22 @@ def _watcher_deployment(deployed: Deployed, run: Run) -> serve.Application:
         """One process that decides which replica changes to what."""
 
         def __init__(self) -> None:
+            if deployed.folder.is_dir():
+                use_folder(deployed.folder)  # a task may be the user's own
             self.watcher = Watcher(run, deployed.model)
             self.looked_s = -LOOK_S
 
-        def good(self) -> Version:
+        # On the event loop, so that one replica is told after the other.
+        async def good(self) -> Version:
             return self.watcher.good
 
-        def tell(self, replica: str, has: Version, is_loading: bool) -> Told:
+        async def tell(self, replica: str, has: Version, is_loading: bool) -> Told:
             if time.monotonic() - self.looked_s >= LOOK_S:
                 self.watcher.look()
                 self.looked_s = time.monotonic()
             return self.watcher.tell(replica, has, is_loading=is_loading)
 
-        def note(self, replica: str, version: Version, error: str | None) -> None:
+        async def note(self, replica: str, version: Version, error: str | None) -> None:
             self.watcher.note(replica, version, error)
 
     return serve.deployment(
@@ -237,7 +240,7 @@ def _ask_good(handle: DeploymentHandle[Any]) -> Version | None:
 def _wait_for(asked: Any) -> Any:
     try:
         return asked.result(timeout_s=_WATCHER_ANSWER_S)
-    except (RayError, RayServeException, TimeoutError) as error:
+    except (RayError, RayServeException, TimeoutError, RuntimeError) as error:
         log.warning("the watcher does not answer (%s)", error)
         return None
 

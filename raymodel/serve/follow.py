@@ -31,7 +31,7 @@ class Version(NamedTuple):
     """A model that can be served."""
 
     name: str
-    """The fingerprint of its artifact; of a plain folder where it lies."""
+    """The fingerprint of its artifact; of a plain folder, which is never followed, its name."""
     location: Location
     """Its Hugging Face folder."""
     task: str
@@ -60,7 +60,7 @@ def version_of(model: Artifact | Location) -> Version:
     task = find_task(model)
     if isinstance(model, Artifact):
         return Version(model.fingerprint, model.location / "model", task)
-    return Version(str(model), model, task)
+    return Version(model.name, model, task)
 
 
 def find_followed(spec: ServeSpec, storage: Location, job_name: str) -> Run | None:
