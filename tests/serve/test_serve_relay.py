@@ -11,9 +11,9 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from raymodel.serve import relay
-from raymodel.serve.app import build_inner
-from raymodel.serve.current import run_app
+from raymodel.serve.current import Current
 from raymodel.serve.deployment import build_gate
+from raymodel.serve.follow import Version
 from raymodel.serve.gate import Rules
 from raymodel.serve.relay import Relay
 from raymodel.serve.spec import ServeSpec
@@ -61,7 +61,7 @@ class Replica:
     """A replica that does as it is told."""
 
     def __init__(self, service):
-        self.app = build_inner(service)
+        self.current = Current(lambda version: service, Version("v1", None, "causal_lm"))
         self.service = service
         self.dies_after = None
         """Messages before it dies; None lives."""
@@ -79,14 +79,12 @@ class Replica:
         if self.dies_after == 0:
             raise self.error
         count = 0
-        async for messages in run_app(self.app, scope, body):
+        async for messages in self.current.answer(scope, body):
             for message in messages:
                 count += not message["type"].startswith("raymodel.")
                 yield [message]
                 if count == self.dies_after:
                     raise self.error
-            if not messages:
-                yield messages
 
     def ask_health(self):
         if not self.is_there:
@@ -128,6 +126,13 @@ def test_what_a_replica_answers_goes_through_unchanged(gate, generation):
     assert "".join(chunks) == told.json()["choices"][0]["text"]
     [bad] = ask(gate, COMPLETION | {"model": "other"})
     check_error(bad, 404, "'other'", param="model")
+    [measures] = ask(gate, path="/metrics", method="GET")
+    for line in (
+        'answers_total{model="tiny",status="200",version="v1"} 2.0',
+        'answers_total{model="tiny",status="404",version="v1"} 1.0',
+        'answer_seconds_count{model="tiny",version="v1"} 2.0',
+    ):
+        assert f"\nraymodel_{line}\n" in measures.text
     [health] = ask(gate, path="/health", method="GET")
     assert health.json()["model"] == "tiny"
 
@@ -190,7 +195,7 @@ def test_a_replica_that_hangs_is_504_before_ray_serve_gives_up(replica, monkeypa
     async def hang(scope, receive, send):
         await asyncio.Event().wait()
 
-    replica.app = hang
+    replica.current._loaded.app = hang
     spec = ServeSpec(timeout="50ms")
     deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny")
     gate = build_gate(Relay(replica.ask, replica.ask_health, "tiny", spec.timeout), deployed)
