@@ -11,6 +11,8 @@ import pytest
 from raymodel.job import run as job_run
 from raymodel.observe.story import Story
 from raymodel.serve.spec import ServeSpec
+from raymodel.storage.registry import Run
+from raymodel.storage.uri import Location
 
 
 @pytest.mark.parametrize("interrupted", ["while it waits", "while it asks"])
@@ -46,6 +48,7 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
     out = StringIO()
     pipeline: Any = SimpleNamespace(
         job=SimpleNamespace(serve=ServeSpec(grace="7s"), name="tiny", cluster=None),
+        run=Run(Location.parse("runs/tiny")),
         address=address,
         connection=SimpleNamespace(started_here=address is None),
         story=Story(out),
