@@ -166,7 +166,7 @@ def test_metrics_count_requests_tokens_and_times(generation):
         ("/no/such/path", None),
         (path, body),
         (path, body | {"stream": True}),
-        (path, body | {"max_tokens": 0}),
+        (path, body | {"max_tokens": -1}),
         ("/metrics", None),
     )
     for line in (
