@@ -7,7 +7,7 @@ import json
 import os
 import pty
 import select
-import signal
+import subprocess
 import sys
 import time
 
@@ -309,6 +309,13 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_the_session():
     assert second["messages"][1]["content"].startswith("<0><1><2><3>")
 
 
+# Makes its input the terminal of its session, whose Ctrl-C it then gets.
+OWN_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
 class Keyboard:
     """The command at a terminal of its own."""
 
@@ -316,16 +323,22 @@ class Keyboard:
         self._arguments, self._seen = arguments, ""
 
     def __enter__(self):
-        self._pid, self._terminal = pty.fork()
-        if self._pid == 0:
-            os.environ["TERM"] = "dumb"
-            os.execv(sys.executable, [sys.executable, "-m", "raymodel", *self._arguments])
+        self._terminal, theirs = pty.openpty()
+        # `pty.fork` would copy a process of many threads, with whatever they have locked.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", OWN_TERMINAL, "-m", "raymodel", *self._arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=os.environ | {"TERM": "dumb"},
+            start_new_session=True,
+        )
+        os.close(theirs)
         return self
 
     def __exit__(self, *error):
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+        self._process.kill()
+        self._process.wait()
         os.close(self._terminal)
 
     def type(self, text):
@@ -341,6 +354,4 @@ class Keyboard:
         self._seen = self._seen.partition(text)[2]
 
     def end(self):
-        _, status = os.waitpid(self._pid, 0)
-        self._pid = 0
-        return os.waitstatus_to_exitcode(status)
+        return self._process.wait(60)
