@@ -45,6 +45,10 @@ class RequestError(UserError):
     submission or a folder that is not there, a directory that cannot travel."""
 
 
+class FormError(RequestError):
+    """The form that an answer was asked to have is none: no grammar can be made of it."""
+
+
 class SourceError(UserError):
     """A data source that is missing, empty or unreadable."""
 

@@ -34,6 +34,7 @@ CODES = {
     "SpecError": 2,
     "LocationError": 2,
     "RequestError": 2,
+    "FormError": 2,
     "SourceError": 2,
     "MissingSourceError": 2,
     "ArtifactError": 2,

@@ -17,7 +17,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from transformers import PreTrainedTokenizerBase
 
-from raymodel.errors import RequestError
+from raymodel.errors import FormError
 from raymodel.serve.sampling import Form
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,6 @@ log = logging.getLogger(__name__)
 _KEPT_GRAMMARS = 64
 # Between the parts of JSON. A model may write it for ever, if a grammar lets it.
 _JSON: Any = {"whitespace_pattern": r"[ \n\t]{0,16}"}
-
-
-class FormError(RequestError):
-    """A form that no grammar can be made of."""
 
 
 class Grammars:

@@ -10,13 +10,12 @@ import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from raymodel.errors import ClusterError
+from raymodel.errors import ClusterError, FormError
 from raymodel.modality.chat import Turn
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
-from raymodel.serve.form import FormError
 from raymodel.serve.generation_protocol import (
     ChatRequest,
     CompletionRequest,

@@ -60,7 +60,7 @@ def test_the_jobs_in_the_documentation_are_jobs(tmp_path: Path) -> None:
         loaded = load_job(tmp_path / "job.yaml")
         check_job(loaded)
         names.append(loaded.job.name)
-    assert names == ["soup", "shallow", "shallow-tuned", "small"]
+    assert names == ["soup", "shallow", "shallow-tuned", "student", "small"]
 
 
 EVALUATE = {"metrics": ["accuracy"]}

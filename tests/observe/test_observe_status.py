@@ -137,7 +137,7 @@ def test_what_is_no_storage_and_no_run_is_an_error_with_the_way_on(
 
 def test_stages_are_listed_in_the_order_in_which_they_run(run: Run) -> None:
     """All that a job may have, as `stages.py` makes them."""
-    made = re.findall(r'Stage\(name="(\w+)"', Path(stages.__file__).read_text())
+    made = re.findall(r'Stage\(\s*name="(\w+)"', Path(stages.__file__).read_text())
     assert len(made) > 4
     for name in sorted(made):
         run.execution(name, DONE).make_dir()

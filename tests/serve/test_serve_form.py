@@ -10,9 +10,10 @@ import torch
 from asked import call, check_error, complete
 from fastapi.testclient import TestClient
 
+from raymodel.errors import FormError
 from raymodel.serve import form as form_module
 from raymodel.serve.app import build_app
-from raymodel.serve.form import FormError, Grammars
+from raymodel.serve.form import Grammars
 from raymodel.serve.generation import GenerationService
 from raymodel.serve.sampling import Form
 from raymodel.serve.spec import ServeSpec

@@ -96,7 +96,7 @@ def test_a_class_whose_text_changed_makes_other_rows_and_another_model(own_folde
     spec = spec_of("mine:LongTextClassification", sources=[{"path": "data.txt"}])
 
     def marks() -> tuple[str, str]:
-        found = examples_identity(spec, None, folder), finetune_identity(spec, None)
+        found = examples_identity(spec, None, folder), finetune_identity(spec, None, None)
         return tuple(json.dumps(each, sort_keys=True) for each in found)
 
     before = marks()
