@@ -309,8 +309,8 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_the_session():
     assert second["messages"][1]["content"].startswith("<0><1><2><3>")
 
 
-# Makes its input the terminal of its session, whose Ctrl-C it then gets. What runs in the background
-# of a script ignores that, and so would the command.
+# Makes its input the terminal of its session, whose Ctrl-C it then gets. What runs in the
+# background of a script ignores that, and so would the command.
 OWN_TERMINAL = (
     "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     "signal.signal(signal.SIGINT, signal.SIG_DFL); "
