@@ -30,6 +30,7 @@ def job(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("ask_here")  # a process apart takes seconds to import transformers
 @pytest.mark.parametrize("path", [*JOBS, *DOCUMENTED], ids=lambda path: path.stem)
 def test_every_job_of_the_repository_passes_check_and_stays_short(path, capsys):
     assert cli.main(["check", str(path)]) == 0

@@ -284,6 +284,7 @@ def test_a_base_that_is_not_there_leaves_the_other_stages_planned(job, tmp_path)
     assert "finetune: cannot be planned" in plan_text(plan)
 
 
+@pytest.mark.usefixtures("ask_here")
 def test_a_pair_counts_as_the_two_sequences_that_it_is(job, tmp_path):
     """Twice the rows in memory, each no longer than the longest example."""
 

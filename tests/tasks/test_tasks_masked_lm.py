@@ -34,6 +34,9 @@ from raymodel.tasks.masking import word_numbers, word_starts
 from raymodel.tasks.spec.language import MaskedLMSpec
 from raymodel.testing.tiny import train_tiny_tokenizer
 
+# Transformers is asked in this process, which has imported it.
+pytestmark = pytest.mark.usefixtures("ask_here")
+
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
     "a stitch in time saves nine, they say",

@@ -35,6 +35,9 @@ from raymodel.tasks.spec.language import Seq2SeqLMSpec
 from raymodel.tasks.text_scores import rouge_scores, signatures
 from raymodel.testing.tiny import train_tiny_tokenizer
 
+# Transformers is asked in this process, which has imported it.
+pytestmark = pytest.mark.usefixtures("ask_here")
+
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
     "a stitch in time saves nine, they say",
