@@ -110,11 +110,6 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def bucket_of(keys: pa.Table, num_buckets: int) -> Any:
-    """The bucket of each key: equal texts always meet in the same one. (n,) int64"""
-    return (keys["high"].to_numpy() % np.uint64(num_buckets)).astype(np.int64)
-
-
 class Comparison(NamedTuple):
     """Places of documents, as columns `partition`, `index`, sorted by them."""
 

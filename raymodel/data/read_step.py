@@ -15,7 +15,6 @@ from raymodel.data.account import Account
 from raymodel.data.card.profile import Profile
 from raymodel.data.clean import (
     NOT_SHARED,
-    bucket_of,
     holdout_key,
     is_held_out,
     is_shared,
@@ -29,7 +28,7 @@ from raymodel.data.roles import forms_of
 from raymodel.data.rows import RowKind
 from raymodel.data.sides import Sides
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.step import OfPartitions, item_file, write_table
+from raymodel.data.step import OfPartitions, bucket_of, item_file, write_table
 from raymodel.storage.uri import Location
 
 
@@ -132,7 +131,7 @@ class ReadStep(OfPartitions):
 
     def _write_keys(self, keys: pa.Table, item: int) -> None:
         """One row group a bucket, so that a deduplication task reads only its own."""
-        buffer, buckets = io.BytesIO(), bucket_of(keys, self.num_buckets)
+        buffer, buckets = io.BytesIO(), bucket_of(keys["high"].to_numpy(), self.num_buckets)
         with pq.ParquetWriter(buffer, keys.schema) as writer:
             for bucket in range(self.num_buckets):
                 writer.write_table(keys.filter(pa.array(buckets == bucket)))

@@ -24,7 +24,7 @@ from raymodel.data.columns import columns_of
 from raymodel.data.parts import PartPlan
 from raymodel.data.plan import READ_BY_BASE_ROWS, READ_BY_BASE_TOKENS, plan_shards
 from raymodel.data.rows import row_tokens
-from raymodel.data.step import SourceSize, item_file, read_rows, write_table
+from raymodel.data.step import OfResults, item_file, read_rows, write_table
 from raymodel.errors import ArtifactError
 from raymodel.observe.slow_paths import as_content, slow_paths
 from raymodel.storage.local import local_folder
@@ -58,7 +58,7 @@ class RowRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceStep:
+class ReferenceStep(OfResults):
     """Rows → the same rows with what the base makes of each, one item a run of rows."""
 
     work: Location
@@ -71,9 +71,6 @@ class ReferenceStep:
     @property
     def num_items(self) -> int:
         return len(self.runs)
-
-    def source_size(self, item: int) -> SourceSize:
-        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         one = self.runs[item]

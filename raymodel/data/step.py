@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -98,12 +99,38 @@ class OfPartitions:
         return self.partitions[item].size
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfResults:
+    """What steps share whose items are made of what earlier steps left: they stand for nothing of
+    the sources."""
+
+    def source_size(self, item: int) -> SourceSize:
+        return SourceSize()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfBuckets(OfResults):
+    """What steps share that bring together what all partitions have of one bucket."""
+
+    num_buckets: int
+    num_partitions: int
+
+    @property
+    def num_items(self) -> int:
+        return self.num_buckets
+
+
 # ---- what items leave ----------------------------------------------------------------------------
 
 
 def rows_file(work: Location, split: str, item: int) -> Location:
     """The rows that one partition gives to one split."""
     return item_file(work, f"rows-{split}", item)
+
+
+def bucket_of(numbers: Any, num_buckets: int) -> Any:
+    """The bucket of each number of 64 bits: equal ones always meet in the same. (n,) int64"""
+    return (numbers % np.uint64(num_buckets)).astype(np.int64)
 
 
 def item_file(work: Location, folder: str, item: int, suffix: str = "parquet") -> Location:

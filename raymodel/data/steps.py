@@ -22,8 +22,9 @@ from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.spec import SourceSpec, TokenizerSpec
 from raymodel.data.step import (
     SPLITS,
+    OfBuckets,
     OfPartitions,
-    SourceSize,
+    OfResults,
     item_file,
     read_rows,
     rows_file,
@@ -35,24 +36,15 @@ from raymodel.storage.uri import Location
 
 
 @dataclass(frozen=True, kw_only=True)
-class DedupStep:
+class DedupStep(OfBuckets):
     """Document keys → which documents repeat an earlier one, or contradict it by another label.
 
     One item a bucket of keys.
     """
 
     work: Location
-    num_buckets: int
-    num_partitions: int
     name: str = "dedup"
     loads_model: bool = False
-
-    @property
-    def num_items(self) -> int:
-        return self.num_buckets
-
-    def source_size(self, item: int) -> SourceSize:
-        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         keys = []
@@ -75,7 +67,7 @@ class DedupStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerStep:
+class TokenizerStep(OfResults):
     """The sample → a trained tokenizer, one item."""
 
     work: Location
@@ -85,9 +77,6 @@ class TokenizerStep:
     name: str = "tokenizer"
     num_items: int = 1
     loads_model: bool = False
-
-    def source_size(self, item: int) -> SourceSize:
-        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         texts, seen, room = [], set[bytes](), self.spec.sample_chars
@@ -192,7 +181,7 @@ class ShardItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardStep:
+class ShardStep(OfResults):
     """Rows → shards of equal numbers of rows, one item a shard."""
 
     work: Location
@@ -203,9 +192,6 @@ class ShardStep:
     @property
     def num_items(self) -> int:
         return len(self.shards)
-
-    def source_size(self, item: int) -> SourceSize:
-        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         shard = self.shards[item]

@@ -6,7 +6,6 @@ import pytest
 
 from raymodel.data.clean import (
     TOO_SHORT,
-    bucket_of,
     clean_text,
     compare_documents,
     cut_text,
@@ -19,6 +18,7 @@ from raymodel.data.pack import pack_rows
 from raymodel.data.plan import BLOCK_BYTES, SHARD_BYTES, plan_shards
 from raymodel.data.record import digest_of
 from raymodel.data.spec import CleanSpec
+from raymodel.data.step import bucket_of
 
 DOCUMENTS = [digest_of(str(index).encode()) for index in range(4000)]
 
@@ -67,7 +67,7 @@ def compared(parts: list[list[tuple[str, str | None]]], num_buckets: int) -> lis
     )
     found: list[list[tuple]] = [[], []]
     for bucket in range(num_buckets):
-        own = keys.filter(pa.array(bucket_of(keys, num_buckets) == bucket))
+        own = keys.filter(pa.array(bucket_of(keys["high"].to_numpy(), num_buckets) == bucket))
         for kind, table in zip(found, compare_documents(own), strict=True):
             places = [tuple(row.values()) for row in table.to_pylist()]
             assert places == sorted(places)

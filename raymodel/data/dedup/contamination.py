@@ -19,9 +19,9 @@ from raymodel.data.account import Account
 from raymodel.data.cleaning.cleaner import Cleaner
 from raymodel.data.dedup.drops import CONTAMINATED, Drops
 from raymodel.data.dedup.plan import MAX_SET_NGRAMS
-from raymodel.data.dedup.texts import compared_texts
-from raymodel.data.dedup.words import batches, runs_of, words_of
-from raymodel.data.document import documents_of, make_document
+from raymodel.data.dedup.portions import PORTION_ROWS, portions
+from raymodel.data.dedup.words import runs_of, words_of
+from raymodel.data.document import make_document
 from raymodel.data.listed import within
 from raymodel.data.read import read_slice
 from raymodel.data.record import FileSlice
@@ -34,7 +34,6 @@ from raymodel.tasks.fields import PLAIN_TEXT, Fields
 
 FOUND = "found"
 """Folder: which texts of the sets each partition has words of."""
-_TABLE_ROWS = 4096  # documents that are Python objects at a time
 _FILTER_BITS = 24  # 16 MiB that tell of nearly all runs that they are in no set
 
 
@@ -103,7 +102,7 @@ class SetStep:
                 document = make_document(record, source, files.root, PLAIN_TEXT, cleaner, account)
                 if document is not None:
                     some.append(str(document.values["text"]))
-                if len(some) == _TABLE_ROWS:
+                if len(some) == PORTION_ROWS:
                     yield some
                     some = []
         yield some
@@ -128,12 +127,8 @@ class ContaminationStep(OfPartitions):
         has = np.zeros((self.num_sets, table.num_rows), dtype=bool)
         found = [set[int]() for _ in sets]
         places = np.flatnonzero(self.drops.stays(self.work, item, table.num_rows))
-        for start in range(0, len(places), _TABLE_ROWS):
-            some = places[start : start + _TABLE_ROWS]
-            documents = documents_of(table.take(pa.array(some)), self.fields)
-            texts = [compared_texts(document.values, self.fields) for document in documents]
-            for part in batches(texts):
-                self._match(texts[part], some[part], sets, has, found)
+        for portion in portions(table, places, self.fields):
+            self._match(portion.texts, portion.places, sets, has, found)
         first = np.where(has.any(axis=0), has.argmax(axis=0), -1) if sets else np.array([])
         write_table(
             item_file(self.work, CONTAMINATED, item), pa.table({"set": first.astype(np.int32)})

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from raymodel.chance import mix64
 from raymodel.data.dedup.plan import SLOTS, BandPlan
-from raymodel.data.dedup.words import mixed, runs_of, words_of
+from raymodel.data.dedup.words import runs_of, words_of
 
 SKETCH_WORDS = SLOTS * 2 // 64
 """Of 64 bits: two bits of each minimum."""
@@ -51,9 +52,9 @@ def has_words(minima: Any) -> Any:
 def band_keys(minima: Any, plan: BandPlan) -> Any:
     """What documents that agree in all rows of a band have in common. (documents, bands) uint64"""
     rows = minima[:, : plan.bands * plan.rows].reshape(-1, plan.bands, plan.rows)
-    keys = np.tile(mixed(np.arange(1, plan.bands + 1, dtype=np.uint64)), (len(rows), 1))
+    keys = np.tile(mix64(np.arange(1, plan.bands + 1, dtype=np.uint64)), (len(rows), 1))
     for row in range(plan.rows):
-        keys = mixed(keys ^ rows[:, :, row])
+        keys = mix64(keys ^ rows[:, :, row])
     return keys
 
 
@@ -109,7 +110,7 @@ def _minima(hashes: Any, bounds: Any, start: int, step: int) -> Any:
 @functools.cache
 def _orders() -> tuple[Any, Any]:
     """Factors, which are odd, so that no two runs come to one place, and offsets. (SLOTS,) each"""
-    random = mixed(np.arange(1, 2 * SLOTS + 1, dtype=np.uint64) << np.uint64(20))
+    random = mix64(np.arange(1, 2 * SLOTS + 1, dtype=np.uint64) << np.uint64(20))
     values = (random >> np.uint64(32)).astype(np.uint32)
     return values[:SLOTS] | np.uint32(1), values[SLOTS:]
 

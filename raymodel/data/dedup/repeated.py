@@ -21,7 +21,7 @@ from raymodel.data.dedup.spec import RepeatedSpec
 from raymodel.data.dedup.spill import read_spills, write_spill
 from raymodel.data.dedup.words import batches, whole_of, words_of
 from raymodel.data.spec import CleanSpec
-from raymodel.data.step import OfPartitions, SourceSize, item_file, write_table
+from raymodel.data.step import OfBuckets, OfPartitions, bucket_of, item_file, write_table
 from raymodel.storage.uri import Location
 
 UNIT = np.dtype([("hash", "<u8"), ("documents", "<u4"), ("partition", "<i4")])
@@ -54,28 +54,19 @@ class UnitStep(OfPartitions):
         hashes, documents = np.unique(np.concatenate(found), return_counts=True)
         records = np.zeros(len(hashes), UNIT)
         records["hash"], records["documents"], records["partition"] = hashes, documents, item
-        buckets = (hashes % np.uint64(self.num_buckets)).astype(np.int64)
+        buckets = bucket_of(hashes, self.num_buckets)
         write_spill(item_file(self.work, _COUNTED, item, "bin"), records, buckets, self.num_buckets)
         return {"units": len(hashes)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonStep:
+class CommonStep(OfBuckets):
     """Counts of units → those that stand in too many documents, one item a bucket."""
 
     work: Location
     spec: RepeatedSpec
-    num_buckets: int
-    num_partitions: int
     name: str = "common"
     loads_model: bool = False
-
-    @property
-    def num_items(self) -> int:
-        return self.num_buckets
-
-    def source_size(self, item: int) -> SourceSize:
-        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         partitions = range(self.num_partitions)

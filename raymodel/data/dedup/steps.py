@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,13 @@ from raymodel.data.dedup.drops import NEAR_CONFLICTS, NEAR_DUPLICATES, Drops
 from raymodel.data.dedup.minhash import band_keys, has_words, signatures, sketches
 from raymodel.data.dedup.near import LABELLED_RECORD, RECORD, find_near
 from raymodel.data.dedup.plan import BandPlan
+from raymodel.data.dedup.portions import portions
 from raymodel.data.dedup.spill import read_spills, write_spill
-from raymodel.data.dedup.texts import compared_texts, num_texts
-from raymodel.data.dedup.words import batches
-from raymodel.data.document import Document, documents_of
-from raymodel.data.step import SPLITS, OfPartitions, SourceSize, item_file
+from raymodel.data.dedup.texts import num_texts
+from raymodel.data.document import Document
+from raymodel.data.step import SPLITS, OfPartitions, OfResults, bucket_of, item_file
 from raymodel.storage.uri import Location
 from raymodel.tasks.fields import Fields
-
-_TABLE_ROWS = 4096  # documents that are Python objects at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,35 +45,25 @@ class SketchStep(OfPartitions):
         keys, records = self._sketched(table, places, item)
         for band in range(self.plan.bands):
             records["key"] = keys[:, band]
-            buckets = (records["key"] % np.uint64(self.num_buckets)).astype(np.int64)
+            buckets = bucket_of(records["key"], self.num_buckets)
             write_spill(bands_file(self.work, band, item), records, buckets, self.num_buckets)
         return {"documents": len(records)}
 
     def _sketched(self, table: pa.Table, places: Any, item: int) -> tuple[Any, Any]:
         """The keys of each document that has words, and its record without one."""
         keys, records = [np.empty((0, self.plan.bands), np.uint64)], [np.empty(0, self._dtype)]
-        for part in range(0, len(places), _TABLE_ROWS):
-            indices = places[part : part + _TABLE_ROWS]
-            some = table.take(pa.array(indices))
-            for own, minima, documents, splits in self._signed(some, indices):
-                has_any = has_words(minima)
-                record = np.zeros(len(own), self._dtype)
-                record["partition"], record["index"] = item, own
-                record["sketch"] = sketches(minima, num_texts(self.fields))
-                if self.label_role is not None:
-                    self._mark(record, documents, splits)
-                keys.append(band_keys(minima, self.plan)[has_any])
-                records.append(record[has_any])
+        for portion in portions(table, places, self.fields):
+            minima = signatures(portion.texts, self.ngram)
+            has_any = has_words(minima)
+            record = np.zeros(len(portion.places), self._dtype)
+            record["partition"], record["index"] = item, portion.places
+            record["sketch"] = sketches(minima, num_texts(self.fields))
+            if self.label_role is not None:
+                splits = table["split"].take(pa.array(portion.places)).to_pylist()
+                self._mark(record, portion.documents, splits)
+            keys.append(band_keys(minima, self.plan)[has_any])
+            records.append(record[has_any])
         return np.concatenate(keys), np.concatenate(records)
-
-    def _signed(
-        self, table: pa.Table, indices: Any
-    ) -> Iterator[tuple[Any, Any, list[Document], list[str]]]:
-        documents, splits = documents_of(table, self.fields), table["split"].to_pylist()
-        texts = [compared_texts(document.values, self.fields) for document in documents]
-        for part in batches(texts):
-            minima = signatures(texts[part], self.ngram)
-            yield indices[part], minima, documents[part], splits[part]
 
     def _mark(self, records: Any, documents: list[Document], splits: list[str]) -> None:
         assert self.label_role is not None, "the caller looked"
@@ -92,7 +79,7 @@ class SketchStep(OfPartitions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearStep:
+class NearStep(OfResults):
     """Sketches → which documents are near to an earlier one, one item a bucket of a band."""
 
     work: Location
@@ -109,9 +96,6 @@ class NearStep:
     @property
     def num_items(self) -> int:
         return self.plan.bands * self.num_buckets
-
-    def source_size(self, item: int) -> SourceSize:
-        return SourceSize()
 
     def run(self, item: int) -> dict[str, Any]:
         band, bucket = divmod(item, self.num_buckets)

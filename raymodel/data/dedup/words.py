@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from raymodel.chance import mix64
 from raymodel.modality.scripts import is_written_without_spaces
 
 BATCH_CHARS = 2**20
@@ -80,7 +81,7 @@ def runs_of(words: Runs, length: int, *, short: bool) -> Runs:
     # A run begins at each word but the last ones of its text.
     first = np.repeat(bounds[:-1], runs)
     places = first + np.arange(len(first)) - np.repeat(_bounds(runs)[:-1], runs)
-    whole = mixed(sums[places])
+    whole = mix64(sums[places])
     if not short:
         return Runs(whole, _bounds(runs))
     is_short = (counts > 0) & (runs == 0)
@@ -102,17 +103,8 @@ def whole_of(words: Runs) -> tuple[Any, Any]:
         place = np.arange(len(hashes)) - np.repeat(bounds[:-1], counts)
         with np.errstate(over="ignore"):
             weighted = hashes * _powers(int(counts.max()))[place]
-        found[has_any] = mixed(np.add.reduceat(weighted, bounds[:-1][has_any]))
+        found[has_any] = mix64(np.add.reduceat(weighted, bounds[:-1][has_any]))
     return found, has_any
-
-
-def mixed(values: Any) -> Any:
-    """A number of 64 bits for each, every bit of which depends on all of it (the finaliser of
-    SplitMix64: Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195)."""
-    with np.errstate(over="ignore"):
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _of_short(hashes: Any, starts: Any, counts: Any) -> Any:
@@ -123,7 +115,7 @@ def _of_short(hashes: Any, starts: Any, counts: Any) -> Any:
             has = counts > i
             sums[has] += hashes[starts[has] + i] * weight
             weight *= _BASE
-    return mixed(sums)
+    return mix64(sums)
 
 
 def _words(texts: Sequence[str]) -> Runs:
@@ -146,7 +138,7 @@ def _words(texts: Sequence[str]) -> Runs:
     with np.errstate(over="ignore"):
         values = (points[kinds != _BETWEEN].astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
         values *= _powers(int(sizes.max()))[place]
-    return Runs(mixed(np.add.reduceat(values, offsets)), bounds)
+    return Runs(mix64(np.add.reduceat(values, offsets)), bounds)
 
 
 def _bounds(counts: Any) -> Any:
