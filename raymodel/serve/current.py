@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from starlette.types import Message
 
 from raymodel.errors import ClusterError
+from raymodel.evaluate.cost import size_of
 from raymodel.heap import give_back_freed_memory
 from raymodel.serve.bodies import replay
 from raymodel.serve.canary import Outcome, Outcomes, is_worse
@@ -167,8 +168,7 @@ def _retire(loaded: _Loaded) -> None:
 
 def _check_room(folder: Location) -> None:
     """Raises ClusterError for a model that the memory cannot hold beside the one that is there."""
-    sizes = [entry.bytes for entry in folder.walk() if entry.name.endswith(".safetensors")]
-    needed, left = sum(sizes), available_memory_bytes()
+    needed, left = size_of(folder), available_memory_bytes()
     if needed > left:
         raise ClusterError(
             f"its weights have {needed / 1e9:.1f} GB, and beside the model that is served "

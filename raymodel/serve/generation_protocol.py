@@ -118,15 +118,8 @@ class GenerationRequest(SamplingRequest):
     guided_regex: Annotated[Any, unless()] = None
     guided_choice: Annotated[Any, unless()] = None
     guided_grammar: Annotated[Any, unless()] = None
-    user: Ignored = None
     metadata: Ignored = None
     store: Ignored = None
-    service_tier: Ignored = None
-    safety_identifier: Ignored = None
-    prompt_cache_key: Ignored = None
-    prompt_cache_retention: Ignored = None
-    request_id: Ignored = None
-    priority: Ignored = None
 
     @model_validator(mode="after")
     def _one_form(self) -> GenerationRequest:

@@ -127,15 +127,8 @@ class ResponsesRequest(SamplingRequest):
     max_tool_calls: Ignored = None
     metadata: dict[str, str] | None = None
     """Comes back with the answer."""
-    user: Ignored = None
-    safety_identifier: Ignored = None
-    service_tier: Ignored = None
-    prompt_cache_key: Ignored = None
-    prompt_cache_retention: Ignored = None
     prompt_cache_options: Ignored = None
     stream_options: Ignored = None
-    request_id: Ignored = None
-    priority: Ignored = None
 
     @field_validator("previous_response_id", "conversation", "store", "background", mode="after")
     @classmethod

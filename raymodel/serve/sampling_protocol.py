@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from raymodel.serve.protocol import WireModel
+from raymodel.serve.protocol import Ignored, WireModel
 from raymodel.serve.sampling import Form
 
 MOST_TOP = 20  # of alternatives to a token, as OpenAI has it in chats
@@ -57,6 +57,14 @@ class SamplingRequest(WireModel):
 
     stream: bool | None = False
     """Server-sent events."""
+
+    user: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    request_id: Ignored = None
+    priority: Ignored = None
 
     @field_validator("stop", mode="after")
     @classmethod
