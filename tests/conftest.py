@@ -16,6 +16,18 @@ sys.path.append(str(Path(__file__).parent / "train"))  # for tiny_runs
 os.environ[slow_paths.VARIABLE] = slow_paths.REFUSE
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `-n` a file stays in one process: its tests share what is dear, such as one Ray.
+
+    Files come as they are collected. By the number of their tests, the default, the few and long
+    journeys would come last, when the other processes have nothing left.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _no_slow_path() -> Iterator[None]:
     yield

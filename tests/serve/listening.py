@@ -13,7 +13,9 @@ from raymodel.testing.distributed import free_port
 def listening(app):
     """Its URL."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", lifespan="off"))
+    # Its own configuration of logging would close every handler of this process first, and one of
+    # absl closes the standard error stream with it.
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -4,16 +4,14 @@ import importlib.util
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
+from contextlib import closing
 
 import pytest
 import torch
-import uvicorn
 import yaml
+from listening import listening
 
 from raymodel.serve.app import build_app
 from raymodel.serve.generation import GenerationService
@@ -55,20 +53,6 @@ TASKS = {
         "metric_list": [{"metric": "exact_match"}],
     },
 }
-
-
-@contextmanager
-def listening(app):
-    """The application on a port of this machine; gives its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def write_tasks(folder):
@@ -127,7 +111,7 @@ def test_the_harness_scores_a_served_model_as_transformers_does(
 ):
     spec = ServeSpec(engine=engine, batch=2, queue=8, max_tokens=60)
     service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
-    with listening(build_app(service)) as url:  # which closes the service
+    with closing(service), listening(build_app(service)) as url:
         results, samples = evaluate(url, tokenizer, tmp_path)
     right = 0
     for sample in samples["chosen"]:
