@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+# What is told of a model whose loss is this near to that of the targets' frequencies.
+_LEARNT_FRAC = 0.98
+
+
 def run_worker(work: TrainWork, session: Session) -> None:
     """Trains one worker's share of `work` and, on rank 0, writes the model at the end.
 
@@ -89,12 +93,31 @@ def run_worker(work: TrainWork, session: Session) -> None:
             with clock.during("other"):
                 exported = export_model(work, task, dataset).state["validation_loss"]
                 loss = loss if exported is None else exported
+        if work.export:
+            _tell_what_was_learnt(training, loss)
         session.report({"step": state.step, "validation_loss": loss})  # rank 0's is heard
     finally:
         training.feed.close()
         training.notice.close()
         training.journal.close()
     engine.close()
+
+
+def _tell_what_was_learnt(training: Training, loss: float) -> None:
+    """Warns of a model that is no better than one answer to everything.
+
+    A learning rate that is too high ends so, with a curve that falls at first and then lies flat.
+    """
+    of_frequencies = training.validation.loss_of_frequencies()
+    if of_frequencies and loss > _LEARNT_FRAC * of_frequencies:
+        training.journal.tell(
+            "nothing_learnt",
+            f"nothing was learnt from the input: the held-out loss is {loss:.4g}, and knowing only "
+            f"how often each target is gives {of_frequencies:.4g}; take a lower learning rate, a "
+            "longer warm-up or more steps",
+            validation_loss=loss,
+            loss_of_frequencies=of_frequencies,
+        )
 
 
 def _check_nodes(work: TrainWork, session: Session) -> None:

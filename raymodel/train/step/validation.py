@@ -29,7 +29,8 @@ class Validation:
         collator: Collator,
     ) -> None:
         row_ids = dataset.spread(num_rows)
-        layout, self._engine = engine.layout, engine
+        self._layout, self._engine = engine.layout, engine
+        layout = engine.layout
         self._last_loss: float | None = None
         collator.learn_blank(columns_of(dataset.read(row_ids[:1])))
         spans = []
@@ -62,3 +63,22 @@ class Validation:
     def last_loss(self) -> float:
         """What was measured last; measured now when a run had nothing left to train."""
         return self.loss() if self._last_loss is None else self._last_loss
+
+    def loss_of_frequencies(self) -> float | None:
+        """Mean loss per target of one answer to everything: how often each target is among these
+        rows. It is their entropy; a model that reads its input has less.
+
+        None where the loss is another than the cross-entropy of ids or classes. Every worker asks.
+        """
+        if self._engine.teacher is not None or not self._engine.task.has_scores:
+            return None
+        labels = [batch["labels"].flatten() for batch in self._batches]
+        most = torch.stack([each.max() for each in labels]).max().to(self._engine.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        counts = torch.zeros(max(int(most), 0) + 1, dtype=torch.float64)
+        if self._layout.speaks_for_rows:
+            for each in labels:
+                counts += torch.bincount(each[each >= 0], minlength=len(counts))
+        counts = counts.to(self._engine.device)
+        dist.all_reduce(counts)
+        return float(torch.special.entr(counts / counts.sum().clamp(min=1)).sum())
