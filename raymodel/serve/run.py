@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from pydantic import SecretStr
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
@@ -319,8 +320,9 @@ def _end_controller() -> None:
     """
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-    controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-    ray.get(controller.graceful_shutdown.remote(wait=False))
+    with suppress(RayActorError):  # on a busy machine its end is faster than its answer
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False))
     deadline_s = time.monotonic() + _SHUTDOWN_TIMEOUT_S
     while time.monotonic() < deadline_s:
         try:

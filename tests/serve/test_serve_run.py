@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 from local_ray import local_ray
@@ -210,3 +211,26 @@ def test_the_command_comes_again_when_it_is_told_to():
         with pytest.raises(RaymodelError, match="answered 500"):
             served.health()
         server.shutdown()
+
+
+def test_a_controller_that_ends_before_it_answers_has_ended(monkeypatch):
+    from ray.exceptions import ActorDiedError
+
+    from raymodel.serve import run
+
+    class Controller:
+        graceful_shutdown = SimpleNamespace(remote=lambda wait: "its answer")
+
+    places = iter([Controller])
+
+    def get_actor(name, namespace):
+        for controller in places:
+            return controller
+        raise ValueError(f"no actor {name}")
+
+    def get(answer):
+        raise ActorDiedError
+
+    monkeypatch.setattr(run, "ray", SimpleNamespace(get_actor=get_actor, get=get))
+    run._end_controller()
+    assert next(places, None) is None
