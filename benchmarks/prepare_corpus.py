@@ -10,6 +10,7 @@ store is counted once), asked each half second.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -18,8 +19,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import yaml
 from tokenizers import Tokenizer
 
@@ -35,25 +38,29 @@ def texts_of(path: Path) -> Iterator[str]:
             yield json.loads(line)["text"]
 
 
-def write_corpus(paths: Sequence[Path], folder: Path, copies: int, most_bytes: int) -> int:
+def write_corpus(paths: Sequence[Path], folder: Path, copies: int, most_bytes: float) -> int:
     """Writes JSON lines in files of some size. Returns the bytes of the texts."""
     folder.mkdir()
-    total, written, number = 0, 0, 0
-    out = (folder / "0.jsonl").open("w", encoding="utf-8")
-    for copy in range(copies):
-        for text in (text for path in paths for text in texts_of(path)):
-            salted = f"{copy}\n{text}" if copies > 1 else text
-            total += len(salted.encode(errors="replace"))
-            line = json.dumps({"text": salted}, ensure_ascii=False)
-            written += out.write(line.encode(errors="replace").decode() + "\n")
-            if written > FILE_BYTES // 2:  # characters, of which one may be three bytes
-                out.close()
-                number, written = number + 1, 0
-                out = (folder / f"{number}.jsonl").open("w", encoding="utf-8")
+    files, total, left = itertools.count(), 0, 0
+    with ExitStack() as stack:
+        for text in _salted(paths, copies):
+            if left <= 0:
+                stack.close()
+                place = folder / f"{next(files):05d}.jsonl"
+                out, left = stack.enter_context(place.open("wb")), FILE_BYTES
+            line = json.dumps({"text": text}, ensure_ascii=False).encode(errors="replace")
+            left -= out.write(line + b"\n")
+            total += len(text.encode(errors="replace"))
             if total >= most_bytes:
                 break
-    out.close()
     return total
+
+
+def _salted(paths: Sequence[Path], copies: int) -> Iterator[str]:
+    for copy in range(copies):
+        for path in paths:
+            for text in texts_of(path):
+                yield f"{copy}\n{text}" if copies > 1 else text
 
 
 def job_of(corpus: Path, storage: Path) -> dict[str, object]:
@@ -70,28 +77,13 @@ def job_of(corpus: Path, storage: Path) -> dict[str, object]:
 
 def memory_of(pid: int) -> int:
     """Bytes of a process and all below it."""
-    parents = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = Path("/proc", entry, "stat").read_text()
-            except OSError:  # it has ended
-                continue
-            parents[int(entry)] = int(stat.rpartition(")")[2].split()[1])
-    below, found = {pid}, True
-    while found:
-        found = {child for child, parent in parents.items() if parent in below} - below
-        below |= found
     total = 0
-    for each in below:
-        try:
-            rollup = Path("/proc", str(each), "smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(
-            int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")
-        )
-    return total * 1024
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for each in [root, *root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                total += each.memory_full_info().pss
+    return total
 
 
 class Run:
@@ -162,12 +154,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("path", type=Path, nargs="+")
     parser.add_argument("--copies", type=int, default=1)
-    parser.add_argument("--most-mb", type=float, default=float("inf"), help="of each copy in all")
+    parser.add_argument(
+        "--most-mb", type=float, default=float("inf"), help="of text, all copies together"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        most = asked.most_mb * 1e6
-        size = write_corpus(asked.path, folder / "corpus", asked.copies, most)
+        size = write_corpus(asked.path, folder / "corpus", asked.copies, asked.most_mb * 1e6)
         job = folder / "job.yaml"
         job.write_text(yaml.safe_dump(job_of(folder / "corpus", folder / "runs")))
         run = Run(job, folder / "runs")

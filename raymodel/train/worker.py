@@ -21,6 +21,7 @@ from raymodel.heap import keep_freed_memory
 from raymodel.model.build import first_line
 from raymodel.model.kernels import note_compilation
 from raymodel.model.positions import find_max_tokens
+from raymodel.observe.measures import holds
 from raymodel.observe.slow_paths import SlowPath, slow_paths
 from raymodel.tasks import make_task
 from raymodel.tasks.base import Task
@@ -94,7 +95,8 @@ def run_worker(work: TrainWork, session: Session) -> None:
                 exported = export_model(work, task, dataset).state["validation_loss"]
                 loss = loss if exported is None else exported
         if work.export:
-            _tell_what_was_learnt(training, loss)
+            with clock.during("validation"):
+                _tell_what_was_learnt(training, loss)
         session.report({"step": state.step, "validation_loss": loss})  # rank 0's is heard
     finally:
         training.feed.close()
@@ -109,7 +111,7 @@ def _tell_what_was_learnt(training: Training, loss: float) -> None:
     A learning rate that is too high ends so, with a curve that falls at first and then lies flat.
     """
     of_frequencies = training.validation.loss_of_frequencies()
-    if of_frequencies and loss > _LEARNT_FRAC * of_frequencies:
+    if of_frequencies and holds(loss, ">", _LEARNT_FRAC * of_frequencies):
         training.journal.tell(
             "nothing_learnt",
             f"nothing was learnt from the input: the held-out loss is {loss:.4g}, and knowing only "

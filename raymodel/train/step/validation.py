@@ -29,8 +29,7 @@ class Validation:
         collator: Collator,
     ) -> None:
         row_ids = dataset.spread(num_rows)
-        self._layout, self._engine = engine.layout, engine
-        layout = engine.layout
+        layout, self._engine = engine.layout, engine
         self._last_loss: float | None = None
         collator.learn_blank(columns_of(dataset.read(row_ids[:1])))
         spans = []
@@ -76,7 +75,7 @@ class Validation:
         most = torch.stack([each.max() for each in labels]).max().to(self._engine.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         counts = torch.zeros(max(int(most), 0) + 1, dtype=torch.float64)
-        if self._layout.speaks_for_rows:
+        if self._engine.layout.speaks_for_rows:
             for each in labels:
                 counts += torch.bincount(each[each >= 0], minlength=len(counts))
         counts = counts.to(self._engine.device)
