@@ -1,7 +1,7 @@
 """A served classifier and embedder over HTTP and Ray Serve, beside plain transformers.
 
     python benchmarks/serve_http_encoders.py [--model FOLDER] [--seconds 10] [--rounds 3]
-        [--clients 32] [--threads N]
+        [--clients 32] [--threads N] [--engines auto,transformers]
 
 The classifier is the encoder of the folder with a head of random weights, which decides nothing
 about the speed; its texts have 128 tokens. In each round 32 clients, then one, then transformers'
@@ -9,6 +9,11 @@ pipeline, one text after the other, have the same seconds each. The embedder is 
 of 16 to 128 tokens, 32 in a request, by two clients; beside it are the same texts in a loop over
 transformers' model with mean pooling: sorted by length, 32 in a batch, as sentence-transformers
 does. Medians of the rounds are divided. All sides use as many threads.
+
+Each engine is served by itself, beside the same plain side: `auto` is what a server takes without
+being told, `openvino` and `transformers` are asked for, perhaps with a dtype
+(`transformers/float32`). What was measured at its start is printed, where it was: milliseconds of
+one batch in each engine, without HTTP.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +57,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="of each side in a round")
+    parser.add_argument(
+        "--engines", type=lambda text: text.split(","), default=["auto", "transformers/float32"]
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of all sides")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -60,8 +68,10 @@ def main() -> None:
     with local_folder(base) as folder, local_ray(), tempfile.TemporaryDirectory() as made:
         write_classifier(folder, Path(made))
         texts = Texts(folder)
-        classify(Path(made), texts, arguments)
-        embed(folder, texts, arguments)
+        for asked in arguments.engines:
+            classify(Path(made), texts, asked, arguments)
+        for asked in arguments.engines:
+            embed(folder, texts, asked, arguments)
 
 
 def write_classifier(folder: Path, target: Path) -> None:
@@ -86,13 +96,29 @@ class Texts:
         return " ".join(draw.choices(self._words, k=tokens - self._around))
 
 
-def classify(folder: Path, texts: Texts, arguments: argparse.Namespace) -> None:
-    spec = ServeSpec(port=free_port(), batch=arguments.clients, queue=arguments.clients)
+def spec_of(asked: str, batch: int, queue: int) -> ServeSpec:
+    engine, _, dtype = asked.partition("/")
+    fields = {"engine": engine, "dtype": dtype or "auto", "port": free_port()}
+    return ServeSpec.model_validate(fields | {"batch": batch, "queue": queue})
+
+
+def tell(what: str, asked: str, health: Mapping[str, Any]) -> None:
+    """What a server says of what computes its answers."""
+    reason = health["engine_reason"]
+    print(f"{what}, asked for {asked}: {health['engine']} in {health['dtype']} ({reason})")
+    for batch in health.get("trial", {}).get("batches", ()):
+        shape = " × ".join(map(str, batch["shape"]))
+        took = ", ".join(f"{name} {ms:.1f}" for name, ms in batch["ms"].items())
+        print(f"    a batch of {shape}, ms: {took}", flush=True)
+
+
+def classify(folder: Path, texts: Texts, asked: str, arguments: argparse.Namespace) -> None:
+    spec = spec_of(asked, arguments.clients, arguments.clients)
     classifier = pipeline("text-classification", model=str(folder), device="cpu")
     some = [texts.draw(number, TOKENS) for number in range(64)]
     with serving(folder, spec, arguments.threads) as served:
         server = Server(served.url)
-        print(f"classifier served in {served.health()['dtype']}")
+        tell("classifier", asked, served.health())
 
         def body(number: int) -> dict[str, Any]:
             return {"model": served.name, "input": some[number % len(some)]}
@@ -118,15 +144,15 @@ def classify(folder: Path, texts: Texts, arguments: argparse.Namespace) -> None:
     )
 
 
-def embed(folder: Path, texts: Texts, arguments: argparse.Namespace) -> None:
-    spec = ServeSpec(port=free_port(), batch=BATCH, queue=2 * BATCH)
+def embed(folder: Path, texts: Texts, asked: str, arguments: argparse.Namespace) -> None:
+    spec = spec_of(asked, BATCH, 2 * BATCH)
     draw = random.Random(0)
     some = [texts.draw(number, draw.randint(SHORTEST, TOKENS)) for number in range(TEXTS)]
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
     model.eval()
     with serving(folder, spec, arguments.threads) as served:
         server = Server(served.url)
-        print(f"embedder served in {served.health()['dtype']}")
+        tell("embedder", asked, served.health())
         bodies = [
             {"model": served.name, "input": some[first : first + BATCH]}
             for first in range(0, TEXTS, BATCH)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raymodel.errors import ArtifactError
-from raymodel.serve.spec import ServeSpec
+from raymodel.errors import RaymodelError
+from raymodel.serve.spec import DtypeName, ServeSpec
 from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def load_service(
 
     Raises:
         ArtifactError: the folder does not hold what it should, or what it holds does not answer.
+        SpecError: what `serve.engine` asks for cannot be had.
     """
     from raymodel.model.kernels import find_device, note_attention, note_processor
     from raymodel.model.load import load_for_use
@@ -45,7 +46,8 @@ def load_service(
     def load() -> tuple[PreTrainedModel, Task]:
         model, task = load_for_use(folder, task_name)
         check_model(model, task, folder)
-        model.to(device, serving_dtype(model.config, device))  # type: ignore[arg-type]  # mistyped
+        dtype = serving_dtype(model.config, device, spec.dtype)
+        model.to(device, dtype)  # type: ignore[arg-type]  # mistyped
         return model, task
 
     model, task = load()
@@ -54,7 +56,8 @@ def load_service(
     service = service_of(task_name)(model, task, name=name, spec=spec)
     try:
         check_outputs(service, folder)
-    except ArtifactError:
+        service.settle()
+    except RaymodelError:
         service.close()
         raise
     if not service.needs_model:
@@ -64,14 +67,20 @@ def load_service(
     return service
 
 
-def serving_dtype(config: PretrainedConfig, device: str) -> torch.dtype:
-    """The dtype that the model was saved in, where `device` computes in it fast; else fp32."""
+def serving_dtype(config: PretrainedConfig, device: str, asked: DtypeName = "auto") -> torch.dtype:
+    """The dtype that is asked for; else the one that the model was saved in, where `device`
+    computes in it fast; else fp32."""
     import torch
 
     from raymodel.model.kernels import has_fast_bf16
     from raymodel.observe.slow_paths import take_slow_path
 
     saved = getattr(config, "dtype", None) or torch.float32
+    if asked != "auto":
+        if asked == "bfloat16" and not has_fast_bf16(device):
+            why = f"serve.dtype is {asked}, in which this {device} computes no faster"
+            take_slow_path(f"computes in {asked}", why, inherent=True)
+        return torch.float32 if asked == "float32" else torch.bfloat16
     if saved == torch.bfloat16 and has_fast_bf16(device):
         return torch.bfloat16
     if saved == torch.float16 and device == "cuda":

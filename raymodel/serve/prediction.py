@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import gc
 import math
 import time
 import uuid
@@ -21,8 +22,12 @@ import torch
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from raymodel.heap import give_back_freed_memory
 from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
+from raymodel.serve.calls import find_obstacle, recorded
+from raymodel.serve.fastest import Choice, Chooser
+from raymodel.serve.fill import next_batch
 from raymodel.serve.flow import Notices, notices
 from raymodel.serve.prediction_protocol import (
     Classification,
@@ -33,6 +38,7 @@ from raymodel.serve.prediction_protocol import (
 )
 from raymodel.serve.protocol import check_unicode, usage
 from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
+from raymodel.serve.rehearsal import Rehearsal
 from raymodel.serve.retrieval import ScoreRoutes, VectorRoutes
 from raymodel.serve.service import MOST_CHARS_BY_TOKEN, Service
 from raymodel.serve.streams import while_connected
@@ -56,7 +62,8 @@ class PredictionService(Service):
     """A model whose answers come whole.
 
     Inputs wait only while the model is busy: the next forward pass takes up to `spec.batch` of
-    those that came meanwhile, so a single request is never delayed in the hope of company.
+    those that came meanwhile, so a single request is never delayed in the hope of company. Which
+    of them, `next_batch` says.
     """
 
     kind = "prediction"
@@ -74,7 +81,10 @@ class PredictionService(Service):
         self._thread = ThreadPoolExecutor(1, "predictor")
         self._running: asyncio.Task[None] | None = None
         self._num_answered = 0
+        self._num_batches = 0
         self._batch_s = 0.0
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        self._computed = Choice(self.model, "transformers", dtype, "nothing else was tried")
 
     def router(self) -> APIRouter:
         """`/predict`, and what follows from the kind of the answers."""
@@ -102,12 +112,39 @@ class PredictionService(Service):
             "answers": self.task.answers,
             "labels": self.labels,
             "max_input_tokens": self.max_input_tokens,
+            **self._computed.facts(),
             "waiting": len(self._waiting),
             "answered": self._num_answered,
+            "batches": self._num_batches,
         }
 
     def probe(self) -> None:
         self._predict([self.row(self.task.example_request(), "probe")])
+
+    def settle(self) -> None:
+        spec = self.spec
+        try:
+            rehearsal = Rehearsal(
+                self.task.example_request(), self._given, self._example, self.count_tokens
+            )
+        except Refusal:  # of a user's own task; the probe has told it
+            return
+        with recorded(self.model) as calls:
+            self._predict([rehearsal.short], Limits(max_new_tokens=1))
+            if find_obstacle(calls) is None:
+                batches = rehearsal.batches(
+                    self._predict, most_rows=spec.batch, most_tokens=self.max_input_tokens
+                )
+                calls.clear()
+                for rows in batches:
+                    self._predict(rows)
+        chooser = Chooser(self.model, spec.engine, spec.dtype, spec.replicas.max)
+        self._computed = chooser.choose(calls)
+        gc.collect()  # of what was tried and is not taken
+        give_back_freed_memory()
+
+    def _example(self, given: Mapping[str, Any]) -> Features:
+        return self.row(given, "probe", is_cut=True)
 
     @property
     def is_healthy(self) -> bool:
@@ -273,9 +310,7 @@ class PredictionService(Service):
         """Empties the queue, batch by batch."""
         loop = asyncio.get_running_loop()
         while self._waiting:
-            batch = self._waiting[: self.spec.batch]
-            del self._waiting[: self.spec.batch]
-            batch = [each for each in batch if not each.result.done()]
+            batch = self._take_batch()
             if not batch:
                 continue
             for each in batch:
@@ -291,20 +326,36 @@ class PredictionService(Service):
                 continue
             self._batch_s = time.monotonic() - started_s
             self._num_answered += len(batch)
+            self._num_batches += 1
             for each, answer in zip(batch, found, strict=True):
                 if not each.result.done():
                     each.result.set_result(answer)
+
+    def _take_batch(self) -> list[_Waiting]:
+        """Those of the queue that are computed next, without those that nobody waits for."""
+        waiting = [each for each in self._waiting if not each.result.done()]
+        if not waiting:
+            self._waiting.clear()
+            return []
+        taken = next_batch(
+            [self.count_tokens([each.row]) for each in waiting],
+            self.spec.batch,
+            self._computed.pass_tokens,
+        )
+        left = set(range(len(waiting))).difference(taken)
+        self._waiting[:] = [waiting[place] for place in sorted(left)]
+        return [waiting[place] for place in taken]
 
     def _retry_after_s(self) -> int:
         """When those that wait are answered, batch after batch, each as long as the last."""
         return max(1, math.ceil(len(self._waiting) / self.spec.batch * self._batch_s))
 
     @torch.inference_mode()
-    def _predict(self, rows: list[Features]) -> list[Answer]:
+    def _predict(self, rows: list[Features], limits: Limits | None = None) -> list[Answer]:
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: [row.get(name) for row in rows] for name in names}
-        limits = Limits(max_new_tokens=self.spec.max_tokens, beams=self.spec.beams)
-        return self.task.predict(self.model, columns, limits)
+        limits = limits or Limits(max_new_tokens=self.spec.max_tokens, beams=self.spec.beams)
+        return self.task.predict(self._computed.model, columns, limits)
 
 
 def _value(value: Any, role: str, field: Field) -> Any:

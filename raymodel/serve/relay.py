@@ -92,9 +92,10 @@ class Relay:
             elif not done:
                 raise timed_out(self._timeout_s)
         finally:
+            if not (passing.done() and not passing.cancelled() and passing.exception() is None):
+                answer.cancel()  # of one that has ended it costs as much
             for task in (passing, leaving):
                 task.cancel()
-            answer.cancel()  # without effect on one that has ended
 
     async def _pass_on(self, answer: Any, send: Send) -> None:
         told = notices()

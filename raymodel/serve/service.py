@@ -67,6 +67,13 @@ class Service(ABC):
     def probe(self) -> None:
         """Runs the model once, on something that any of its kind can be asked."""
 
+    def settle(self) -> None:  # noqa: B027 - most have nothing to choose
+        """Chooses what computes the answers, once the model has shown that it answers.
+
+        Raises:
+            SpecError: what `serve.engine` asks for cannot be had.
+        """
+
     @property
     @abstractmethod
     def is_healthy(self) -> bool:
