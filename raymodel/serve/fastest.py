@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -28,9 +28,6 @@ from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.passes import Pass, TorchPass
 from raymodel.serve.spec import DtypeName, EngineName
 from raymodel.serve.trial import Case, Measured, find_fault, measure, pick
-
-if TYPE_CHECKING:
-    from transformers.utils.generic import ModelOutput
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +89,7 @@ class Fastest:
     def __init__(
         self,
         model: PreTrainedModel,
-        kind: type[ModelOutput],
+        kind: type,
         passes: Sequence[tuple[int, Pass]],
         row_size: int,
     ) -> None:
@@ -102,7 +99,7 @@ class Fastest:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._torch.model, name)
 
-    def __call__(self, **inputs: torch.Tensor) -> ModelOutput:
+    def __call__(self, **inputs: torch.Tensor) -> Any:
         chosen = self._choose(inputs)
         try:
             found = chosen(inputs)

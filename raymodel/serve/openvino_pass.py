@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
-Graphs = dict[frozenset[str], tuple[Any, Call]]
-"""Names of inputs → OpenVINO's model, and a call that it was made from."""
+
+class Graph(NamedTuple):
+    """OpenVINO's model, and the names of what it takes and gives, in order."""
+
+    model: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 class OpenVinoPass(Pass):
@@ -36,7 +41,7 @@ class OpenVinoPass(Pass):
 
     engine = "openvino"
 
-    def __init__(self, graphs: Graphs, dtype: str, num_threads: int) -> None:
+    def __init__(self, graphs: Iterable[Graph], dtype: str, num_threads: int) -> None:
         import openvino
 
         self.dtype = dtype
@@ -49,25 +54,27 @@ class OpenVinoPass(Pass):
         }
         core = openvino.Core()
         self._requests = {
-            names: (core.compile_model(graph, "CPU", properties).create_infer_request(), call)
-            for names, (graph, call) in graphs.items()
+            frozenset(graph.inputs): (
+                core.compile_model(graph.model, "CPU", properties).create_infer_request(),
+                graph.inputs,
+                graph.outputs,
+            )
+            for graph in graphs
         }
 
     def takes(self, inputs: Tensors) -> bool:
         return frozenset(inputs) in self._requests
 
     def __call__(self, inputs: Tensors) -> dict[str, torch.Tensor]:
-        request, call = self._requests[frozenset(inputs)]
-        given = [inputs[name].contiguous().numpy() for name in call.inputs]
+        request, names, outputs = self._requests[frozenset(inputs)]
+        given = [inputs[name].contiguous().numpy() for name in names]
         # Of the results it gives copies; its own memory is written over by the next batch.
         found = request.infer(given, share_inputs=True).to_tuple()
-        return {
-            name: torch.from_numpy(value) for name, value in zip(call.outputs, found, strict=True)
-        }
+        return {name: torch.from_numpy(value) for name, value in zip(outputs, found, strict=True)}
 
 
-def convert(model: PreTrainedModel, calls: Iterable[Call]) -> Graphs:
-    """OpenVINO's models of a model in fp32, whose weights they share.
+def convert(model: PreTrainedModel, calls: Iterable[Call]) -> list[Graph]:
+    """OpenVINO's models of a model in fp32, whose weights they share, one for each set of names.
 
     Args:
         calls: that can be converted; see `find_obstacle`.
@@ -76,10 +83,10 @@ def convert(model: PreTrainedModel, calls: Iterable[Call]) -> Graphs:
         RuntimeError: it computes with something that OpenVINO does not know.
     """
     by_names = {frozenset(call.inputs): call for call in calls}
-    return {names: (_convert(model, call), call) for names, call in by_names.items()}
+    return [_convert(model, call) for call in by_names.values()]
 
 
-def _convert(model: PreTrainedModel, call: Call) -> Any:
+def _convert(model: PreTrainedModel, call: Call) -> Graph:
     # What `openvino.convert_model` does; that sends its maker a message of each model.
     from openvino import PartialShape, Type
     from openvino.frontend import FrontEndManager
@@ -98,7 +105,7 @@ def _convert(model: PreTrainedModel, call: Call) -> Any:
         port.get_node().set_element_type(Type(value.numpy().dtype))
         port.get_node().set_partial_shape(PartialShape([-1] * value.ndim))
     graph.validate_nodes_and_infer_types()
-    return graph
+    return Graph(graph, tuple(call.inputs), tuple(call.outputs))
 
 
 class _ByPosition(nn.Module):

@@ -18,7 +18,7 @@ LONG_TOKENS = 128
 """Of a long example, as measured; what people classify and embed is a paragraph."""
 _LONG_TIMES = 16  # the example, where tokens do not tell: of half a second of sound it makes 8 s
 _MOST_ROWS = 32  # beyond it a row costs no less
-_LONGEST_S = 2.0  # that the model may take for the longest example
+_LONGEST_S = 2.0  # that the model may take for the longest example, or for many rows
 
 Row = Callable[[Mapping[str, Any]], Features]
 """Makes the row of a request; raises Refusal where there can be none."""
@@ -51,7 +51,8 @@ class Rehearsal:
         """What to try, the smallest first.
 
         Args:
-            answer: has the model answer rows; how long it takes says how long the longest may be.
+            answer: has the model answer rows; how long it takes says how long the longest may be,
+                and how many rows.
             most_rows: in a batch.
             most_tokens: that the model takes.
         """
@@ -62,9 +63,8 @@ class Rehearsal:
             affordable = int(num_tokens * _LONGEST_S / max(took_s, 1e-9))
             made.append([self.of_tokens(min(most_tokens, affordable))])
         # Together, so that what must not be looked at of a short one is among what is compared.
-        made.append(
-            [long if place % 2 == 0 else self.short for place in range(min(most_rows, _MOST_ROWS))]
-        )
+        num_rows = min(most_rows, _MOST_ROWS, max(2, int(_LONGEST_S / max(took_s, 1e-9))))
+        made.append([long if place % 2 == 0 else self.short for place in range(num_rows)])
         return made
 
     def of_tokens(self, num_tokens: int) -> Features:
