@@ -254,7 +254,8 @@ class Chooser:
         return fault is None
 
     def _refuse(self, name: str, why: str) -> None:
-        log.warning("%s does not answer: %s", name, why)
+        # Told where people look, and no error: a model is not at fault for what another lacks.
+        take_slow_path(f"is not computed by {name}", why, inherent=True)
         self._refused[name] = why
 
     # ---- what is taken -------------------------------------------------------------------------
@@ -285,7 +286,7 @@ class Chooser:
             stand_in,  # type: ignore[arg-type]
             best.engine,
             best.dtype,
-            _reason(found[-1], overall, f"transformers in {self._given}"),
+            _reason(found[-1], overall, f"transformers in {self._given}", self._refused),
             [one.as_content(name) for one, name in zip(found, each, strict=True)],
             self._refused,
             took_s,
@@ -293,10 +294,11 @@ class Chooser:
         )
 
 
-def _reason(largest: Measured, taken: str, own: str) -> str:
+def _reason(largest: Measured, taken: str, own: str, refused: Mapping[str, str]) -> str:
     """Of the largest batch, in figures."""
     if taken == own:
-        return "nothing else was faster"
+        without = "; ".join(f"{name} was refused: {why}" for name, why in refused.items())
+        return "nothing else was faster" + (f" ({without})" if without else "")
     if own not in largest.took_s:
         return "serve.engine is openvino"
     faster = largest.took_s[own] / largest.took_s[taken]

@@ -33,6 +33,13 @@ def never_quick(monkeypatch):
     monkeypatch.setattr(fastest, "_QUICK_S", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def _no_slow_paths():
+    forget_slow_paths()
+    yield
+    forget_slow_paths()
+
+
 def served(model, task, **fields):
     spec = ServeSpec(batch=4, queue=60, **fields)
     return PredictionService(model, task, name="tiny", spec=spec)
@@ -66,7 +73,7 @@ def test_openvino_gives_the_answers_of_torch_whatever_the_lengths(compiled, clas
     torch.testing.assert_close(torch.cat(alone), wanted, atol=1e-5, rtol=0)
     health = compiled.health()
     assert (health["engine"], health["dtype"]) == ("openvino", "float32")
-    assert health["slow_paths"] == []
+    assert slow_paths() == []
     [longest] = [each["shape"][1] for each in health["trial"]["batches"]][-2:-1]
     assert longest >= 48, "the longest text was tried"
 
@@ -182,6 +189,9 @@ def test_an_engine_that_cannot_be_made_is_told(bert, text_classification, never_
     monkeypatch.setattr(openvino_pass, "convert", convert)
     service = settled(bert, text_classification, dtype="float32")
     assert "aten::frobnicate" in service.health()["trial"]["refused"]["openvino"]
+    assert "aten::frobnicate" in service.health()["engine_reason"]
+    [told] = service.health()["slow_paths"]
+    assert told["what"] == "is not computed by openvino"
     assert service.health()["engine"] == "transformers"
     service.close()
 
@@ -192,14 +202,10 @@ def test_an_engine_that_fails_later_leaves_the_rest_to_torch(compiled, classific
 
     monkeypatch.setattr(OpenVinoPass, "__call__", fail)
     monkeypatch.delenv("RAYMODEL_SLOW_PATHS", raising=False)
-    forget_slow_paths()
-    try:
-        torch.testing.assert_close(probs_of(compiled, TEXTS), probs_of(classification, TEXTS))
-        [told] = slow_paths()
-        assert told.what == "is computed by transformers in float32"
-        assert told.why == "openvino in float32 failed: out of memory"
-    finally:
-        forget_slow_paths()
+    torch.testing.assert_close(probs_of(compiled, TEXTS), probs_of(classification, TEXTS))
+    [told] = slow_paths()
+    assert told.what == "is computed by transformers in float32"
+    assert told.why == "openvino in float32 failed: out of memory"
 
 
 # ---- what is taken -------------------------------------------------------------------------------
