@@ -206,6 +206,17 @@ class GenerationService(Service):
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
+    def _check_choices(self, body: SamplingRequest, num_prompts: int) -> None:
+        """Raises Refusal (400) for more answers than may ever wait here."""
+        room, wanted = self.check_room(num_prompts, "prompt"), num_prompts * body.num_choices
+        if wanted > room:
+            raise Refusal(
+                400,
+                f"n is {body.num_choices}, of {num_prompts:,} prompts, which makes {wanted:,} "
+                f"answers; this server writes at most {room:,} for one request",
+                param="n",
+            )
+
     async def _prepare(self, body: SamplingRequest, samplings: Sequence[Sampling]) -> None:
         # In a thread of its own: while a model is loaded, others' prompts are read.
         try:
@@ -228,28 +239,33 @@ class GenerationService(Service):
         shape: AnswerShape,
         echoes: Sequence[Echo] | None = None,
     ) -> Response:
+        self._check_choices(body, len(prompts))
         await self._prepare(body, samplings)
-        requests = list(zip(prompts, samplings, strict=True))
-        num_prompt_tokens = sum(map(len, prompts))
-        answers = AnswerStream(self.engine, requests, self.spec.timeout)
-        pieces = Pieces(answers, echoes)
+        count = body.num_choices
+        requests = [
+            (prompt, choice)
+            for prompt, sampling in zip(prompts, samplings, strict=True)
+            for choice in sampling.choices(count)
+        ]
+        answers = AnswerStream(self.engine, requests, self.spec.timeout, num_choices=count)
+        pieces = Pieces(answers, echoes, num_choices=count)
         try:
             if body.stream:
                 await while_connected(request, answers.wait_for_first())
-                events = _events(answers, pieces, shape, num_prompt_tokens)
+                events = _events(answers, pieces, shape)
                 return EventStream(events, on_close=answers.close)
             whole = await while_connected(request, pieces.collect())
         except BaseException:  # a disconnect is a cancellation
             answers.close()
             raise
-        counted = usage(num_prompt_tokens, sum(answers.num_tokens))
+        counted = usage(answers.num_prompt_tokens, sum(answers.num_tokens))
         # Beside the event loop: with log-probabilities of a long prompt it is long itself.
         content = await self.read(shape.whole, whole, counted)
         return JSONResponse(content)
 
 
 async def _events(
-    answers: AnswerStream, pieces: Pieces, shape: AnswerShape, num_prompt_tokens: int
+    answers: AnswerStream, pieces: Pieces, shape: AnswerShape
 ) -> AsyncIterator[bytes]:
     """The whole stream; an error that comes after its start is an event too."""
     for each in shape.begin():
@@ -258,7 +274,7 @@ async def _events(
         async for index, piece in pieces:
             for each in shape.go_on(index, piece):
                 yield each
-        for each in shape.end(usage(num_prompt_tokens, sum(answers.num_tokens))):
+        for each in shape.end(usage(answers.num_prompt_tokens, sum(answers.num_tokens))):
             yield each
     except Refusal as refusal:
         for each in shape.fail(refusal):

@@ -17,6 +17,8 @@ from raymodel.serve.protocol import Ignored, Text, WireModel, unless
 from raymodel.serve.sampling import Form
 from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
 
+_MOST_CHOICES = 128  # as OpenAI has it
+
 
 class StreamOptions(WireModel):
     """What a stream holds beside the text."""
@@ -108,9 +110,11 @@ class GenerationRequest(SamplingRequest):
     structured_outputs: StructuredOutputs | None = None
     """A form of vLLM's: a schema of JSON, a regular expression, or one of some texts."""
 
-    n: Annotated[Any, unless(1)] = None
-    """One answer a prompt."""
-    best_of: Annotated[Any, unless(1)] = None
+    n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = None
+    """So many answers to each prompt, 1 by default. With `seed` the i-th of them, from 0, is the
+    one that `seed + i` gives alone."""
+    best_of: Any = Field(default=None, validate_default=True)
+    """Not supported but for the value of `n`, with which it changes nothing."""
     bad_words: Annotated[Any, unless([])] = None
     skip_special_tokens: Annotated[Any, unless(True)] = None
     include_stop_str_in_output: Annotated[Any, unless(False)] = None
@@ -120,6 +124,16 @@ class GenerationRequest(SamplingRequest):
     guided_grammar: Annotated[Any, unless()] = None
     metadata: Ignored = None
     store: Ignored = None
+
+    @field_validator("best_of", mode="after")
+    @classmethod
+    def _all_are_told(cls, best_of: Any, info: ValidationInfo) -> Any:
+        if best_of is not None and (best_of != (info.data.get("n") or 1) or best_of is True):
+            raise ValueError(
+                "this server gives all answers that it writes; ask for as many by n, with "
+                "logprobs, and take the likeliest"
+            )
+        return best_of
 
     @model_validator(mode="after")
     def _one_form(self) -> GenerationRequest:
@@ -137,6 +151,10 @@ class GenerationRequest(SamplingRequest):
     @property
     def limit(self) -> tuple[str, int | None]:
         return "max_tokens", self.max_tokens
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
 
     @property
     def includes_usage(self) -> bool:

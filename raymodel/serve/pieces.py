@@ -67,17 +67,25 @@ class Pieces:
 
     Args:
         answers: of the engine.
-        echoes: what stands before each; by default nothing.
+        echoes: what stands before the answers to each prompt; by default nothing.
+        num_choices: answers to each prompt.
     """
 
-    def __init__(self, answers: AnswerStream, echoes: Sequence[Echo] | None = None) -> None:
+    def __init__(
+        self,
+        answers: AnswerStream,
+        echoes: Sequence[Echo] | None = None,
+        *,
+        num_choices: int = 1,
+    ) -> None:
         self._answers = answers
         self._echoes = echoes
+        self._num_choices = num_choices
         self._begun: set[int] = set()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         async for index, chunk in self._answers:
-            echo = self._echoes[index] if self._echoes else _NOTHING
+            echo = self._echoes[index // self._num_choices] if self._echoes else _NOTHING
             piece = _piece(chunk, len(echo.text))
             if index not in self._begun:
                 self._begun.add(index)

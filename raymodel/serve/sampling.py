@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 
@@ -66,6 +66,13 @@ class Sampling:
     none. They are those of the model, before anything above has changed them."""
     prompt_logprobs: bool = False
     """They are told of the prompt's tokens too."""
+
+    def choices(self, count: int) -> list[Sampling]:
+        """Of several answers to one prompt; a seed goes up by one from each to the next, so that
+        each can be had alone."""
+        if self.seed is None:
+            return [self] * count
+        return [replace(self, seed=self.seed + index) for index in range(count)]
 
     @property
     def changes_logits(self) -> bool:

@@ -105,6 +105,11 @@ class SamplingRequest(WireModel):
         raise NotImplementedError
 
     @property
+    def num_choices(self) -> int:
+        """Answers to each prompt."""
+        return 1
+
+    @property
     def num_top(self) -> int | None:
         """Alternatives that are told beside each token; None when no log-probabilities are."""
         return None

@@ -23,6 +23,10 @@ T = TypeVar("T")
 class AnswerStream:
     """Submits a request's prompts and yields `(index, chunk)` as they are made.
 
+    Args:
+        requests: prompts and samplings, those of one prompt behind one another.
+        num_choices: answers to each prompt.
+
     Must be made in the event loop that reads it, and closed at the end, however it comes: that
     frees the slots of what nobody reads any more.
 
@@ -31,7 +35,12 @@ class AnswerStream:
     """
 
     def __init__(
-        self, engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]], timeout_s: float
+        self,
+        engine: Engine,
+        requests: Sequence[tuple[Sequence[int], Sampling]],
+        timeout_s: float,
+        *,
+        num_choices: int = 1,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._engine = engine
@@ -41,9 +50,10 @@ class AnswerStream:
         self._deadline_s = time.monotonic() + timeout_s
         self._num_open = len(requests)
         self._notices = notices()
-        self._num_prompt_tokens = sum(len(prompt) for prompt, _ in requests)
+        self.num_prompt_tokens = sum(len(prompt) for prompt, _ in requests) // num_choices
+        """Each prompt counts once."""
         self.num_tokens = [0] * len(requests)
-        """Tokens generated for each prompt so far."""
+        """Tokens generated for each request so far."""
         put = self._chunks.put_nowait
         try:
             self._answers = engine.submit(
@@ -73,7 +83,7 @@ class AnswerStream:
         self.num_tokens[index] = chunk.num_tokens
         self._num_open -= chunk.finish_reason is not None
         if not self._num_open:
-            self._notices.count(self._num_prompt_tokens, sum(self.num_tokens))
+            self._notices.count(self.num_prompt_tokens, sum(self.num_tokens))
         return item
 
     async def _take(self) -> tuple[int, Chunk]:

@@ -157,7 +157,12 @@ def test_bad_json_is_400(generation, content):
         ({"stop": ["a"] * 17}, "stop", ("17 strings", "at most 16")),
         ({"stop": ""}, "stop", ("at least one character",)),
         ({"stop": ["a", 3]}, "stop.1", ("stop.1 is 3", "give a text")),
-        ({"n": 2}, "n", ("n is 2", "leave n out")),
+        ({"n": 0}, "n", ("n is 0", "at least 1")),
+        ({"n": 129}, "n", ("n is 129", "at most 128")),
+        ({"n": 5}, "n", ("n is 5", "of 1 prompts", "at most 4")),
+        ({"n": 2, "best_of": 3}, "best_of", ("best_of is 3", "by n, with logprobs")),
+        ({"best_of": 2}, "best_of", ("gives all answers",)),
+        ({"best_of": True}, "best_of", ("gives all answers",)),
         ({"echo": 1}, "echo", ("give true or false",)),
         ({"logprobs": 21}, "logprobs", ("is 21", "at most 20")),
         ({"logprobs": True}, "logprobs", ("whole number",)),
@@ -202,7 +207,8 @@ def test_a_bad_field_is_400_with_its_name(generation, body, param, words):
 
 
 def test_fields_that_change_nothing_are_accepted(generation):
-    extra = {"user": "me", "metadata": {"a": "b"}, "n": 1, "presence_penalty": 0.0, "store": False}
+    extra = {"user": "me", "metadata": {"a": "b"}, "n": 1, "best_of": 1, "store": False}
+    extra["presence_penalty"] = 0.0
     assert complete(generation, **extra).status_code == 200
     assert complete(generation, logprobs=None, tools=None).status_code == 200
 
