@@ -1,17 +1,18 @@
 """Conversations as tokens: one way for training and serving, by the tokenizer's chat template.
 
-What people write in a turn is text, whatever it spells: a user's `<|im_end|>` ends no turn. So a
-template is rendered twice, with the turns and with marks in their places, which tells the
-template's own text from theirs; and the whole is encoded by a copy of the tokenizer that knows its
-special tokens under other names, which only the template's text is given. Without such spellings
-the ids are those of `tokenizer.apply_chat_template`.
+What people write in a turn is text, whatever it spells: a user's `<|im_end|>` ends no turn. So
+marks stand for such spellings while a template is rendered, which tells its own special tokens from
+theirs; and the whole is encoded by a copy of the tokenizer that knows its special tokens under
+other names, which only the template's text is given. Without such spellings the ids are those of
+`tokenizer.apply_chat_template`. For training a template is rendered once more, with marks in place
+of the turns, which tells where each of them lies.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-Turn = Mapping[str, str]
-"""`role` (`system`, `user` or `assistant`) and `content`."""
+Turn = Mapping[str, Any]
+"""`role` (`system`, `user` or `assistant`) and `content`, a text. In a prompt also `tool_calls` of
+the assistant, and the role `tool` with `tool_call_id` and `name`, as templates take them."""
+Tool = Mapping[str, Any]
+"""`type: function` and a `function` with `name`, `description` and `parameters`, a JSON schema."""
 # Noncharacters, which Unicode keeps for a program's own use: no text that is interchanged has them.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _FOREIGN = str.maketrans({_OPEN: "\ufffd", _CLOSE: "\ufffd"})
@@ -74,31 +78,43 @@ class ChatFormat:
     @property
     def has_template(self) -> bool:
         """Whether the tokenizer brings a chat template."""
-        return bool(getattr(self._tokenizer, "chat_template", None))
+        return bool(self.template)
+
+    @property
+    def template(self) -> Any:
+        """Its text; of several, texts by their names."""
+        return getattr(self._tokenizer, "chat_template", None)
 
     # ---- what is asked of it ---------------------------------------------------------------------
 
-    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+    def prompt(self, turns: Sequence[Turn], tools: Sequence[Tool] | None = None) -> list[int]:
         """The ids of what a server gives the model, ready for the assistant's turn.
 
         Without a template each turn is `role: text` on lines of its own, behind what the tokenizer
         puts in front of a text.
 
+        Args:
+            tools: functions that it may call; for a template that shows them (`tool_form.py`).
+
         Raises:
-            ChatError: the template refuses the turns, or rewrites some that spell out a special
-                token, so that the two cannot be told apart.
+            ChatError: the template refuses the turns.
         """
-        turns = _own(turns)
         if not self.has_template:
-            return self._encode(list(_plain(turns)), add_special_tokens=True)
-        text = self._render(turns, is_prompt=True)
-        try:
-            runs = self._runs(text, turns, is_prompt=True)
-        except ChatError:  # a reasoning model's template leaves out what it thought in older turns
-            if any(self._special.search(turn["content"]) for turn in turns):
-                raise
-            runs = list(self._control(text, 0))
-        return self._encode(runs)
+            return self._encode(list(_plain(_own(turns))), add_special_tokens=True)
+        spelt: list[str] = []
+
+        def shield(text: str) -> str:
+            def mark(found: re.Match[str]) -> str:
+                spelt.append(found[0])
+                return f"{_OPEN}{len(spelt) - 1}{_CLOSE}"
+
+            return self._special.sub(mark, text.translate(_FOREIGN))
+
+        shown = self.render(_changed(turns, shield), _changed(tools, shield), is_prompt=True)
+        return self._encode([
+            run._replace(text=_MARK.sub(lambda found: spelt[int(found[1])], run.text))
+            for run in self._control(shown, 0)
+        ])  # fmt: skip
 
     def conversation(self, turns: Sequence[Turn]) -> Conversation:
         """The ids of a whole conversation, and where its answers lie.
@@ -110,15 +126,15 @@ class ChatFormat:
                 a special token, or writes a prompt otherwise once it is answered.
         """
         turns = _own(turns)
-        text = self._render(turns, is_prompt=False)
-        runs = self._runs(text, turns, is_prompt=False)
+        text = self.render(turns, is_prompt=False)
+        runs = self._runs(text, turns)
         ids = self._encode(runs)
         marks = [run for run in runs if run.special is not None]
         places = dict(zip(marks, self._places(ids), strict=True))
         answers = []
         for number, turn in enumerate(turns):
             if turn["role"] == "assistant":
-                prompt = self._render(turns[:number], is_prompt=True)
+                prompt = self.render(turns[:number], is_prompt=True)
                 if not text.startswith(prompt):
                     raise ChatError("conversation whose prompt the chat template changes later")
                 start = self._start(len(prompt), runs, ids, places)
@@ -142,31 +158,52 @@ class ChatFormat:
 
     def control_tokens(self) -> dict[str, int]:
         """Text → id of the special tokens that the template names."""
-        template = str(getattr(self._tokenizer, "chat_template", ""))
-        return {name: token for name, token in self._special_ids.items() if name in template}
+        template = str(self.template or "")
+        return {name: token for name, token in self.special_ids.items() if name in template}
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """Text → id. What stands for unknown characters is none: text becomes it too."""
+        unknown = self._tokenizer.unk_token
+        return {
+            each["content"]: int(each["id"])
+            for each in self._added
+            if each["special"] and each["content"] != unknown
+        }
+
+    @cached_property
+    def added_names(self) -> list[str]:
+        """Texts of the tokens that the tokenizer finds before it looks at anything else."""
+        return [str(each["content"]) for each in self._added]
 
     # ---- the template's text and the turns' ------------------------------------------------------
 
-    def _render(self, turns: Sequence[Turn], *, is_prompt: bool) -> str:
+    def render(
+        self, turns: Sequence[Turn], tools: Sequence[Tool] | None = None, *, is_prompt: bool
+    ) -> str:
+        """What the template makes of turns as they are. Raises ChatError when it refuses them."""
         from jinja2 import TemplateError
 
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    [dict(turn) for turn in turns], tokenize=False, add_generation_prompt=is_prompt
+                    [dict(turn) for turn in turns],
+                    tools=None if tools is None else [dict(tool) for tool in tools],
+                    tokenize=False,
+                    add_generation_prompt=is_prompt,
                 )
             )
         except (TemplateError, TypeError, ValueError) as error:
             said = " ".join(str(error).split())[:_SHOWN_CHARS]
             raise ChatError(f"conversation that the chat template refuses ({said})") from error
 
-    def _runs(self, text: str, turns: Sequence[Turn], *, is_prompt: bool) -> list[_Run]:
+    def _runs(self, text: str, turns: Sequence[Turn]) -> list[_Run]:
         """The rendered text in runs: the template's special tokens, its other text, and the turns.
 
         A template may strip white space around a turn; what else it does with one is rewriting.
         """
-        marked = [turn | {"content": f"{_OPEN}{i}{_CLOSE}"} for i, turn in enumerate(turns)]  # type: ignore[operator]
-        first, *rest = _MARK.split(self._render(marked, is_prompt=is_prompt))
+        marked = [{**turn, "content": f"{_OPEN}{i}{_CLOSE}"} for i, turn in enumerate(turns)]
+        first, *rest = _MARK.split(self.render(marked, is_prompt=False))
         numbers, between = [int(number) for number in rest[::2]], rest[1::2]
         rewritten = ChatError("conversation that the chat template rewrites")
         if sorted(numbers) != list(range(len(turns))) or not text.startswith(first):
@@ -192,7 +229,7 @@ class ChatFormat:
         for found in self._special.finditer(text):
             if found.start() > place:
                 yield _Run(text[place : found.start()], start + place)
-            yield _Run(found[0], start + found.start(), special=self._special_ids[found[0]])
+            yield _Run(found[0], start + found.start(), special=self.special_ids[found[0]])
             place = found.end()
         if place < len(text):
             yield _Run(text[place:], start + place)
@@ -231,7 +268,7 @@ class ChatFormat:
 
     def _places(self, ids: Sequence[int]) -> list[int]:
         """Of the special tokens."""
-        special = set(self._special_ids.values())
+        special = set(self.special_ids.values())
         return [index for index, token in enumerate(ids) if token in special]
 
     @cached_property
@@ -262,25 +299,30 @@ class ChatFormat:
         return str(backend.to_str())
 
     @cached_property
-    def _special_ids(self) -> dict[str, int]:
-        """Text → id. What stands for unknown characters is none: text becomes it too."""
-        unknown = self._tokenizer.unk_token
-        added = json.loads(self._backend)["added_tokens"]
-        return {
-            each["content"]: int(each["id"])
-            for each in added
-            if each["special"] and each["content"] != unknown
-        }
+    def _added(self) -> list[dict[str, Any]]:
+        added: list[dict[str, Any]] = json.loads(self._backend)["added_tokens"]
+        return added
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
         """As the tokenizer finds them: of several at one place the longest."""
-        names = sorted(self._special_ids, key=len, reverse=True)
+        names = sorted(self.special_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
 
-def _own(turns: Sequence[Turn]) -> list[dict[str, str]]:
+def _own(turns: Sequence[Turn]) -> list[dict[str, Any]]:
     return [{**turn, "content": turn["content"].translate(_FOREIGN)} for turn in turns]
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    """Every text in it changed, those of names too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(name): _changed(each, change) for name, each in value.items()}
+    if isinstance(value, Sequence):
+        return [_changed(each, change) for each in value]
+    return value
 
 
 def _plain(turns: Sequence[Turn]) -> Iterator[_Run]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raymodel.serve.refusal import Refusal, too_long
-from raymodel.serve.sampling import Sampling
+from raymodel.serve.sampling import Form, Sampling
 from raymodel.serve.sampling_protocol import SamplingRequest
 
 
@@ -30,12 +30,15 @@ class Asked:
         num_prompt_tokens: int,
         stops: tuple[str, ...] = (),
         param: str = "prompt",
+        form: tuple[str, Form] | None = None,
     ) -> Sampling:
         """How the answer to one prompt is made.
 
         Args:
             param: the field that the prompt is made of.
             stops: strings before which it ends, beside those of the request.
+            form: the field that asks for a form of the answer, and the form, where it is not one of
+                those that the request has for this.
 
         Raises:
             Refusal: 400 for what this model or this server cannot do.
@@ -49,8 +52,8 @@ class Asked:
                 "as many",
                 param="min_tokens",
             )
-        name, form = body.form
-        if form is not None and (body.ignore_eos or min_tokens):
+        name, wanted = form or body.form
+        if wanted is not None and (body.ignore_eos or min_tokens):
             raise Refusal(
                 400,
                 f"{name} ends an answer that is complete; leave ignore_eos and min_tokens out",
@@ -69,7 +72,7 @@ class Asked:
             frequency_penalty=_given(body.frequency_penalty, 0.0),
             repetition_penalty=_given(body.repetition_penalty, 1.0),
             logit_bias=body.biases,
-            form=form,
+            form=wanted,
             stop=body.stops + stops,
             stop_token_ids=frozenset(body.stop_token_ids or ()),
             ignore_eos=bool(body.ignore_eos),

@@ -58,7 +58,7 @@ class Engine:
     ) -> None:
         self.runner = runner
         self.num_generated = 0
-        self._decode_ids = lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True))
+        self._tokenizer = tokenizer
         self._end_tokens = ends
         self._queue = queue
         self._waiting: deque[Answer] = deque()
@@ -117,7 +117,7 @@ class Engine:
             Answer(
                 list(prompt),
                 sampling,
-                self._decode_ids,
+                self._decoder(sampling.shown),
                 _bind(deliver, index),
                 self._ends(sampling),
             )
@@ -146,6 +146,21 @@ class Engine:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _decoder(self, shown: frozenset[int]) -> Callable[[Sequence[int]], str]:
+        """From ids to text, in which no special tokens have a part but those that are shown."""
+        tokenizer = self._tokenizer
+        if not shown:
+            return lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True))
+        hidden = set(tokenizer.all_special_ids)
+        hidden |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        hidden -= shown
+
+        def decode(ids: Sequence[int]) -> str:
+            kept = [token for token in ids if token not in hidden]
+            return str(tokenizer.decode(kept, skip_special_tokens=False))
+
+        return decode
 
     def _ends(self, sampling: Sampling) -> frozenset[int]:
         own = frozenset() if sampling.ignore_eos else self._end_tokens

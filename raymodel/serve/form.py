@@ -109,3 +109,5 @@ def _grammar(form: Form) -> str:
         case "choice":
             texts = " | ".join(json.dumps(text) for text in json.loads(form.text))
             return str(LLMatcher.grammar_from_lark(f"start: {texts}"))
+        case "grammar":
+            return str(LLMatcher.grammar_from_lark(form.text))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from raymodel.errors import ClusterError, FormError
-from raymodel.modality.chat import Turn
+from raymodel.modality.chat import Tool, Turn
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
@@ -22,6 +24,7 @@ from raymodel.serve.generation_protocol import (
     TokenizeRequest,
     TokenizeResponse,
 )
+from raymodel.serve.message_protocol import read_turns
 from raymodel.serve.pieces import Echo, Pieces, TokenTexts
 from raymodel.serve.protocol import usage
 from raymodel.serve.refusal import Refusal
@@ -32,6 +35,8 @@ from raymodel.serve.sampling_protocol import SamplingRequest
 from raymodel.serve.service import Service
 from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape
 from raymodel.serve.streams import AnswerStream, EventStream, while_connected
+from raymodel.serve.tool_shape import ToolChatShape
+from raymodel.serve.tools import Offer, ToolUse, has_calls
 from raymodel.tasks.base import Answer
 from raymodel.tasks.boundaries import first_token
 
@@ -45,6 +50,7 @@ class GenerationService(Service):
         super().__init__(*args, **kwargs)
         self.tokenizer = self.task.processor.tokenizer
         self._format = self.task.processor.chat
+        self._tools = ToolUse(self._format)
         self.engine, self._engine_reason = build_engine(
             self.model,
             self.tokenizer,
@@ -80,6 +86,7 @@ class GenerationService(Service):
             **self.engine.runner.facts(),
             "engine_reason": self._engine_reason,
             "chat_template": "model" if self._format.has_template else "plain",
+            "tools": self._tools.told,
             "context_tokens": self.engine.context_tokens,
             "max_tokens": self.spec.max_tokens,
             "active": self.engine.num_active,
@@ -128,14 +135,28 @@ class GenerationService(Service):
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        prompt, sampling = await self.read(self.read_chat, body)
-        shape = ChatShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
+        offer = await self.read(self._tools.offer, body)
+        prompt, sampling = await self.read(self.read_chat, body, offer)
+        told: Any = (self.name, self._texts_of(body))
+        shape = (
+            ChatShape(*told, with_usage=body.includes_usage)
+            if offer is None
+            else ToolChatShape(*told, with_usage=body.includes_usage, offer=offer)
+        )
         return await self._respond(request, body, [prompt], [sampling], shape)
 
-    def read_chat(self, body: ChatRequest) -> tuple[list[int], Sampling]:
+    def read_chat(
+        self, body: ChatRequest, offer: Offer | None = None
+    ) -> tuple[list[int], Sampling]:
         """The token ids of a conversation, and how it is answered. Raises Refusal (400)."""
-        prompt = self._turn_ids([message.turn for message in body.messages], "messages")
-        return prompt, self._asked.sampling(body, len(prompt), self._chat_stops, "messages")
+        shown = None if offer is None else offer.shown
+        prompt = self._turn_ids(read_turns(body.messages), "messages", shown)
+        given = (body, len(prompt), self._chat_stops, "messages")
+        if offer is None:
+            return prompt, self._asked.sampling(*given)
+        wanted = offer.answer_form
+        sampling = self._asked.sampling(*given, form=wanted and ("tool_choice", wanted))
+        return prompt, replace(sampling, shown=frozenset(offer.form.special.values()))
 
     async def respond(self, request: Request, body: ResponsesRequest) -> Response:
         """Answers a text or a conversation."""
@@ -149,8 +170,10 @@ class GenerationService(Service):
         """What the model would read."""
         self.check_model(body.model)
         if body.messages is not None:
-            turns = [message.turn for message in body.messages]
-            tokens = await self._render(turns, "messages")
+            if body.tools:
+                await self.read(self._tools.form, "tools")
+            shown = [tool.shown for tool in body.tools or ()] or None
+            tokens = await self._render(read_turns(body.messages), "messages", shown)
         else:
             tokens = await self.read(self._tokens, body.prompt)
         context = self.engine.context_tokens
@@ -165,14 +188,22 @@ class GenerationService(Service):
     def _texts_of(self, body: SamplingRequest) -> TokenTexts | None:
         return None if body.num_top is None else self._texts
 
-    async def _render(self, turns: Sequence[Turn], param: str) -> list[int]:
-        return await self.read(self._turn_ids, turns, param)
+    async def _render(
+        self, turns: Sequence[Turn], param: str, tools: Sequence[Tool] | None = None
+    ) -> list[int]:
+        return await self.read(self._turn_ids, turns, param, tools)
 
-    def _turn_ids(self, turns: Sequence[Turn], param: str) -> list[int]:
+    def _turn_ids(
+        self, turns: Sequence[Turn], param: str, tools: Sequence[Tool] | None = None
+    ) -> list[int]:
         """Token ids of the conversation in a field."""
-        num_chars = sum(len(turn["content"]) for turn in turns)
+        num_chars = sum(map(_num_chars, turns))
         self.check_chars(num_chars, self.engine.context_tokens, param)
-        return render_chat(self._format, turns, param)
+        if tools:
+            self.check_chars(len(json.dumps(tools)), self.engine.context_tokens, "tools")
+        if has_calls(turns):
+            self._tools.form(param)
+        return render_chat(self._format, turns, param, tools)
 
     def _prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""
@@ -225,7 +256,8 @@ class GenerationService(Service):
         except ClusterError as error:
             raise Refusal(400, str(error), code="unsupported_by_engine") from error
         except FormError as error:
-            name, _ = body.form
+            name, form = body.form
+            name = name if form is not None else "tools"
             raise Refusal(400, f"{name} cannot be followed: {error}", param=name) from error
 
     # ---- from the engine to the response -------------------------------------------------------
@@ -262,6 +294,11 @@ class GenerationService(Service):
         # Beside the event loop: with log-probabilities of a long prompt it is long itself.
         content = await self.read(shape.whole, whole, counted)
         return JSONResponse(content)
+
+
+def _num_chars(turn: Turn) -> int:
+    calls = turn.get("tool_calls")
+    return len(turn["content"]) + (len(json.dumps(calls)) if calls else 0)
 
 
 async def _events(

@@ -8,14 +8,16 @@ https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
+from raymodel.serve.form_protocol import ResponseFormat, StructuredOutputs
+from raymodel.serve.message_protocol import Messages
 from raymodel.serve.protocol import Ignored, Text, WireModel, unless
 from raymodel.serve.sampling import Form
 from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
+from raymodel.serve.tool_protocol import NamedChoice, Tools, check_choice
 
 _MOST_CHOICES = 128  # as OpenAI has it
 
@@ -27,76 +29,6 @@ class StreamOptions(WireModel):
     """End with a chunk that has `usage` and no choices."""
     continuous_usage_stats: Annotated[Any, unless(False)] = None
     include_obfuscation: Ignored = None
-
-
-class JsonSchema(WireModel):
-    """A schema, as OpenAI's clients wrap it."""
-
-    name: Ignored = None
-    description: Ignored = None
-    strict: Ignored = None
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-    """What the answer holds; a schema that cannot be followed exactly is refused."""
-
-
-class ResponseFormat(WireModel):
-    """The form of an answer, as OpenAI has it."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    """`text` is any."""
-    json_schema: JsonSchema | None = Field(default=None, validate_default=True)
-
-    @field_validator("json_schema", mode="after")
-    @classmethod
-    def _with_its_type(cls, schema: JsonSchema | None, info: ValidationInfo) -> JsonSchema | None:
-        if (schema is not None) != (info.data.get("type") == "json_schema"):
-            raise ValueError("it stands beside type: 'json_schema', and there it must")
-        return schema
-
-    @property
-    def form(self) -> Form | None:
-        """None of any text."""
-        schema = {"type": "object"} if self.json_schema is None else self.json_schema.schema_
-        return None if self.type == "text" else json_form(schema)
-
-
-class StructuredOutputs(WireModel):
-    """The form of an answer, as vLLM has it."""
-
-    json_: Annotated[str | dict[str, Any] | None, Field(alias="json")] = None
-    """A JSON schema."""
-    regex: Text | None = None
-    """A regular expression that the whole answer matches."""
-    choice: Annotated[list[Text], Field(min_length=1)] | None = None
-    """Texts, one of which is the answer."""
-    json_object: Literal[True] | None = None
-    """Any JSON object."""
-    grammar: Annotated[Any, unless()] = None
-    structural_tag: Annotated[Any, unless()] = None
-    disable_any_whitespace: Ignored = None
-    disable_additional_properties: Annotated[Any, unless(False)] = None
-    whitespace_pattern: Annotated[Any, unless()] = None
-
-    @model_validator(mode="after")
-    def _one(self) -> StructuredOutputs:
-        given = (self.json_, self.regex, self.choice, self.json_object)
-        if sum(value is not None for value in given) != 1:
-            raise ValueError("give one of json, regex, choice and json_object")
-        return self
-
-    @property
-    def form(self) -> Form:
-        """What is given."""
-        if self.regex is not None:
-            return Form("regex", self.regex)
-        if self.choice is not None:
-            return Form("choice", json.dumps(self.choice))
-        return json_form({"type": "object"} if self.json_ is None else self.json_)
-
-
-def json_form(schema: str | dict[str, Any]) -> Form:
-    """Of a schema, which may be JSON already."""
-    return Form("json", schema if isinstance(schema, str) else json.dumps(schema))
 
 
 class GenerationRequest(SamplingRequest):
@@ -197,53 +129,10 @@ class CompletionRequest(GenerationRequest):
         return bool(self.echo) and self.logprobs is not None
 
 
-def system_for_developer(role: str) -> str:
-    """The role as templates know it."""
-    return "system" if role == "developer" else role
-
-
-class TextPart(WireModel):
-    """A piece of a message."""
-
-    type: Literal["text"]
-    """Only text: this model neither sees nor hears."""
-    text: Text
-
-
-class Message(WireModel):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart] | None = Field(default=None, validate_default=True)
-    """A text, or its parts; null for an answer that said nothing."""
-    name: Ignored = None
-    refusal: Annotated[Any, unless("")] = None
-    annotations: Ignored = None
-    tool_calls: Annotated[Any, unless([])] = None
-    function_call: Annotated[Any, unless()] = None
-    audio: Annotated[Any, unless()] = None
-    reasoning_content: Ignored = None
-
-    @field_validator("content", mode="after")
-    @classmethod
-    def _said(cls, content: Any, info: ValidationInfo) -> Any:
-        if content is None and info.data.get("role") not in (None, "assistant"):
-            raise ValueError(f"a turn of the {info.data['role']} says something; give a text")
-        return content
-
-    @property
-    def turn(self) -> dict[str, str]:
-        """As a chat template takes it: the parts joined, and a `developer`, which is OpenAI's newer
-        name, as `system`."""
-        parts = [] if self.content is None else self.content
-        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return {"role": system_for_developer(self.role), "content": text}
-
-
 class ChatRequest(GenerationRequest):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Messages
     """The conversation so far."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The newer name of `max_tokens`."""
@@ -253,9 +142,16 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
     """Beside each so many of the likeliest ones, with `logprobs: true`."""
 
-    tools: Annotated[Any, unless([])] = None
-    tool_choice: Annotated[Any, unless("none", "auto")] = None
-    parallel_tool_calls: Ignored = None
+    tools: Tools | None = None
+    """Functions that the model may call, if its chat template shows them. The arguments of a call
+    are JSON as the model wrote it; of one that is `required` or named, JSON of its schema."""
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = Field(
+        default=None, validate_default=True
+    )
+    """`auto`, the default: it may call them; `required`: it must; `none`: it is not shown them; or
+    a function, which it calls."""
+    parallel_tool_calls: bool | None = None
+    """`false`: one call an answer; what a model writes after it is left out."""
     functions: Annotated[Any, unless([])] = None
     function_call: Annotated[Any, unless("none", "auto")] = None
     modalities: Annotated[Any, unless(["text"])] = None
@@ -268,6 +164,13 @@ class ChatRequest(GenerationRequest):
     chat_template_kwargs: Annotated[Any, unless({})] = None
     add_generation_prompt: Annotated[Any, unless(True)] = None
     continue_final_message: Annotated[Any, unless(False)] = None
+
+    @field_validator("tool_choice", mode="after")
+    @classmethod
+    def _offered(cls, choice: Any, info: ValidationInfo) -> Any:
+        if "tools" in info.data:  # which may be wrong itself
+            check_choice(choice, info.data["tools"] or [])
+        return choice
 
     @field_validator("top_logprobs", mode="after")
     @classmethod
@@ -293,8 +196,10 @@ class TokenizeRequest(WireModel):
     model: str
     prompt: Text | None = None
     """A text, as `/v1/completions` takes it."""
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     """Or a conversation, as `/v1/chat/completions` does."""
+    tools: Tools | None = None
+    """With these functions, which its template shows the model."""
 
     @model_validator(mode="after")
     def _one(self) -> TokenizeRequest:

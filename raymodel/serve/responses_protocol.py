@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raymodel.modality.chat import Turn
-from raymodel.serve.generation_protocol import json_form, system_for_developer
+from raymodel.serve.form_protocol import json_form
+from raymodel.serve.message_protocol import system_for_developer
 from raymodel.serve.protocol import Ignored, Text, WireModel, unless
 from raymodel.serve.sampling import Form
 from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
@@ -117,7 +118,8 @@ class ResponsesRequest(SamplingRequest):
     background: bool | None = None
     """Not supported: an answer is waited for."""
     prompt: Annotated[Any, unless()] = None
-    tools: Annotated[Any, unless([])] = None
+    tools: Any = None
+    """Not supported: `/v1/chat/completions` takes tools."""
     tool_choice: Annotated[Any, unless("none", "auto")] = None
     reasoning: Annotated[Any, unless({})] = None
     truncation: Annotated[Any, unless("disabled")] = None
@@ -134,6 +136,13 @@ class ResponsesRequest(SamplingRequest):
     @classmethod
     def _keep_nothing(cls, value: Any, info: ValidationInfo) -> Any:
         return keeps_nothing(value, info)
+
+    @field_validator("tools", mode="after")
+    @classmethod
+    def _in_chats(cls, tools: Any) -> Any:
+        if tools is not None and tools != []:
+            raise ValueError("here it is not supported; /v1/chat/completions takes tools")
+        return tools
 
     @field_validator("include", mode="after")
     @classmethod

@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 class Form(NamedTuple):
     """What an answer must be."""
 
-    kind: Literal["json", "regex", "choice"]
+    kind: Literal["json", "regex", "choice", "grammar"]
     text: str
-    """The schema as JSON, the expression, or a list of texts as JSON."""
+    """The schema as JSON, the expression, a list of texts as JSON, or a grammar as llguidance
+    writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,9 @@ class Sampling:
     min_tokens: int = 0
     """Before so many tokens nothing but the length ends it: end tokens cannot be chosen, and stop
     strings are not looked for."""
+
+    shown: frozenset[int] = frozenset()
+    """Special tokens that have their text in the answer, as all others have none."""
 
     logprobs: int | None = None
     """Log-probabilities are told, with so many of the likeliest tokens beside each; None tells

@@ -91,8 +91,8 @@ def test_a_template_that_rewrites_a_turn_is_told_from_one_that_strips_it() -> No
         chat.conversation(thought)
     # A server is asked with what it answered before, and a thought is not shown again.
     assert chat.prompt(thought[:3]) == chat.prompt(said("a", "b", "c"))
-    with pytest.raises(ChatError, match="rewrites"):
-        chat.prompt(said("a", "<think>hm</think>b", "<｜User｜>"))
+    spelt = chat.prompt(said("a", "<think>hm</think>b", "<｜User｜>"))
+    assert spelt.count(chat.special_ids["<｜User｜>"]) == 2, "and not three"
 
 
 def test_what_the_model_must_write_before_its_answer_is_learnt_too() -> None:

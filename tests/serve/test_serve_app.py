@@ -218,7 +218,7 @@ def test_tools_and_images_in_a_chat_are_refused(generation):
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]} | body
         return call(generation, "POST", "/v1/chat/completions", json=body)
 
-    check_error(chat(tools=[{"type": "function"}]), 400, "tools", param="tools")
+    check_error(chat(tools=[{"type": "function"}]), 400, "missing", param="tools.0.function")
     image = [{"type": "image_url", "image_url": {"url": "x"}}]
     assert chat(messages=[{"role": "user", "content": image}]).status_code == 400
     assert chat(messages=[]).status_code == 400

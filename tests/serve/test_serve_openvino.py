@@ -249,7 +249,7 @@ def ask(service, path, **body):
         {"prompt": "def read", "top_p": 1e-6, "seed": -(10**30)},
         {"messages": [{"role": "user", "content": "def read_file"}], "temperature": 0},
         {"prompt": [5] * 512, "temperature": 0},
-        {"prompt": "def read", "n": 2},
+        {"prompt": ["def read", "user: hi"], "n": 2, "temperature": 0},
     ],
 )
 def test_clients_cannot_tell_the_engines_apart(body, services):

@@ -118,7 +118,7 @@ def test_logprobs_are_told_where_they_are_included(client):
         ({"store": True}, "store", ("keeps no answers", "leave store out")),
         ({"conversation": {"id": "conv_1"}}, "conversation", ("whole conversation as input",)),
         ({"background": True}, "background", ("keeps no answers",)),
-        ({"tools": [{"type": "web_search"}]}, "tools", ("does not support it",)),
+        ({"tools": [{"type": "web_search"}]}, "tools", ("/v1/chat/completions takes",)),
         ({"reasoning": {"effort": "high"}}, "reasoning", ("does not support it",)),
         ({"truncation": "auto"}, "truncation", ("does not support it",)),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format", ("beside",)),
