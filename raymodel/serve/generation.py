@@ -155,7 +155,8 @@ class GenerationService(Service):
         if offer is None:
             return prompt, self._asked.sampling(*given)
         wanted = offer.answer_form
-        sampling = self._asked.sampling(*given, form=wanted and ("tool_choice", wanted))
+        name = "tools" if offer.choice == "auto" else "tool_choice"
+        sampling = self._asked.sampling(*given, form=wanted and (name, wanted))
         return prompt, replace(sampling, shown=frozenset(offer.form.special.values()))
 
     async def respond(self, request: Request, body: ResponsesRequest) -> Response:

@@ -144,7 +144,8 @@ class ChatRequest(GenerationRequest):
 
     tools: Tools | None = None
     """Functions that the model may call, if its chat template shows them. The arguments of a call
-    are JSON as the model wrote it; of one that is `required` or named, JSON of its schema."""
+    are JSON as the model wrote it; of one that is `required`, named or `strict`, JSON of its
+    schema."""
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = Field(
         default=None, validate_default=True
     )

@@ -36,7 +36,8 @@ class Function(WireModel):
     """What it is for, in words for the model."""
     parameters: dict[str, Any] | None = None
     """A JSON schema of an object, its arguments; by default it has none."""
-    strict: Ignored = None
+    strict: bool | None = None
+    """Its arguments have this schema also where it may be called and need not."""
 
     @property
     def schema_(self) -> dict[str, Any]:

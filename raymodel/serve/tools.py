@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raymodel.modality.chat import ChatError, ChatFormat
 from raymodel.modality.tool_form import CallForm, find_call_form
+from raymodel.serve.call_grammar import only_calls, text_with_calls
 from raymodel.serve.call_reader import CallReader
 from raymodel.serve.generation_protocol import ChatRequest
 from raymodel.serve.refusal import Refusal
 from raymodel.serve.sampling import Form
-from raymodel.serve.tool_protocol import Function, NamedChoice, ToolEntry
-
-# Of one answer that must call: a model that finds no end has to have one.
-_MOST_CALLS = 16
-# As templates write arguments, and without room for spaces that a model may write for ever.
-_GUIDANCE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+from raymodel.serve.tool_protocol import NamedChoice, ToolEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +39,15 @@ class Offer:
 
     @property
     def answer_form(self) -> Form | None:
-        """What the answer must be, where it must call."""
-        if self.choice == "auto":
-            return None
+        """What the answer must be: calls, where it must call, and else text with calls in it, if
+        the arguments of some must have their schema."""
         called = [tool.function for tool in self.tools]
         if isinstance(self.choice, NamedChoice):
             called = [each for each in called if each.name == self.choice.function.name]
-        return Form("grammar", _grammar(self.form, called, self.most))
+        elif self.choice == "auto":
+            is_strict = any(function.strict for function in called)
+            return text_with_calls(self.form, called, self.most) if is_strict else None
+        return only_calls(self.form, called, self.most)
 
     def reader(self) -> CallReader:
         """Of one answer."""
@@ -132,45 +128,3 @@ class ToolUse:
 def has_calls(turns: Iterable[Mapping[str, Any]]) -> bool:
     """Whether turns call tools, or bring results."""
     return any("tool_calls" in turn or turn["role"] == "tool" for turn in turns)
-
-
-def _grammar(form: CallForm, functions: Sequence[Function], most: int | None) -> str:
-    """Of an answer that is calls and nothing else."""
-    count = 1 if form.between is None else most or _MOST_CALLS
-    more = f" ({_literal(form, form.between or '')} call){{0,{count - 1}}}" if count > 1 else ""
-    opening, closing = _literal(form, form.opening), _literal(form, form.closing)
-    lines = [
-        f"start: {opening} call{more} {closing}",
-        "call: " + " | ".join(f"call_{number}" for number in range(len(functions))),
-    ]
-    for number, function in enumerate(functions):
-        schema = {**function.schema_, "x-guidance": _GUIDANCE}
-        lines += [
-            f"call_{number}: {_object(form, function.name, f'arguments_{number}')}",
-            f"arguments_{number}: %json {json.dumps(schema)}",
-        ]
-    return "\n".join(lines)
-
-
-def _object(form: CallForm, name: str, arguments: str) -> str:
-    """One call, its arguments by the name of their rule."""
-    parts, text = [], "{"
-    for number, key in enumerate(form.keys):
-        text += (", " if number else "") + json.dumps(key) + ": "
-        if key == form.name_key:
-            text += json.dumps(name)
-        else:
-            parts += [json.dumps(text), arguments]
-            text = ""
-    return " ".join([*parts, json.dumps(text + "}")])
-
-
-def _literal(form: CallForm, text: str) -> str:
-    """A text as rules have it, in which special tokens stand by their numbers."""
-    names = sorted(form.special, key=len, reverse=True)
-    pieces = re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]
-    return " ".join(
-        f"<[{form.special[piece]}]>" if piece in form.special else json.dumps(piece)
-        for piece in pieces
-        if piece
-    )

@@ -1,8 +1,10 @@
 """Tools in a chat with OpenAI's client: shown, called, read back, in each form of templates."""
 
 import json
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 from asked import call, check_error, events
 from fastapi.testclient import TestClient
@@ -217,19 +219,45 @@ def test_where_a_call_is_required_there_is_one_or_more(client, family):
         assert len(told.message.tool_calls) == 1
 
 
+def follows(family, text, **tools):
+    """How much of a text may be written, of the form that an answer must have; and whether it may
+    end there."""
+    tokenizer = build_tokenizer(TOOL_FAMILIES[family])
+    end, size = tokenizer.eos_token_id, len(tokenizer)
+    entries = [ToolEntry.model_validate(each) for each in (WEATHER, TIME)]
+    entries[0].function.strict = tools.pop("strict", None)
+    offer = Offer(form=form_of(family), tools=entries, is_parallel=True, **tools)
+    if offer.answer_form is None:
+        return text, True
+    state = Grammars(tokenizer, size, frozenset({end})).begin(offer.answer_form)
+    written = []
+    for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        if not state.allowed(size)[token]:
+            return tokenizer.decode(written), False
+        state.advance(token)
+        written.append(token)
+    return tokenizer.decode(written), bool(state.allowed(size)[end])
+
+
 @pytest.mark.parametrize("family", TOOL_FAMILIES)
 def test_what_models_write_is_what_a_required_call_may_be(family):
-    tokenizer = build_tokenizer(TOOL_FAMILIES[family])
-    tools = [ToolEntry.model_validate(each) for each in (WEATHER, TIME)]
-    offer = Offer(form=form_of(family), tools=tools, choice="required", is_parallel=True)
-    end = tokenizer.eos_token_id
-    state = Grammars(tokenizer, len(tokenizer), frozenset({end})).begin(offer.answer_form)
-    for token in tokenizer(WRITTEN[family], add_special_tokens=False)["input_ids"]:
-        allowed = state.allowed(len(tokenizer))
-        assert allowed[token], tokenizer.decode([token])
-        assert not allowed[end]
-        state.advance(token)
-    assert state.allowed(len(tokenizer))[end]
+    written = WRITTEN[family]
+    assert follows(family, written, choice="required") == (written, True)
+    assert follows(family, "", choice="required") == ("", False)
+    assert follows(family, "hello", choice="required") == ("", False)
+    short = written.replace('"days": 2', '"days": 0')
+    assert follows(family, short, choice="required")[0].endswith('"days": ')
+
+
+@pytest.mark.parametrize("family", TOOL_FAMILIES)
+def test_a_strict_function_has_its_schema_where_it_need_not_be_called(family):
+    written, choice = WRITTEN[family], {"choice": "auto", "strict": True}
+    for text in (written, "hello\nwell", "") + (f"hello {written}",) * (family != "bare"):
+        assert follows(family, text, **choice) == (text, True)
+    short = written.replace('"days": 2', '"days": 0')
+    assert follows(family, short, **choice)[0].endswith('"days": ')
+    assert follows(family, written.replace("get_w", "set_w"), **choice)[1] is False
+    assert follows(family, short, choice="auto") == (short, True), "without a form"
 
 
 def test_a_stream_has_the_name_first_and_then_the_arguments(client, service):
@@ -287,6 +315,30 @@ def test_calls_and_results_go_back_to_the_model_as_its_template_writes_them(serv
         **asked(messages=messages, max_tokens=3, tool_choice="none")
     )
     assert without.usage.prompt_tokens < told["count"], "it is not shown what it may not call"
+
+
+class Weather(pydantic.BaseModel):
+    """How it is."""
+
+    city: Literal["Köln", "東京"]
+    days: int = pydantic.Field(ge=1, le=9)
+
+
+def test_openais_client_parses_calls_and_sends_them_back(client):
+    tools = {"tools": [openai.pydantic_function_tool(Weather)], "tool_choice": "required"}
+    told = client.chat.completions.parse(**asked(**tools, parallel_tool_calls=False)).choices[0]
+    [called] = told.message.tool_calls
+    assert isinstance(called.function.parsed_arguments, Weather)
+    with client.chat.completions.stream(**asked(**tools, parallel_tool_calls=False)) as stream:
+        streamed = stream.get_final_completion().choices[0].message.tool_calls[0]
+    assert streamed.function.parsed_arguments == called.function.parsed_arguments
+    alone = client.chat.completions.create(**asked(**tools, parallel_tool_calls=False))
+    message = alone.choices[0].message
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id}
+    result["content"] = [{"type": "text", "text": "it rains"}]
+    messages = [*ASKED, message, result]
+    told = client.chat.completions.create(**asked(messages=messages, max_tokens=3))
+    assert told.usage.prompt_tokens > alone.usage.prompt_tokens
 
 
 def test_an_answer_without_a_call_is_text(client, service):
