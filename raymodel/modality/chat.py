@@ -193,7 +193,7 @@ class ChatFormat:
                     add_generation_prompt=is_prompt,
                 )
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             said = " ".join(str(error).split())[:_SHOWN_CHARS]
             raise ChatError(f"conversation that the chat template refuses ({said})") from error
 

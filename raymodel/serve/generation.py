@@ -135,8 +135,7 @@ class GenerationService(Service):
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        offer = await self.read(self._tools.offer, body)
-        prompt, sampling = await self.read(self.read_chat, body, offer)
+        offer, prompt, sampling = await self.read(self._read_offering, body)
         told: Any = (self.name, self._texts_of(body))
         shape = (
             ChatShape(*told, with_usage=body.includes_usage)
@@ -144,6 +143,10 @@ class GenerationService(Service):
             else ToolChatShape(*told, with_usage=body.includes_usage, offer=offer)
         )
         return await self._respond(request, body, [prompt], [sampling], shape)
+
+    def _read_offering(self, body: ChatRequest) -> tuple[Offer | None, list[int], Sampling]:
+        offer = self._tools.offer(body)
+        return offer, *self.read_chat(body, offer)
 
     def read_chat(
         self, body: ChatRequest, offer: Offer | None = None

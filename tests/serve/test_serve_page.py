@@ -48,7 +48,7 @@ def ask(page, text):
 def test_a_conversation_of_several_turns_by_keyboard(generation, template, page):
     asked = []
     read = generation.read_chat
-    generation.read_chat = lambda body: asked.append(body.messages) or read(body)
+    generation.read_chat = lambda body, *more: asked.append(body.messages) or read(body, *more)
     with listening(build_app(generation)) as url:
         page.open(url)
         page.wait_for("document.getElementById('name').textContent === 'tiny'")

@@ -383,6 +383,9 @@ def tags():
     service.close()
 
 
+DEEP = {"type": "object"}
+for _ in range(200):
+    DEEP = {"type": "object", "properties": {"a": DEEP}}
 RESULT = {"role": "tool", "content": "a", "tool_call_id": "x"}
 BAD_CALL = {"id": "x", "type": "function", "function": {"name": "get_time", "arguments": "[1]"}}
 
@@ -429,6 +432,11 @@ BAD_CALL = {"id": "x", "type": "function", "function": {"name": "get_time", "arg
             (),
         ),
         ({"functions": [{"name": "a"}]}, "functions", ("does not support it",)),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": DEEP}}]},
+            "tools.0.function.parameters",
+            ("64 deep",),
+        ),
     ],
 )
 def test_tools_that_make_no_sense_are_refused_by_field(tags, fields, param, words):
