@@ -112,12 +112,12 @@ def parse_json(body: bytes) -> Any:
     except (RecursionError, ValueError):
         # Of integers Python refuses those of more than 4,300 digits.
         raise _too_deep("a number of thousands of digits, or too many levels") from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and depth_of(data) > MAX_DEPTH:
         raise _too_deep("too many levels")
     return data
 
 
-def _depth(data: Any) -> int:
+def depth_of(data: Any) -> int:
     """Lists and objects in each other, no further than one too many."""
     depth, level = 0, [data]
     while depth <= MAX_DEPTH:

@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, field_validator
 
+from raymodel.serve.bodies import MAX_DEPTH, depth_of
 from raymodel.serve.protocol import Ignored, Text, WireModel
 
 _NAME_CHARS = 64
-# Of objects and lists in one another; a template writes them by calling itself.
-_MOST_DEPTH = 64
 
 
 def _check_name(name: str) -> str:
@@ -27,16 +26,6 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _check_depth(value: dict[str, Any]) -> dict[str, Any]:
-    inside: list[Any] = [value]
-    for _ in range(_MOST_DEPTH):
-        held = (each.values() if isinstance(each, dict) else each for each in inside)
-        inside = [each for values in held for each in values if isinstance(each, dict | list)]
-    if inside:
-        raise ValueError(f"objects and lists in it are more than {_MOST_DEPTH} deep in one another")
-    return value
-
-
 FunctionName = Annotated[Text, AfterValidator(_check_name)]
 
 
@@ -46,7 +35,7 @@ class Function(WireModel):
     name: FunctionName
     description: Text | None = None
     """What it is for, in words for the model."""
-    parameters: Annotated[dict[str, Any], AfterValidator(_check_depth)] | None = None
+    parameters: dict[str, Any] | None = None
     """A JSON schema of an object, its arguments; by default it has none."""
     strict: bool | None = None
     """Its arguments have this schema also where it may be called and need not."""
@@ -125,9 +114,11 @@ class CalledFunction(WireModel):
             value = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict):
-            raise ValueError("a call's arguments are a JSON object, written as a text")
-        _check_depth(value)
+        if not isinstance(value, dict) or depth_of(value) > MAX_DEPTH:
+            raise ValueError(
+                "a call's arguments are a JSON object, written as a text, of at most "
+                f"{MAX_DEPTH} levels"
+            )
         return arguments
 
 

@@ -383,10 +383,9 @@ def tags():
     service.close()
 
 
-DEEP = {"type": "object"}
-for _ in range(200):
-    DEEP = {"type": "object", "properties": {"a": DEEP}}
 RESULT = {"role": "tool", "content": "a", "tool_call_id": "x"}
+DEEP = '{"a": ' * 500 + "1" + "}" * 500
+DEEP_CALL = {"id": "x", "type": "function", "function": {"name": "a", "arguments": DEEP}}
 BAD_CALL = {"id": "x", "type": "function", "function": {"name": "get_time", "arguments": "[1]"}}
 
 
@@ -433,9 +432,9 @@ BAD_CALL = {"id": "x", "type": "function", "function": {"name": "get_time", "arg
         ),
         ({"functions": [{"name": "a"}]}, "functions", ("does not support it",)),
         (
-            {"tools": [{"type": "function", "function": {"name": "a", "parameters": DEEP}}]},
-            "tools.0.function.parameters",
-            ("64 deep",),
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [DEEP_CALL]}]},
+            "messages.0.tool_calls.0.function.arguments",
+            ("64 levels",),
         ),
     ],
 )
