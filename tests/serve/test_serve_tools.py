@@ -196,7 +196,7 @@ def check_weather(called):
 
 def test_a_named_function_is_called_once_with_arguments_of_its_schema(client):
     choice = {"type": "function", "function": {"name": "get_weather"}}
-    for seed in range(3):
+    for seed in range(2):
         told = client.chat.completions.create(**asked(tool_choice=choice, seed=seed)).choices[0]
         [called] = told.message.tool_calls
         check_weather(called)
@@ -205,7 +205,7 @@ def test_a_named_function_is_called_once_with_arguments_of_its_schema(client):
 
 
 def test_where_a_call_is_required_there_is_one_or_more(client, family):
-    for seed in range(3):
+    for seed in range(2):
         must = asked(tool_choice="required", seed=seed, temperature=2)
         told = client.chat.completions.create(**must).choices[0]
         assert told.message.content is None
