@@ -55,6 +55,15 @@ def _add_job_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     run.add_argument("--keep-serving", action="store_true", help="serve until interrupted")
     run.set_defaults(call=run_job)
 
+    monitor = commands.add_parser(
+        "monitor",
+        help="classify texts as they come, and tell when a class rises",
+        description="Does what the section `monitor` of a job says until Ctrl-C: asks the server "
+        "of `serve`, which another command runs, or the one of monitor.url.",
+    )
+    _add_job(monitor)
+    monitor.set_defaults(call=monitor_texts)
+
     check = commands.add_parser("check", help="check a job file, starting nothing")
     _add_job(check)
     check.set_defaults(call=check_job)
@@ -240,6 +249,20 @@ def run_job(arguments: argparse.Namespace) -> int:
         job_path=loaded.path,
         settings=[word for each in arguments.overrides for word in ("--set", each)],
     )
+    return 0
+
+
+def monitor_texts(arguments: argparse.Namespace) -> int:
+    loaded = load_checked(arguments)
+    if loaded.job.monitor is None:
+        raise SpecError(
+            f"{arguments.job} has no `monitor:` section; add one, as `raymodel describe monitor` "
+            "says"
+        )
+    from raymodel.monitor.start import monitor_alone
+    from raymodel.observe.story import Story
+
+    monitor_alone(loaded.job, Story().say)
     return 0
 
 

@@ -16,6 +16,7 @@ from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
+from raymodel.job.check_monitor import check_monitor
 from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
@@ -327,4 +328,5 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sweep,
     check_measures,
     check_beams,
+    check_monitor,
 )

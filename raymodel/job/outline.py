@@ -9,6 +9,7 @@ from raymodel.compress.spec import CompressSpec
 from raymodel.data.spec import PrepareSpec
 from raymodel.evaluate.spec import EvaluateSpec
 from raymodel.job.spec import Job
+from raymodel.monitor.spec import MonitorSpec
 from raymodel.observe.text import many
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.show import shorten
@@ -31,6 +32,8 @@ def outline(job: Job) -> Iterator[tuple[str, str]]:
         yield "compress", _compress(job.compress)
     if job.serve:
         yield "serve", _serve(job.serve)
+    if job.monitor:
+        yield "monitor", _monitor(job.monitor)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -97,3 +100,12 @@ def _compress(spec: CompressSpec) -> str:
 def _serve(spec: ServeSpec) -> str:
     model = shorten(spec.model or "best") + (", as it changes," if spec.watch else "")
     return f"{model} at http://{shorten(spec.host)}:{spec.port}"
+
+
+def _monitor(spec: MonitorSpec) -> str:
+    read = [
+        *(each.path for each in spec.follow),
+        *([f"{spec.http.url}/texts"] if spec.http else []),
+    ]
+    labels = _listed(sorted({label for rule in spec.alerts for label in rule.labels}))
+    return f"{_listed(read)}; alerts when {labels} rises"

@@ -99,6 +99,8 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> str:
         model = stages.served(newest)
         assert model is not None, "the job was checked"
         _serve(p, model, keep_serving)
+    elif job.monitor and not missed:
+        _monitor(p, keep_serving)
     return missed
 
 
@@ -233,12 +235,13 @@ def _value_text(value: float | None) -> str:
 def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
     """Serves the model; on a Ray that ends with this command, to ask it one question.
 
-    On a cluster, and with `--keep-serving`, being served is the result, so it is never skipped.
+    On a cluster, and with `--keep-serving`, being served is the result, so it is never skipped;
+    nor where a monitor asks it about texts that have come since.
     """
     spec = p.job.serve
     assert spec is not None, "the caller looked"
     ends = _ends_with_command(p)
-    stays = keep_serving or not ends
+    stays = keep_serving or not ends or p.job.monitor is not None
 
     def serve(execution_or_none: Execution | None) -> dict[str, Any]:
         from raymodel.serve.follow import find_followed
@@ -265,8 +268,11 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
                 "answer": answer,
                 "slow_paths": health["slow_paths"],
             }
-            if keep_serving and ends:
+            if p.job.monitor:
+                _monitor(p, keep_serving, served.token.get_secret_value() if served.token else None)
+            elif keep_serving and ends:
                 _wait_until_interrupted(p, served.url)
+            if keep_serving and ends:
                 p.story.say(f"          ending: answers under way have {spec.grace:g} s")
         return content
 
@@ -276,6 +282,26 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
         serve(None)
         return
     p.execute(p.stages.serve(model), serve)
+
+
+def _monitor(p: Pipeline, goes_on: bool, token: str | None = None) -> None:
+    """Deals with the texts that are there, and with `goes_on` with those that come until Ctrl-C.
+
+    Args:
+        token: of the server of this job.
+    """
+    from raymodel.monitor.start import run_monitor
+
+    assert p.job.monitor is not None, "the caller looked"
+    own = token if p.job.monitor.url is None else None
+    p.story.stage("monitor", "until Ctrl-C" if goes_on else "what is there now")
+    run_monitor(
+        p.job,
+        p.base_dir,
+        lambda text: p.story.say(f"          {text}"),
+        token=own,
+        to_the_end=not goes_on,
+    )
 
 
 def _engine_text(health: Mapping[str, Any]) -> str:
@@ -333,6 +359,8 @@ def _next_steps(job: Job, words: str, the_run: Run) -> list[str]:
     lines = [f"  raymodel status {job.storage}"]
     if job.serve:
         lines.append(f"  raymodel run {words} --keep-serving")
+    elif job.monitor:
+        lines.append(f"  raymodel monitor {words}")
     best = the_run.best()
     if best is not None:
         folder = best.location / "model"

@@ -11,6 +11,7 @@ from raymodel.compress.spec import CompressSpec
 from raymodel.data.spec import PrepareSpec
 from raymodel.errors import SpecError
 from raymodel.evaluate.spec import EvaluateSpec
+from raymodel.monitor.spec import MonitorSpec
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.base import DISTINCT, Many, Spec, Text
 from raymodel.spec.own import is_own
@@ -44,10 +45,12 @@ class Job(Spec):
     """A cheaper model, or one of several, held to the measures and gates of `evaluate`."""
     serve: ServeSpec | None = None
     """The model behind an HTTP API."""
+    monitor: MonitorSpec | None = None
+    """Texts as they come, the classes that a served model gives them, alerts."""
 
     @model_validator(mode="after")
     def _checks_across_stages(self) -> Job:
-        stages = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve")
+        stages = ("prepare", "pretrain", "finetune", "evaluate", "compress", "serve", "monitor")
         if not any(getattr(self, stage) for stage in stages):
             raise ValueError(f"no stage given; write at least one of {', '.join(stages)}")
         if self.pretrain and not (self.prepare or self.pretrain.data):
@@ -72,6 +75,8 @@ class Job(Spec):
             raise ValueError(
                 "serve has no model; add `pretrain` or `finetune`, or set `serve.model`"
             )
+        if self.monitor and not (self.serve or self.monitor.url):
+            raise ValueError("monitor has no model; add a `serve` section, or set `monitor.url`")
         for stage, spec in (("pretrain", self.pretrain), ("finetune", self.finetune)):
             if spec is not None:
                 _check_global_batch(stage, spec, self.cluster)

@@ -52,7 +52,7 @@ def build_inner(service: Service) -> FastAPI:
     app = FastAPI(title=service.name, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.include_router(service.router(), responses=_REFUSED)
     app.include_router(_models_router(service), responses=_REFUSED)
-    _add_error_handlers(app)
+    add_error_handlers(app)
     return app
 
 
@@ -75,7 +75,7 @@ def _models_router(service: Service) -> APIRouter:
     return router
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Every error leaves in one shape."""
 
     @app.exception_handler(Refusal)

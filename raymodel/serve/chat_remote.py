@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Generator, Iterator, Sequence
 from http.client import HTTPException, HTTPResponse
-from typing import Any
-from urllib.parse import urlsplit
 
-from raymodel.errors import RaymodelError, RequestError
+from raymodel.errors import RaymodelError
 from raymodel.serve.chat_model import ChatSettings, Turn, no_template, not_a_writer
-
-TOKEN = "RAYMODEL_TOKEN"
-"""The environment variable with the server's token, unless another is named."""
-_SILENCE_S = 300.0  # of a server that has taken the request; a long queue is told by 503
-_PATIENCE_S = 120.0  # with one that says when to come again
-_SHOWN = 300  # characters of an answer that is none
+from raymodel.serve.remote import TOKEN, Remote
 
 
 class RemoteChat:
@@ -46,149 +34,33 @@ class RemoteChat:
         token_env: str = TOKEN,
         say: Callable[[str], object] = lambda text: None,
     ) -> None:
-        self._url = _base(url)
-        self._settings, self._token_env, self._say = settings, token_env, say
-        self._token = os.environ.get(token_env, "").strip()
-        if not (self._token.isascii() and self._token.isprintable()):
-            raise RequestError(
-                f"{token_env} holds characters that no header can have; it must be the token alone"
-            )
-        proxies = urllib.request.ProxyHandler({} if _is_here(self._url) else None)
-        # A token is for this server: no other is told it.
-        self._opener = urllib.request.build_opener(proxies, _NoRedirects())
-        self.name = self._find_model(model)
+        self._remote = Remote(url, token_env=token_env, say=say)
+        self._settings = settings
+        self.name = self._remote.find_model(model)
         self._check_purpose()
-        self.about = self._url
+        self.about = self._remote.url
 
     def answer(self, turns: Sequence[Turn]) -> Generator[str, None, None]:
         body = self._settings.body(self.name, turns)
-        with self._ask("/v1/chat/completions", body) as response:
+        with self._remote.ask("/v1/chat/completions", body) as response:
             try:
                 yield from _pieces(response)
             except (OSError, HTTPException, ValueError) as error:
-                raise RaymodelError(f"{self._url}: the answer broke off ({error})") from error
+                raise RaymodelError(f"{self.about}: the answer broke off ({error})") from error
 
     def close(self) -> None:
-        self._opener.close()
-
-    # ---- what is there -------------------------------------------------------------------------
-
-    def _find_model(self, asked: str | None) -> str:
-        told = self._json("/v1/models")
-        try:
-            names = [str(each["id"]) for each in told["data"]]
-        except (KeyError, TypeError):
-            raise RequestError(
-                f"{self._url}/v1/models lists no models; give the URL of a server with OpenAI's API"
-            ) from None
-        if asked in names:
-            return str(asked)
-        known = ", ".join(names) or "none"
-        if asked is not None:
-            raise RequestError(f"{self._url} has no model {asked!r}; it has {known}")
-        if len(names) != 1:
-            raise RequestError(f"{self._url} has these models: {known}; name one: --name NAME")
-        return names[0]
+        self._remote.close()
 
     def _check_purpose(self) -> None:
         """Other servers tell nothing of it, or have no `/health` with JSON."""
         try:
-            told = self._json("/health")
+            told = self._remote.json("/health")
         except RaymodelError:
             return
         if "kind" in told and told["kind"] != "generation":
             raise not_a_writer(self.name, str(told.get("task")))
         if told.get("chat_template") == "plain":
             raise no_template(self.name)
-
-    # ---- HTTP ----------------------------------------------------------------------------------
-
-    def _json(self, path: str) -> dict[str, Any]:
-        with self._ask(path) as response:
-            try:
-                told = json.load(response)
-            except (ValueError, OSError, HTTPException):
-                told = None
-        return told if isinstance(told, dict) else {}
-
-    def _ask(self, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
-        """The response to a request that was taken; comes again as long as it is told to."""
-        headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
-        data = None if body is None else json.dumps(body).encode()
-        deadline_s = time.monotonic() + _PATIENCE_S
-        while True:
-            request = urllib.request.Request(self._url + path, data, headers)
-            try:
-                response: HTTPResponse = self._opener.open(request, timeout=_SILENCE_S)
-                return response
-            except urllib.error.HTTPError as error:
-                again_s = _again_s(error)
-                if again_s is None or time.monotonic() + again_s > deadline_s:
-                    raise self._refused(path, error) from None
-                self._say(f"{_message(error)} (asking again in {again_s:g} s)")
-                time.sleep(again_s)
-            except (OSError, HTTPException, ValueError) as error:
-                why = getattr(error, "reason", None) or error
-                raise RaymodelError(
-                    f"{self._url} cannot be reached ({why}); start the server (raymodel run JOB "
-                    "--keep-serving), or give its URL, such as http://127.0.0.1:8000"
-                ) from error
-
-    def _refused(self, path: str, error: urllib.error.HTTPError) -> RaymodelError:
-        if error.code == 401:
-            seen = f"refuses the token in {self._token_env}" if self._token else "asks for a token"
-            fix = f"put its token into the environment: export {self._token_env}=…"
-            return RequestError(f"{self._url} {seen}; {fix}")
-        told = f"{self._url}{path} answered {error.code}: {_message(error)}"
-        return RequestError(told) if 300 <= error.code < 500 else RaymodelError(told)
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *given: Any, **named: Any) -> None:
-        return None
-
-
-def _base(url: str) -> str:
-    parts = urlsplit(url)
-    try:
-        host, _ = parts.hostname, parts.port
-    except ValueError:  # of the port
-        host = None
-    if not host or parts.username or parts.query or parts.fragment:
-        raise RequestError(
-            f"{url!r} is no URL of a server; give one such as http://127.0.0.1:8000, without a "
-            "user, a question mark or a fragment"
-        )
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def _is_here(url: str) -> bool:
-    """Whether it is this machine, of which a proxy in the environment knows nothing."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _again_s(error: urllib.error.HTTPError) -> float | None:
-    """When to come again, of who said so; None of others."""
-    told = error.headers.get("Retry-After", "")
-    return float(told) if error.code in (429, 503) and told.isdigit() else None
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    """What a refusal says; read once."""
-    if not hasattr(error, "said"):
-        raw = error.read().decode(errors="replace")
-        try:
-            said = str(json.loads(raw)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            said = " ".join(raw.split())[:_SHOWN] or error.reason
-        error.said = said  # type: ignore[attr-defined]
-    return str(error.said)
 
 
 def _pieces(response: HTTPResponse) -> Iterator[str]:

@@ -69,6 +69,7 @@ class Gate:
         rules: what is asked of requests. The page and `/health` are open, the latter then tells
             strangers only how it is.
         name: of the model, for the metrics.
+        page: what a browser is shown at `/`; None shows nothing there.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class Gate:
         flow: Flow,
         rules: Rules | None = None,
         name: str = "model",
+        page: Path | None = PAGE,
     ) -> None:
         self.inner, self._health, self._flow = inner, health, flow
+        self._page = page
         self._rules = rules or Rules()
         self._quota = Quota(self._rules.requests_per_min)
         self._metrics = Metrics(name, lambda: flow.num_waiting, lambda: flow.num_running)
@@ -127,7 +130,7 @@ class Gate:
         if not self._rules.keys and self._rules.host is not None:
             check_host(headers.getlist("host"), self._rules.host)
         key = find_key(self._rules.keys, headers.get("authorization", ""))
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS and (scope["path"] != "/" or self._page is not None):
             await self._tell(scope, send, is_stranger=key is None)
             return
         if key is None:
@@ -146,7 +149,8 @@ class Gate:
         if scope["method"] not in ("GET", "HEAD"):
             raise wrong_method(scope["method"], scope["path"], "GET, HEAD")
         if scope["path"] == "/":
-            await _show_page(send)
+            assert self._page is not None, "the caller looked"
+            await _show_page(self._page, send)
             return
         if scope["path"] == "/livez":
             await respond_json(send, {"status": "ok"}, 200)
@@ -234,10 +238,10 @@ async def respond_json(
     await _respond(send, json.dumps(data).encode(), "application/json", status, headers or {})
 
 
-async def _show_page(send: Send) -> None:
+async def _show_page(page: Path, send: Send) -> None:
     await _respond(
         send,
-        PAGE.read_bytes(),
+        page.read_bytes(),
         "text/html; charset=utf-8",
         200,
         {"Content-Security-Policy": _PAGE_POLICY},

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from raymodel.errors import SpecError
 from raymodel.serve.refusal import Refusal
-from raymodel.serve.spec import ServeSpec
+from raymodel.serve.spec import ListenSpec
 
 _DIGEST = re.compile(r"sha256:([0-9a-fA-F]{64})")
 ANYBODY = "anybody"
@@ -32,8 +32,13 @@ class Key:
     """SHA-256: the token itself is known to its client alone."""
 
 
-def load_keys(spec: ServeSpec, environment: Mapping[str, str] | None = None) -> tuple[Key, ...]:
+def load_keys(
+    spec: ListenSpec, environment: Mapping[str, str] | None = None, section: str = "serve"
+) -> tuple[Key, ...]:
     """The keys that a spec names, of the environment and of a file; none where it names none.
+
+    Args:
+        section: of the job file, for messages.
 
     Raises:
         SpecError: a variable that is not set, a file that is not there or that others can read, or
@@ -41,9 +46,10 @@ def load_keys(spec: ServeSpec, environment: Mapping[str, str] | None = None) -> 
     """
     keys: list[Key] = []
     if spec.token_env is not None:
-        keys += _of_environment(spec.token_env, os.environ if environment is None else environment)
+        given = os.environ if environment is None else environment
+        keys += _of_environment(spec.token_env, given, f"{section}.token_env")
     if spec.token_file is not None:
-        keys += _of_file(Path(spec.token_file))
+        keys += _of_file(Path(spec.token_file), f"{section}.token_file")
     return tuple(keys)
 
 
@@ -105,18 +111,18 @@ class Quota:
 # ---- where keys are written ----------------------------------------------------------------------
 
 
-def _of_environment(variable: str, environment: Mapping[str, str]) -> Iterator[Key]:
+def _of_environment(variable: str, environment: Mapping[str, str], field: str) -> Iterator[Key]:
     words = environment.get(variable, "").split()
     if not words:
         raise SpecError(
-            f"serve.token_env names {variable}, which is not set; it must hold the bearer "
+            f"{field} names {variable}, which is not set; it must hold the bearer "
             f"token that clients send, or several. Set it: export {variable}=…"
         )
     for number, word in enumerate(words, 1):
         yield _key(f"{variable}-{number}", word, f"{variable}, word {number}")
 
 
-def _of_file(path: Path) -> Iterator[Key]:
+def _of_file(path: Path, field: str) -> Iterator[Key]:
     """A token a line, alone or behind a name; empty lines and those that begin with # count not."""
     try:
         mode = path.stat().st_mode
@@ -124,18 +130,18 @@ def _of_file(path: Path) -> Iterator[Key]:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise SpecError(
-            f"serve.token_file {str(path)!r} cannot be read ({why}); write a token a line, or "
+            f"{field} {str(path)!r} cannot be read ({why}); write a token a line, or "
             "sha256: and its digest"
         ) from None
     if mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise SpecError(
-            f"serve.token_file {str(path)!r} has the mode {stat.S_IMODE(mode):03o}, so that others "
+            f"{field} {str(path)!r} has the mode {stat.S_IMODE(mode):03o}, so that others "
             f"than its owner and group can use it; take their rights away: chmod 600 {path}"
         )
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1)]
     lines = [(number, words) for number, words in lines if words and words[0][0] != "#"]
     if not lines:
-        raise SpecError(f"serve.token_file {str(path)!r} holds no token; write one a line")
+        raise SpecError(f"{field} {str(path)!r} holds no token; write one a line")
     for number, words in lines:
         where = f"{path.name}, line {number}"
         if len(words) > 2:

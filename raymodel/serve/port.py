@@ -9,8 +9,9 @@ import time
 from raymodel.errors import PortError
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises PortError when this machine cannot listen on `host:port`."""
+def check_port(host: str, port: int, section: str = "serve") -> None:
+    """Raises PortError when this machine cannot listen on `host:port`, which a section of the job
+    file names."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -21,7 +22,7 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        raise PortError(_message(host, port, error)) from error
+        raise PortError(_message(host, port, error, section)) from error
 
 
 def wait_for_port(host: str, port: int, timeout_s: float) -> bool:
@@ -37,18 +38,18 @@ def wait_for_port(host: str, port: int, timeout_s: float) -> bool:
     return False
 
 
-def _message(host: str, port: int, error: OSError) -> str:
+def _message(host: str, port: int, error: OSError, section: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {port} on {host} is taken by another program; serving needs a free one. "
-            "Stop that program, or set serve.port to another number"
+            f"Stop that program, or set {section}.port to another number"
         )
     if error.errno == errno.EACCES:
         return (
             f"port {port} on {host} may not be opened by this user ({error.strerror}); ports below "
-            "1024 need rights. Set serve.port to 1024 or more"
+            f"1024 need rights. Set {section}.port to 1024 or more"
         )
     return (
         f"{host!r} is not an address that this machine can listen on ({error.strerror}); "
-        "set serve.host to 127.0.0.1, or to an address of this machine"
+        f"set {section}.host to 127.0.0.1, or to an address of this machine"
     )

@@ -179,7 +179,8 @@ class PredictionService(Service):
     async def classify(self, request: Request, body: ClassifyRequest) -> ClassifyResponse:
         """The most probable class of each text, with the probabilities of all."""
         self.check_model(body.model)
-        rows = await self.rows([{"text": text} for text in body.texts], "input")
+        given = [{"text": text} for text in body.texts]
+        rows = await self.rows(given, "input", is_cut=body.truncate)
         answers = await self.ask(request, rows, "input")
         return ClassifyResponse(
             id=f"classify-{uuid.uuid4().hex}",

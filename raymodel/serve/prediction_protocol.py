@@ -18,6 +18,8 @@ class ClassifyRequest(WireModel):
     model: str
     input: Text | Annotated[list[Text], Field(min_length=1)]
     """A text, or several."""
+    truncate: bool = False
+    """A text that is too long loses its end, and is not refused."""
     user: Ignored = None
 
     @property

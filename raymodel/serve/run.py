@@ -182,7 +182,7 @@ def run_serve(
             f"{_resources(cluster)} each; check the model's folder and the cluster's resources"
         ) from error
     served = Served(
-        url=_url(spec),
+        url=spec.url,
         name=name,
         task=task,
         app_name=app_name,
@@ -330,9 +330,3 @@ def _end_controller() -> None:
         except ValueError:
             return
         time.sleep(0.1)
-
-
-def _url(spec: ServeSpec) -> str:
-    # A wildcard is where to listen, not where to ask.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(spec.host, spec.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{spec.port}"

@@ -42,14 +42,9 @@ class CanarySpec(Spec):
     """Where fewer come in this time, those decide."""
 
 
-class ServeSpec(Spec):
-    """One HTTP application for the promoted model."""
+class ListenSpec(Spec):
+    """Where requests are taken, and of whom."""
 
-    model: Text | None = None
-    """A Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by default this job's newest
-    model, once its gates are met."""
-    name: Text | None = None
-    """The model's name in the API; by default the job's name."""
     host: Text = "127.0.0.1"
     """Address to listen on. Anything but loopback needs a token."""
     port: int = Field(default=8000, ge=1, le=65535)
@@ -63,6 +58,38 @@ class ServeSpec(Spec):
     requests_per_min: int | None = Field(default=None, ge=1, le=1_000_000)
     """What one token may ask in a minute, on a server without tokens what all may together; more is
     refused with 429. By default without a limit."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ListenSpec:
+        if self.host not in ("127.0.0.1", "localhost", "::1") and not self.has_token:
+            raise ValueError(
+                f"host {show(self.host)} can be reached from outside; set `token_env` to the name "
+                "of the environment variable with the bearer token, or `token_file`, or listen on "
+                "127.0.0.1"
+            )
+        return self
+
+    @property
+    def has_token(self) -> bool:
+        """Whether clients must send one."""
+        return self.token_env is not None or self.token_file is not None
+
+    @property
+    def url(self) -> str:
+        """Where it is asked from this machine."""
+        # A wildcard is where to listen, not where to ask.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+class ServeSpec(ListenSpec):
+    """One HTTP application for the promoted model."""
+
+    model: Text | None = None
+    """A Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by default this job's newest
+    model, once its gates are met."""
+    name: Text | None = None
+    """The model's name in the API; by default the job's name."""
     watch: Annotated[Literal["best"] | None, OPERATIONAL] = None
     """`best` has the replicas follow the promoted model of this job, or of the run whose `RUN/best`
     `model` names: a new one is loaded and probed beside the old one, one replica after the other,
@@ -110,16 +137,6 @@ class ServeSpec(Spec):
     then a stream is closed by an error event. Requests that wait are refused at once."""
 
     @model_validator(mode="after")
-    def _guarded(self) -> ServeSpec:
-        if self.host not in ("127.0.0.1", "localhost", "::1") and not self.has_token:
-            raise ValueError(
-                f"host {show(self.host)} can be reached from outside; set `token_env` to the name "
-                "of the environment variable with the bearer token, or `token_file`, or listen on "
-                "127.0.0.1"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _followed(self) -> ServeSpec:
         if self.watch and self.model and not self.model.endswith("/best"):
             raise ValueError(
@@ -129,8 +146,3 @@ class ServeSpec(Spec):
         if self.canary and not self.watch:
             raise ValueError("canary is of models that are followed; set watch: best too")
         return self
-
-    @property
-    def has_token(self) -> bool:
-        """Whether clients must send one."""
-        return self.token_env is not None or self.token_file is not None

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from raymodel.job.spec import Job
 from raymodel.spec.fields import Field
+from raymodel.storage.registry import STAGES
 
 OWN, ABSENT = "own", "–"
 Shape = dict[str, str]
@@ -36,8 +37,8 @@ def origins() -> dict[str, dict[str, str]]:
     """Stage → where its input may come from → the field that says so; `OWN` needs none."""
     found = {}
     for stage, info in Job.model_fields.items():
-        if info.default is not None or info.is_required():
-            continue  # no stage: each of these may be left out
+        if info.default is not None or info.is_required() or stage not in STAGES:
+            continue  # no stage: each of these may be left out, and makes an artifact
         section = Field(info.annotation).section
         assert section is not None, stage
         found[stage] = {OWN: ""}
