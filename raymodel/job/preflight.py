@@ -161,7 +161,9 @@ class _Look:
         if job.compress:
             self._compressed(job.compress)
         if job.serve and job.serve.model:
-            self._served(job.serve.model)
+            self._served("serve.model", job.serve.model)
+        if job.serve and job.serve.documents:
+            self._served("serve.documents.embedder", job.serve.documents.embedder)
         answers = examine([question for _, question in self.questions])
         for (stage, _), answer in zip(self.questions, answers, strict=True):
             with self._collecting(stage.partition(".")[0]):
@@ -276,14 +278,14 @@ class _Look:
             return None
         return find_reader(self.job, stage, self._storage, self.base_dir)
 
-    def _served(self, named: str) -> None:
+    def _served(self, field: str, named: str) -> None:
         if self._is_made_by_this_job(named):
             return
         with self._collecting("serve"):
             model: BaseModel = resolve_base(named, self._storage, self.base_dir)
             found = model.artifact or model.location
             question = Question(task=find_task(found), folder=model_location(found), trains=False)
-            self.questions.append(("serve.model", question))
+            self.questions.append((field, question))
 
     def _compressed(self, spec: CompressSpec) -> None:
         """The models of other runs that it names, and that they can be measured as asked."""

@@ -254,6 +254,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             cluster=p.job.cluster,
             story=p.story,
             follows=find_followed(spec, p.run.location.parent, p.job.name),
+            embedder=p.stages.embedder(),
             keep=not ends,
         ) as served:
             question, values = _question(p)

@@ -250,6 +250,14 @@ class Stages:
             return resolve_base(spec.model, self.storage, self.base_dir)
         return base_of(newest) if newest else None
 
+    def embedder(self) -> Artifact | Location | None:
+        """What finds the documents that a served chat model answers from; None without any."""
+        spec = self.job.serve
+        if spec is None or spec.documents is None:
+            return None
+        model = resolve_base(spec.documents.embedder, self.storage, self.base_dir)
+        return model.artifact or model.location
+
     def serve(self, model: BaseModel) -> Stage:
         spec = self.job.serve
         assert spec is not None, "the caller looked"

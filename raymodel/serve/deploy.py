@@ -43,12 +43,18 @@ def application(arguments: dict[str, Any]) -> Application:
     if job.serve is None:
         raise SpecError(f"{arguments['job']} has no `serve:` section; add one, even `serve: {{}}`")
     model = find_model(job, Path.cwd())
+    embedder = None
+    if job.serve.documents is not None:
+        named = job.serve.documents.embedder
+        found = resolve_base(named, Location.parse(job.storage), Path.cwd())
+        embedder = found.artifact or found.location
     return build_application(
         job.serve,
         model.artifact or model.location,
         job_name=job.name,
         cluster=job.cluster,
         follows=find_followed(job.serve, Location.parse(job.storage), job.name),
+        embedder=embedder,
     )
 
 

@@ -7,11 +7,12 @@ none is there, or that all are full; whatever it was, clients get a refusal of o
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from raymodel.serve.current import Current, Follower
 from raymodel.serve.flow import Flow
 from raymodel.serve.follow import LOOK_S, Told, Version, Watcher
 from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
+from raymodel.serve.grounded import Grounded
+from raymodel.serve.library import Found
+from raymodel.serve.refusal import starting
 from raymodel.serve.relay import ACCEPT_S, Relay
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.own import use_folder
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
-_MODEL, _WATCHER = "model", "watcher"
+_MODEL, _WATCHER, _DOCUMENTS = "model", "watcher", "documents"
 _WATCHER_ANSWER_S = 30.0  # a replica may start before it
 _REPLICAS_BY_GATE = 8
 # More than a gate lets in by far: it refuses, not Ray Serve, which does so in words of its own.
@@ -65,6 +69,8 @@ class Deployed:
     cluster: ClusterSpec
     folder: Path
     """The job's working directory, where its own code lies."""
+    embedder: Version | None = None
+    """That finds documents; see `serve.documents`."""
 
 
 def build_deployments(deployed: Deployed) -> serve.Application:
@@ -80,7 +86,8 @@ def build_deployments(deployed: Deployed) -> serve.Application:
     )(_gate_class(deployed))
     follows = deployed.follows
     watcher = () if follows is None else (_watcher_deployment(deployed, follows),)
-    return gate.bind(_model_deployment(deployed, watcher))
+    documents = () if deployed.embedder is None else (_documents_deployment(deployed),)
+    return gate.bind(_model_deployment(deployed, watcher), *documents)
 
 
 def num_gates(spec: ServeSpec) -> int:
@@ -166,20 +173,76 @@ def _model_class(deployed: Deployed) -> type:
     return ModelServer
 
 
-def _load(deployed: Deployed, version: Version) -> Service:
+def _load(deployed: Deployed, version: Version, name: str | None = None) -> Service:
+    """The service of a model; of the application's own, or of one with a name of its own."""
     import torch
 
     from raymodel.serve.load import load_service
 
-    spec, cluster = deployed.spec, deployed.cluster
+    cluster = deployed.cluster
     # Ray gives an actor one thread for each logical CPU, which says nothing of the cores it has.
     cores = os.cpu_count() or 1
-    torch.set_num_threads(cluster.threads_per_worker or max(1, cores // spec.replicas.max))
+    replicas = deployed.spec.replicas.max
+    torch.set_num_threads(cluster.threads_per_worker or max(1, cores // replicas))
     with local_folder(version.location) as folder:
-        wants_gpu = cluster.gpus_per_worker > 0
         return load_service(
-            folder, version.task, name=deployed.name, spec=spec, wants_gpu=wants_gpu
+            folder,
+            version.task,
+            name=name or deployed.name,
+            spec=deployed.spec,
+            wants_gpu=cluster.gpus_per_worker > 0 and name is None,
         )
+
+
+# ---- the documents -------------------------------------------------------------------------------
+
+
+def _documents_deployment(deployed: Deployed) -> serve.Application:
+    spec, embedder = deployed.spec, deployed.embedder
+
+    class DocumentsServer:
+        """One process that knows the documents, with the model that finds them."""
+
+        def __init__(self) -> None:
+            from raymodel.serve.documents import Documents
+
+            if deployed.folder.is_dir():
+                use_folder(deployed.folder)
+            assert spec.documents is not None, "there is an embedder for them"
+            assert embedder is not None, "this is its deployment"
+            service = _load(deployed, embedder, name=f"{deployed.name}-embedder")
+            folder = deployed.folder / spec.documents.path
+            # Embedding waits for threads of the service, and not in the event loop.
+            self.documents = _away_from_loop(Documents, service, spec.documents, folder)
+
+        def __del__(self) -> None:
+            if hasattr(self, "documents"):
+                self.documents.close()
+
+        async def state(self) -> dict[str, Any]:
+            """What `/health` tells."""
+            told: dict[str, Any] = self.documents.state()
+            return told
+
+        async def find(self, questions: list[str]) -> list[Found]:
+            """See `Documents.find`."""
+            found: list[Found] = await self.documents.find(questions)
+            return found
+
+        async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
+            """The messages of a response of the embedder."""
+            async for messages in self.documents.answer(scope, body):
+                yield messages
+
+    return serve.deployment(
+        name=_DOCUMENTS,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": deployed.cluster.cpus_per_worker},
+        max_ongoing_requests=_MOST_AT_GATE,
+        max_constructor_retry_count=2,
+        health_check_period_s=_HEALTH_PERIOD_S,
+        logging_config=LOGGING,
+    )(DocumentsServer).bind()
 
 
 # ---- the watcher ---------------------------------------------------------------------------------
@@ -263,14 +326,15 @@ def _gate_class(deployed: Deployed) -> Callable[..., Any]:
             deployed.name,
             deployed.spec.timeout,
         )
-        return build_gate(relay, deployed)
+        behind = relay if deployed.embedder is None else _ground(relay, deployed)
+        return build_gate(behind, deployed)
 
     @serve.ingress(build)
     class GateServer:
         """The ingress."""
 
-        def __init__(self, model: DeploymentHandle[Any]) -> None:
-            self._model = model  # keeps the two in one application
+        def __init__(self, *behind: DeploymentHandle[Any]) -> None:
+            self._behind = behind  # keeps them in one application
 
         async def drain(self) -> tuple[str, bool]:
             """Begins to drain this gate, once; its name, and whether it is done."""
@@ -281,7 +345,32 @@ def _gate_class(deployed: Deployed) -> Callable[..., Any]:
     return GateServer
 
 
-def build_gate(relay: Relay, deployed: Deployed) -> Gate:
+def _ground(relay: Relay, deployed: Deployed) -> Grounded:
+    """Has the chats of a model answer from the documents."""
+    handle = serve.get_deployment_handle(_DOCUMENTS)
+    embedder = Relay(
+        lambda scope, body: handle.options(stream=True).answer.remote(scope, body),
+        lambda: handle.state.remote(),
+        f"{deployed.name}-embedder",
+        deployed.spec.timeout,
+    )
+
+    async def find(questions: Sequence[str]) -> Sequence[Found]:
+        asked: Any = handle.find.remote(list(questions))
+        try:
+            async with asyncio.timeout(deployed.spec.timeout):
+                found: Sequence[Found] = await asked
+        except (TimeoutError, RayError, RayServeException) as error:
+            asked.cancel()
+            raise starting("nobody looks into the documents") from error
+        return found
+
+    return Grounded(
+        relay, embedder, find, deployed.spec.max_tokens, (relay.health, embedder.health)
+    )
+
+
+def build_gate(behind: Relay | Grounded, deployed: Deployed) -> Gate:
     """The gate before the replicas."""
     spec = deployed.spec
     at_once, gates = spec.batch + spec.queue, num_gates(spec)
@@ -289,4 +378,4 @@ def build_gate(relay: Relay, deployed: Deployed) -> Gate:
         slots=max(1, spec.batch * spec.replicas.min // gates),
         room=at_once * math.ceil(spec.replicas.max / gates) + SPARE_REQUESTS,
     )
-    return Gate(relay, relay.health, flow, deployed.rules, deployed.name)
+    return Gate(behind, behind.health, flow, deployed.rules, deployed.name)

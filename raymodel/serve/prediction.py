@@ -292,6 +292,16 @@ class PredictionService(Service):
         notices().count(self.count_tokens(rows), 0)
         return answers
 
+    def compute(self, inputs: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """The answers to inputs of this process, whose texts lose what is too long; called by
+        another thread than the event loop's, and in turn with requests."""
+
+        def read() -> list[Features]:
+            return [self.row(one, "input", is_cut=True) for one in inputs]
+
+        rows = self._reader.submit(read).result()
+        return self._thread.submit(self._predict, rows).result()
+
     def _submit(self, rows: list[Features], param: str) -> list[asyncio.Future[Answer]]:
         """Queues rows, all or none."""
         room = self.check_room(len(rows), param)

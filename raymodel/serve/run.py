@@ -25,15 +25,15 @@ from ray.serve.exceptions import RayServeException
 from raymodel.cluster.holders import app_name_of
 from raymodel.cluster.places import find_lack
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.errors import ClusterError, PortError, RaymodelError
+from raymodel.errors import ArtifactError, ClusterError, PortError, RaymodelError, SourceError
 from raymodel.model.purpose import find_task
 from raymodel.serve.deployment import LOGGING, Deployed, build_deployments, num_gates
-from raymodel.serve.follow import version_of
+from raymodel.serve.follow import Version, version_of
 from raymodel.serve.gate import Rules
 from raymodel.serve.keys import Key, load_keys, new_key
 from raymodel.serve.load import service_of
 from raymodel.serve.port import check_port, wait_for_port
-from raymodel.serve.spec import ServeSpec
+from raymodel.serve.spec import DocumentsSpec, ServeSpec
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
@@ -142,6 +142,7 @@ def run_serve(
     cluster: ClusterSpec,
     story: Story,
     follows: Run | None = None,
+    embedder: Artifact | Location | None = None,
     keep: bool = False,
 ) -> Served:
     """Serves a model on the Ray that this process is connected to; returns once it answers.
@@ -153,6 +154,7 @@ def run_serve(
         cluster: GPUs and threads of a replica are those of a training worker.
         story: told what is waited for.
         follows: the run whose promoted model takes the place of this one; see `find_followed`.
+        embedder: the model that `spec.documents` names.
         keep: leave it running at the end of a `with` block.
 
     Raises:
@@ -166,7 +168,13 @@ def run_serve(
     # Of those that the clients have, perhaps only the digests are known here.
     token, key = new_key("raymodel") if spec.has_token else (None, None)
     app = build_application(
-        spec, model, job_name=job_name, cluster=cluster, follows=follows, own=key
+        spec,
+        model,
+        job_name=job_name,
+        cluster=cluster,
+        follows=follows,
+        embedder=embedder,
+        own=key,
     )
     app_name = app_name_of(job_name)
     started_serve = _start_serve(spec, app_name)
@@ -209,6 +217,7 @@ def build_application(
     job_name: str,
     cluster: ClusterSpec,
     follows: Run | None = None,
+    embedder: Artifact | Location | None = None,
     own: Key | None = None,
 ) -> serve.Application:
     """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike.
@@ -217,6 +226,8 @@ def build_application(
         own: a key beside those of the clients.
     """
     keys, version = load_keys(spec), version_of(model)
+    if spec.documents is not None:
+        check_grounded(spec.documents, version, Path.cwd())
     name = spec.name or job_name
     rules = Rules(
         keys=keys if own is None else (*keys, own),
@@ -233,8 +244,24 @@ def build_application(
             rules=rules,
             cluster=cluster,
             folder=Path.cwd(),
+            embedder=None if embedder is None else version_of(embedder),
         )
     )
+
+
+def check_grounded(spec: DocumentsSpec, version: Version, base_dir: Path) -> None:
+    """Raises ArtifactError for a model that answers no chats, SourceError without documents."""
+    if get_task(version.task).answers != "stream":
+        raise ArtifactError(
+            f"serve.documents is for a model that writes texts, and this one is for "
+            f"{version.task}; leave it out, or serve a chat model"
+        )
+    folder = base_dir / spec.path
+    if not folder.is_dir():
+        raise SourceError(
+            f"serve.documents.path is {spec.path!r}, and {folder} is no folder; name the one that "
+            "holds the documents"
+        )
 
 
 def _start_serve(spec: ServeSpec, app_name: str) -> bool:

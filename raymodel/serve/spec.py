@@ -82,6 +82,24 @@ class ListenSpec(Spec):
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
+class DocumentsSpec(Spec):
+    """Documents that a chat model answers from."""
+
+    path: Text
+    """A folder on this machine; `.md`, `.txt` and `.rst` below it are read, and read again when
+    they change."""
+    embedder: Text
+    """The model that finds: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`, for the
+    task embedding. It is served too, at `/v1/embeddings`."""
+    top: int = Field(default=4, ge=1, le=50)
+    """Excerpts that a question is given; fewer where they do not fit into the model's context."""
+    piece_tokens: int = Field(default=128, ge=16, le=4096)
+    """Length of an excerpt in tokens of the embedder, which must be able to read it whole."""
+    min_score: float = Field(default=0.2, ge=-1, le=1)
+    """Cosine from which on an excerpt is about the question; a question that none is about is
+    answered without."""
+
+
 class ServeSpec(ListenSpec):
     """One HTTP application for the promoted model."""
 
@@ -99,6 +117,8 @@ class ServeSpec(ListenSpec):
     """With `watch`: a new model first answers a share of the requests, beside the old one. If it
     fails (statuses of 500 and more, answers that break off) more often than the old one, it is left
     as one that does not load. `/metrics` counts answers by version."""
+    documents: Annotated[DocumentsSpec | None, OPERATIONAL] = None
+    """`/v1/chat/completions` answers from the documents of a folder, and names them."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
     engine: EngineName = "auto"
