@@ -251,6 +251,8 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
         yield ("compress", *path), place
     if job.serve and job.serve.model:
         yield ("serve", "model"), job.serve.model
+    for i, member in enumerate(job.serve.ensemble if job.serve else ()):
+        yield ("serve", "ensemble", i), member
     if job.serve and job.serve.documents:
         yield ("serve", "documents", "embedder"), job.serve.documents.embedder
 

@@ -163,7 +163,10 @@ def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:
     if job.serve:
         replicas = job.serve.replicas
         twice = ", each with memory for two models, as it watches best" if job.serve.watch else ""
-        yield "serve", _range(replicas.min, replicas.max, "replica") + f" of {each}{twice}"
+        beside = (
+            f", and {cluster.cpus_per_worker} CPU for the documents" if job.serve.documents else ""
+        )
+        yield "serve", _range(replicas.min, replicas.max, "replica") + f" of {each}{twice}{beside}"
 
 
 def _machines(fleet: Fleet | None, workers: int) -> str:

@@ -162,6 +162,8 @@ class _Look:
             self._compressed(job.compress)
         if job.serve and job.serve.model:
             self._served("serve.model", job.serve.model)
+        for i, member in enumerate(job.serve.ensemble if job.serve else ()):
+            self._served(f"serve.ensemble.{i}", member)
         if job.serve and job.serve.documents:
             self._served("serve.documents.embedder", job.serve.documents.embedder)
         answers = examine([question for _, question in self.questions])

@@ -247,6 +247,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
         from raymodel.serve.follow import find_followed
         from raymodel.serve.run import run_serve
 
+        embedder = p.stages.embedder()
         with run_serve(
             spec,
             model.artifact or model.location,
@@ -254,7 +255,8 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             cluster=p.job.cluster,
             story=p.story,
             follows=find_followed(spec, p.run.location.parent, p.job.name),
-            embedder=p.stages.embedder(),
+            members=[each.artifact or each.location for each in p.stages.members()],
+            embedder=(embedder.artifact or embedder.location) if embedder else None,
             keep=not ends,
         ) as served:
             question, values = _question(p)

@@ -250,19 +250,26 @@ class Stages:
             return resolve_base(spec.model, self.storage, self.base_dir)
         return base_of(newest) if newest else None
 
-    def embedder(self) -> Artifact | Location | None:
+    def members(self) -> list[BaseModel]:
+        """What answers together with the model that is served."""
+        names = self.job.serve.ensemble if self.job.serve else ()
+        return [resolve_base(name, self.storage, self.base_dir) for name in names]
+
+    def embedder(self) -> BaseModel | None:
         """What finds the documents that a served chat model answers from; None without any."""
-        spec = self.job.serve
-        if spec is None or spec.documents is None:
+        if self.job.serve is None or self.job.serve.documents is None:
             return None
-        model = resolve_base(spec.documents.embedder, self.storage, self.base_dir)
-        return model.artifact or model.location
+        return resolve_base(self.job.serve.documents.embedder, self.storage, self.base_dir)
 
     def serve(self, model: BaseModel) -> Stage:
         spec = self.job.serve
         assert spec is not None, "the caller looked"
         # Which model it is, the input says, or `base`; the reference to it is only a name.
         identity = spec.identity() | {"model": None, "base": model.identity}
+        if spec.ensemble:
+            identity["ensemble"] = [each.identity for each in self.members()]
+        if spec.documents:
+            identity["documents"] = spec.documents.identity()
         inputs = {"model": model.artifact} if model.artifact else {}
         return Stage(name="serve", identity=identity, inputs=inputs)
 

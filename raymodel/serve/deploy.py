@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.serve.follow import find_followed
 from raymodel.spec.load import load_job
+from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.train.base import BaseModel, base_of, resolve_base
@@ -43,18 +44,20 @@ def application(arguments: dict[str, Any]) -> Application:
     if job.serve is None:
         raise SpecError(f"{arguments['job']} has no `serve:` section; add one, even `serve: {{}}`")
     model = find_model(job, Path.cwd())
-    embedder = None
-    if job.serve.documents is not None:
-        named = job.serve.documents.embedder
-        found = resolve_base(named, Location.parse(job.storage), Path.cwd())
-        embedder = found.artifact or found.location
+    storage = Location.parse(job.storage)
+
+    def found(name: str) -> Artifact | Location:
+        base = resolve_base(name, storage, Path.cwd())
+        return base.artifact or base.location
+
     return build_application(
         job.serve,
         model.artifact or model.location,
         job_name=job.name,
         cluster=job.cluster,
-        follows=find_followed(job.serve, Location.parse(job.storage), job.name),
-        embedder=embedder,
+        follows=find_followed(job.serve, storage, job.name),
+        members=[found(name) for name in job.serve.ensemble],
+        embedder=found(job.serve.documents.embedder) if job.serve.documents else None,
     )
 
 
