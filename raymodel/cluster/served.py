@@ -23,7 +23,7 @@ def served_rows(url: str) -> list[dict[str, Any]]:
         {
             "app": name,
             "job": name.removeprefix(APP_PREFIX) if name.startswith(APP_PREFIX) else None,
-            "state": str(app.get("status", "")).lower(),
+            "state": _state(app),
             "replicas": sum(
                 len(deployment.get("replicas") or ())
                 for deployment in (app.get("deployments") or {}).values()
@@ -32,6 +32,16 @@ def served_rows(url: str) -> list[dict[str, Any]]:
         }
         for name, app in sorted((found.get("applications") or {}).items())
     ]
+
+
+def _state(app: dict[str, Any]) -> str:
+    """As Ray Serve says it, and `asleep` of a model whose last replica has gone until it is asked
+    (`serve.replicas.min: 0`)."""
+    model = (app.get("deployments") or {}).get("model") or {}
+    wanted = model.get("target_num_replicas")
+    if app.get("status") == "RUNNING" and wanted == 0 and not model.get("replicas"):
+        return "asleep"
+    return str(app.get("status", "")).lower()
 
 
 def is_served(url: str, job_name: str) -> bool:

@@ -99,14 +99,16 @@ class Source:
         stat = path.stat()
         inode = inode_of(stat)
         self._sizes[inode] = stat.st_size
-        mark = marks.get(inode) or self._marks.get(inode)
+        mark = known = marks.get(inode) or self._marks.get(inode)
         if mark is not None and stat.st_size == mark.offset:
             return []
         if mark is None or not is_same(mark, path, stat):
             if mark is not None and path == Path(mark.path):
                 self._say(f"{path} begins anew: it is shorter than it was, or another file")
             mark = begin(path, stat)
-        lines, marks[inode] = read_lines(mark, path, most, self._max_bytes, now_s=now_s)
+        lines, new = read_lines(mark, path, most, self._max_bytes, now_s=now_s)
+        if new != known:
+            marks[inode] = new
         return lines
 
     def _list(self) -> Iterator[Path]:

@@ -31,7 +31,7 @@ from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
 from raymodel.serve.grounded import Grounded
 from raymodel.serve.library import Found
 from raymodel.serve.refusal import starting
-from raymodel.serve.relay import ACCEPT_S, Relay
+from raymodel.serve.relay import ACCEPT_S, Relay, Replicas, Sleep
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.own import use_folder
 from raymodel.storage.local import local_folder
@@ -69,6 +69,8 @@ class Deployed:
     cluster: ClusterSpec
     folder: Path
     """The job's working directory, where its own code lies."""
+    members: tuple[Version, ...] = ()
+    """That answer together with the model; see `serve.ensemble`."""
     embedder: Version | None = None
     """That finds documents; see `serve.documents`."""
 
@@ -104,11 +106,15 @@ def _model_deployment(
     spec, cluster = deployed.spec, deployed.cluster
     scale: dict[str, Any] = {"num_replicas": spec.replicas.min}
     if spec.replicas.max > spec.replicas.min:
-        autoscaling = {
+        autoscaling: dict[str, Any] = {
             "min_replicas": spec.replicas.min,
             "max_replicas": spec.replicas.max,
             "target_ongoing_requests": spec.batch,
         }
+        if not spec.replicas.min:
+            # One to begin with, which shows that the model can be served.
+            autoscaling["initial_replicas"] = 1
+            autoscaling["downscale_to_zero_delay_s"] = spec.replicas.idle
         scale = {"num_replicas": None, "autoscaling_config": autoscaling}
     return serve.deployment(
         name=_MODEL,
@@ -141,7 +147,7 @@ def _model_class(deployed: Deployed) -> type:
             first = deployed.model
             if watcher is not None:
                 first = _away_from_loop(_ask_good, watcher) or first
-            self.current = Current(lambda version: _load(deployed, version), first)
+            self.current = Current(lambda version: _load_all(deployed, version), first)
             self.follower: Follower | None = None
             if watcher is not None:
                 name = serve.get_replica_context().replica_id.unique_id
@@ -171,6 +177,15 @@ def _model_class(deployed: Deployed) -> type:
                 yield messages
 
     return ModelServer
+
+
+def _load_all(deployed: Deployed, first: Version) -> Service:
+    """The service of a model, and of those that answer together with it."""
+    if not deployed.members:
+        return _load(deployed, first)
+    from raymodel.serve.ensemble import EnsembleService
+
+    return EnsembleService([_load(deployed, each) for each in (first, *deployed.members)])
 
 
 def _load(deployed: Deployed, version: Version, name: str | None = None) -> Service:
@@ -325,6 +340,7 @@ def _gate_class(deployed: Deployed) -> Callable[..., Any]:
             lambda: handle.health.remote(),
             deployed.name,
             deployed.spec.timeout,
+            None if deployed.spec.replicas.min else Sleep(_count, deployed.spec.replicas.wake),
         )
         behind = relay if deployed.embedder is None else _ground(relay, deployed)
         return build_gate(behind, deployed)
@@ -343,6 +359,19 @@ def _gate_class(deployed: Deployed) -> Callable[..., Any]:
             return name, gate.drain(deployed.spec.grace)
 
     return GateServer
+
+
+async def _count() -> Replicas:
+    """The replicas of this gate's model, as Ray Serve's controller tells."""
+    name = serve.get_replica_context().app_name
+    status = await asyncio.to_thread(serve.status)
+    application = status.applications.get(name)
+    model = None if application is None else application.deployments.get(_MODEL)
+    if model is None:  # the controller has only begun with it
+        return Replicas(0, 1)
+    states = {state.value: num for state, num in model.replica_states.items()}
+    running = states.get("RUNNING", 0)
+    return Replicas(running, sum(states.values()) - running)
 
 
 def _ground(relay: Relay, deployed: Deployed) -> Grounded:
@@ -375,7 +404,7 @@ def build_gate(behind: Relay | Grounded, deployed: Deployed) -> Gate:
     spec = deployed.spec
     at_once, gates = spec.batch + spec.queue, num_gates(spec)
     flow = Flow(
-        slots=max(1, spec.batch * spec.replicas.min // gates),
+        slots=max(1, spec.batch * max(1, spec.replicas.min) // gates),
         room=at_once * math.ceil(spec.replicas.max / gates) + SPARE_REQUESTS,
     )
     return Gate(behind, behind.health, flow, deployed.rules, deployed.name)

@@ -64,7 +64,8 @@ class Gate:
 
     Args:
         inner: answers what is let through, the body whole.
-        health: what `/health` tells; its `status` is `ok` where requests can be answered.
+        health: what `/health` tells; its `status` is `ok`, or `asleep`, where requests can be
+            answered.
         flow: of the requests through it.
         rules: what is asked of requests. The page and `/health` are open, the latter then tells
             strangers only how it is.
@@ -157,7 +158,8 @@ class Gate:
             return
         told = {"status": "draining"} if self._flow.is_draining else await self._health()
         is_brief = is_stranger or scope["path"] == "/readyz"
-        status = 200 if told["status"] == "ok" else 503
+        # A model that sleeps answers, once it is awake.
+        status = 200 if told["status"] in ("ok", "asleep") else 503
         await respond_json(
             send,
             {"status": told["status"]} if is_brief else told,

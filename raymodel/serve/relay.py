@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
@@ -29,6 +29,23 @@ _HEALTH_S = 2.0
 _HANGS_AFTER_S = 5.0  # beyond its own time limit; before Ray Serve's, which knows no JSON
 
 
+class Replicas(NamedTuple):
+    """How many there are of a model."""
+
+    running: int
+    others: int
+    """That start, or end."""
+
+
+class Sleep(NamedTuple):
+    """Of a model whose last replica may go."""
+
+    count_replicas: Callable[[], Awaitable[Replicas]]
+    """Its replicas, as who starts them knows; it asks none of them."""
+    wake_s: float
+    """How long a request waits for one to start."""
+
+
 class Relay:
     """An ASGI application that has requests answered by a replica.
 
@@ -37,6 +54,7 @@ class Relay:
         ask_health: asks a replica how it is.
         name: of the model.
         timeout_s: after which a replica has ended its answer, unless it hangs.
+        sleep: None where a replica always runs.
     """
 
     def __init__(
@@ -45,9 +63,14 @@ class Relay:
         ask_health: Callable[[], Any],
         name: str,
         timeout_s: float,
+        sleep: Sleep | None = None,
     ) -> None:
         self._ask, self._ask_health, self._name = ask, ask_health, name
-        self._timeout_s = timeout_s
+        self._timeout_s, self._sleep = timeout_s, sleep
+        self._known: Mapping[str, Any] | None = None
+        """What a replica told of itself, where it may sleep."""
+        self._was_asked = False
+        """Whether a request came since."""
         self._asking: asyncio.Task[Mapping[str, Any]] | None = None
         self._is_lost = False
 
@@ -59,6 +82,28 @@ class Relay:
         return await asyncio.shield(self._asking)
 
     async def _find_health(self) -> Mapping[str, Any]:
+        return await (self._ask_one() if self._sleep is None else self._look(self._sleep))
+
+    async def _look(self, sleep: Sleep) -> Mapping[str, Any]:
+        """Asks a replica only when somebody else has just done so: a question by itself would wake
+        the model, or keep it awake."""
+        try:
+            async with asyncio.timeout(_HEALTH_S):
+                replicas = await sleep.count_replicas()
+        except (TimeoutError, RayError, RayServeException):
+            return {"status": "starting", "model": self._name}
+        known = self._known or {"model": self._name}
+        if not replicas.running:
+            return {**known, "status": "starting" if replicas.others else "asleep"}
+        if self._known is None or self._was_asked:
+            self._was_asked = False
+            told = await self._ask_one()
+            if told["status"] != "ok":
+                return told
+            self._known = told
+        return self._known
+
+    async def _ask_one(self) -> Mapping[str, Any]:
         asked = self._ask_health()
         try:
             async with asyncio.timeout(_ACCEPT_WHEN_LOST_S if self._is_lost else _HEALTH_S):
@@ -78,13 +123,14 @@ class Relay:
         if scope["type"] != "http":
             raise RuntimeError(f"this server does not speak {scope['type']}")
         body = await read_body(scope, receive, 2**62)  # the gate has bounded it
+        self._was_asked = True
         answer = self._ask(_plain(scope), body)
         passing = asyncio.ensure_future(self._pass_on(answer, send))
         leaving = asyncio.ensure_future(_left(receive))
         try:
             done, _ = await asyncio.wait(
                 {passing, leaving},
-                timeout=self._timeout_s + _HANGS_AFTER_S,
+                timeout=self._timeout_s + self._wake_s + _HANGS_AFTER_S,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if passing in done:
@@ -96,6 +142,10 @@ class Relay:
                 answer.cancel()  # of one that has ended it costs as much
             for task in (passing, leaving):
                 task.cancel()
+
+    @property
+    def _wake_s(self) -> float:
+        return 0.0 if self._sleep is None else self._sleep.wake_s
 
     async def _pass_on(self, answer: Any, send: Send) -> None:
         told = notices()
@@ -114,12 +164,16 @@ class Relay:
 
     async def _accepted(self, answer: Any) -> list[Message]:
         """What a replica says as it takes the request. Raises Refusal (503) when none does."""
+        accept_s = _ACCEPT_WHEN_LOST_S if self._is_lost else ACCEPT_S
         try:
-            async with asyncio.timeout(_ACCEPT_WHEN_LOST_S if self._is_lost else ACCEPT_S):
+            async with asyncio.timeout(self._wake_s or accept_s):
                 first: list[Message] = await anext(answer)
         except TimeoutError:
             self._is_lost = True
-            raise starting("no replica of the model is there") from None
+            why = "no replica of the model is there"
+            if self._sleep is not None:
+                why = f"the model did not wake within {self._wake_s:g} s (serve.replicas.wake)"
+            raise starting(why) from None
         self._is_lost = False
         return first
 

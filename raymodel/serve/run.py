@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ class Served:
             headers["Authorization"] = f"Bearer {self.token.get_secret_value()}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers)
-        timeout_s = self.spec.timeout + _REQUEST_TIMEOUT_SPARE_S
+        timeout_s = self.spec.timeout + self.spec.replicas.wake_s + _REQUEST_TIMEOUT_SPARE_S
         # Without the proxies of the environment: the server is this cluster's own.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline_s = time.monotonic() + timeout_s
@@ -142,6 +142,7 @@ def run_serve(
     cluster: ClusterSpec,
     story: Story,
     follows: Run | None = None,
+    members: Sequence[Artifact | Location] = (),
     embedder: Artifact | Location | None = None,
     keep: bool = False,
 ) -> Served:
@@ -154,6 +155,7 @@ def run_serve(
         cluster: GPUs and threads of a replica are those of a training worker.
         story: told what is waited for.
         follows: the run whose promoted model takes the place of this one; see `find_followed`.
+        members: the models that `spec.ensemble` names.
         embedder: the model that `spec.documents` names.
         keep: leave it running at the end of a `with` block.
 
@@ -173,12 +175,13 @@ def run_serve(
         job_name=job_name,
         cluster=cluster,
         follows=follows,
+        members=members,
         embedder=embedder,
         own=key,
     )
     app_name = app_name_of(job_name)
     started_serve = _start_serve(spec, app_name)
-    replicas = ClusterSpec(**cluster.to_dict() | {"workers": spec.replicas.min})
+    replicas = ClusterSpec(**cluster.to_dict() | {"workers": max(1, spec.replicas.min)})
     try:
         with story.waiting("the model's replicas", lambda: str(find_lack(replicas) or "")):
             serve.run(app, name=app_name, route_prefix="/", logging_config=LOGGING)
@@ -217,6 +220,7 @@ def build_application(
     job_name: str,
     cluster: ClusterSpec,
     follows: Run | None = None,
+    members: Sequence[Artifact | Location] = (),
     embedder: Artifact | Location | None = None,
     own: Key | None = None,
 ) -> serve.Application:
@@ -244,6 +248,7 @@ def build_application(
             rules=rules,
             cluster=cluster,
             folder=Path.cwd(),
+            members=tuple(map(version_of, members)),
             embedder=None if embedder is None else version_of(embedder),
         )
     )
@@ -290,7 +295,7 @@ def _start_serve(spec: ServeSpec, app_name: str) -> bool:
 
 def _http_options(spec: ServeSpec) -> HTTPOptions:
     # Ours ends first, with a message; this one only cleans up behind a replica that is stuck.
-    timeout_s = spec.timeout + _REQUEST_TIMEOUT_SPARE_S
+    timeout_s = spec.timeout + spec.replicas.wake_s + _REQUEST_TIMEOUT_SPARE_S
     return HTTPOptions(host=spec.host, port=spec.port, request_timeout_s=timeout_s)
 
 

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
-from raymodel.spec.base import OPERATIONAL, Spec, Text
+from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Bytes, Count, Fraction, Seconds
 from raymodel.spec.show import show
 
+MOST_MEMBERS = 15  # beside the first: each is asked for every request
 EngineName = Literal["auto", "openvino", "transformers"]
 EngineWeights = Literal["f16", "q8_0"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -19,16 +20,28 @@ DtypeName = Literal["auto", "float32", "bfloat16"]
 class ReplicasSpec(Spec):
     """How many copies of the model answer."""
 
-    min: int = Field(default=1, ge=1, le=10_000)
-    """Replicas that always run."""
+    min: int = Field(default=1, ge=0, le=10_000)
+    """Replicas that always run. With 0 the model is let go when nobody asks, and loaded again by
+    the next request, which waits for it; `/health` wakes nothing, and then says `asleep`."""
     max: int = Field(default=1, ge=1, le=10_000)
     """Replicas under load."""
+    idle: Annotated[Seconds, Field(gt=0, le=86_400), OPERATIONAL] = "10min"  # type: ignore[assignment]
+    """With `min: 0`: how long nobody must have asked until the last replica goes, and half a minute
+    more, over which requests are counted."""
+    wake: Annotated[Seconds, Field(gt=0, le=3600), OPERATIONAL] = "2min"  # type: ignore[assignment]
+    """With `min: 0`: how long a request waits for a replica to start, before it is refused with
+    503."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ReplicasSpec:
         if self.min > self.max:
             raise ValueError(f"min is {self.min} and max is {self.max}; min must not exceed max")
         return self
+
+    @property
+    def wake_s(self) -> float:
+        """How long a request may wait for a replica to start; 0 where one always runs."""
+        return 0.0 if self.min else self.wake
 
 
 class CanarySpec(Spec):
@@ -117,6 +130,9 @@ class ServeSpec(ListenSpec):
     """With `watch`: a new model first answers a share of the requests, beside the old one. If it
     fails (statuses of 500 and more, answers that break off) more often than the old one, it is left
     as one that does not load. `/metrics` counts answers by version."""
+    ensemble: Annotated[Many[Text], DISTINCT, Field(max_length=MOST_MEMBERS), OPERATIONAL] = ()
+    """More models, named as `model` is, that answer together with it: classifiers of the same
+    classes, whose probabilities are averaged. Each replica holds all of them."""
     documents: Annotated[DocumentsSpec | None, OPERATIONAL] = None
     """`/v1/chat/completions` answers from the documents of a folder, and names them."""
     replicas: ReplicasSpec = ReplicasSpec()
@@ -162,6 +178,11 @@ class ServeSpec(ListenSpec):
             raise ValueError(
                 f"watch follows the promoted model of a run, and model is {show(self.model)}; name "
                 "RUN/best, or leave model out to follow this job"
+            )
+        if self.watch and self.ensemble:
+            raise ValueError(
+                "watch changes one model, and ensemble is of several that were trained together; "
+                "leave one of the two out"
             )
         if self.canary and not self.watch:
             raise ValueError("canary is of models that are followed; set watch: best too")

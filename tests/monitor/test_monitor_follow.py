@@ -145,6 +145,7 @@ def test_a_last_line_without_an_end_is_taken_when_its_file_has_settled(tmp_path,
     append(tmp_path / "app.log", "one\ntwo")
     now_s = (tmp_path / "app.log").stat().st_mtime
     assert log.read(now_s=now_s + SETTLED_S - 1) == [b"one"]
+    assert log.source.take(9, now_s) == ([], {})  # nothing to deal with until then
     assert log.read(now_s=now_s + SETTLED_S + 1) == [b"two"]
     assert log.read(now_s=now_s + LATER_S) == []
 

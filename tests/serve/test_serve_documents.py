@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import time
 
 import httpx
 import numpy as np
@@ -413,6 +414,7 @@ def test_the_job_of_the_docs_answers_from_documents_on_ray(
         assert "Sources: " in whole.choices[0].message.content
         assert "money/refund.txt" in {each["source"] for each in whole.sources}
         (folder / "new.md").write_text("What nobody has told yet.")
+        time.sleep(documents_module.LOOK_S + 0.5)
         turns = [{"role": "user", "content": "What nobody has told yet."}]
         stream = client.chat.completions.create(model="support", messages=turns, stream=True)
         text = "".join(c.choices[0].delta.content or "" for c in stream)
