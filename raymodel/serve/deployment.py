@@ -369,7 +369,8 @@ async def _count() -> Replicas:
     model = None if application is None else application.deployments.get(_MODEL)
     if model is None:  # the controller has only begun with it
         return Replicas(0, 1)
-    states = {state.value: num for state, num in model.replica_states.items()}
+    # Names, or members of an enumeration that are equal to them.
+    states = {str(getattr(s, "value", s)): num for s, num in model.replica_states.items()}
     running = states.get("RUNNING", 0)
     return Replicas(running, sum(states.values()) - running)
 

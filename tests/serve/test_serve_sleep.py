@@ -9,10 +9,12 @@ import httpx
 import pytest
 from asked import check_error
 from local_ray import local_ray
+from ray.serve._private.common import ReplicaState
 
 from raymodel.cluster.served import _state
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe.story import Story
+from raymodel.serve import deployment
 from raymodel.serve.deployment import build_gate
 from raymodel.serve.gate import Rules
 from raymodel.serve.relay import Relay, Replicas, Sleep
@@ -139,6 +141,22 @@ def test_a_controller_that_does_not_answer_is_told_as_starting(sleeper, monkeypa
     sleeper.count = never
     [health] = run(gate_of(sleeper), "/health")
     assert (health.status_code, health.json()["status"]) == (503, "starting")
+
+
+@pytest.mark.parametrize("state", [str, ReplicaState])
+def test_replicas_are_counted_by_the_state_that_the_controller_tells(monkeypatch, state):
+    model = SimpleNamespace(replica_states={state("RUNNING"): 2, state("STARTING"): 1})
+    apps = {"app": SimpleNamespace(deployments={"model": model})}
+    serve = SimpleNamespace(
+        get_replica_context=lambda: SimpleNamespace(app_name="app"),
+        status=lambda: SimpleNamespace(applications=apps),
+    )
+    monkeypatch.setattr(deployment, "serve", serve)
+    assert asyncio.run(deployment._count()) == (2, 1)
+    model.replica_states = {}
+    assert asyncio.run(deployment._count()) == (0, 0)
+    apps.clear()  # the controller has only begun with it
+    assert asyncio.run(deployment._count()) == (0, 1)
 
 
 def test_status_says_asleep_of_a_model_that_nobody_needs():
