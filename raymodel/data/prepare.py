@@ -8,6 +8,7 @@ with all intermediate files is deleted.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.data.account import RECORDS
+from raymodel.data.card.plots import share_text
 from raymodel.data.card.save import CARD_PAGE, save_card
 from raymodel.data.clean import asked_for
 from raymodel.data.compare import compare, compared_content, reasons_to_compare
@@ -35,11 +37,12 @@ from raymodel.data.sides import Sides
 from raymodel.data.sources import SourceFiles, resolve_source
 from raymodel.data.spec import MAX_LEFT_OUT, CleanSpec, SourceSpec, TokenizerSpec
 from raymodel.data.step import SPLITS, Partition, Step
-from raymodel.data.steps import RowStep, ShardStep, TokenizerStep
+from raymodel.data.steps import RowStep, ShardStep
+from raymodel.data.tokenizer_step import TokenizerStep, lost_text
 from raymodel.errors import SourceError
 from raymodel.modality.base import Processor
 from raymodel.modality.text import TextProcessor
-from raymodel.observe.text import many
+from raymodel.observe.text import duration_text, many
 from raymodel.storage.uri import Location, sha256
 from raymodel.tasks.fields import reference_of
 
@@ -251,6 +254,8 @@ class _Preparation:
             self._say(f"left out: {_counts(left_out)}{self._see()}")
         for step, counts in self._ledger.changed.items():
             self._say(_changed(step, counts))
+        if unknown := _unknown(summaries):
+            self._say(unknown)
         if cut := _cut(summaries):
             self._say(f"cut, since they were too long: {_counts(cut)}")
         self._ledger.check_share(self._recipe.max_left_out, self._asked_for, self._see())
@@ -285,11 +290,15 @@ class _Preparation:
                 num_partitions=num_partitions,
                 spec=found,
             )
+            started = time.monotonic()
             (summary,) = self._do(step)
             self._say(
-                f"trained a tokenizer of {summary['vocab_size']:,} tokens "
-                f"on {summary['characters'] / 1e6:,.1f} M characters"
+                f"trained a tokenizer of {summary['vocab_size']:,} tokens on "
+                f"{summary['characters'] / 1e6:,.1f} M characters in "
+                f"{duration_text(time.monotonic() - started)}"
             )
+            if lost := lost_text(summary):
+                self._say(lost)
         elif isinstance(found, Location):
             self._recipe.reads.load(found).save(self._processor)
         else:
@@ -373,6 +382,18 @@ def _changed(step: str, counts: Mapping[str, int]) -> str:
 def _cut(summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Role → documents whose text did not fit whole."""
     return dict(sorted(sum((Counter(s["cut"]) for s in summaries), Counter[str]()).items()))
+
+
+def _unknown(summaries: Sequence[dict[str, Any]]) -> str:
+    """What of the texts is lost to the model; empty where the tokenizer knows everything."""
+    sums = [summary["profile"]["sums"] for summary in summaries if "profile" in summary]
+    unknown, among = (sum(each.get(name, 0) for each in sums) for name in ("unknown", "known_by"))
+    if not unknown:
+        return ""
+    return (
+        f"the tokenizer does not know {share_text(unknown / among)} of what was read: "
+        f"{unknown:,} of {among:,} tokens are unknown"
+    )
 
 
 def _count_labels(summaries: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:

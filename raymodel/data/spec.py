@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raymodel.data.cleaning.spec import AnyStepSpec
 from raymodel.data.dedup.spec import MAX_NGRAM, DedupSpec, ExactDedup, RepeatedSpec
-from raymodel.modality.spec import ImageSpec
+from raymodel.modality.spec import ImageSpec, Normalization
 from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.fields import nearest
 from raymodel.spec.quantity import Count, Fraction
@@ -24,6 +24,9 @@ _OF_LINES = ("jsonl", "csv", "pixels", "conll", "word_tags")
 ROWS_VERSION = 5
 """Enters the fingerprints of what is prepared: it is raised when the same spec and sources give
 other rows, or other files of an attempt that can be gone on with."""
+TOKENIZER_VERSION = 2
+"""Enters the fingerprints of what is read with a tokenizer that the job trains: it is raised when
+the same spec and texts give another one."""
 MAX_LEFT_OUT = 0.5
 """Of what is read of a source: half. Bad records are a few in a hundred as a rule; a wrong format,
 encoding or name of a field loses nearly all."""
@@ -344,42 +347,82 @@ class TokenizerSpec(Spec):
 
     vocab_size: Annotated[Count, Field(le=MAX_VOCABULARY)] | None = None
     """Train one with this many tokens, special tokens included."""
-    tokens: Literal["bytes", "characters"] = "bytes"
-    """What is trained: a byte-level BPE, which knows every text, or one token for each of the most
-    frequent characters, for Chinese and its like: those that are not in it are one unknown."""
+    tokens: Literal["bytes", "wordpiece", "unigram", "characters"] = "bytes"
+    """What is trained. `bytes`: a byte-level BPE, which knows every text, as GPT and Llama have it.
+    `wordpiece`: pieces of words as BERT has them, which keep no white space, so for models that
+    read and do not write. `unigram`: pieces by their likelihood as T5 has them, which keep it.
+    `characters`: one token for each of the most frequent characters, for Chinese and its like. To
+    all but the first what they do not know is one unknown token, whose share is said."""
     mask: bool = False
-    """The byte-level BPE has a token that stands for a hidden one, as `masked_lm` needs; that of
-    characters always has."""
+    """Tokenizers of bytes and Unigram have a token that stands for a hidden one, as `masked_lm`
+    needs; the others always have."""
     sentinels: int = Field(default=0, ge=0, le=1000)
-    """So many tokens of the byte-level BPE, `<extra_id_0>` and so on, stand for runs of hidden
+    """So many tokens of bytes and Unigram, `<extra_id_0>` and so on, stand for runs of hidden
     ones, as `seq2seq_lm` needs to pretrain: one for each twenty tokens of a row. T5 has 100."""
+    lowercase: bool = False
+    """WordPiece and Unigram take capitals for small letters; WordPiece leaves accents out too, as
+    BERT's uncased models do. Fewer tokens, and a model that cannot write capitals."""
+    normalization: Normalization = "none"
+    """WordPiece and Unigram: what Unicode has several ways to write is one. `nfc` makes accents
+    part of their letters; `nfkc`, as T5 and XLNet have it, also full width, ligatures and
+    superscripts plain. By default texts stay as they are."""
     load: Text | None = None
     """A Hugging Face folder with a `tokenizer.json`, or `python:PACKAGE/path`."""
     sample_chars: Count = Field(default=50_000_000, ge=1, le=10**12)
-    """At most this many characters of text are used to train."""
+    """At most this many characters of text are used to train: whole documents, chosen by a hash
+    from all files of all sources alike."""
 
     @model_validator(mode="after")
     def _one_way(self) -> TokenizerSpec:
         if (self.vocab_size is None) == (self.load is None):
             raise ValueError("give either `vocab_size` (train a tokenizer) or `load` (use one)")
-        if self.load is not None and self.model_fields_set & {"tokens", "mask", "sentinels"}:
+        trained = {"tokens", "mask", "sentinels", "lowercase", "normalization"}
+        if self.load is not None and self.model_fields_set & trained:
             raise ValueError(
-                "`tokens`, `mask` and `sentinels` are for a tokenizer that is trained; drop them"
-            )
-        if self.sentinels and self.tokens != "bytes":
-            raise ValueError("`sentinels` are for tokens: bytes; leave one of the two out")
-        least = 264 + self.sentinels if self.tokens == "bytes" else 6
-        if self.tokens == "characters" and self.vocab_size is not None and self.vocab_size < least:
-            raise ValueError(
-                f"a vocab_size of {self.vocab_size} is too small; beside the special tokens it "
-                f"needs room for a character, so at least {least}"
-            )
-        if self.vocab_size is not None and self.vocab_size < least:
-            raise ValueError(
-                f"a vocab_size of {self.vocab_size} is too small; a byte-level BPE needs 256 bytes "
-                f"and its special tokens, so at least {least}"
+                "`tokens`, `mask`, `sentinels`, `lowercase` and `normalization` are for a "
+                "tokenizer that is trained; drop them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fits_what_is_trained(self) -> TokenizerSpec:
+        if self.sentinels and self.tokens not in ("bytes", "unigram"):
+            raise ValueError(
+                "`sentinels` are for tokens: bytes and tokens: unigram; leave one of the two out"
+            )
+        changed = [name for name in ("lowercase", "normalization") if name in self.model_fields_set]
+        if changed and self.tokens not in ("wordpiece", "unigram"):
+            raise ValueError(
+                f"`{changed[0]}` is for tokens: wordpiece and tokens: unigram, and tokenizers of "
+                f"{self.tokens} keep every text as it is; leave it out"
+            )
+        least, why = _LEAST_TOKENS[self.tokens]
+        least += self.sentinels
+        if self.vocab_size is not None and self.vocab_size < least:
+            raise ValueError(
+                f"a vocab_size of {self.vocab_size} is too small; {why}, so at least {least}"
+            )
+        return self
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the one that is trained has a token that stands for a hidden one."""
+        return self.mask or self.tokens in ("wordpiece", "characters")
+
+    def identity(self) -> dict[str, Any]:
+        """Of one that is trained with the version of what trains it."""
+        known = super().identity()
+        return known if self.load is not None else known | {"version": TOKENIZER_VERSION}
+
+
+_BESIDE_SPECIAL = "beside the special tokens it needs room for a character"
+_LEAST_TOKENS = {
+    "bytes": (264, "a byte-level BPE needs 256 bytes and its special tokens"),
+    "wordpiece": (8, _BESIDE_SPECIAL),
+    "unigram": (10, _BESIDE_SPECIAL),
+    "characters": (6, _BESIDE_SPECIAL),
+}
+"""What is trained → the smallest vocabulary, without sentinels, and why."""
 
 
 class TextRows(NamedTuple):

@@ -16,10 +16,9 @@ from raymodel.data.card.profile import Profile
 from raymodel.data.clean import compare_documents
 from raymodel.data.dedup.drops import DUPLICATES, Drops
 from raymodel.data.document import documents_of
-from raymodel.data.record import digest_of
 from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
-from raymodel.data.spec import SourceSpec, TokenizerSpec
+from raymodel.data.spec import SourceSpec
 from raymodel.data.step import (
     SPLITS,
     OfBuckets,
@@ -30,8 +29,6 @@ from raymodel.data.step import (
     rows_file,
     write_table,
 )
-from raymodel.modality.characters import train_character_tokenizer
-from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.storage.uri import Location
 
 
@@ -64,41 +61,6 @@ class DedupStep(OfBuckets):
         with item_file(self.work, "documents", partition).open_input() as stream:
             places = pq.read_table(stream, columns=list(PLACE_COLUMNS)).slice(index, 1)
         return str(Place(**places.to_pylist()[0]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerStep(OfResults):
-    """The sample → a trained tokenizer, one item."""
-
-    work: Location
-    output: Location
-    num_partitions: int
-    spec: TokenizerSpec
-    name: str = "tokenizer"
-    num_items: int = 1
-    loads_model: bool = False
-
-    def run(self, item: int) -> dict[str, Any]:
-        texts, seen, room = [], set[bytes](), self.spec.sample_chars
-        for partition in range(self.num_partitions):
-            with item_file(self.work, "sample", partition).open_input() as stream:
-                sample = pq.read_table(stream)["text"].to_pylist()
-            for text in sample:
-                key = digest_of(text.encode())
-                if key in seen or room <= 0:
-                    continue
-                seen.add(key)
-                texts.append(text[:room])
-                room -= len(texts[-1])
-        assert self.spec.vocab_size is not None, "a tokenizer to load is not trained"
-        if self.spec.tokens == "characters":
-            tokenizer = train_character_tokenizer(texts, self.spec.vocab_size)
-        else:
-            tokenizer = train_tokenizer(
-                texts, self.spec.vocab_size, mask=self.spec.mask, sentinels=self.spec.sentinels
-            )
-        TextProcessor(tokenizer).save(self.output)
-        return {"characters": sum(map(len, texts)), "vocab_size": len(tokenizer)}
 
 
 @dataclass(frozen=True, kw_only=True)

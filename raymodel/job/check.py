@@ -120,7 +120,7 @@ def check_processor(job: Job) -> Iterator[Problem]:
 def _trained(spec: TokenizerSpec) -> dict[str, int]:
     """Kind of special token → how many a tokenizer that is trained will have."""
     return {
-        "mask": int(spec.mask or spec.tokens == "characters"),
+        "mask": int(spec.has_mask),
         "sentinels": spec.sentinels,
     }
 

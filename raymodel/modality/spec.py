@@ -20,6 +20,10 @@ IGNORED = 255
 """In a mask whose pixels are numbers of classes: a pixel of none, which bears no loss and is not
 measured. So there are at most as many classes."""
 
+Normalization = Literal["none", "nfc", "nfkc"]
+"""Of Unicode, in a tokenizer: none, so that a text stays as it is; one way of writing each
+character; or one for each meaning, full width and ligatures among them, which loses them."""
+
 Pooling = Literal["mean", "cls", "last"]
 """How the vectors of a text's tokens become one: their mean, that of the first token (which
 encoders call CLS), or that of the last, which alone has read all of the text in a decoder."""

@@ -1,4 +1,4 @@
-"""Text: a tokenizer, which is a byte-level BPE trained on the corpus, or one that is loaded."""
+"""Text: a tokenizer that is loaded, or trained on the corpus; here as a byte-level BPE."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ SENTINEL = "<extra_id_{}>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
 
+def other_specials(sentinels: int) -> list[str]:
+    """The special tokens of a tokenizer beside the end of a text, padding and what hides a token.
+
+    Args:
+        sentinels: so many of them stand for runs of hidden ones.
+    """
+    return [*ROLES, *(SENTINEL.format(number) for number in range(sentinels))]
+
+
 def train_tokenizer(
     texts: Sequence[str], vocab_size: int, *, mask: bool = False, sentinels: int = 0
 ) -> PreTrainedTokenizerFast:
@@ -47,13 +56,16 @@ def train_tokenizer(
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    from raymodel.modality.unspaced import MARK as CUT
+    from raymodel.modality.unspaced import cut_runs  # imports numpy
+
     # What decides the vocabulary, and how it is applied, is written though it is the default.
     tokenizer = Tokenizer(models.BPE(dropout=None, byte_fallback=False, ignore_merges=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     # A token comes with the space before it, so what hides one stands for that space too.
     hidden = [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if mask else []
-    others = [*ROLES, *(SENTINEL.format(number) for number in range(sentinels))]
+    others = other_specials(sentinels)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=0,
@@ -61,7 +73,12 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    marked = cut_runs(texts, vocab_size)
+    at_marks = pre_tokenizers.Split(CUT, behavior="removed")
+    cuts = [by_bytes] if marked is None else [at_marks, by_bytes]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    tokenizer.train_from_iterator(texts if marked is None else marked, trainer)
+    tokenizer.pre_tokenizer = by_bytes
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,  # a text begins where another ended
@@ -310,5 +327,8 @@ def load_encoder(place: Location) -> Tokenizer:
 
 def unknown_id(encoder: Tokenizer) -> int | None:
     """The id that an encoder gives to what it has no token for; None where it has one for all."""
+    if encoder.model.__class__.__name__ == "Unigram":  # which tells it nowhere else
+        token_id: int | None = json.loads(encoder.to_str())["model"]["unk_id"]
+        return token_id
     name: str | None = getattr(encoder.model, "unk_token", None)
     return None if name is None else encoder.token_to_id(name)

@@ -1,0 +1,87 @@
+"""Runs of text without spaces, cut for the training of a tokenizer where no token can lie across.
+
+A tokenizer learns from words, each distinct one with its count. In Chinese the run between two
+signs is a word to it: nearly all of them occur once, so that training holds the corpus itself and
+goes through all of it for each merge. Yet a token holds two characters side by side only if they
+stand so more often than the rarest token that is learnt; a cut between others loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from raymodel.modality.scripts import unspaced_table
+
+MARK = "\U0010ffff"
+"""Where a run is cut. A code point that no text may hold (Unicode 16, 23.7)."""
+MAX_RUN = 32
+"""Characters between two cuts at most: more than any token, less than what slows training."""
+_END = "\U0010fffe"  # of a text among others
+_PAIRS_A_TOKEN = 2
+"""So many of the most frequent pairs as the vocabulary has tokens stay whole, times this. With 1
+texts of Chinese take up to 0.3 % more tokens than without cuts, with 2 they take the same."""
+_BATCH_CHARS = 2**22  # some 100 MB of arrays
+_HASH_BITS = 22  # pairs that share a counter are cut more rarely, never more often
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def cut_runs(texts: Sequence[str], vocab_size: int) -> Iterator[str] | None:
+    """The texts with `MARK` where their runs are cut; None where they have no such runs.
+
+    The same for any order of the texts.
+    """
+    counts = np.zeros(2**_HASH_BITS, dtype=np.int64)
+    for batch in _batches(texts):
+        codes = _codes(batch)
+        counts += np.bincount(_hashes(codes)[_inside(codes)], minlength=len(counts))
+    if not counts.any():
+        return None
+    kept = min(_PAIRS_A_TOKEN * vocab_size, len(counts))
+    least = int(np.partition(counts, -kept)[-kept])
+    return _cut(texts, counts, least)
+
+
+def _cut(texts: Sequence[str], counts: Any, least: int) -> Iterator[str]:
+    """Cuts between pairs that occur less often than `least`, and where a run is too long."""
+    for batch in _batches(texts):
+        codes = _codes(batch)
+        inside = _inside(codes)
+        is_cut = inside & (counts[_hashes(codes)] < least)
+        place = np.arange(1, len(codes))
+        start = np.maximum.accumulate(np.where(~inside | is_cut, place, 0))
+        length = place - start  # characters of the run up to here, less one
+        is_cut |= inside & (length > 0) & (length % MAX_RUN == 0)
+        marked = np.insert(codes, np.flatnonzero(is_cut) + 1, ord(MARK))
+        yield from marked.tobytes().decode("utf-32-le").split(_END)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch, chars = list[str](), 0
+    for text in texts:
+        batch.append(text)
+        chars += len(text)
+        if chars >= _BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _codes(batch: Sequence[str]) -> Any:
+    """The code points of texts, one after the other. (n,) uint32"""
+    return np.frombuffer(_END.join(batch).encode("utf-32-le"), dtype="<u4")
+
+
+def _inside(codes: Any) -> Any:
+    """Which neighbours are both of a script without spaces. (n - 1,) bool"""
+    is_unspaced = unspaced_table()[codes]
+    return is_unspaced[:-1] & is_unspaced[1:]
+
+
+def _hashes(codes: Any) -> Any:
+    """The counter of each two neighbours. (n - 1,) int64"""
+    pairs = (codes[:-1].astype(np.uint64) << np.uint64(21)) | codes[1:].astype(np.uint64)
+    return ((pairs * _GAMMA) >> np.uint64(64 - _HASH_BITS)).astype(np.int64)
