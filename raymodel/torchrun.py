@@ -50,6 +50,7 @@ from raymodel.train.work import (
     plan_dataset,
     read_ledger,
     summary,
+    tell_mixture,
     told_of_task,
     told_of_teacher,
     work_for,
@@ -207,7 +208,7 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
         run_worker(work, TorchrunSession())
         return
     with lock_run(run):
-        _train(work, execution)
+        card = _train(work, execution)
         (location / "spec.yaml").write_text(yaml.safe_dump(plan.stage.identity, sort_keys=False))
         commit_manifest(
             location,
@@ -218,6 +219,7 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             content={
                 **told_of_task(plan.task),
                 **told_of_teacher(work),
+                **card,
                 **summary(location, plan.spec),
             },
             packages=[package for package in plan.stage.packages if package != "ray"],
@@ -225,18 +227,20 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
         run.set_latest(execution.stage, execution.fingerprint)
 
 
-def _train(work: TrainWork, execution: Execution) -> None:
-    """The first worker's share, and the story of all."""
+def _train(work: TrainWork, execution: Execution) -> dict[str, str]:
+    """The first worker's share, and the story of all; what its manifest says of the mixture."""
     story = Story()
     story.stage(execution.stage, str(execution.location))
-    total_steps = open_plan(work, story.warn).total_steps
+    plan = open_plan(work, story.warn)
+    card = tell_mixture(work, plan, story.table)
     run_name = f"{work.job_name}/{work.stage}"
     trackers = [build_tracker(name, work.run, run_name) for name in execution.trackers]
-    with watch_training(execution.location, story, total_steps, trackers):
+    with watch_training(execution.location, story, plan.total_steps, trackers):
         run_worker(work, TorchrunSession())
     books = read_ledger(execution.location).books()
     story.table(activity_rows(books))
     story.table(loss_rows(books))
+    return card
 
 
 def _run_of(job: Job) -> Run:

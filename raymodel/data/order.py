@@ -1,6 +1,7 @@
 """Which rows belong to which step: a pure function of (parts, seed, step).
 
-Nothing else enters: not the number of workers, not restarts, not timing. Memory is constant in
+A run may have stages, each with weights of its own; they are among what the order is told. Nothing
+else enters: not the number of workers, not restarts, not timing. Memory is constant in
 the size of the corpus, and any step is found at once.
 
 Three levels, from the stream of all steps down to a row:
@@ -20,7 +21,7 @@ Three levels, from the stream of all steps down to a row:
 from __future__ import annotations
 
 import hashlib
-import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from raymodel.chance import Chance, derive_key, mix64
+from raymodel.data.interleave import Interleave
 from raymodel.data.permutation import Indices, Permutation
 from raymodel.data.plan import WINDOW_BLOCKS
 
@@ -49,7 +51,21 @@ class Part:
     @property
     def visits(self) -> int:
         """Places of an epoch of the mixture that belong to this part."""
-        return max(1, round(self.weight * self.rows))
+        return visits_of(self.rows, self.weight)
+
+
+def visits_of(rows: int, weight: float) -> int:
+    """Places of an epoch for so many rows; what weighs nothing has none."""
+    return max(1, round(weight * rows)) if weight else 0
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stage of a run: the steps from one on, with weights of their own."""
+
+    first_step: int
+    weights: tuple[float, ...]
+    """Of each part."""
 
 
 class Order:
@@ -62,6 +78,7 @@ class Order:
         global_batch: int,
         window_blocks: int = WINDOW_BLOCKS,
         with_partners: bool = False,
+        legs: Sequence[Leg] = (),
     ) -> None:
         """Args:
         parts: the parts of the dataset, in the order in which its row ids count through them.
@@ -70,6 +87,8 @@ class Order:
         window_blocks: blocks mixed at a time, over all parts, so that a reader's memory does not
             grow with their number; part of the order, so leave it.
         with_partners: whether those who read a row read its partner too.
+        legs: the stages of the run, the first of which begins at step 0. Each goes on with the
+            rows of a part where the one before it left off. By default one with the parts' weights.
         """
         assert parts, "a dataset has at least one part"
         assert all(part.rows > 0 for part in parts), "a part has at least one row"
@@ -80,23 +99,44 @@ class Order:
         self.window_blocks = max(1, window_blocks // len(parts))
         self.num_rows = sum(part.rows for part in parts)
         self._first_rows = np.cumsum([0, *(part.rows for part in parts)])
-        self._quotas = [part.visits for part in parts]
-        self._shares = np.cumsum([0, *self._quotas])
-        self.rows_per_epoch = int(self._shares[-1])
+        self.rows_per_epoch = sum(part.visits for part in parts)
         """Rows in one epoch of the mixture; the number of rows where all weights are 1."""
-        self._stride = _coprime_stride(self.rows_per_epoch)
-        assert self.rows_per_epoch * global_batch < 2**62, "places are computed in 64 bits"
+        legs = legs or [Leg(0, tuple(part.weight for part in parts))]
+        self._starts = [leg.first_step for leg in legs]
+        assert self._starts[0] == 0, "the first stage begins with the run"
+        self._streams = [
+            Interleave([visits_of(p.rows, w) for p, w in zip(parts, leg.weights, strict=True)],
+                       seed, stage)
+            for stage, leg in enumerate(legs)
+        ]  # fmt: skip
+        self._before = [[0] * len(parts)]
+        """Visits of each part before each stage."""
+        for stage in range(1, len(legs)):
+            self._before.append(self._visits_up_to(stage - 1, self._starts[stage]))
+        most = max(stream.rows_per_epoch for stream in self._streams)
+        assert most * global_batch < 2**62, "places are computed in 64 bits"
 
     def rows(self, step: int) -> Indices:
         """Row ids of the global batch of `step`, counted from 0, in their order. (global_batch,)"""
-        position, end = step * self.global_batch, (step + 1) * self.global_batch
-        pieces = []
+        stage = bisect_right(self._starts, step) - 1
+        per_epoch = self._streams[stage].rows_per_epoch
+        position = (step - self._starts[stage]) * self.global_batch
+        end, pieces = position + self.global_batch, []
         while position < end:
-            epoch, place = divmod(position, self.rows_per_epoch)
-            count = min(end - position, self.rows_per_epoch - place)
-            pieces.append(self._rows_in_epoch(epoch, place, count))
+            count = min(end - position, per_epoch - position % per_epoch)
+            pieces.append(self._rows_in_epoch(stage, position, count))
             position += count
         return np.concatenate(pieces)
+
+    def visits(self, step: int) -> list[int]:
+        """Rows of each part that the steps before this one have visited, repeats among them."""
+        return self._visits_up_to(bisect_right(self._starts, step) - 1, step)
+
+    def _visits_up_to(self, stage: int, step: int) -> list[int]:
+        """The same of a step that a stage reaches."""
+        stream, position = self._streams[stage], (step - self._starts[stage]) * self.global_batch
+        before = self._before[stage]
+        return [count + stream.visits(index, position) for index, count in enumerate(before)]
 
     def partners(self, step: int) -> Indices:
         """Row ids of the partner of each row of `step`: of another one of the same step, as the
@@ -110,28 +150,15 @@ class Order:
         by = 1 + int(chance.integers(others, 1)[0]) if others else 0
         return np.roll(self.rows(step), -by)
 
-    def _rows_in_epoch(self, epoch: int, place: int, count: int) -> Indices:
-        total = self.rows_per_epoch
-        offset = int.from_bytes(derive_key(self.seed, "mixture", epoch)[:8], "little") % total
-        first = (place * self._stride + offset) % total
-        places = (first + np.arange(count, dtype=np.int64) * self._stride) % total
-        part_of = np.searchsorted(self._shares, places, side="right") - 1
+    def _rows_in_epoch(self, stage: int, position: int, count: int) -> Indices:
+        stream = self._streams[stage]
+        part_of = stream.parts(position, count)
         row_ids = np.empty(count, dtype=np.int64)
-        for part_index in np.unique(part_of):
+        for part_index in map(int, np.unique(part_of)):
             chosen = np.flatnonzero(part_of == part_index)
-            before = self._visits_before(int(part_index), offset, place)
-            start = epoch * self._quotas[part_index] + before
-            row_ids[chosen] = self._rows_of_part(int(part_index), start, len(chosen))
+            start = self._before[stage][part_index] + stream.visits(part_index, position)
+            row_ids[chosen] = self._rows_of_part(part_index, start, len(chosen))
         return row_ids
-
-    def _visits_before(self, part_index: int, offset: int, place: int) -> int:
-        """How many of the first `place` places of an epoch belong to a part."""
-        low, high = int(self._shares[part_index]), int(self._shares[part_index + 1])
-        total = self.rows_per_epoch
-        # (x mod W) ≥ a  ⇔  floor((x + W - a) / W) - floor(x / W) = 1
-        above_low = _floor_sum(place, total, self._stride, offset + total - low)
-        above_high = _floor_sum(place, total, self._stride, offset + total - high)
-        return above_low - above_high
 
     def _rows_of_part(self, part_index: int, start: int, count: int) -> Indices:
         """Visits `start` … `start + count` of a part, over its own passes, as row ids."""
@@ -193,32 +220,6 @@ class BlockShuffle:
 @lru_cache(maxsize=256)
 def _permutation(n: int, seed: int, part_index: int, passes: int, window: int) -> Permutation:
     return Permutation(n, derive_key(seed, part_index, passes, window))
-
-
-def _coprime_stride(total: int) -> int:
-    """The integer nearest to total / golden ratio that has no factor in common with it."""
-    wanted = round(total * (math.sqrt(5) - 1) / 2)
-    for distance in range(total + 1):
-        for stride in (wanted - distance, wanted + distance):
-            if stride >= 1 and math.gcd(stride, total) == 1:
-                return stride
-    raise AssertionError("1 is coprime to everything")
-
-
-def _floor_sum(n: int, m: int, a: int, b: int) -> int:
-    """Sum of floor((a·i + b) / m) for 0 ≤ i < n, by Euclid's algorithm, in O(log m).
-
-    Knuth, Graham and Patashnik, Concrete Mathematics, section 3.5.
-    """
-    total = 0
-    while n > 0:
-        quotient, a = divmod(a, m)
-        total += n * (n - 1) // 2 * quotient
-        quotient, b = divmod(b, m)
-        total += n * quotient
-        highest = a * n + b
-        n, b, m, a = highest // m, highest % m, a, m
-    return total
 
 
 def slice_for(rank: int, world_size: int, global_batch: int) -> tuple[int, int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymodel.data.mixture import Mixture, check_is_dataset
-from raymodel.data.order import Order, Part
+from raymodel.data.order import Leg, Order, Part
 from raymodel.data.permutation import Indices
 from raymodel.data.shard_format import (
     PartContent,
@@ -42,15 +42,12 @@ class DatasetPart:
     content: PartContent
     weight: float
     """Of its source, times that of its artifact in a mixture."""
+    place: int = field(default=0, compare=False)
+    """Of its artifact in the mixture."""
 
     @property
     def rows(self) -> int:
         return self.content.rows
-
-    @property
-    def order_part(self) -> Part:
-        """What the order must know of it."""
-        return Part(self.rows, self.content.rows_per_block, self.weight)
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,26 @@ class Dataset:
     """Tokens in a packed row; None for examples, whose length varies."""
     labels: tuple[str, ...] = ()
     """The classes of examples, in the order of their numbers."""
+    temperature: float = 1.0
+    """Above 1 small parts come more often, see `data/mixing/spec.py`."""
+
+    def weights(
+        self, instead: Mapping[str, float] | None = None, names: Sequence[str] = ()
+    ) -> tuple[float, ...]:
+        """Visits of each row of each part in one epoch.
+
+        Args:
+            instead: name of a source or of an artifact → the weight in the place of its own.
+            names: of the artifacts, by their places.
+        """
+        own = [_weight_instead(part, instead or {}, names) for part in self.parts]
+        return tempered(own, [part.rows for part in self.parts], self.temperature)
+
+    @property
+    def order_parts(self) -> list[Part]:
+        """What the order must know of the parts."""
+        weights = zip(self.parts, self.weights(), strict=True)
+        return [Part(part.rows, part.content.rows_per_block, weight) for part, weight in weights]
 
     @property
     def num_rows(self) -> int:
@@ -88,7 +105,7 @@ class Dataset:
     @property
     def tokens_per_row(self) -> float:
         """Mean tokens of a row over an epoch, in which each part comes by its weight."""
-        visits = [part.order_part.visits for part in self.parts]
+        visits = [part.visits for part in self.order_parts]
         tokens = sum(
             part.content.tokens * count / part.rows
             for part, count in zip(self.parts, visits, strict=True)
@@ -100,10 +117,16 @@ class Dataset:
         """Columns of the table that `read` gives."""
         return self._load_block(0, 0).schema
 
-    def order(self, seed: int, global_batch: int, *, with_partners: bool = False) -> Order:
+    def order(
+        self,
+        seed: int,
+        global_batch: int,
+        *,
+        with_partners: bool = False,
+        legs: Sequence[Leg] = (),
+    ) -> Order:
         """The order in which training reads this split."""
-        parts = [part.order_part for part in self.parts]
-        return Order(parts, seed, global_batch, with_partners=with_partners)
+        return Order(self.order_parts, seed, global_batch, with_partners=with_partners, legs=legs)
 
     def spread(self, count: int) -> Indices:
         """Up to `count` row ids, evenly spaced, each part by its share of an epoch. (n,) int64
@@ -111,7 +134,7 @@ class Dataset:
         Where nearly all rows are asked for, those of a part that weighs more come more than once.
         """
         count = min(count, self.num_rows)
-        visits = np.array([part.order_part.visits for part in self.parts], dtype=np.int64)
+        visits = np.array([part.visits for part in self.order_parts], dtype=np.int64)
         rows = np.array([part.rows for part in self.parts], dtype=np.int64)
         ends, first_rows = np.cumsum(visits), np.cumsum(rows) - rows
         places = np.arange(count, dtype=np.int64) * ends[-1] // max(count, 1)
@@ -213,9 +236,9 @@ def open_dataset(source: Mixture | Artifact | Location, split: str) -> Dataset:
     if isinstance(source, Artifact):
         return dataset_of(source.location, source.content, split)
     datasets, problems = [], []
-    for artifact, weight in source:
+    for place, (artifact, weight) in enumerate(source):
         try:
-            datasets.append(dataset_of(artifact.location, artifact.content, split, weight))
+            datasets.append(dataset_of(artifact.location, artifact.content, split, weight, place))
         except ArtifactError as error:
             problems.append(error)
     if not datasets:
@@ -225,7 +248,11 @@ def open_dataset(source: Mixture | Artifact | Location, split: str) -> Dataset:
 
 
 def dataset_of(
-    location: Location, content: dict[str, Any], split: str, weight: float = 1.0
+    location: Location,
+    content: dict[str, Any],
+    split: str,
+    weight: float = 1.0,
+    place: int = 0,
 ) -> Dataset:
     """Like `open_dataset`, from a manifest's content."""
     check_is_dataset(location, content)
@@ -240,11 +267,35 @@ def dataset_of(
     loaded = [PartContent.load(part, location) for part in parts]
     return Dataset(
         split,
-        tuple(DatasetPart(location / part.folder, part, part.weight * weight) for part in loaded),
+        tuple(
+            DatasetPart(location / part.folder, part, part.weight * weight, place)
+            for part in loaded
+        ),
         location / content["processor"]["folder"],
         content.get("sequence_length"),
         tuple(content.get("labels", ())),
     )
+
+
+def _weight_instead(part: DatasetPart, instead: Mapping[str, float], names: Sequence[str]) -> float:
+    source, artifact = part.content.source, names[part.place] if names else ""
+    if source not in instead and artifact not in instead:
+        return part.weight
+    of_artifact = part.weight / part.content.weight
+    return instead.get(source, part.content.weight) * instead.get(artifact, of_artifact)
+
+
+def tempered(
+    weights: Sequence[float], rows: Sequence[int], temperature: float
+) -> tuple[float, ...]:
+    """Weights with which the share of each part is its weight times its rows to the power of
+    1 / temperature, and an epoch as long as before."""
+    if temperature == 1:
+        return tuple(weights)
+    shares = [w * n ** (1 / temperature) for w, n in zip(weights, rows, strict=True)]
+    total = sum(w * n for w, n in zip(weights, rows, strict=True)) / (sum(shares) or 1.0)
+    # Rounded, since the last digits of a power are not the same on all machines.
+    return tuple(float(f"{s * total / n:.9g}") for s, n in zip(shares, rows, strict=True))
 
 
 # ---- what a process keeps ------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
 from raymodel.spec.document import Path
+from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
 from raymodel.storage.hub import check_no_url_of_hub
@@ -132,6 +133,26 @@ def check_own_tokenizer(job: Job) -> Iterator[Problem]:
         return
     if tokenizer.load is None and (lack := tuned.task.lack_with_own_tokenizer):
         yield Problem(("finetune", "task"), lack)
+
+
+def check_mixture(job: Job) -> Iterator[Problem]:
+    """A mixture names sources that the job has; those of datasets that are there are known then."""
+    for stage, spec in (("pretrain", job.pretrain), ("finetune", job.finetune)):
+        if spec is None or spec.mixture is None or spec.dataset_names:
+            continue
+        sources = job.finetune.sources if spec is job.finetune and job.finetune else ()
+        if spec is job.pretrain and job.prepare is not None:
+            sources = job.prepare.sources
+        known = list(dict.fromkeys(source.path for source in sources))
+        for path, name in spec.mixture.names:
+            if name not in known:
+                close = nearest(name, known)
+                hint = f"; did you mean {close!r}?" if close else ""
+                yield Problem(
+                    (stage, "mixture", *path),
+                    f"{name!r} is the `path` of no source; there are "
+                    f"{', '.join(map(repr, known))}{hint}",
+                )
 
 
 def check_step(job: Job) -> Iterator[Problem]:
@@ -317,6 +338,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_sources,
     check_processor,
     check_own_tokenizer,
+    check_mixture,
     check_step,
     check_reference,
     check_distill,

@@ -58,6 +58,9 @@ class StagePlan:
     """Why it cannot run on the machines that were named."""
     unit: str = "tokens"
     """What its rows are counted in."""
+    seen: Mapping[str, Any] | None = None
+    """What the run will see of each source, where it has several, or stages; None too where the
+    data is not there yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,7 @@ class _Stage:
             forecasts=forecasts,
             data=data.words,
             unit=processor_of(data.modality).unit,
+            seen=_seen(spec, data),
             problem=next((problem for problem in problems if problem), None),
         )
 
@@ -309,6 +313,15 @@ class _Stage:
             count=answer.count,
             adapter=Adapter.of(adapter),
         )
+
+
+def _seen(spec: TrainSpec, data: KnownRows) -> Mapping[str, Any] | None:
+    plan = data.plan(spec) if data.data else None
+    if plan is None:
+        return None
+    from raymodel.train.work import open_train, seen_of  # imports numpy
+
+    return seen_of(spec, open_train(spec, data.data), plan)
 
 
 def _lengths(spec: TrainSpec) -> Lengths:

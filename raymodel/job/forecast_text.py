@@ -70,6 +70,11 @@ def _stage(stage: StagePlan) -> Iterator[str]:
     yield stage.name
     for name, words in _facts(stage, first):
         yield wrapped(words, f"  {name:<12} ")
+    if stage.seen is not None:
+        from raymodel.data.mixing.seen import seen_rows  # imports numpy
+
+        yield "  what each thousand steps will see, and how often each row is visited in the run"
+        yield table_text(seen_rows(stage.seen), indent="    ")
     yield "  memory of one worker, at the moment of a step when it is highest"
     yield listed(_moments(first), "    ")
     yield _memory_table(stage)

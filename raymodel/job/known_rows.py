@@ -40,6 +40,8 @@ class KnownRows:
     modality: str = "text"
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Of the processor, where more than text is read."""
+    data: Mixture = ()
+    """The complete datasets; none where the counts are an estimate."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -71,7 +73,7 @@ def plain_rows(
     """
     if progress.data:
         content = progress.data[0].artifact.content
-        known = _counted(progress.data, content["sequence_length"] or 1)
+        known = _counted(spec, progress.data, content["sequence_length"] or 1)
         facts = content["processor"]
         return known if facts["modality"] == "text" else _whole(facts["modality"], facts, known)
     if prepare is None:
@@ -110,7 +112,7 @@ def example_rows(
         return _files(spec, task, progress, before)
     artifact = progress.complete.get("examples")
     if artifact is not None:
-        return _counted(mixture_of(artifact), task.longest_row(spec.max_length))
+        return _counted(spec, mixture_of(artifact), task.longest_row(spec.max_length))
     longest = task.longest_row(spec.max_length)
     return KnownRows(
         row_tokens=longest,
@@ -134,7 +136,7 @@ def _files(
     if not facts:
         why = progress.unknown.get("finetune", "it is not there")
         raise NotPlannedError(f"nothing is known of finetune.base ({why})")
-    known = _counted(mixture_of(artifact), 1) if artifact is not None else None
+    known = _counted(spec, mixture_of(artifact), 1) if artifact is not None else None
     return _whole(task.modality, facts, known)
 
 
@@ -156,6 +158,7 @@ def _whole(modality: str, facts: Mapping[str, Any], known: KnownRows | None = No
         else "not prepared: how many rows there are is not known",
         modality=modality,
         facts=facts,
+        data=known.data if known else (),
     )
 
 
@@ -169,11 +172,11 @@ def _vocab_size(spec: TokenizerSpec, base_dir: Path) -> int:
     return max(len(content["model"]["vocab"]), *added, 0)
 
 
-def _counted(data: Mixture, row_tokens: int) -> KnownRows:
+def _counted(spec: TrainSpec, data: Mixture, row_tokens: int) -> KnownRows:
     """The counts of complete datasets, as training itself takes them."""
-    from raymodel.data.shard import open_dataset
+    from raymodel.train.work import open_train
 
-    dataset = open_dataset(data, "train")
+    dataset = open_train(spec, data)
     splits = [artifact.content["splits"]["train"] for artifact, _ in data]
     rows, tokens = (sum(split[name] for split in splits) for name in ("rows", "tokens"))
     marks = ", ".join(artifact.fingerprint for artifact, _ in data)
@@ -183,6 +186,7 @@ def _counted(data: Mixture, row_tokens: int) -> KnownRows:
         rows_per_epoch=dataset.order(0, 1).rows_per_epoch,
         tokens_per_row=dataset.tokens_per_row,
         words=f"{rows:,} rows, {tokens:,} tokens ({marks})",
+        data=data,
     )
 
 

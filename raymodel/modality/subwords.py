@@ -143,7 +143,7 @@ def train_unigram(
     # A piece comes with the space before it, so what hides one stands for that space too.
     hidden = [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if mask else []
     specials = [END_OF_TEXT, PADDING, UNKNOWN_PIECE, *others, *map(str, hidden)]
-    spaces = {"replacement": "▁", "prepend_scheme": "never", "split": False}
+    spaces: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "never", "split": False}
 
     def fresh(model: Any, *before: Any) -> Tokenizer:
         tokenizer = Tokenizer(model)
@@ -188,8 +188,8 @@ def train_unigram(
 def _normalizers(normalization: Normalization) -> list[Any]:
     from tokenizers import normalizers
 
-    known = {"none": [], "nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()]}
-    return known[normalization]
+    known = {"nfc": normalizers.NFC, "nfkc": normalizers.NFKC}
+    return [known[normalization]()] if normalization in known else []
 
 
 def _in_order(learnt: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -39,6 +39,7 @@ from raymodel.train.work import (
     open_plan,
     read_ledger,
     summary,
+    tell_mixture,
     told_of_task,
     told_of_teacher,
     work_for,
@@ -121,6 +122,7 @@ def train_on_ray(
         KeyboardInterrupt: a signal came; the workers saved a checkpoint first.
     """
     plan = open_plan(work, story.warn)
+    card = tell_mixture(work, plan, story.table)
     run_name = f"{work.job_name}/{work.stage}"
     built = [build_tracker(name, work.run, run_name) for name in trackers]
 
@@ -141,7 +143,7 @@ def train_on_ray(
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
     story.table(loss_rows(books))
-    told = {**told_of_task(work.task), **told_of_teacher(work)}
+    told = {**told_of_task(work.task), **told_of_teacher(work), **card}
     return {**told, **summary(work.run, work.spec), "goodput": books.goodput}
 
 

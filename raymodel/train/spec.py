@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from raymodel.data.mixing.spec import MixtureSpec
 from raymodel.data.spec import (
     MAX_LEFT_OUT,
     MAX_ROW_TOKENS,
@@ -151,6 +152,8 @@ class TrainSpec(Spec):
     (arXiv:1604.06174): far less memory for a third more arithmetic."""
     compile: Annotated[bool, OPERATIONAL] = False
     """Compile the model with `torch.compile` before the first step."""
+    mixture: MixtureSpec | None = None
+    """How the sources are mixed over the run; by default by their sizes and weights."""
     distill: DistillSpec | None = None
     """Learn from a teacher too; by default from the data alone."""
     batch_norm: Literal["synchronised", "frozen"] = "synchronised"
@@ -193,9 +196,17 @@ class TrainSpec(Spec):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Without a teacher nothing of one, so that what was made before keeps its name."""
-        known = super().identity()
-        return known if self.distill else {k: v for k, v in known.items() if k != "distill"}
+        """Without a teacher nothing of one, so that what was made before keeps its name; nor of a
+        mixture that changes nothing."""
+        known, mixture = super().identity(), self.mixture
+        left_out = set() if self.distill else {"distill"}
+        left_out |= {"mixture"} if mixture is None or mixture.is_plain else set()
+        return {k: v for k, v in known.items() if k not in left_out}
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """How `mixture` calls the datasets that the job names, in their order."""
+        return ()
 
     @model_validator(mode="after")
     def _teacher_is_not_cut(self) -> TrainSpec:
@@ -251,7 +262,23 @@ class PretrainSpec(TrainSpec):
         alone, as it is, says nothing: it may be this job's own."""
         weights = [dataset.identity() for dataset in self.datasets]
         is_plain = len(self.datasets) == 1 and self.datasets[0].weight == 1
-        return super().identity() | {"data": None if is_plain else weights or None}
+        known = super().identity() | {"data": None if is_plain else weights or None}
+        if "mixture" in known:
+            known["mixture"]["stages"] = [
+                {**stage, "weights": self._by_place(stage["weights"])}
+                for stage in known["mixture"]["stages"]
+            ]
+        return known
+
+    def _by_place(self, weights: dict[str, float]) -> dict[str, float]:
+        """Datasets by their places, as the stage's inputs have them, and not by where they lie."""
+        places = {name: f"data-{i}" for i, name in enumerate(self.dataset_names, start=1)}
+        return {places.get(name, name): weight for name, weight in weights.items()}
+
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """Their paths."""
+        return tuple(dataset.path for dataset in self.datasets)
 
 
 class FinetuneSpec(TrainSpec):

@@ -7,11 +7,22 @@ importing torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from raymodel.data.mixing.card import PAGE as MIXTURE_PAGE
+from raymodel.data.mixing.card import save_mixture_card
+from raymodel.data.mixing.seen import (
+    check_visits,
+    is_mixed,
+    plan_legs,
+    seen_rows,
+    what_is_seen,
+)
 from raymodel.data.mixture import Mixture
+from raymodel.data.order import Leg
 from raymodel.data.shard import Dataset, open_dataset
+from raymodel.modality import processor_of
 from raymodel.observe.goodput import Ledger
 from raymodel.observe.records import read_records
 from raymodel.observe.slow_paths import as_content, from_events
@@ -91,16 +102,65 @@ def work_for(
     )
 
 
+def open_train(spec: TrainSpec, data: Mixture) -> Dataset:
+    """What a stage is trained on, as its spec mixes it."""
+    dataset = open_dataset(data, "train")
+    temperature = spec.mixture.temperature if spec.mixture else 1.0
+    return replace(dataset, temperature=temperature)
+
+
 def plan_for(spec: TrainSpec, dataset: Dataset) -> TrainPlan:
-    """The plan for a dataset, from the counts in its manifest.
+    """The plan for a dataset from `open_train`, from the counts in its manifest.
 
     Raises:
         SpecError: the duration is in epochs, of which none has a whole step; or shorter than the
-            warm-up, or than that and the decay.
+            warm-up, or than that and the decay; or rows would be visited too often, or the stages
+            of the mixture do not fit.
     """
     rows_per_epoch = dataset.order(0, spec.global_batch).rows_per_epoch
     check_rows(spec, rows_per_epoch)
-    return plan_training(spec, rows_per_epoch=rows_per_epoch, tokens_per_row=dataset.tokens_per_row)
+    plan = plan_training(spec, rows_per_epoch=rows_per_epoch, tokens_per_row=dataset.tokens_per_row)
+    if spec.mixture is not None:
+        legs = legs_for(spec, dataset, plan.total_steps)
+        order = dataset.order(0, spec.global_batch, legs=legs)
+        check_visits(spec.mixture, dataset, spec.dataset_names, order, plan.total_steps)
+    return plan
+
+
+def legs_for(spec: TrainSpec, dataset: Dataset, total_steps: int) -> tuple[Leg, ...]:
+    """The stages of the mixture; none where it has none. Raises SpecError as of `plan_legs`."""
+    if spec.mixture is None:
+        return ()
+    return plan_legs(spec.mixture, dataset, spec.dataset_names, total_steps)
+
+
+def seen_of(spec: TrainSpec, dataset: Dataset, plan: TrainPlan) -> dict[str, Any] | None:
+    """What the run will see of each source; None where it has one source and one stage."""
+    legs = legs_for(spec, dataset, plan.total_steps)
+    order = dataset.order(0, spec.global_batch, legs=legs)
+    seen = what_is_seen(dataset, order, legs, plan.total_steps, spec.dataset_names)
+    return seen if is_mixed(seen) else None
+
+
+def tell_mixture(
+    work: TrainWork, plan: TrainPlan, table: Callable[[list[dict[str, object]]], None]
+) -> dict[str, str]:
+    """Writes the card of the mixture, and tells what the run will see.
+
+    Returns: what the manifest says of it; nothing where there is one source and one stage.
+    """
+    seen = seen_of(work.spec, open_train(work.spec, work.dataset), plan)
+    if seen is None:
+        return {}
+    cards = {
+        str(artifact.location): str(artifact.location / artifact.content["card"])
+        for artifact, _ in work.dataset
+        if "card" in artifact.content
+    }
+    facts = work.dataset[0].artifact.content["processor"]
+    save_mixture_card(work.run, seen, cards, processor_of(facts["modality"]).unit)
+    table(seen_rows(seen))
+    return {"card": MIXTURE_PAGE}
 
 
 def plan_dataset(spec: TrainSpec, data: Mixture) -> TrainPlan:
@@ -109,7 +169,7 @@ def plan_dataset(spec: TrainSpec, data: Mixture) -> TrainPlan:
     Raises:
         SpecError: as of `plan_for`.
     """
-    return plan_for(spec, open_dataset(data, "train"))
+    return plan_for(spec, open_train(spec, data))
 
 
 def open_plan(work: TrainWork, warn: Callable[[str], None]) -> TrainPlan:

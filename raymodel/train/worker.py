@@ -50,7 +50,7 @@ from raymodel.train.step.batches import Collator
 from raymodel.train.step.engine import DTYPES, Engine, build_engine, join_group
 from raymodel.train.step.nonfinite import BadSteps
 from raymodel.train.step.validation import Validation
-from raymodel.train.work import TrainWork, plan_for
+from raymodel.train.work import TrainWork, legs_for, open_train, plan_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,7 +70,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     _prepare_torch(work, session)
     join_group(work.use_gpu)
     _check_nodes(work, session)
-    dataset = open_dataset(work.dataset, "train")
+    dataset = open_train(work.spec, work.dataset)
     task = make_task(work.task, labels=work.labels).reading_as(dataset.processor)
     plan = plan_for(work.spec, dataset)
     engine = _build_engine(work, task, dataset, session)
@@ -285,7 +285,12 @@ def _assemble(
         before_commit=journal.store,
         on_event=journal.event,
     )
-    order = dataset.order(work.seed, spec.global_batch, with_partners=work.task.wants_partners)
+    order = dataset.order(
+        work.seed,
+        spec.global_batch,
+        with_partners=work.task.wants_partners,
+        legs=legs_for(spec, dataset, plan.total_steps),
+    )
     notice = LeaveNotice(session.leave_by, asks=rank == 0)
     if rank == 0:
         notice.watch_file(work.run)

@@ -10,6 +10,9 @@ import pytest
 from small_corpus import WORDS, execute_here
 
 from raymodel.data.feed import DirectFeed
+from raymodel.data.mixing.card import mixture_page
+from raymodel.data.mixing.seen import seen_rows
+from raymodel.data.mixing.spec import MixtureSpec, MixtureStage
 from raymodel.data.mixture import (
     Mixture,
     WeightedArtifact,
@@ -23,11 +26,14 @@ from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
 from raymodel.data.shard import Dataset, open_dataset
 from raymodel.data.spec import CleanSpec, DatasetSpec, SourceSpec, TokenizerSpec
-from raymodel.errors import ArtifactError
+from raymodel.errors import ArtifactError, SpecError
+from raymodel.observe.text import table_text
 from raymodel.storage.artifact import Artifact, open_artifact
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
+from raymodel.train.spec import PretrainSpec
+from raymodel.train.work import legs_for, open_train, plan_for, seen_of
 
 Make = Callable[..., Artifact]
 TOKENIZER = TokenizerSpec(vocab_size=300)
@@ -272,3 +278,150 @@ def test_images_are_mixed_with_images_that_a_model_is_given_alike_alone(first: A
     for other in (of_images("b", "3" * 16), first):
         with pytest.raises(ArtifactError, match="must be of one kind, and images of one size"):
             check_mixture((images, WeightedArtifact(other)))
+
+
+# ---- temperature, limits and stages --------------------------------------------------------------
+
+
+def pretrain(**mixture: object) -> PretrainSpec:
+    data = [{"path": "first"}, {"path": "second", "weight": 1.5}]
+    spec = {"model": {"architecture": "llama"}, "global_batch": 10, "duration": "60 steps"}
+    return PretrainSpec.model_validate({**spec, "data": data, "mixture": mixture})
+
+
+def sources_of(dataset: Dataset) -> list[str]:
+    return [part.content.source for part in dataset.parts]
+
+
+def test_temperature_makes_small_sources_come_more_often_in_as_long_an_epoch(
+    mixture: Mixture,
+) -> None:
+    plain = open_train(pretrain(), mixture)
+    sizes = [part.rows * weight for part, weight in zip(plain.parts, plain.weights(), strict=True)]
+    assert plain.weights() == (1.0, 3.0)
+    for temperature in (1.5, 5.0, 1000.0):
+        dataset = open_train(pretrain(temperature=temperature), mixture)
+        visits = [part.visits for part in dataset.order_parts]
+        assert sum(visits) == pytest.approx(sum(sizes), abs=2)
+        rows = [part.rows for part in plain.parts]
+        wanted = [w * n ** (1 / temperature) for w, n in zip((1, 3), rows, strict=True)]
+        assert visits[1] / sum(visits) == pytest.approx(wanted[1] / sum(wanted), abs=0.01)
+
+
+def test_a_stage_gives_sources_and_datasets_weights_in_the_place_of_their_own(
+    mixture: Mixture,
+) -> None:
+    dataset = open_train(pretrain(), mixture)
+    first, second = sources_of(dataset)
+    stages = [
+        {"until": "25%", "weights": {"second": 0.5}},
+        {"until": "30 steps", "weights": {first: 0, second: 4}},
+        {},
+    ]
+    spec = pretrain(stages=stages)
+    legs = legs_for(spec, dataset, 60)
+    assert [leg.first_step for leg in legs] == [0, 15, 30]
+    assert [leg.weights for leg in legs] == [(1.0, 2 * 0.5), (0.0, 4 * 1.5), (1.0, 3.0)]
+
+
+def staged_digest(spec: PretrainSpec, dataset: Dataset, world_size: int, steps: range) -> str:
+    order = dataset.order(7, 10, legs=legs_for(spec, dataset, 60))
+    digest = DataDigest()
+    feeds = [
+        DirectFeed(dataset, order, steps.start, steps.stop, rank, world_size)
+        for rank in range(world_size)
+    ]
+    for parts in zip(*feeds, strict=True):
+        total = sum(local_sum(part.positions, part.row_ids) for part in parts)
+        digest.update(parts[0].step, total)
+    return digest.hex
+
+
+def test_the_rows_of_stages_are_the_same_for_any_workers_from_any_step(mixture: Mixture) -> None:
+    spec = pretrain(temperature=3, stages=[{"until": "25%", "weights": {"second": 9}}, {}])
+    dataset = open_train(spec, mixture)
+    for steps in (range(60), range(13, 40), range(20, 30)):
+        assert staged_digest(spec, dataset, 1, steps) == staged_digest(spec, dataset, 3, steps)
+    later, plain = range(20, 30), pretrain(temperature=3)
+    assert staged_digest(spec, dataset, 1, later) != staged_digest(plain, dataset, 1, later)
+
+
+def test_what_is_seen_is_what_the_order_gives(mixture: Mixture) -> None:
+    spec = pretrain(stages=[{"until": "50%", "weights": {"second": 0}}, {}])
+    dataset = open_train(spec, mixture)
+    plan = plan_for(spec, dataset)
+    seen = seen_of(spec, dataset, plan)
+    assert seen is not None
+    order = dataset.order(99, 10, legs=legs_for(spec, dataset, 60))
+    rows = np.concatenate([order.rows(step) for step in range(60)])
+    one = dataset.parts[0].rows
+    counts = [int((rows < one).sum()), int((rows >= one).sum())]
+    assert [source["rows_seen"] for source in seen["sources"]] == pytest.approx(counts, abs=4)
+    assert sum(source["rows_seen"] for source in seen["sources"]) == 600
+    assert seen["sources"][1]["visits_of_a_row"] * dataset.parts[1].rows == pytest.approx(
+        seen["sources"][1]["rows_seen"]
+    )
+    assert seen["stages"][0]["window"]["rows"][1] == 0
+    assert seen["stages"][1]["window"]["rows"][1] > 0
+    table = table_text(seen_rows(seen))
+    assert "0 to 30" in table
+    assert "30 to 60" in table
+    page = mixture_page(seen, {"<b>": "card.html"}, "tokens")
+    assert "Stage 2: steps 30 to 60" in page
+    assert "&lt;b&gt;" in page
+
+
+def test_rows_that_would_come_too_often_are_refused_by_source(mixture: Mixture) -> None:
+    dataset = open_train(pretrain(), mixture)
+    first, second = sources_of(dataset)
+    often = dataset.order(0, 10).visits(60)[1] / dataset.parts[1].rows
+    plan_for(pretrain(max_visits=often + 0.01), dataset)
+    wrong = rf"of '{second}' would be visited .* times each in 60 steps, and `mixture` allows"
+    for limits in ({"max_visits": often - 0.01}, {"max_visits_of": {"second": often - 0.01}}):
+        with pytest.raises(SpecError, match=wrong) as caught:
+            plan_for(pretrain(**limits), dataset)
+        assert repr(first) not in str(caught.value)
+    plan_for(pretrain(max_visits=often - 0.01, max_visits_of={second: 100}), dataset)
+
+
+@pytest.mark.parametrize(
+    ("mix", "wrong"),
+    [
+        ({"stages": [{"until": "50%", "weights": {"secnd": 2}}, {}]}, "names 'secnd', and the"),
+        ({"stages": [{"until": "90 steps"}, {}]}, "from step 90 to step 60 of 60"),
+        ({"stages": [{"weights": {"first": 0, "second": 0}}]}, "gives every source the weight 0"),
+        ({"max_visits_of": {"x": 2}}, "mixture.max_visits_of names 'x'"),
+    ],
+)
+def test_a_mixture_that_does_not_fit_the_data_is_refused(
+    mixture: Mixture, mix: dict[str, object], wrong: str
+) -> None:
+    with pytest.raises(SpecError, match=wrong):
+        plan_for(pretrain(**mix), open_train(pretrain(**mix), mixture))
+
+
+@pytest.mark.parametrize(
+    ("stages", "wrong"),
+    [
+        ([{"until": "50%"}], "the last stage goes on"),
+        ([{}, {}], "stage 1 of 2 has no `until`"),
+        ([{"until": "50%"}, {"until": "40%"}, {}], "put them in order"),
+    ],
+)
+def test_stages_follow_each_other(stages: list[dict[str, object]], wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        pretrain(stages=stages)
+
+
+def test_a_mixture_that_changes_nothing_changes_no_fingerprint_and_one_that_does_does() -> None:
+    def identity(**changes: object) -> dict[str, object]:
+        return pretrain().model_copy(update=changes).identity()
+
+    plain = identity(mixture=None)
+    assert "mixture" not in plain
+    assert identity() == plain
+    assert identity(mixture=MixtureSpec(max_visits=3, max_visits_of={"first": 2})) == plain
+    assert identity(mixture=MixtureSpec(temperature=2)) != plain
+    stage = MixtureStage(weights={"second": 2.0, "texts": 3.0})
+    staged = identity(mixture=MixtureSpec(stages=(stage,)))
+    assert staged["mixture"]["stages"][0]["weights"] == {"data-2": 2.0, "texts": 3.0}

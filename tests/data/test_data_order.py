@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raymodel.chance import derive_key
-from raymodel.data.order import DataDigest, Order, Part, _floor_sum, local_sum, slice_for
+from raymodel.data.interleave import floor_sum
+from raymodel.data.order import DataDigest, Leg, Order, Part, local_sum, slice_for
 from raymodel.data.permutation import Permutation
 
 MIXTURES = {
@@ -73,6 +74,49 @@ def test_a_weight_of_a_half_takes_two_epochs_for_each_row() -> None:
     order = Order([Part(100, 8), Part(80, 8, 0.5)], seed=1, global_batch=10)
     visits = np.bincount(np.concatenate(read_epochs(order, 2)), minlength=180)
     assert (visits[100:] == 1).all()
+
+
+THREE = [Part(500, 7), Part(90, 4, 2.0), Part(33, 5)]
+CURRICULUM = [Leg(0, (1.0, 2.0, 1.0)), Leg(20, (0.0, 1.0, 4.0)), Leg(33, (3.0, 0.5, 0.0))]
+
+
+def test_a_run_of_one_stage_with_the_own_weights_is_a_run_without_stages() -> None:
+    staged = Order(THREE, 7, 10, legs=[Leg(0, tuple(part.weight for part in THREE))])
+    plain = Order(THREE, 7, 10)
+    assert all((staged.rows(step) == plain.rows(step)).all() for step in (0, 3, 99, 10**8))
+
+
+def test_each_stage_has_its_own_shares_and_a_part_that_weighs_nothing_stays_away() -> None:
+    order = Order(THREE, 7, 10, legs=CURRICULUM)
+    part_of = np.repeat(range(3), [part.rows for part in THREE])
+    ends = [leg.first_step for leg in CURRICULUM[1:]] + [80]
+    for leg, end in zip(CURRICULUM, ends, strict=True):
+        rows = np.concatenate([order.rows(step) for step in range(leg.first_step, end)])
+        sizes = [part.rows * weight for part, weight in zip(THREE, leg.weights, strict=True)]
+        counts = np.bincount(part_of[rows], minlength=3)
+        for count, size in zip(counts, sizes, strict=True):
+            assert count == pytest.approx(len(rows) * size / sum(sizes), abs=4)
+            assert (count == 0) == (size == 0)
+
+
+def test_a_stage_goes_on_with_the_rows_of_a_part_where_the_one_before_left_off() -> None:
+    order = Order(THREE, 7, 10, legs=CURRICULUM)
+    rows = np.concatenate([order.rows(step) for step in range(200)])
+    visits, counts = np.bincount(rows, minlength=order.num_rows), order.visits(200)
+    first = 0
+    for part, count in zip(THREE, counts, strict=True):
+        own = visits[first : first + part.rows]
+        assert own.sum() == count
+        assert own.max() - own.min() <= 1, "no row comes again before all others came"
+        first += part.rows
+
+
+def test_visits_of_any_step_are_those_of_the_steps_before() -> None:
+    order, seen = Order(THREE, 7, 10, legs=CURRICULUM), np.zeros(3, dtype=np.int64)
+    part_of = np.repeat(range(3), [part.rows for part in THREE])
+    for step in range(90):
+        assert order.visits(step) == seen.tolist()
+        seen += np.bincount(part_of[order.rows(step)], minlength=3)
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -155,4 +199,4 @@ def test_the_digest_sees_a_swap_a_loss_and_a_repeat() -> None:
 def test_floor_sums_equal_the_plain_sum() -> None:
     numbers = np.random.default_rng(0).integers(0, 60, size=(300, 4))
     for n, m, a, b in numbers.tolist():
-        assert _floor_sum(n, m + 1, a, b) == sum((a * i + b) // (m + 1) for i in range(n))
+        assert floor_sum(n, m + 1, a, b) == sum((a * i + b) // (m + 1) for i in range(n))

@@ -148,8 +148,13 @@ def test_a_mixture_trains_alike_on_any_number_of_workers_and_when_interrupted(
 ) -> None:
     other = make_dataset(folder / "other", seed=1, tokenizer=dataset.location / "data/processor")
     mixture = (WeightedArtifact(dataset), WeightedArtifact(other, 3.0))
+    # The interrupted run goes on from step 4, in the first stage, with other workers.
+    first, last = str(folder / "corpus"), str(folder / "other/corpus")
+    stages = [{"until": "5 steps", "weights": {last: 9}}, {"weights": {first: 4}}]
+    mix = {"temperature": 2.0, "stages": stages}
     alone, paired, broken = (
-        make_work(mixture, folder / f"mixed-{name}") for name in ("alone", "paired", "broken")
+        make_work(mixture, folder / f"mixed-{name}", mixture=mix)
+        for name in ("alone", "paired", "broken")
     )
     run_distributed(train_all, 1, [alone], init=False)
     run_distributed(train_all, 2, [paired], init=False)

@@ -50,15 +50,17 @@ def card_page(card: _Card) -> str:
         _origins(card),
         _examples(card),
     )
-    return page_text("Data card", _style(), element("main", *filter(None, sections)))
+    return page_text("Data card", style(), element("main", *filter(None, sections)))
 
 
 @functools.cache
-def _style() -> str:
+def style() -> str:
+    """The CSS of cards."""
     return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
-def _section(title: str, *parts: Part, lead: str | None = None) -> Element:
+def section(title: str, *parts: Part, lead: str | None = None) -> Element:
+    """A part of a card under a title."""
     about = element("p", lead, class_="lead") if lead else None
     return element("section", element("h2", title), about, *parts)
 
@@ -106,8 +108,8 @@ def _has_tokens(card: _Card) -> bool:
 def _notes(card: _Card) -> Element:
     notes = notes_of(card)
     if not notes:
-        return _section("What stands out", element("p", "Nothing, by the rules of thumb."))
-    return _section(
+        return section("What stands out", element("p", "Nothing, by the rules of thumb."))
+    return section(
         "What stands out", element("ul", *(element("li", note) for note in notes), class_="notes")
     )
 
@@ -133,10 +135,10 @@ def _accounts(card: _Card) -> Element:
         ]
         for source in card["sources"]
     ]
-    return _section(
+    return section(
         "What became of every record",
         stacked_bar(flow),
-        _table(header, rows),
+        table(header, rows),
         *_changes(card),
         lead="Read = to train on + held out + to test on + duplicates + left out. What is cut is "
         "kept, without an end that was too long.",
@@ -152,7 +154,7 @@ def _changes(card: _Card) -> Iterator[Element]:
     ]
     if rows:
         yield element("h3", "Changed by cleaning")
-        yield _table(["source", "step", "documents", "changes"], rows)
+        yield table(["source", "step", "documents", "changes"], rows)
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -160,7 +162,7 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(others) or "–"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Element:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Element:
     """Rows whose first cell is a name; numbers stand right."""
 
     def cell(tag: str, value: object) -> Element:
@@ -197,8 +199,8 @@ def _common(card: _Card) -> Element | None:
         rows = [
             [name, *(own[n] for n in ("texts", "found", "documents"))] for name, own in sets.items()
         ]
-        parts += [element("h3", "Evaluation sets"), _table(header, rows)]
-    return _section("What documents have in common", *parts) if parts else None
+        parts += [element("h3", "Evaluation sets"), table(header, rows)]
+    return section("What documents have in common", *parts) if parts else None
 
 
 # ---- what documents are like ---------------------------------------------------------------------
@@ -224,7 +226,7 @@ def _lengths(card: _Card) -> Element | None:
             parts += [element("h3", title), element("div", *figures, class_="grid")]
     if not parts:
         return None
-    return _section(
+    return section(
         "How large documents are",
         *([element("div", *parts, class_="grid")] if is_alone else parts),
         lead="Without duplicates, all splits together. The axis grows by factors and is the same "
@@ -275,7 +277,7 @@ def _labels(card: _Card) -> Element | None:
             )
         )
     more = len(train) - _LABELS_SHOWN
-    return _section(
+    return section(
         "Labels",
         element("div", *parts, class_="columns"),
         element("p", f"and {more:,} rarer ones: see card.json", class_="faint")
@@ -299,9 +301,9 @@ def _tokenizer(card: _Card) -> Element | None:
         for source in having
     ]
     special = "" if card["task"] is None else " Special tokens and templates count as tokens."
-    return _section(
+    return section(
         "Tokenizer",
-        _table(header, rows),
+        table(header, rows),
         lead="Of documents that lost nothing. Words are what white space parts, so they tell "
         "nothing of languages without it. Fewer tokens are cheaper, and a source with many more "
         f"than the others is one that the tokenizer was not made for.{special}",
@@ -332,10 +334,10 @@ def _mixture(card: _Card) -> Element:
     padding = [f"{name}: {share_text(share)}" for name, share in card["padding"].items()]
     is_packed = card["sequence_length"] is not None
     rule = "Padding of rows" if is_packed else "Padding, where a batch is filled to its longest"
-    return _section(
+    return section(
         "What an epoch is made of",
         stacked_bar(shown) if len(sources) > 1 else None,
-        _table(header, rows),
+        table(header, rows),
         element("p", f"{rule}: {' · '.join(padding)}.") if padding else None,
         lead="The weight of a source says how often each of its rows comes in one epoch.",
     )
@@ -344,7 +346,7 @@ def _mixture(card: _Card) -> Element:
 def _origins(card: _Card) -> Element | None:
     lists = [each for source in card["sources"][:_SOURCES_SHOWN] for each in _name_lists(source)]
     return (
-        _section("Where documents come from", element("div", *lists, class_="columns"))
+        section("Where documents come from", element("div", *lists, class_="columns"))
         if lists
         else None
     )
@@ -385,7 +387,7 @@ def _examples(card: _Card) -> Element | None:
                     "details", element("summary", title), element("div", *dropped, class_="grid")
                 )
             )
-    return _section(
+    return section(
         "Examples", *parts, lead="Drawn at random, shortened; and what was left out, by reason."
     )
 
