@@ -390,7 +390,8 @@ class TokenizerSpec(Spec):
             raise ValueError(
                 "`sentinels` are for tokens: bytes and tokens: unigram; leave one of the two out"
             )
-        changed = [name for name in ("lowercase", "normalization") if name in self.model_fields_set]
+        said = {"lowercase": self.lowercase, "normalization": self.normalization != "none"}
+        changed = [name for name, is_said in said.items() if is_said]
         if changed and self.tokens not in ("wordpiece", "unigram"):
             raise ValueError(
                 f"`{changed[0]}` is for tokens: wordpiece and tokens: unigram, and tokenizers of "

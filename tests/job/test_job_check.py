@@ -61,6 +61,11 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "job.yaml:17: finetune.distill.teacher: 'hf://a/b'",
         ),
         (
+            "  adapter: {lora: {rank: 8}}",
+            "  adapter: {lora: {rank: 8}}\n  mixture: {max_visits_of: {stdlib: 3}}",
+            "job.yaml:17: finetune.mixture.max_visits_of.stdlib: 'stdlib' is the `path` of no",
+        ),
+        (
             "      optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
             "      distill.temperature: {choice: [1.0, 2.0]}",
             "job.yaml:20: finetune.sweep.search.distill.temperature: there is no teacher",

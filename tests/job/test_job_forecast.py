@@ -259,6 +259,22 @@ def test_rows_that_do_not_fill_a_step_are_refused_and_said_by_plan_and_run_alike
     assert f"{stage}: {note}" in " ".join(plan_text(plan_job(in_steps, tmp_path)).split())
 
 
+def test_a_plan_says_what_each_thousand_steps_will_see(job, tmp_path, work_here):
+    job = job.model_copy(update={"finetune": None})
+    stages = [{"until": "50%", "weights": {"corpus": 2}}, {}]
+    mixed = with_stage(job, "pretrain", mixture={"stages": stages, "max_visits": 2.5})
+    assert "thousand steps" not in plan_text(plan_job(mixed, tmp_path)), "not known yet"
+    assert not run_stages(job, tmp_path)
+    plan = plan_job(mixed, tmp_path)
+    half = plan.stages[0].forecasts[0].plan.total_steps // 2
+    text = plan_text(plan)
+    assert "what each thousand steps will see" in text
+    assert f"0 to {half}" in text
+    often = with_stage(job, "pretrain", mixture={"max_visits_of": {"corpus": 1.5}})
+    with pytest.raises(SpecError, match="of 'corpus' would be visited 2"):
+        plan_job(often, tmp_path).check()
+
+
 def test_an_estimate_of_too_few_rows_is_said_and_refuses_nothing(job, tmp_path):
     wide = with_stage(job, "pretrain", global_batch=100_000)
     plan = plan_job(wide, tmp_path)

@@ -149,7 +149,7 @@ def test_a_mixture_trains_alike_on_any_number_of_workers_and_when_interrupted(
     other = make_dataset(folder / "other", seed=1, tokenizer=dataset.location / "data/processor")
     mixture = (WeightedArtifact(dataset), WeightedArtifact(other, 3.0))
     # The interrupted run goes on from step 4, in the first stage, with other workers.
-    first, last = str(folder / "corpus"), str(folder / "other/corpus")
+    first, last = (open_dataset(each, "train").parts[0].content.source for each in (dataset, other))
     stages = [{"until": "5 steps", "weights": {last: 9}}, {"weights": {first: 4}}]
     mix = {"temperature": 2.0, "stages": stages}
     alone, paired, broken = (
