@@ -10,8 +10,7 @@ import torch
 
 from raymodel.errors import ArtifactError
 from raymodel.model.initial import InitialWeights, Weights
-from raymodel.model.int8 import is_int8
-from raymodel.model.load import check_folder, open_model
+from raymodel.model.load import check_folder, is_quantised, open_model
 from raymodel.model.stored import StoredWeights
 from raymodel.storage.uri import Location
 
@@ -47,7 +46,7 @@ def open_whole(folder: Location, task: Task) -> Opened:
         ArtifactError: as `check_folder`; or its weights are quantised.
     """
     outline = check_folder(folder, task)
-    if outline is None or is_int8(outline.config):
+    if outline is None or is_quantised(outline.config):
         raise ArtifactError(
             f"{folder} holds quantised weights, which cannot be computed with any further; give "
             "the model that they were made from"

@@ -9,23 +9,24 @@ import torch
 
 from raymodel.compress.opened import Opened
 from raymodel.compress.prune import layer_matrices
-from raymodel.compress.rules import why_no_int8
+from raymodel.compress.rules import why_not_quantised
 from raymodel.errors import SpecError
 from raymodel.model.initial import Weights
 from raymodel.model.int8 import SCALE, int8_config, linear_layers, put_int8, to_int8
 from raymodel.model.own import OwnModel
 
 if TYPE_CHECKING:
+    from raymodel.compress.spec import Bits
     from raymodel.tasks.base import Task
 
 
-def quantised(model: Opened, task: Task) -> Opened:
+def quantised(model: Opened, task: Task, bits: Bits) -> Opened:
     """The model with the linear layers of its stack in 8 bits; embeddings and head stay.
 
     Raises:
-        SpecError: it has none, is a user's own module, or writes token by token.
+        SpecError: it has none, is a user's own module, or its task has no models of such bits.
     """
-    if reason := why_no_int8(type(task)):
+    if reason := why_not_quantised(type(task), bits):
         raise SpecError(f"compress.quantize: {reason}")
     names = [name.removesuffix(".weight") for name in layer_matrices(model.outline)]
     outline = copy.deepcopy(model.outline)

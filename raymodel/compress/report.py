@@ -10,6 +10,8 @@ from raymodel.evaluate.cost_text import cost_rows
 from raymodel.evaluate.measure import Measured
 from raymodel.evaluate.report import markdown_table, number_text
 
+_ANSWERS, _SHOWN_CHARS = 3, 160  # of a card; the report has more, whole
+
 
 def parts_text(parts: Mapping[str, Measured], merged: Measured) -> str:
     """Markdown: each model that was merged, beside the result."""
@@ -26,16 +28,30 @@ def card_of(
     head: Mapping[str, Any], before: Measured, after: Measured, costs: Costs, rows: int
 ) -> dict[str, Any]:
     """What README.md says of a measured model, see `render_card`."""
+    asked = {sample["prompt"]: sample["answer"] for sample in before.samples}
     quality = {
         name: f"{number_text(before.metrics.get(name))} → {number_text(value)}{_ends(after, name)}"
         for name, value in after.metrics.items()
+    }
+    answers = {
+        _shown(sample["prompt"]): f"{_shown(was)} → {_shown(sample['answer'])}"
+        for sample in after.samples[:_ANSWERS]
+        for was in [asked.get(sample["prompt"])]
+        if was is not None
     }
     cost = {what: f"{was} → {now} ({ratio})" for what, was, now, ratio in cost_rows(costs)}
     return {
         **head,
         f"Quality, before → after, of {rows} held-out rows": quality,
         f"Cost, before → after, of {costs.what} on {costs.machine}": cost,
+        "Answers, before → after": answers,
     }
+
+
+def _shown(text: str) -> str:
+    """For a cell of a table: the end of what is longer, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_CHARS else "…" + line[-_SHOWN_CHARS:]
 
 
 def _ends(measured: Measured, name: str) -> str:

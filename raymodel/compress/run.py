@@ -8,9 +8,11 @@ from typing import Any
 import ray
 
 from raymodel.cluster.ray_errors import own_errors
+from raymodel.compress.calibrate import Calibration
 from raymodel.compress.make import make_model
 from raymodel.compress.origin import models_by_role, models_in, other_examples
 from raymodel.compress.report import card_of, parts_text
+from raymodel.compress.rules import wants_calibration
 from raymodel.compress.spec import CompressSpec
 from raymodel.data.mixture import Mixture
 from raymodel.errors import ArtifactError
@@ -60,7 +62,8 @@ def run_compress(
     task_spec = _task_of(models)
     held_out = open_held_out(task_spec.name, execution.inputs.get("examples"), data)
     head = _card_head(spec, execution, models, task_spec)
-    _make_once(spec, models, base, task_spec, execution, story, head)
+    seen = _calibration(spec, task_spec, execution, data)
+    _make_once(spec, models, base, task_spec, execution, story, head, seen)
 
     new, old = execution.location / "model", models[0].location / "model"
     parts = {role: m.location / "model" for role, m in models_by_role(models).items()}
@@ -113,6 +116,19 @@ def _task_of(models: list[Artifact]) -> AnyTask:
     return specs[0]
 
 
+def _calibration(
+    spec: CompressSpec, task_spec: AnyTask, execution: Execution, data: Mixture
+) -> Calibration | None:
+    """The rows of training that the method looks at, of the dataset that the model is measured on
+    first: its own examples, where it has some."""
+    if not wants_calibration(spec, get_task(task_spec.name)):
+        return None
+    examples = execution.inputs.get("examples")
+    trained_on = open_held_out(task_spec.name, examples, data, splits=("train",))
+    dataset = next(iter(trained_on.values()))
+    return Calibration(dataset=dataset, seed=execution.seed, max_rows=spec.calibration_rows)
+
+
 def _card_head(
     spec: CompressSpec, execution: Execution, models: list[Artifact], task_spec: AnyTask
 ) -> dict[str, Any]:
@@ -144,6 +160,7 @@ def _make_once(
     execution: Execution,
     story: Teller,
     card: Mapping[str, Any],
+    calibration: Calibration | None,
 ) -> None:
     done = execution.location / "work/made.json"
     if done.exists():
@@ -151,9 +168,8 @@ def _make_once(
     folders = [model.location / "model" for model in models]
     make = _make.options(num_cpus=execution.cluster.cpus_per_worker)
     with story.waiting("the weights of the new model"), own_errors():
-        ray.get(
-            make.remote(spec, folders, base, task_spec.name, execution.location / "model", card)
-        )
+        target = execution.location / "model"
+        ray.get(make.remote(spec, folders, base, task_spec, target, card, calibration))
     done.write_json({})
 
 
@@ -162,8 +178,9 @@ def _make(
     spec: CompressSpec,
     folders: list[Location],
     base: Location | None,
-    task_name: str,
+    task_spec: AnyTask,
     target: Location,
     card: Mapping[str, Any],
+    calibration: Calibration | None,
 ) -> None:
-    make_model(spec, folders, base, task_name, target, card)
+    make_model(spec, folders, base, task_spec, target, card, calibration)

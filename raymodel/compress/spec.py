@@ -11,7 +11,10 @@ from raymodel.spec.base import DISTINCT, Many, Spec, Text
 from raymodel.spec.quantity import Fraction
 
 MAX_MODELS = 100
+MAX_HEADS = 1024  # of a layer; far above any
 METHODS = ("merge", "prune", "quantize")
+Bits = Literal["int8", "int4"]
+CALIBRATION_ROWS = 128  # as in arXiv:2210.17323
 
 
 class MergeSpec(Spec):
@@ -68,6 +71,10 @@ class PruneSpec(Spec):
     )
     """These layers go, counted from 0; of decoders a run of deep ones, short of the last, loses
     least (arXiv:2403.17887)."""
+    heads: int | None = Field(default=None, ge=1, le=MAX_HEADS)
+    """So many attention heads of each layer, those without which the loss of rows of training
+    would change most (arXiv:1905.10650). Where several share keys and values, as many of each
+    group stay, or whole groups go."""
     magnitude: Fraction | None = Field(default=None, gt=0, lt=1)
     """This share of the weights of each matrix in the layers, the smallest, becomes zero."""
     pattern: Literal["2:4"] | None = None
@@ -79,8 +86,13 @@ class PruneSpec(Spec):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             written = f"; this has {' and '.join(f'`{name}`' for name in given)}" if given else ""
-            raise ValueError(f"give one of `keep`, `drop`, `magnitude` and `pattern`{written}")
+            names = "`keep`, `drop`, `heads`, `magnitude` and `pattern`"
+            raise ValueError(f"give one of {names}{written}")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Without `heads` where there is none: what was made before it came keeps its name."""
+        return {n: v for n, v in super().identity().items() if n != "heads" or v is not None}
 
 
 class CompressSpec(Spec):
@@ -94,10 +106,14 @@ class CompressSpec(Spec):
     """Several models become one."""
     prune: PruneSpec | None = None
     """Layers or weights are taken out."""
-    quantize: Literal["int8"] | None = None
-    """The linear layers of the stack compute with whole numbers of 8 bits: a quarter of the bytes
-    of fp32, and on a CPU as a rule less time, which the report says. For models that do not write
-    token by token. Such a model is used and not trained."""
+    quantize: Bits | None = None
+    """Whole numbers of 8 or 4 bits take the place of the weights. Of models that write token by
+    token they are a GGUF file (Q8_0, Q4_1), which the engine openvino computes with and llama.cpp,
+    Ollama and LM Studio read: half of bf16, or a third. Of others the linear layers of the stack
+    compute with 8 bits on a CPU: a quarter of fp32. Such a model is used and not trained."""
+    calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1, le=100_000)
+    """Of `quantize: int4` and `prune.heads`: so many rows of training, the first in its order, say
+    which weights and heads count. The model is in memory, whole, while it reads them."""
 
     @model_validator(mode="after")
     def _one_method(self) -> CompressSpec:
@@ -109,9 +125,17 @@ class CompressSpec(Spec):
                 f"give one of {names}{written}; a second method is a job of its own, whose "
                 "`compress.model` is RUN/compress"
             )
+        if "calibration_rows" in self.model_fields_set and not self._may_calibrate:
+            raise ValueError(
+                "calibration_rows belongs to `quantize: int4` and `prune.heads`; leave it out"
+            )
         if self.merge is not None and self.model is not None:
             raise ValueError("`merge.models` says what is merged; leave `model` out")
         return self
+
+    @property
+    def _may_calibrate(self) -> bool:
+        return self.quantize == "int4" or (self.prune is not None and self.prune.heads is not None)
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -126,10 +150,11 @@ class CompressSpec(Spec):
         if self.merge is not None:
             return f"{self.merge.method} merge of {len(self.merge.models)} models"
         if self.quantize is not None:
-            return f"linear layers in {self.quantize}"
+            return f"weights in {self.quantize}"
         assert self.prune is not None, "the spec has one of them"
         ways = {
             "keep": f"{self.prune.keep} layers kept",
+            "heads": f"{self.prune.heads} attention heads of each layer kept",
             "drop": f"layers {', '.join(map(str, self.prune.drop or ()))} dropped",
             "magnitude": f"{self.prune.magnitude or 0:.0%} of the weights set to zero",
             "pattern": f"weights set to zero by {self.prune.pattern}",
@@ -142,5 +167,11 @@ class CompressSpec(Spec):
         merge = merge and merge | {"weights": list(self.merge.shares), "base": None}  # type: ignore[union-attr]
         # A method that is added later must not rename what was made without it.
         prune = self.prune and self.prune.identity()
-        known = {"merge": merge, "prune": prune, "quantize": self.quantize}
+        rows = self.calibration_rows if self._may_calibrate else None
+        known = {
+            "merge": merge,
+            "prune": prune,
+            "quantize": self.quantize,
+            "calibration_rows": rows,
+        }
         return {name: value for name, value in known.items() if value is not None}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from raymodel.evaluate.written_cost import ANSWER_TOKENS, Writer
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 from raymodel.tasks.base import WRITTEN, Limits
 
 if TYPE_CHECKING:
@@ -75,7 +78,8 @@ class Costs:
 
 def size_of(folder: Location) -> int:
     """The bytes of the weights in a model folder."""
-    return sum(e.bytes for e in folder.list() if not e.is_dir and e.name.endswith(".safetensors"))
+    kinds = (".safetensors", ".gguf")
+    return sum(e.bytes for e in folder.list() if not e.is_dir and e.name.endswith(kinds))
 
 
 def measure_costs(
@@ -92,7 +96,9 @@ def measure_costs(
     does slows both down.
 
     What is measured of a row is what a server does with it; of answers that are written token by
-    token, whose number differs between models, it is one forward pass over the row instead.
+    token, whose number differs between models, it is one forward pass over the row instead. Where
+    one of them is a GGUF file, whose numbers torch would only multiply out, it is an answer of as
+    many tokens from both, by the engine that reads such files, where that is at home.
 
     Args:
         before: local folder of what the other model was made from.
@@ -107,18 +113,21 @@ def measure_costs(
     from raymodel.model.load import load_for_use
 
     device = torch.device(find_device(wants_gpu))
-    passes = []
-    for folder in (before, after):
-        model, task = load_for_use(
-            folder,
-            task_spec.name,
-            spec=task_spec,
-            labels=held_out.labels,
-            processor=processor,
-        )
-        model.to(device)  # type: ignore[arg-type]  # a wrapped method, mistyped upstream
-        passes.append(_Pass(model, task))
-    is_whole = passes[0].answers(_rows(held_out, 1, 0))
+    folders = (before, after)
+    writers = _writers(folders, task_spec, processor) if device.type == "cpu" else []
+    if writers:
+        what = _WRITTEN.format(*(writer.type for writer in writers))
+        passes: Sequence[Timed] = writers
+    else:
+        loaded = [
+            load_for_use(
+                folder, task_spec.name, spec=task_spec, labels=held_out.labels, processor=processor
+            )
+            for folder in folders
+        ]
+        passes = forwards = [_Pass(model.to(device), task) for model, task in loaded]  # type: ignore[arg-type]
+        is_whole = forwards[0].answers(_rows(held_out, 1, 0))
+        what = "an answer" if is_whole else "a forward pass"
     times = {batch: _times(passes, held_out, batch, seconds) for batch in BATCHES}
     sizes = [size_of(Location.parse(str(folder))) for folder in (before, after)]
     costs = [
@@ -130,12 +139,35 @@ def measure_costs(
         after=costs[1],
         faster={str(batch): _interval(*each) for batch, each in times.items()},
         machine=_machine(device.type),
-        what="an answer" if is_whole else "a forward pass",
+        what=what,
     )
 
 
-class _Pass:
+_WRITTEN = f"an answer of {ANSWER_TOKENS} tokens by OpenVINO (weights in {{}} and {{}})"
+
+
+def _writers(
+    folders: Sequence[Path], task_spec: AnyTask, processor: Location | None
+) -> list[Writer]:
+    """What lets both models write; nothing where neither is a GGUF file, or nothing reads it."""
+    from raymodel.model.gguf_file import GGUF_FILE
+    from raymodel.model.openvino import is_at_home
+
+    if not (any((folder / GGUF_FILE).exists() for folder in folders) and is_at_home()):
+        return []
+    task = get_task(task_spec.name)(task_spec)
+    with tempfile.TemporaryDirectory(prefix="raymodel-") as scratch:
+        return [Writer(folder, task, Path(scratch), processor) for folder in folders]
+
+
+class Timed(Protocol):
     """One model, given rows."""
+
+    def time_s(self, rows: Mapping[str, Any]) -> float: ...
+
+
+class _Pass:
+    """One model, given rows, in torch."""
 
     def __init__(self, model: PreTrainedModel, task: Task) -> None:
         self._model, self._task = model, task
@@ -164,7 +196,7 @@ class _Pass:
 
 
 def _times(
-    passes: Sequence[_Pass], held_out: Dataset, batch: int, seconds: float
+    passes: Sequence[Timed], held_out: Dataset, batch: int, seconds: float
 ) -> list[list[float]]:
     """Of each model, round by round, in seconds."""
     times: list[list[float]] = [[] for _ in passes]

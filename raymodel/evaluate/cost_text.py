@@ -51,8 +51,8 @@ def cost_text(costs: Costs, names: tuple[str, str] = ("before", "after")) -> str
     """
     table = markdown_table(("", *names, ""), cost_rows(costs))
     return (
-        f"{table}\n\nMedians of {costs.what} for the same held-out rows, both models in turn in "
-        f"one process: {costs.machine}. In brackets, how many times as fast: the 95 % "
+        f"{table}\n\nMedians of {costs.what}, both models given as much in turn in one process: "
+        f"{costs.machine}. In brackets, how many times as fast: the 95 % "
         "interval of the median of all rounds. The size is that of the files of weights."
     )
 

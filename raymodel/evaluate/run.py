@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import ray
@@ -121,8 +121,16 @@ def _is_comparable(base: Artifact, task_name: str) -> bool:
     return before is task or has_head
 
 
-def open_held_out(task_name: str, examples: Artifact | None, data: Mixture) -> dict[str, Dataset]:
+def open_held_out(
+    task_name: str,
+    examples: Artifact | None,
+    data: Mixture,
+    splits: Sequence[str] = HELD_OUT,
+) -> dict[str, Dataset]:
     """The rows that a task can be measured on, by the role of their dataset, examples first.
+
+    Args:
+        splits: of each dataset the first of these that has rows.
 
     Raises:
         ArtifactError: there are none.
@@ -133,7 +141,7 @@ def open_held_out(task_name: str, examples: Artifact | None, data: Mixture) -> d
         sources["examples"] = mixture_of(examples)
     problems, datasets = [], {}
     for role, source in sources.items():
-        for split in HELD_OUT:
+        for split in splits:
             try:
                 datasets[role] = open_dataset(source, split)
                 break

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from raymodel.compress.rules import why_no_int8
+from raymodel.compress.rules import why_not_quantised
 from raymodel.data.dedup.texts import find_wrong_dedup, has_texts
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
@@ -289,12 +289,13 @@ def _compressed(job: Job) -> Iterator[tuple[Path, str]]:
 
 
 def check_quantised(job: Job) -> Iterator[Problem]:
-    """What is computed in 8 bits does not write; of another run's model its stage says so."""
+    """Not all tasks have models of fewer bits; of another run's model its stage says so."""
     if job.compress is None or job.compress.quantize is None or job.compress.model is not None:
         return
     from raymodel.tasks import get_task
 
-    if reason := why_no_int8(get_task(job.task)):
+    reason = why_not_quantised(get_task(job.task), job.compress.quantize)
+    if reason is not None:
         yield Problem(("compress", "quantize"), reason)
 
 

@@ -5,6 +5,7 @@ The weights are written one after the other, so that a model may be larger than 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raymodel.model.card import render_card
+from raymodel.model.gguf import GgufType, write_gguf
+from raymodel.model.gguf_file import GGUF_FILE, gguf_config
 from raymodel.model.initial import Weights
 from raymodel.model.own import OwnModel, save_source
 from raymodel.model.stored import INDEX, ONE_FILE
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raymodel.modality.base import Processor
+    from raymodel.modality.text import TextProcessor
 
 # As huggingface_hub splits (`MAX_SHARD_SIZE`): few files, each small enough to be sent again.
 FILE_BYTES = 5 * 10**9
@@ -60,9 +64,59 @@ def save_model(
         with open(folder / name, "wb") as stream:
             write_tensors(stream, tensors, lambda name: weights.read(named[name]))
         on_file(folder / name)
-    written = {folder / name for name in files}
     if len(files) > 1:
         _write_json(folder / INDEX, _index(files))
+    _save_beside(model, processor, folder, dtype, card, {folder / name for name in files}, on_file)
+
+
+def save_gguf_model(
+    model: PreTrainedModel,
+    weights: Weights,
+    processor: TextProcessor,
+    folder: Path,
+    type: GgufType,
+    dtype: torch.dtype,
+    card: Mapping[str, Any],
+    *,
+    importance: Mapping[str, torch.Tensor],
+    on_file: Callable[[Path], None] = lambda file: None,
+) -> None:
+    """Writes a language model whose weights are one GGUF file, with the files of a folder beside.
+
+    `AutoModel….from_pretrained(folder, gguf_file="model.gguf")` loads it, and whatever reads GGUF.
+
+    Args:
+        model: may be on the meta device.
+        type: of the matrices.
+        dtype: that the model was saved in before, in which it is computed where the numbers of the
+            file are multiplied out.
+        importance: see `write_gguf`.
+        weights, processor, folder, card, on_file: as of `save_model`.
+
+    Raises:
+        ArtifactError: GGUF has no place for the model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / GGUF_FILE
+    name = str(card.get("name", ""))
+    write_gguf(file, model, weights, processor.tokenizer, type, name=name, importance=importance)
+    on_file(file)
+    said = copy.copy(model)
+    said.config = copy.deepcopy(model.config)
+    said.config.quantization_config = gguf_config(type)
+    _save_beside(said, processor, folder, dtype, card, {file}, on_file)
+
+
+def _save_beside(
+    model: PreTrainedModel,
+    processor: Processor,
+    folder: Path,
+    dtype: torch.dtype,
+    card: Mapping[str, Any],
+    written: set[Path],
+    on_file: Callable[[Path], None],
+) -> None:
+    """All but the weights, which are written."""
     _save_config(model, folder, dtype)
     processor.save_pretrained(folder)
     (folder / "README.md").write_text(render_card(card), encoding="utf-8")

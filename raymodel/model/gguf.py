@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from raymodel.errors import ArtifactError, StorageError
 from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.initial import Weights
+from raymodel.model.q4 import BLOCK, to_q4_1
 from raymodel.tasks.boundaries import end_tokens
 
 if TYPE_CHECKING:
@@ -52,11 +54,14 @@ _IN_LAYER = {
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _SCALING = "llama3"  # of rotary positions: of Llama 3.1 and later
 _ROPE_FACTORS = "rope_freqs.weight"  # by how much slower each pair of a head turns
-_BLOCK = 32  # numbers that share a scale in the quantised types: a row must be a multiple of it
+# Four bits would cost most in embeddings and in the layer over the vocabulary: they have eight, as
+# in llama.cpp's own mixtures.
+_EIGHT_BITS_OF_FOUR = ("token_embd.weight", "output.weight")
+_FOUR_BITS = ("q4_0", "q4_1")
 _LARGEST_F16 = 65504.0
 
 
-class _Tensor(NamedTuple):
+class GgufTensor(NamedTuple):
     """One tensor of the file."""
 
     name: str
@@ -83,6 +88,7 @@ def write_gguf(
     type: GgufType = "f16",
     *,
     name: str = "",
+    importance: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> None:
     """Writes a causal language model.
 
@@ -90,9 +96,12 @@ def write_gguf(
         file: local; replaced when it exists.
         model: may be on the meta device: its configuration and the names and shapes of its weights.
         weights: gives each weight once, when it is written.
-        type: of matrices; vectors stay fp32. Matrices whose rows are no multiple of 32 numbers
-            stay f16 in the quantised types.
+        type: of matrices; vectors stay fp32. In the quantised types matrices whose rows are no
+            multiple of 32 numbers stay f16, and where four bits are asked for, embeddings and the
+            layer over the vocabulary have eight.
         name: what readers show.
+        importance: of q4_1: name of a weight in the model → (I,) the mean square of its inputs,
+            by which its blocks are fitted; see `to_q4_1`.
 
     Raises:
         ArtifactError: GGUF, or this writer, has no place for the model or its tokenizer; or its
@@ -104,7 +113,7 @@ def write_gguf(
     check_gguf(model)
     rows = num_rows(model)
     said = GgufTokenizer(tokenizer, rows, end_tokens(model, tokenizer))
-    tensors = list(_tensors(model, type))
+    tensors = list(tensors_of(model, type))
     with whole_file(file, sum(tensor.bytes for tensor in tensors)) as partial:
         writer = gguf.GGUFWriter(partial, model.config.model_type)
         try:
@@ -120,9 +129,9 @@ def write_gguf(
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for tensor in tensors:
-                is_made = tensor.name == _ROPE_FACTORS
-                weight = _rope_factors(model.config) if is_made else weights.read(tensor.source)
-                writer.write_tensor_data(_numbers(tensor, weight))
+                made = _rope_factors(model.config) if is_computed(tensor) else None
+                weight = weights.read(tensor.source) if made is None else made
+                writer.write_tensor_data(_numbers(tensor, weight, importance.get(tensor.source)))
         finally:
             writer.close()
 
@@ -193,7 +202,7 @@ def head_size(config: Any) -> int:
     )
 
 
-def _tensors(model: PreTrainedModel, type: GgufType) -> Iterator[_Tensor]:
+def tensors_of(model: PreTrainedModel, type: GgufType) -> Iterator[GgufTensor]:
     """What is written, in the order of the modules; tied weights once."""
     import gguf
 
@@ -205,14 +214,21 @@ def _tensors(model: PreTrainedModel, type: GgufType) -> Iterator[_Tensor]:
         name = _name_in_gguf(source)
         shape = tuple(weight.shape)
         kind = "F32" if len(shape) == 1 else type.upper()
-        if kind.startswith("Q") and shape[-1] % _BLOCK:
+        if type in _FOUR_BITS and name in _EIGHT_BITS_OF_FOUR:
+            kind = "Q8_0"
+        if kind.startswith("Q") and shape[-1] % BLOCK:
             kind = "F16"
         part = name.split(".")[-2]
         paired = heads.get(part, 0) if config.model_type == _PAIRED else 0
-        yield _Tensor(name, source, shape, gguf.GGMLQuantizationType[kind], paired)
+        yield GgufTensor(name, source, shape, gguf.GGMLQuantizationType[kind], paired)
     if rope_scaling(model) == _SCALING:
         pairs = (head_size(config) // 2,)
-        yield _Tensor(_ROPE_FACTORS, _ROPE_FACTORS, pairs, gguf.GGMLQuantizationType.F32, 0)
+        yield GgufTensor(_ROPE_FACTORS, _ROPE_FACTORS, pairs, gguf.GGMLQuantizationType.F32, 0)
+
+
+def is_computed(tensor: GgufTensor) -> bool:
+    """Whether it follows from the configuration, and is no weight of the model."""
+    return tensor.name == _ROPE_FACTORS
 
 
 def _rope_factors(config: Any) -> torch.Tensor:
@@ -237,7 +253,9 @@ def _name_in_gguf(source: str) -> str:
     return f"blk.{found[1]}.{_IN_LAYER[found[2]]}.{found[3]}"
 
 
-def _numbers(tensor: _Tensor, weight: torch.Tensor) -> np.ndarray[Any, Any]:
+def _numbers(
+    tensor: GgufTensor, weight: torch.Tensor, importance: torch.Tensor | None
+) -> np.ndarray[Any, Any]:
     """The weight in the order and type of the file."""
     import gguf
 
@@ -253,6 +271,8 @@ def _numbers(tensor: _Tensor, weight: torch.Tensor) -> np.ndarray[Any, Any]:
     if tensor.heads:
         numbers = _paired(numbers, tensor.heads)
     numbers = np.ascontiguousarray(numbers)
+    if tensor.type == gguf.GGMLQuantizationType.Q4_1:
+        return to_q4_1(torch.from_numpy(numbers), importance)
     return numbers if is_f32 else gguf.quants.quantize(numbers, tensor.type)
 
 
@@ -260,6 +280,12 @@ def _paired(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
     """(heads * D, I): in each head row i and row i + D/2 become neighbours."""
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def unpaired(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """The way back: neighbours become row i and row i + D/2 of their head."""
+    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
 @contextmanager

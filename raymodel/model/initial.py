@@ -18,6 +18,7 @@ from transformers.initialization import guard_torch_init_functions
 from raymodel.errors import SpecError
 
 if TYPE_CHECKING:
+    from raymodel.model.gguf_file import GgufWeights
     from raymodel.model.stored import StoredWeights
 
 
@@ -38,7 +39,10 @@ class InitialWeights:
     """
 
     def __init__(
-        self, model: PreTrainedModel, seed: int, stored: StoredWeights | None = None
+        self,
+        model: PreTrainedModel,
+        seed: int,
+        stored: StoredWeights | GgufWeights | None = None,
     ) -> None:
         self._model = copy.deepcopy(model)  # weightless; modules are drawn on it, one after another
         self._parts = _take_apart(self._model)

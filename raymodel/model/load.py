@@ -13,6 +13,7 @@ import transformers
 from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.build import BUILD_ERRORS, auto_class, first_line, outline_model
+from raymodel.model.gguf_file import GgufWeights, gguf_type
 from raymodel.model.initial import InitialWeights
 from raymodel.model.int8 import is_int8, linear_layers, put_int8
 from raymodel.model.materialise import materialise
@@ -52,8 +53,8 @@ def load_model(
     if isinstance(outline, OwnModel):
         stored = StoredWeights(Location.parse(str(folder)), outline)
         return load_own_model(outline.config, task, stored, dtype)
-    if outline is not None and is_int8(outline.config):
-        return _load_int8(Location.parse(str(folder)), outline, dtype)
+    if outline is not None and is_quantised(outline.config):
+        return _load_quantised(Location.parse(str(folder)), outline, dtype)
     try:
         model: PreTrainedModel = auto_class(task).from_pretrained(
             folder, dtype=dtype, **_LOCAL_ONLY
@@ -65,14 +66,16 @@ def load_model(
     return model
 
 
-def _load_int8(
+def _load_quantised(
     folder: Location, outline: PreTrainedModel, dtype: torch.dtype | Literal["auto"]
 ) -> PreTrainedModel:
-    """As any model: its whole numbers are weights like others in the files."""
-    stored = StoredWeights(folder, outline)
+    """As any model: the whole numbers of `int8.py` are weights like others in the files, and those
+    of a GGUF file are multiplied out."""
+    stored = weights_of(folder, outline)
     wanted = stored.dtype if dtype == "auto" else dtype
     model = materialise(outline, InitialWeights(outline, 0, stored), wanted)
     model.config.dtype = wanted
+    model.config.name_or_path = str(folder)  # as `from_pretrained` does
     model.train(False)
     return model
 
@@ -147,16 +150,28 @@ def check_folder(folder: Location, task: Task) -> PreTrainedModel | None:
     """Checks, by the headers of its weights, that a folder holds a whole model for a task.
 
     Returns: its outline on the meta device; None where its weights are quantised, in another way
-        than `int8.py`, which has names and shapes of its own.
+        than those of `int8.py` and `gguf_file.py`, which has names and shapes of its own.
 
     Raises:
         ArtifactError: no model folder, weights that are damaged, missing, of other shapes, or too
             many, or not fit for the task.
     """
-    model = _outline_of(folder, task, may_be_int8=True)
+    model = _outline_of(folder, task, may_be_quantised=True)
     if model is not None:
-        _check_weights(folder, model, StoredWeights(folder, model), may_be_new=lambda key: False)
+        _check_weights(folder, model, weights_of(folder, model), may_be_new=lambda key: False)
     return model
+
+
+def is_quantised(config: PretrainedConfig) -> bool:
+    """Whether a configuration says that weights are kept in fewer bits: such a model is used, and
+    neither trained nor changed."""
+    return getattr(config, "quantization_config", None) is not None
+
+
+def weights_of(folder: Location, outline: PreTrainedModel) -> StoredWeights | GgufWeights:
+    """The weights of a folder that was checked, whether in safetensors or in a GGUF file."""
+    is_gguf = gguf_type(outline.config) is not None
+    return GgufWeights(folder, outline) if is_gguf else StoredWeights(folder, outline)
 
 
 def read_config(folder: Location, task: Task) -> PretrainedConfig:
@@ -170,15 +185,15 @@ def read_config(folder: Location, task: Task) -> PretrainedConfig:
 
 
 def _outline_of(
-    folder: Location, task: Task, *, may_be_int8: bool = False
+    folder: Location, task: Task, *, may_be_quantised: bool = False
 ) -> PreTrainedModel | None:
     with _config_of(folder, task) as (config, local):
-        said = getattr(config, "quantization_config", None)
-        if said is not None and not (may_be_int8 and is_int8(config)):
+        is_ours = is_int8(config) or gguf_type(config) is not None
+        if is_quantised(config) and not (may_be_quantised and is_ours):
             return None
         model = outline_model(config, task)
-        if said is not None:
-            put_int8(model, {*linear_layers(model)} - {*said["ignore"]})
+        if is_int8(config):
+            put_int8(model, {*linear_layers(model)} - {*config.quantization_config["ignore"]})
         if model.can_generate():
             model.generation_config = _generation_config(local)
     return model
@@ -253,7 +268,7 @@ def _classes_of(folder: Location) -> tuple[str, ...]:
 def _check_weights(
     folder: Location,
     model: PreTrainedModel,
-    stored: StoredWeights,
+    stored: StoredWeights | GgufWeights,
     *,
     may_be_new: Callable[[str], bool],
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.gguf import check_gguf, num_rows, rope_scaling
+from raymodel.model.gguf_file import GGUF_FILE, gguf_type
 from raymodel.model.gguf_tokenizer import GgufTokenizer
+from raymodel.model.openvino import LIBRARY, X86
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.serve.engine import Engine
 from raymodel.serve.form import Grammars
@@ -23,8 +26,6 @@ from raymodel.serve.torch_runner import TorchRunner
 from raymodel.tasks.boundaries import end_tokens
 
 _UNLIMITED_CONTEXT_TOKENS = 4096  # for models that state no limit
-_LIBRARY = "openvino_genai"
-_X86 = ("x86_64", "AMD64")
 _CACHE_FRAC = 0.5  # of the memory that is left; the rest is for activations, and for others
 
 
@@ -82,8 +83,14 @@ def _build_runner(
     grammars: Grammars,
 ) -> tuple[Runner, str]:
     context_tokens = find_context_tokens(model, tokenizer)
+    own = gguf_type(model.config)
+    if own is not None and weights not in (own, "f16"):
+        raise SpecError(
+            f"serve.weights is {weights}, and the model's are in {own} already; leave it out, or "
+            "serve the model that they were made from"
+        )
     obstacle = None if asked == "transformers" else find_obstacle(model, tokenizer)
-    if obstacle is None and asked == "auto" and platform.machine() not in _X86:
+    if obstacle is None and asked == "auto" and platform.machine() not in X86:
         obstacle = f"on {platform.machine()} it has not been tried; ask for it: engine: openvino"
     if asked != "transformers" and obstacle is None:
         from raymodel.serve.beside_runner import BesideRunner
@@ -94,8 +101,9 @@ def _build_runner(
             tokenizer,
             batch=batch,
             context_tokens=context_tokens,
-            type=weights,
+            type=own or weights,
             cache_bytes=int(available_memory_bytes() * _CACHE_FRAC) // replicas,
+            file=Path(str(model.config.name_or_path)) / GGUF_FILE if own else None,
         )
         model_bytes = sum(weight.nbytes for weight in model.parameters())
         runner = BesideRunner(first, load, model_bytes, grammars)
@@ -127,9 +135,9 @@ def find_obstacle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         return _without_advice(error)
     if scaling := rope_scaling(model):
         return f"it does not scale rotary positions ({scaling})"  # which short trials do not show
-    if importlib.util.find_spec(_LIBRARY) is None:
+    if importlib.util.find_spec(LIBRARY) is None:
         why = "openvino-genai is not installed; pip install openvino-genai"
-        if platform.machine() in _X86:
+        if platform.machine() in X86:
             take_slow_path("answers without openvino", why)
         return why
     if model.dtype not in (torch.float32, torch.bfloat16):

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from raymodel.errors import ArtifactError, RequestError, StorageError
 from raymodel.modality.text import TextProcessor
-from raymodel.model.gguf import GgufType, check_gguf, write_gguf
-from raymodel.model.load import check_folder
+from raymodel.model.gguf import GgufType, check_gguf, whole_file, write_gguf
+from raymodel.model.gguf_file import GGUF_FILE, gguf_type
+from raymodel.model.load import check_folder, is_quantised
 from raymodel.model.purpose import find_task
 from raymodel.model.stored import StoredWeights
 from raymodel.serve.named import find_named
@@ -42,7 +43,7 @@ def export_model(
         reference: see `find_named`.
         to: `gguf`, one file for llama.cpp, Ollama, LM Studio and OpenVINO; or `folder`, for
             transformers, vLLM and whatever else reads Hugging Face's.
-        type: of a GGUF file's matrices; f16 by default.
+        type: of a GGUF file's matrices; by default that of a model in fewer bits, else f16.
         out: what to write; by default the name of the run or folder, here. It must not exist.
         storage: where runs are looked up by their names.
 
@@ -60,25 +61,34 @@ def export_model(
     if not target.absolute().parent.is_dir():
         raise RequestError(f"{target.parent} is no folder; make it, or give another place: --out")
     if to == "gguf":
-        _write_gguf(model, target, type or "f16", name)
+        _write_gguf(model, target, type, name)
     else:
         _copy_folder(model, target)
     files = [target] if target.is_file() else [f for f in target.rglob("*") if f.is_file()]
     return Exported(target, sum(file.stat().st_size for file in files))
 
 
-def _write_gguf(model: BaseModel, target: Path, type: GgufType, name: str) -> None:
+def _write_gguf(model: BaseModel, target: Path, type: GgufType | None, name: str) -> None:
     task = get_task(find_task(model.artifact or model.location))()
     outline = check_folder(model.location, task)
-    if outline is None:
+    own = None if outline is None else gguf_type(outline.config)
+    if own is not None and type in (None, own):
+        _copy_file(model.location / GGUF_FILE, target)
+        return
+    if outline is None or is_quantised(outline.config):
         raise ArtifactError(
-            f"{model.location} holds quantised weights; export the model that they were made from, "
-            "in the type that you want (--type q8_0)"
+            f"{model.location} holds {'quantised weights' if own is None else f'weights in {own}'};"
+            " export the model that they were made from, in the type that you want (--type q8_0)"
         )
     check_gguf(outline)
     tokenizer = TextProcessor.load(model.location).tokenizer
     weights = StoredWeights(model.location, outline)
-    write_gguf(target, outline, weights, tokenizer, type, name=name)
+    write_gguf(target, outline, weights, tokenizer, type or "f16", name=name)
+
+
+def _copy_file(file: Location, target: Path) -> None:
+    with whole_file(target, file.size()) as partial:
+        copy_to_disk(file, partial)
 
 
 def _copy_folder(model: BaseModel, target: Path) -> None:

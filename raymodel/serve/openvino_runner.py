@@ -21,7 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, ClusterError
 from raymodel.model.gguf import GgufType, head_size, num_rows, write_gguf
-from raymodel.observe.slow_paths import take_slow_path
+from raymodel.model.gguf_file import GGUF_FILE
+from raymodel.model.openvino import cpu_properties, find_precision
 from raymodel.serve.answer import Answer, Scored
 from raymodel.serve.runner import Made, Runner, Tokens
 from raymodel.serve.sampling import Sampling
@@ -39,6 +40,7 @@ _MOST_MIN_P = 1 - 1e-6  # it takes less than 1, with which the likeliest alone i
 # is another one's misses by all of it.
 _TRIAL_PROMPTS, _TRIAL_TOKENS = (5, 23), 4
 _TRIAL_SHARE = {"f16": 0.15, "q8_0": 0.25}
+_TRIAL_SHARE_OF_FILE = 0.15  # whose numbers torch has too, rounded and all
 
 
 class OpenVinoRunner(Runner):
@@ -52,6 +54,7 @@ class OpenVinoRunner(Runner):
         context_tokens: of prompt and answer together; fewer where the memory holds fewer.
         type: of the weights.
         cache_bytes: the most that keys and values may take.
+        file: the model as GGUF, where it has such weights; else they are written.
 
     Raises:
         ArtifactError: the model cannot be written as GGUF, or is not the same in OpenVINO.
@@ -72,9 +75,10 @@ class OpenVinoRunner(Runner):
         context_tokens: int,
         type: GgufType,
         cache_bytes: int,
+        file: Path | None = None,
     ) -> None:
         self.num_slots = batch
-        self._precision = _precision(model)
+        self._precision = find_precision(model.dtype)
         self._type = type
         token_bytes = _token_bytes(model.config, self._precision)
         blocks = _plan_blocks(batch * context_tokens, cache_bytes // token_bytes, context_tokens)
@@ -83,12 +87,15 @@ class OpenVinoRunner(Runner):
         self.context_tokens = min(context_tokens, self._cache_tokens)
         self._numbers = itertools.count()
         self._running: dict[int, Answer] = {}
-        with tempfile.TemporaryDirectory(prefix="raymodel-") as folder:
-            file = Path(folder) / "model.gguf"
-            write_gguf(file, model, _InMemory(model), tokenizer, type)
+        if file is not None:
             self._start(file, blocks)
+        else:
+            with tempfile.TemporaryDirectory(prefix="raymodel-") as folder:
+                written = Path(folder) / GGUF_FILE
+                write_gguf(written, model, _InMemory(model), tokenizer, type)
+                self._start(written, blocks)
         try:
-            self._check(model)
+            self._check(model, _TRIAL_SHARE[type] if file is None else _TRIAL_SHARE_OF_FILE)
         except BaseException:
             self.close()
             raise
@@ -173,11 +180,7 @@ class OpenVinoRunner(Runner):
                 "dynamic_split_fuse": True,
                 "enable_prefix_caching": True,
             },
-            "properties": {
-                "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
-                "KV_CACHE_PRECISION": _HINTS[self._precision],
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            },
+            "properties": cpu_properties(self._precision),
         })  # fmt: skip
         try:
             error = self._receive()
@@ -207,7 +210,7 @@ class OpenVinoRunner(Runner):
     # ---- the trial -----------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _check(self, model: PreTrainedModel) -> None:
+    def _check(self, model: PreTrainedModel, allowed: float) -> None:
         """What OpenVINO says to a few prompts must be what torch may say to them."""
         draw = torch.Generator().manual_seed(0)
         rows = num_rows(model)
@@ -229,14 +232,11 @@ class OpenVinoRunner(Runner):
             best = logits_TV.max(-1).values
             chosen = logits_TV.gather(-1, ids[0, -_TRIAL_TOKENS:, None])[:, 0]
             missed = ((best - chosen) / (best - logits_TV.mean(-1)).clamp(min=1e-9)).max().item()
-            if not missed <= _TRIAL_SHARE[self._type]:
+            if not missed <= allowed:
                 raise ArtifactError(
                     f"in OpenVINO the model says something else than in transformers ({missed:.0%} "
                     "off in a trial); set serve.engine: transformers"
                 )
-
-
-_HINTS = {"bfloat16": "bf16", "float32": "f32"}
 
 
 class _InMemory:
@@ -247,17 +247,6 @@ class _InMemory:
 
     def read(self, name: str) -> torch.Tensor:
         return self._weights[name]
-
-
-def _precision(model: PreTrainedModel) -> str:
-    """What it computes in. bf16 on one thread ends the process (SIGFPE, OpenVINO 2026.4)."""
-    if model.dtype != torch.bfloat16:
-        return "float32"
-    if torch.get_num_threads() > 1:
-        return "bfloat16"
-    why = "OpenVINO cannot compute bfloat16 on one thread; give the replica two"
-    take_slow_path("computes in float32", why, inherent=True)
-    return "float32"
 
 
 def _token_bytes(config: Any, precision: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from raymodel.data.shard_format import PartContent, write_index, write_shard
@@ -14,15 +15,30 @@ if TYPE_CHECKING:
 
 
 def save_held_out(
-    folder: Location, table: pa.Table, fingerprint: str, stage: str = "prepare"
+    folder: Location,
+    table: pa.Table,
+    fingerprint: str,
+    stage: str = "prepare",
+    splits: Sequence[str] = ("holdout",),
 ) -> Artifact:
-    """Writes rows into an artifact of one shard; its processor is saved by the caller."""
-    part_folder = folder / "data/holdout/0"
+    """Writes rows into an artifact of one shard a split; its processor is saved by the caller."""
+    content = {
+        "splits": {split: {"parts": [vars(_part(folder, table, split))]} for split in splits},
+        "processor": {"folder": "data/processor"},
+    }
+    commit_manifest(
+        folder, job_name="t", stage=stage, fingerprint=fingerprint, parents={}, content=content
+    )
+    return open_artifact(folder)
+
+
+def _part(folder: Location, table: pa.Table, split: str) -> PartContent:
+    part_folder = folder / f"data/{split}/0"
     record = write_shard(part_folder / "0000000.parquet", table, table.num_rows, tokens=1)
     write_index(part_folder, [record])
-    part = PartContent(
+    return PartContent(
         source="x",
-        folder="data/holdout/0",
+        folder=f"data/{split}/0",
         weight=1.0,
         rows=table.num_rows,
         tokens=1,
@@ -34,11 +50,3 @@ def save_held_out(
         rows_per_shard=table.num_rows,
         rows_per_block=table.num_rows,
     )
-    content = {
-        "splits": {"holdout": {"parts": [vars(part)]}},
-        "processor": {"folder": "data/processor"},
-    }
-    commit_manifest(
-        folder, job_name="t", stage=stage, fingerprint=fingerprint, parents={}, content=content
-    )
-    return open_artifact(folder)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from raymodel.compress.make import make_model
+from raymodel.compress.rules import why_not_quantised
 from raymodel.compress.spec import CompressSpec
-from raymodel.errors import ArtifactError, SpecError
+from raymodel.errors import ArtifactError
 from raymodel.modality.text import TextProcessor
 from raymodel.model.export import save_model
 from raymodel.model.int8 import Int8Linear, to_int8
@@ -16,10 +17,10 @@ from raymodel.serve.load import load_service
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
+from raymodel.tasks.spec import task_spec
 from raymodel.testing.tiny import (
     ModelWeights,
     build_tiny_bert,
-    build_tiny_llama,
     train_tiny_tokenizer,
 )
 
@@ -36,7 +37,7 @@ def make(model, processor, tmp_path, task, dtype=torch.float32):
     whole = tmp_path / "whole"
     save_model(model, ModelWeights(model), processor, whole, dtype, {})
     target = Location.parse(str(tmp_path / "int8"))
-    make_model(SPEC, [Location.parse(str(whole))], None, task, target, {})
+    make_model(SPEC, [Location.parse(str(whole))], None, task_spec({"name": task}), target, {})
     return target.local_path
 
 
@@ -120,9 +121,10 @@ def test_it_is_served_by_what_serves_every_model(tmp_path, processor):
     service.close()
 
 
-def test_what_writes_token_by_token_is_refused_with_the_way_that_there_is(tmp_path, processor):
-    with pytest.raises(SpecError, match=r"causal_lm writes token by token.*`serve\.weights: q8_0`"):
-        make(build_tiny_llama(), processor, tmp_path, "causal_lm")
+def test_what_nothing_reads_in_eight_bits_is_refused_with_what_is_left():
+    assert why_not_quantised(get_task("causal_lm"), "int8") is None
+    assert "writes token by token" in why_not_quantised(get_task("seq2seq_lm"), "int8")
+    assert "set it to int8" in why_not_quantised(get_task("text_classification"), "int4")
 
 
 def test_no_file_holds_a_pickle(tmp_path, processor):
@@ -140,7 +142,7 @@ def test_it_is_not_trained_nor_compressed_again(tmp_path, processor):
     with pytest.raises(ArtifactError, match="holds quantised weights"):
         open_model(folder, get_task("text_classification")())
     with pytest.raises(ArtifactError, match="holds quantised weights"):
-        make_model(SPEC, [folder], None, "text_classification", folder, {})
+        make_model(SPEC, [folder], None, task_spec({"name": "text_classification"}), folder, {})
 
 
 def test_a_folder_without_its_scales_is_refused(tmp_path, processor):

@@ -16,6 +16,7 @@ from raymodel.model.load import load_model
 from raymodel.model.tensorfile import TensorFile
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
+from raymodel.tasks.spec import task_spec
 from raymodel.testing.tiny import (
     ModelWeights,
     build_tiny_bert,
@@ -37,9 +38,10 @@ def save(model, processor, folder, dtype=torch.float32):
     return Location.parse(str(folder))
 
 
-def make(spec, folders, tmp_path, task=LLM, base=None):
+def make(spec, folders, tmp_path, task=LLM, base=None, rows=None):
     target = Location.parse(str(tmp_path / "made"))
-    make_model(CompressSpec.model_validate(spec), folders, base, task, target, {"name": "made"})
+    method, of = CompressSpec.model_validate(spec), task_spec({"name": task})
+    make_model(method, folders, base, of, target, {"name": "made"}, rows)
     return load_model(target.local_path, get_task(task)())
 
 

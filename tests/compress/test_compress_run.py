@@ -49,7 +49,11 @@ def storage(tmp_path_factory):
     rows = [{"input_ids": each, "prompt_length": 1} for each in ids]
     table = pa.Table.from_pylist(rows, schema=task.schema())
     examples = save_held_out(
-        Run(storage / "one").execution("examples", "e" * 16), table, "e" * 16, "examples"
+        Run(storage / "one").execution("examples", "e" * 16),
+        table,
+        "e" * 16,
+        "examples",
+        splits=("train", "holdout"),
     )
     processor.save(examples.location / "data/processor")
     for seed, name in enumerate(("one", "two")):
@@ -132,6 +136,24 @@ def test_a_model_of_fewer_layers_is_smaller_and_is_used_by_the_one_loader(
     assert content["promoted"] is None
     model, task = load_for_use(tmp_path / "model", content["task"])
     assert (model.config.num_hidden_layers, task.name) == (1, "causal_lm")
+
+
+def test_numbers_of_four_bits_are_measured_timed_and_judged_as_the_engine_has_them(
+    cluster, storage, tmp_path
+):
+    spec = {"model": "one/finetune", "quantize": "int4", "calibration_rows": 2}
+    content = compress(spec, storage, tmp_path)
+    assert content["method"] == "weights in int4"
+    assert content["passed"]
+    costs = Costs.of(content["costs"])
+    assert costs.what == "an answer of 32 tokens by OpenVINO (weights in f16 and q4_1)"
+    assert costs.after.size_bytes == (tmp_path / "model/model.gguf").stat().st_size
+    before, after = content["base_metrics"]["perplexity"], content["metrics"]["perplexity"]
+    assert before != after
+    assert after == pytest.approx(before, rel=0.2)
+    card = (tmp_path / "model/README.md").read_text()
+    assert "| Perplexity | " in card
+    assert "an answer of 32 tokens by OpenVINO" in card
 
 
 def test_the_rows_of_another_run_are_those_that_its_model_was_tuned_on(storage, tmp_path):

@@ -28,9 +28,13 @@ MODELS = ["a/finetune", "b/finetune"]
         ({"merge": {"models": [*MODELS, "c/best"], "method": "slerp"}}, "here are 3; use two"),
         ({"merge": {"models": MODELS, "method": "ties"}}, "ties needs `base`"),
         ({"merge": {"models": MODELS, "density": "50%"}}, "density belong to ties, not to linear"),
-        ({"prune": {}}, "give one of `keep`, `drop`, `magnitude` and `pattern`"),
+        ({"prune": {}}, "give one of `keep`, `drop`, `heads`, `magnitude` and `pattern`"),
         ({"prune": {"keep": 2, "drop": [1]}}, "this has `keep` and `drop`"),
         ({"prune": {"magnitude": "100%"}}, "less than 1"),
+        (
+            {"quantize": "int8", "calibration_rows": 8},
+            "belongs to `quantize: int4` and `prune.heads`",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_what_would(said: dict[str, Any], why: str) -> None:
@@ -48,6 +52,15 @@ def test_names_of_models_decide_nothing_and_weights_only_by_their_ratio() -> Non
     assert identity() != identity(method="slerp")
 
 
+def test_what_came_later_is_not_in_the_names_of_what_was_there_before() -> None:
+    def identity(**said: Any) -> Any:
+        return CompressSpec.model_validate(said).identity()
+
+    assert identity(quantize="int8") == {"quantize": "int8"}
+    assert "heads" not in identity(prune={"keep": 2})["prune"]
+    assert identity(quantize="int4") != identity(quantize="int4", calibration_rows=8)
+
+
 def job(**sections: Any) -> Job:
     return Job.model_validate({"name": "j", **sections})
 
@@ -60,7 +73,7 @@ def test_the_jobs_in_the_documentation_are_jobs(tmp_path: Path) -> None:
         loaded = load_job(tmp_path / "job.yaml")
         check_job(loaded)
         names.append(loaded.job.name)
-    assert names == ["soup", "shallow", "shallow-tuned", "student", "small"]
+    assert names == ["soup", "shallow", "shallow-tuned", "student", "small", "small-chat"]
 
 
 EVALUATE = {"metrics": ["accuracy"]}

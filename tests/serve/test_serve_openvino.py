@@ -22,6 +22,7 @@ from transformers import (
 
 from raymodel.errors import ArtifactError, ClusterError, SpecError
 from raymodel.model import gguf
+from raymodel.model.openvino import find_precision
 from raymodel.observe.slow_paths import slow_paths
 from raymodel.serve import openvino_runner
 from raymodel.serve.app import build_app
@@ -29,7 +30,7 @@ from raymodel.serve.choice import build_engine, find_obstacle
 from raymodel.serve.generation import GenerationService
 from raymodel.serve.load import load_service
 from raymodel.serve.memory import available_memory_bytes
-from raymodel.serve.openvino_runner import _plan_blocks, _precision
+from raymodel.serve.openvino_runner import _plan_blocks
 from raymodel.serve.spec import ServeSpec
 from raymodel.testing.tiny import round_weights
 
@@ -166,9 +167,9 @@ def test_bfloat16_on_one_thread_is_computed_in_float32(llama, monkeypatch):
     """In bf16 the library divides by zero there and ends its process."""
     model = build("llama").bfloat16()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert _precision(model) == "bfloat16"
+    assert find_precision(model.dtype) == "bfloat16"
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert _precision(model) == "float32"
+    assert find_precision(model.dtype) == "float32"
     assert "one thread" in slow_paths()[0].why
 
 

@@ -10,8 +10,7 @@ import torch
 
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.initial import Weights
-from raymodel.model.int8 import is_int8
-from raymodel.model.load import check_folder, fit
+from raymodel.model.load import check_folder, fit, is_quantised
 from raymodel.model.own import first_weights
 from raymodel.model.positions import find_max_tokens
 from raymodel.model.stored import StoredWeights
@@ -45,7 +44,7 @@ def open_teacher(folder: Location, task: Task, row_tokens: int | None) -> OpenTe
     """
     own = type(task)(task.spec)
     outline = check_folder(folder, own)
-    if outline is None or is_int8(outline.config):
+    if outline is None or is_quantised(outline.config):
         raise ArtifactError(
             f"distill.teacher, {folder}, holds quantised weights, of which no frozen copy in the "
             "format of the training is made; give the model that they were made from"
