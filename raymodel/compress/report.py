@@ -34,8 +34,8 @@ def card_of(
         for name, value in after.metrics.items()
     }
     answers = {
-        _shown(sample["prompt"]): f"{_shown(was)} → {_shown(sample['answer'])}"
-        for sample in after.samples[:_ANSWERS]
+        number: f"{_shown(sample['prompt'])}: {_shown(was)} → {_shown(sample['answer'])}"
+        for number, sample in enumerate(after.samples[:_ANSWERS], start=1)
         for was in [asked.get(sample["prompt"])]
         if was is not None
     }
@@ -49,9 +49,9 @@ def card_of(
 
 
 def _shown(text: str) -> str:
-    """For a cell of a table: the end of what is longer, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_CHARS else "…" + line[-_SHOWN_CHARS:]
+    """For a cell of a table: on one line, the end of what is longer, as text whatever it says."""
+    line = " ".join(text.replace("`", "'").split())
+    return f"`{line if len(line) <= _SHOWN_CHARS else '…' + line[-_SHOWN_CHARS:]}`"
 
 
 def _ends(measured: Measured, name: str) -> str:
