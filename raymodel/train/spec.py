@@ -220,6 +220,18 @@ class TrainSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _layers_are_heard(self) -> TrainSpec:
+        """What layers give is taken by hooks, within one pass that is computed as it is written."""
+        matches = self.distill is not None and self.distill.hidden is not None
+        for field in ("activation_checkpointing", "compile"):
+            if matches and getattr(self, field):
+                raise ValueError(
+                    f"distill.hidden takes what each layer gives, and with {field} layers are not "
+                    "computed one by one; leave one of them out"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _flash_is_for_16_bits(self) -> TrainSpec:
         if self.attention == "flash" and self.precision == "fp32":
             raise ValueError(
@@ -326,6 +338,11 @@ class FinetuneSpec(TrainSpec):
             raise ValueError(
                 "distill.student says what the student begins as; leave `base` and `model` out, or "
                 "leave student out"
+            )
+        if self.adapter is not None and self.distill is not None and self.distill.hidden:
+            raise ValueError(
+                "distill.hidden trains matrices beside whole layers, and an adapter leaves those "
+                "as they are; leave one of them out"
             )
         if self.tokenizer is not None and self.distill is not None:
             raise ValueError(

@@ -30,6 +30,7 @@ from raymodel.train.checkpoint.resume import resume
 from raymodel.train.checkpoint.saver import Saver
 from raymodel.train.checkpoint.state import TrainState
 from raymodel.train.clock import Clock
+from raymodel.train.distill.hidden import with_projections
 from raymodel.train.distill.teacher import OpenTeacher, open_teacher, task_of_both
 from raymodel.train.fault.hang import Watchdog
 from raymodel.train.fault.notice import LeaveNotice
@@ -200,6 +201,9 @@ def _build_engine(work: TrainWork, task: Task, dataset: Dataset, session: Sessio
         task = task.for_model(network.plain.config)
     else:
         task = task_of_both(task, network.plain, teacher.outline)
+        assert work.spec.distill is not None, "there is a teacher"
+        if work.spec.distill.hidden is not None:
+            network = with_projections(network, teacher.outline, work.seed)
     return build_engine(network.module, task, work.spec, batch, network.weights, teacher)
 
 

@@ -34,9 +34,16 @@ class DistillSpec(Spec):
     weight: Fraction = Field(default=0.5, gt=0)
     """The teacher's share of the loss; the rest is that of the targets. With 100 % these only say
     which positions count."""
+    hidden: float | None = Field(default=None, gt=0, le=1000)
+    """Layers are matched too: to the loss of a target this is added, times how far what layers give
+    is from what the teacher's give, evenly from the first to the last, through matrices that are
+    learnt beside and are no part of the model (arXiv:1909.10351). The distance is a share of the
+    teacher's own size, so it is about 1 at first and 0 where they are equal."""
     student: StudentSpec | None = None
     """What the student begins as, in place of `base` or `model`."""
 
     def identity(self) -> dict[str, Any]:
-        """Without the name of the teacher, which is an input."""
-        return {name: each for name, each in super().identity().items() if name != "teacher"}
+        """Without the name of the teacher, which is an input; and without `hidden` where nothing
+        is matched, as what was trained before it came has its name."""
+        known = {name: each for name, each in super().identity().items() if name != "teacher"}
+        return {n: v for n, v in known.items() if n != "hidden" or v is not None}

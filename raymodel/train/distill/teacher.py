@@ -22,6 +22,8 @@ from raymodel.train.distill.spec import DistillSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from raymodel.train.distill.hidden import Hidden
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenTeacher:
@@ -84,11 +86,14 @@ class Teacher:
         task: Task,
         spec: DistillSpec,
         close: Callable[[], None] = lambda: None,
+        hidden: Hidden | None = None,
     ) -> None:
         """Args:
         model: in evaluation mode, on the device of the student; an engine may be around it.
         close: what lets go of that.
+        hidden: what layers of both give, where the spec asks for it.
         """
+        self._hidden = hidden
         self._model, self._task, self._spec = model, task, spec
         self.close = close
 
@@ -115,12 +120,16 @@ class Teacher:
                 f"{tuple(scores.logits_NV.shape)} for the same rows (targets, classes or ids); "
                 "take a teacher with as many positions and at least as many ids"
             )
-        return distilled_loss_sum(
+        loss = distilled_loss_sum(
             scores,
             told_NV[:, :width],
             temperature=self._spec.temperature,
             weight=self._spec.weight,
         )
+        if self._hidden is None:
+            return loss
+        assert self._spec.hidden is not None, "the spec asks for it"
+        return loss + self._spec.hidden * self._hidden.loss_sum(batch)
 
 
 def task_of_both(task: Task, student: PreTrainedModel, teacher: PreTrainedModel) -> Task:

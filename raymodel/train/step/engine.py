@@ -25,6 +25,7 @@ from raymodel.model.kernels import has_fast_bf16, note_attention
 from raymodel.model.materialise import materialise, stand_in
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.tasks.base import Task
+from raymodel.train.distill.hidden import Hidden
 from raymodel.train.distill.teacher import OpenTeacher, Teacher
 from raymodel.train.layout import Layout
 from raymodel.train.plan import BatchPlan, find_step_conflict
@@ -282,11 +283,13 @@ def build_engine(
         engine.compile()
     is_guards = guard_clips(spec, engine.zero_optimization_stage())
     clip = spec.optimizer.gradient_clip if is_guards else None
-    asked = None if teacher is None else _place_teacher(teacher, task, spec, batch)
+    asked = None if teacher is None else _place_teacher(teacher, task, spec, batch, engine.module)
     return Engine(engine, task, batch, layout, clip, asked)
 
 
-def _place_teacher(teacher: OpenTeacher, task: Task, spec: TrainSpec, batch: BatchPlan) -> Teacher:
+def _place_teacher(
+    teacher: OpenTeacher, task: Task, spec: TrainSpec, batch: BatchPlan, student: Any
+) -> Teacher:
     """A teacher as the layout of the workers keeps weights: whole on each worker, and under ZeRO-3
     shared out."""
     assert spec.distill is not None, "it is the spec's"
@@ -297,10 +300,11 @@ def _place_teacher(teacher: OpenTeacher, task: Task, spec: TrainSpec, batch: Bat
     _prepare_model(network, spec.model_copy(update=without), layout, task)
     network.eval()
     config = deepspeed_config(spec, batch, layout.world_size)
+    hidden = None if spec.distill.hidden is None else Hidden(student, network, task)
     if config["zero_optimization"]["stage"] < 3:
-        return Teacher(network, task, spec.distill)
+        return Teacher(network, task, spec.distill, hidden=hidden)
     engine = zero.shared_out(network, config)
-    return Teacher(engine, task, spec.distill, engine.destroy)
+    return Teacher(engine, task, spec.distill, engine.destroy, hidden)
 
 
 def _groups(model: torch.nn.Module, optimizer: OptimizerSpec) -> list[dict[str, Any]]:
