@@ -24,13 +24,16 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from raymodel.data.dedup.likeness import TextLikeness
 from raymodel.data.dedup.minhash import SKETCH_WORDS, band_keys, signatures, sketches
-from raymodel.data.dedup.near import RECORD, find_near
+from raymodel.data.dedup.near import find_near, record_type
 from raymodel.data.dedup.plan import BandPlan, plan_bands, plan_near_buckets
 from raymodel.data.dedup.spill import read_spills, write_spill
 from raymodel.data.dedup.words import batches, runs_of, words_of
 from raymodel.storage.uri import Location
+from raymodel.tasks.fields import PLAIN_TEXT
 
+RECORD = record_type(SKETCH_WORDS, is_labelled=False)
 MIN_WORDS = 30
 EDITS = (0.05, 0.20)
 SETTINGS = ((0.8, 5), (0.5, 3), (0.4, 2), (0.35, 2))
@@ -91,11 +94,15 @@ def dropped(texts: list[str], threshold: float, ngram: int) -> tuple[set[int], f
     minima = np.concatenate([signatures(documents[part], ngram) for part in batches(documents)])
     keys, records = band_keys(minima, plan), np.zeros(len(texts), RECORD)
     records["index"], records["sketch"] = np.arange(len(texts)), sketches(minima, 1)
-    found = set[int]()
+    likeness, found = near_at(threshold, ngram), set[int]()
     for band in range(plan.bands):
         records["key"] = keys[:, band]
-        found.update(find_near(records, 1, threshold).duplicates["index"].tolist())
+        found.update(find_near(records, likeness.are_near).duplicates["index"].tolist())
     return found, time.process_time() - started
+
+
+def near_at(threshold: float, ngram: int) -> TextLikeness:
+    return TextLikeness(fields=PLAIN_TEXT, threshold=threshold, ngram=ngram)
 
 
 def planted(texts: list[str]) -> None:
@@ -140,7 +147,7 @@ def synthetic(num_keys: int, plan: BandPlan) -> None:
         for bucket in range(buckets):
             places = [place / f"{partition}.bin" for partition in range(PARTITIONS)]
             records = read_spills(places, bucket, buckets, RECORD)
-            duplicates += len(find_near(records, 1, 0.8).duplicates)
+            duplicates += len(find_near(records, near_at(0.8, 5).are_near).duplicates)
         compare_s = time.perf_counter() - started
     print(
         f"one band of {num_keys:,} keys in {buckets} buckets: spilled {bytes_spilled / 1e9:.2f} GB "

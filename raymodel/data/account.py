@@ -6,6 +6,7 @@ record ends in exactly one of: a row, a duplicate of another, or left out for a 
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ SAMPLES_PER_REASON = 5
 """Of each reason in each partition: enough to see what is wrong with the data."""
 SAMPLE_CHARS = 200
 """Of a record that was left out."""
+THUMBNAIL_EDGE = 96
+"""Pixels; some 10 KB of PNG."""
 RECORDS = "records"
 """What every cleaning step counts of its changes."""
 
@@ -52,6 +55,8 @@ class Reject:
     place: Place
     sample: str
     """Its beginning, as far as it can be shown."""
+    image: str | None = None
+    """A small picture of it, as an address that holds all of it, where it is an image."""
 
 
 @dataclass
@@ -88,18 +93,22 @@ class Account:
         """Of the record that is looked at. Few are asked for, so it is made when it is."""
         return Place(file=encodable(self.within + self._file), line=self._line, byte=self._byte)
 
-    def leave_out(self, reason: str, sample: object = "", *, records: int = 1) -> None:
+    def leave_out(
+        self, reason: str, sample: object = "", *, records: int = 1, image: bytes | None = None
+    ) -> None:
         """What was begun is not kept.
 
         Args:
             reason: the same words for all records of a kind: they are counted by it.
             sample: bytes, text or fields of the record, to be shown.
             records: as many as were begun.
+            image: a file, which is shown where it can be decoded.
         """
         self.left_out[reason] += records
         if self.left_out[reason] < SAMPLES_PER_REASON + records:
+            shown = None if image is None else find_thumbnail(image)
             self.rejects.append(
-                Reject(reason=reason, place=self.place, sample=_sample_text(sample))
+                Reject(reason=reason, place=self.place, sample=_sample_text(sample), image=shown)
             )
 
     def change(self, changed: Mapping[str, Mapping[str, int]]) -> None:
@@ -122,6 +131,7 @@ class Account:
                 "line": reject.place.line,
                 "byte": reject.place.byte,
                 "sample": reject.sample,
+                **({"image": reject.image} if reject.image else {}),
             }
             for reject in self.rejects
         ]
@@ -147,7 +157,23 @@ def encodable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
+def find_thumbnail(data: bytes) -> str | None:
+    """A small PNG of an image file as an address that holds all of it; None of what is none."""
+    from raymodel.modality.image_decode import ImageError, thumbnail
+
+    try:
+        small = thumbnail(data, THUMBNAIL_EDGE)
+    except ImageError:
+        return None
+    return f"data:image/png;base64,{base64.b64encode(small).decode()}"
+
+
 def _sample_text(sample: object) -> str:
+    if isinstance(sample, Mapping):  # a file may be large, and its bytes tell nobody anything
+        sample = {
+            name: f"<{len(value):,} bytes>" if isinstance(value, bytes) else value
+            for name, value in sample.items()
+        }
     if isinstance(sample, bytes):
         sample = sample[: 4 * SAMPLE_CHARS].decode("utf-8", "replace")
     text = sample if isinstance(sample, str) else repr(sample)

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from raymodel.data.dedup.contamination import FOUND, ContaminationStep, SetStep
 from raymodel.data.dedup.drops import EMPTIED, NEAR, NEAR_OTHER_LABEL, Drops, contaminated_reason
-from raymodel.data.dedup.plan import BandPlan, plan_bands, plan_near_buckets, plan_unit_buckets
+from raymodel.data.dedup.likeness import Likeness, likeness_of
+from raymodel.data.dedup.plan import plan_near_buckets, plan_unit_buckets
 from raymodel.data.dedup.repeated import CommonStep, StripStep, UnitStep
 from raymodel.data.dedup.spec import NearDedup, RepeatedSpec
 from raymodel.data.dedup.steps import NearStep, SketchStep
-from raymodel.data.dedup.texts import num_texts
 from raymodel.data.ledger import Ledger
 from raymodel.data.read_step import ReadStep
 from raymodel.data.sources import resolve_source
@@ -49,7 +49,7 @@ class Compared:
     """What was found of lines or paragraphs that stand in many documents."""
     sets: Mapping[str, Any]
     """Name → what was found of an evaluation set."""
-    near: BandPlan | None
+    near: Likeness | None
     """How near-duplicates were looked for."""
     unseen: int
     """Documents that share a band with more others than were looked at."""
@@ -78,26 +78,26 @@ def compare(read: ReadStep, documents: int, do: Do, say: Say, base_dir: Path | N
     if clean.decontaminate is not None:
         sets = _find_sets(read, clean.decontaminate, drops, do, say, base_dir)
         drops = replace(drops, sets=tuple(sets))
-    plan, unseen = None, 0
+    likeness, unseen = None, 0
     if isinstance(clean.dedup, NearDedup):
-        plan = plan_bands(clean.dedup.threshold)
-        drops, unseen = _find_near(read, clean.dedup, plan, documents, drops, do, say)
+        likeness = likeness_of(clean.dedup, read.kind.fields)
+        drops, unseen = _find_near(read, likeness, documents, drops, do, say)
     return Compared(
         drops=drops,
         duplicates=equal if drops_equal else 0,
         conflicts=conflicts,
         repeated=repeated,
         sets=sets,
-        near=plan,
+        near=likeness,
         unseen=unseen,
     )
 
 
 def compared_content(
-    compared: Compared, clean: CleanSpec, ledger: Ledger, near_conflicts: int, say: Say
+    compared: Compared, ledger: Ledger, near_conflicts: int, say: Say
 ) -> dict[str, Any]:
     """What the manifest says of it besides counts of equal documents; nothing of what was not asked
-    for. Says what the labels of near texts are.
+    for. Says what the labels of near documents are.
 
     Args:
         ledger: the accounts of all documents.
@@ -105,9 +105,9 @@ def compared_content(
     """
     content: dict[str, Any] = {"repeated": compared.repeated, "decontaminated": compared.sets}
     content = {name: dict(found) for name, found in content.items() if found}
-    if compared.near is None or not isinstance(clean.dedup, NearDedup):
+    if compared.near is None:
         return content
-    plan, spec, left_out = compared.near, clean.dedup, ledger.left_out
+    left_out = ledger.left_out
     if near_conflicts or NEAR_OTHER_LABEL in left_out:
         say(
             f"warning: {many(near_conflicts, 'document')} that are nearly alike another of another "
@@ -115,11 +115,7 @@ def compared_content(
             "fall on another side of the holdout"
         )
     near = {
-        "threshold": spec.threshold,
-        "ngram": spec.ngram,
-        "bands": plan.bands,
-        "rows": plan.rows,
-        "recall_at_threshold": round(plan.recall(spec.threshold), 3),
+        **compared.near.facts,
         "duplicates": left_out.get(NEAR, 0),
         "label_conflicts": near_conflicts,
         "unseen": compared.unseen,
@@ -237,39 +233,25 @@ def _set_line(name: str, found: Mapping[str, Any], ngram: int) -> str:
 
 
 def _find_near(
-    read: ReadStep,
-    spec: NearDedup,
-    plan: BandPlan,
-    documents: int,
-    drops: Drops,
-    do: Do,
-    say: Say,
+    read: ReadStep, likeness: Likeness, documents: int, drops: Drops, do: Do, say: Say
 ) -> tuple[Drops, int]:
     """Where it is told which documents are near to an earlier one; and how many were not held
     against all others."""
     buckets, is_labelled = plan_near_buckets(documents), read.kind.label_role is not None
-    say(
-        f"near-duplicates: documents that share {spec.threshold:.0%} of their runs of "
-        f"{many(spec.ngram, 'word')} meet in one of {plan.bands} bands of {plan.rows} with a "
-        f"probability of {plan.recall(spec.threshold):.0%}"
-    )
+    say(f"near-duplicates: {likeness.line}")
     do(
         SketchStep(
             work=read.work,
             partitions=read.partitions,
-            fields=read.kind.fields,
             label_role=read.kind.label_role,
-            ngram=spec.ngram,
-            plan=plan,
+            likeness=likeness,
             num_buckets=buckets,
             drops=drops,
         )
     )
     step = NearStep(
         work=read.work,
-        num_texts=num_texts(read.kind.fields),
-        threshold=spec.threshold,
-        plan=plan,
+        likeness=likeness,
         num_buckets=buckets,
         num_partitions=len(read.partitions),
         is_labelled=is_labelled,
@@ -278,7 +260,7 @@ def _find_near(
     if unseen:
         say(
             f"warning: {unseen:,} times a document has a band in common with so many others that "
-            "it was not held against all of them; where it is near to some it may be kept. Raise "
-            "`threshold` or `ngram`"
+            f"it was not held against all of them; where it is near to some it may be kept. "
+            f"{likeness.fix}"
         )
     return replace(drops, near_buckets=step.num_items, is_labelled=is_labelled), unseen

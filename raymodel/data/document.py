@@ -25,6 +25,8 @@ from raymodel.tasks.template import FieldTypeError, RecordError
 
 FILE_IS_DOCUMENT = frozenset({"text", "folder", "python_functions"})
 """Formats whose records are parts of a document, the file."""
+LOOK = "look"
+"""Column of what images look like, where these are compared."""
 _VALUE = "value:"
 
 
@@ -46,6 +48,9 @@ class Document:
     cut: tuple[str, ...]
     """Roles whose text was longer than `clean.max_chars`."""
     place: Place
+    look: int | None = None
+    """What its image looks like, in 64 bits (`dedup/looks.py`), where that was asked for and it is
+    not of one shade. It is known until images were compared."""
 
     @property
     def num_bytes(self) -> int:
@@ -80,12 +85,14 @@ def make_document(
         SourceError: a field that the job file names holds what the role cannot be, or a step of
             the user's own failed.
     """
+    read: dict[str, Value] = {}
     try:
         read = read_roles(record, source, root, fields)
         values, cleaned = clean_values(read, fields, cleaner)
+        look = cleaned.find_look() if cleaner.spec.dedup.name == "near" else None
         group = source.group and clean_text(label_text(record.fields, source.group))
     except RecordError as error:
-        account.leave_out(error.reason, record.fields)
+        account.leave_out(error.reason, record.fields, image=find_image(read, fields))
         return None
     except (FieldTypeError, StepError) as error:
         raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
@@ -106,15 +113,31 @@ def make_document(
         group=record.document if is_part else values_digest([given]),
         cut=tuple(role for role, value in kept.items() if value != values[role]),
         place=account.place,
+        look=look,
     )
 
 
+def value_column(role: str) -> str:
+    """Of a table of documents: the column of a role."""
+    return _VALUE + role
+
+
+def find_image(values: Mapping[str, Value], fields: Fields) -> bytes | None:
+    """The image among the values of a record; None where there is none."""
+    found = (values.get(role) for role, field in fields.items() if field.kind == "image")
+    return next((value for value in found if isinstance(value, bytes)), None)
+
+
 def documents_table(
-    documents: Sequence[Document], splits: Sequence[str], fields: Fields
+    documents: Sequence[Document], splits: Sequence[str], fields: Fields, *, looks: bool = False
 ) -> pa.Table:
-    """What the row step needs, a line a document; a role is the column `value:ROLE`."""
+    """What later steps need, a line a document; a role is the column `value_column`.
+
+    Args:
+        looks: whether images are compared, so that `LOOK` is a column.
+    """
     values = {
-        _VALUE + role: pa.array([d.values[role] for d in documents], COLUMN_TYPES[field.kind])
+        value_column(role): pa.array([d.values[role] for d in documents], COLUMN_TYPES[field.kind])
         for role, field in fields.items()
     }
     columns = {
@@ -126,6 +149,8 @@ def documents_table(
         "group": pa.array([d.group for d in documents], pa.binary()),
         "split": pa.array(splits, pa.string()),
     }
+    if looks:
+        columns[LOOK] = pa.array([d.look for d in documents], pa.uint64())
     return pa.table(values | columns)
 
 
@@ -134,7 +159,7 @@ def documents_of(table: pa.Table, fields: Fields) -> list[Document]:
     columns = {name: table[name].to_pylist() for name in table.column_names}
     return [
         Document(
-            values={role: columns[_VALUE + role][index] for role in fields},
+            values={role: columns[value_column(role)][index] for role in fields},
             cut=tuple(columns["cut"][index]),
             place=Place(**{name: columns[name][index] for name in PLACE_COLUMNS}),
             key=columns["key"][index],

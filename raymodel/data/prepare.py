@@ -139,9 +139,7 @@ class _Preparation:
         rows = self._do(step)
         self._close_account(partitions, rows, compared.duplicates)
         near_conflicts = sum(summary["near_conflicts"] for summary in rows)
-        common = compared_content(
-            compared, self._recipe.clean, self._ledger, near_conflicts, self._say
-        )
+        common = compared_content(compared, self._ledger, near_conflicts, self._say)
         classes = _count_labels(rows)
         self._tell_classes(labels, classes)
         parts = self._plan_parts(partitions, rows)
@@ -261,7 +259,8 @@ class _Preparation:
         self._ledger.check_share(self._recipe.max_left_out, self._asked_for, self._see())
 
     def _write_rejects(self) -> None:
-        lines = (json.dumps(reject, ensure_ascii=False) for reject in self._ledger.rejects)
+        kept = ({k: v for k, v in each.items() if k != "image"} for each in self._ledger.rejects)
+        lines = (json.dumps(reject, ensure_ascii=False) for reject in kept)
         if self._ledger.rejects:
             (self._place / REJECTS).write_text("".join(line + "\n" for line in lines))
 

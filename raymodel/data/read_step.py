@@ -21,6 +21,7 @@ from raymodel.data.clean import (
     key_table,
 )
 from raymodel.data.cleaning.cleaner import Cleaner
+from raymodel.data.dedup.texts import compares_images
 from raymodel.data.document import Document, classes_of, documents_table, make_document
 from raymodel.data.listed import within
 from raymodel.data.read import read_slice
@@ -77,9 +78,9 @@ class ReadStep(OfPartitions):
                 self._note_side(sides, document, split, source)
                 if split == "train" and self._is_sampled(record.document):
                     sample += [_as_text(document.values[role]) for role in texts]
-        write_table(
-            item_file(self.work, "documents", item), documents_table(documents, splits, fields)
-        )
+        looks = self.clean.dedup.name == "near" and compares_images(fields)
+        table = documents_table(documents, splits, fields, looks=looks)
+        write_table(item_file(self.work, "documents", item), table)
         if self.sample_frac:
             sampled = pa.table({"text": pa.array(sample, pa.large_string())})
             write_table(item_file(self.work, "sample", item), sampled)

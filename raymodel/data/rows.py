@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from raymodel.data.account import Account
 from raymodel.data.card.profile import RowsSeen
-from raymodel.data.document import Document, classes_of
+from raymodel.data.document import Document, classes_of, find_image
 from raymodel.data.pack import pack_rows
 from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
@@ -190,7 +190,8 @@ class RowKind:
             account.begin(**vars(document.place))
             example = features_of(document)
             if isinstance(example, LeftOut):
-                account.leave_out(example.reason, dict(document.values))
+                image = find_image(document.values, self.fields)
+                account.leave_out(example.reason, dict(document.values), image=image)
                 continue
             kept.append(document)
             features.append(example.features)

@@ -308,10 +308,10 @@ class CleanSpec(Spec):
     repeated: RepeatedSpec | None = None
     """Takes out lines or paragraphs that stand in many documents."""
     steps: Annotated[Many[AnyStepSpec], DISTINCT] = ()
-    """What the texts of a record go through in this order before all else: names, or sections with
-    `name` and what the step takes, `[unicode, {name: gopher, min_words: 20}]`. What a step leaves
-    out or changes is counted under its name. `module.path:Name` is a function of your own, which
-    gives the text to keep, or null to leave its document out."""
+    """What the texts, images and sounds of a record go through in this order before all else:
+    names, or sections with `name` and what the step takes, `[unicode, {name: gopher, min_words:
+    20}]`. What a step leaves out or changes is counted under its name. `module.path:Name` is a
+    function of your own, which gives the text to keep, or null to leave its document out."""
 
     def identity(self) -> dict[str, Any]:
         """With the version of each step, and the text of the modules of your own: a step that

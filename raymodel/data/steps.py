@@ -15,7 +15,8 @@ from raymodel.data.account import PLACE_COLUMNS, SAMPLES_PER_REASON, Account, Pl
 from raymodel.data.card.profile import Profile
 from raymodel.data.clean import compare_documents
 from raymodel.data.dedup.drops import DUPLICATES, Drops
-from raymodel.data.document import documents_of
+from raymodel.data.document import documents_of, find_image
+from raymodel.data.record import digest_of
 from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.spec import SourceSpec
@@ -117,7 +118,8 @@ class RowStep(OfPartitions):
             shown, rest = found[:SAMPLES_PER_REASON], len(found) - SAMPLES_PER_REASON
             for document in documents_of(table.take(pa.array(shown)), self.kind.fields):
                 account.begin(**vars(document.place))
-                account.leave_out(reason, dict(document.values))
+                image = find_image(document.values, self.kind.fields)
+                account.leave_out(reason, dict(document.values), image=image)
             if rest > 0:
                 account.leave_out(reason, records=rest)
         stays &= np.array([reason is None for reason in reasons], dtype=bool)

@@ -27,14 +27,15 @@ def texts_of(values: Mapping[str, Any], fields: Fields) -> Iterator[str]:
 def clean_values(
     values: Mapping[str, Any], fields: Fields, cleaner: Cleaner
 ) -> tuple[dict[str, Value], Record]:
-    """The values of a record after the steps of a job, with what these changed. Answers that are
-    pieces of a text are changed as it is, and found again in it.
+    """The values of a record after the steps of a job, with what these changed and looked at.
+    Answers that are pieces of a text are changed as it is, and found again in it.
 
     Raises:
         RecordError: a step leaves the record out, or an answer is no longer in its text.
         StepError: a step of the user's own failed.
     """
-    record = cleaner.clean([*texts_of(values, fields)])
+    images, sounds = (_files_of(values, fields, kind) for kind in ("image", "audio"))
+    record = cleaner.clean([*texts_of(values, fields)], images, sounds)
     cleaned = _with_texts(values, fields, record.texts) if record.changed else dict(values)
     given = str(next(iter(cleaned.values())))
     for role, field in fields.items():
@@ -42,6 +43,10 @@ def clean_values(
             pieces = [each | {"text": cleaner.clean_piece(each["text"])} for each in values[role]]
             cleaned[role] = place_answers(pieces, given)
     return cleaned, record
+
+
+def _files_of(values: Mapping[str, Any], fields: Fields, kind: str) -> list[bytes]:
+    return [values[role] for role, field in fields.items() if field.kind == kind]
 
 
 def _with_texts(

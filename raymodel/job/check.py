@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from raymodel.compress.rules import why_not_quantised
+from raymodel.data.cleaning.spec import steps_for
+from raymodel.data.cleaning.spec.base import Sees
+from raymodel.data.dedup.spec import NearDedup
 from raymodel.data.dedup.texts import find_wrong_dedup, has_texts
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
@@ -38,6 +41,8 @@ from raymodel.train.distill.rules import why_no_teacher
 from raymodel.train.plan import find_step_conflict, plan_batch
 from raymodel.train.spec import FinetuneSpec
 from raymodel.tune.check import check_sweep
+
+_SEEN: dict[Sees, str] = {"text": "texts", "image": "images", "audio": "sounds"}
 
 
 def check_job(loaded: LoadedJob) -> None:
@@ -67,17 +72,34 @@ def check_sources(job: Job) -> Iterator[Problem]:
                 yield Problem((stage, "sources", i, *named), why)
         for i, why in find_wrong_sources(spec.sources, fields, reader):
             yield Problem((stage, "sources", i), why)
-        if spec.clean.steps and all(f.kind not in TEXT_KINDS for f in fields.values()):
-            yield Problem(
-                (stage, "clean", "steps"),
-                f"the steps change and judge texts, and {reader} reads {', '.join(fields)}, none "
-                "of which is one; leave them out",
-            )
+        yield from _cleaned(stage, spec, fields, reader)
+
+
+def _cleaned(
+    stage: str, spec: PrepareSpec | FinetuneSpec, fields: Fields, reader: str
+) -> Iterator[Problem]:
+    """What cleaning steps look at, the records have."""
+    has: dict[Sees, bool] = {
+        "text": any(field.kind in TEXT_KINDS for field in fields.values()),
+        "image": any(field.kind == "image" for field in fields.values()),
+        "audio": any(field.kind == "audio" for field in fields.values()),
+    }
+    fitting = [name for sees, is_there in has.items() if is_there for name in steps_for(sees)]
+    for i, step in enumerate(spec.clean.steps):
+        if has[step.sees]:
+            continue
+        fix = f"steps that look at these are {', '.join(fitting)}" if fitting else "leave it out"
+        yield Problem(
+            (stage, "clean", "steps", i),
+            f"{step.name} looks at {_SEEN[step.sees]}, and {reader} reads {', '.join(fields)}, "
+            f"none of which is one; {fix}",
+        )
 
 
 def _compared(stage: str, spec: PrepareSpec | FinetuneSpec, fields: Fields) -> Iterator[Problem]:
     """What documents are compared by, they have; and so have the evaluation sets."""
-    if spec.clean.dedup.name == "near" and (why := find_wrong_dedup(fields)):
+    dedup = spec.clean.dedup
+    if isinstance(dedup, NearDedup) and (why := find_wrong_dedup(dedup, fields)):
         yield Problem((stage, "clean", "dedup"), why)
     if spec.clean.repeated and (stage != "prepare" or not has_texts(fields)):
         yield Problem(

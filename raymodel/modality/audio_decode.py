@@ -10,7 +10,7 @@ Shapes: N samples.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,15 @@ _FRAME_S = 0.02  # in which loudness is taken; a pause between two words is seve
 _QUIETEST_IN = 0.5  # share of a piece, at its end, in which it is cut: pieces are not too short
 
 
+class Recording(NamedTuple):
+    """What is in a file."""
+
+    samples: NDArray[np.float32]
+    """From -1 to 1, and beyond where a codec overshoots. (N, channels)"""
+    rate: int
+    """Samples a second of each channel."""
+
+
 class AudioError(ValueError):
     """Audio that cannot be played to a model."""
 
@@ -59,6 +68,16 @@ def decode_audio(data: bytes, rate: int) -> Samples:
     Raises:
         AudioError: there is no such sound in `data`.
     """
+    found = read_audio(data)
+    return resampled(found.samples.mean(axis=1, dtype=np.float32), found.rate, rate)
+
+
+def read_audio(data: bytes) -> Recording:
+    """The samples of a file of one or two channels, as they are in it.
+
+    Raises:
+        AudioError: there is no such sound in `data`.
+    """
     import soundfile
 
     if not data:
@@ -66,7 +85,7 @@ def decode_audio(data: bytes, rate: int) -> Samples:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             _check_header(file)
-            samples, own_rate, announced = _read(file), file.samplerate, file.frames
+            samples, rate, announced = _read(file), file.samplerate, file.frames
             is_estimate = file.format in ("MP3", "MPEG")
     except AudioError:
         raise
@@ -77,12 +96,11 @@ def decode_audio(data: bytes, rate: int) -> Samples:
         raise AudioError(EMPTY)
     if len(samples) < announced and not is_estimate:
         raise AudioError(BROKEN)
-    mono: Samples = samples.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
+    if not np.isfinite(samples.sum(axis=1, dtype=np.float32)).all():  # as it is mixed down
         raise AudioError(NOT_FINITE)
-    if len(mono) < MIN_SECONDS * own_rate:
+    if len(samples) < MIN_SECONDS * rate:
         raise AudioError(TOO_SHORT)
-    return resampled(mono, own_rate, rate)
+    return Recording(samples, rate)
 
 
 def clip_size(data: bytes) -> tuple[int, int]:

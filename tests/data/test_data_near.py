@@ -7,19 +7,30 @@ import pytest
 from near_texts import cut_end, edited, jaccard, text_of
 
 from raymodel.data.dedup import near, words
+from raymodel.data.dedup.likeness import TextLikeness
 from raymodel.data.dedup.minhash import (
+    SKETCH_WORDS,
     band_keys,
     has_words,
     signatures,
     similarity,
     sketches,
 )
-from raymodel.data.dedup.near import LABELLED_RECORD, RECORD, find_near
+from raymodel.data.dedup.near import find_near, record_type
 from raymodel.data.dedup.plan import MAX_BAND_SLOTS, MIN_THRESHOLD, SLOTS, BandPlan, plan_bands
 from raymodel.data.dedup.spec import NearDedup
 from raymodel.data.dedup.spill import read_spill, read_spills, write_spill
 from raymodel.data.dedup.words import runs_of, whole_of, words_of
 from raymodel.storage.uri import Location
+from raymodel.tasks.fields import PLAIN_TEXT
+
+RECORD = record_type(SKETCH_WORDS, is_labelled=False)
+
+
+def near_at(threshold: float):
+    """Whether texts are near, from that threshold on."""
+    return TextLikeness(fields=PLAIN_TEXT, threshold=threshold, ngram=3).are_near
+
 
 # ---- words ---------------------------------------------------------------------------------------
 
@@ -176,7 +187,7 @@ def test_pairs_meet_in_a_band_as_often_as_is_said() -> None:
 
 def records_of(texts: list[str], partition_of: int = 7, **labelled: list) -> np.ndarray:
     """All in one group, as if they had a band in common."""
-    records = np.zeros(len(texts), LABELLED_RECORD if labelled else RECORD)
+    records = np.zeros(len(texts), record_type(SKETCH_WORDS, is_labelled=bool(labelled)))
     records["partition"], records["index"] = np.divmod(np.arange(len(texts)), partition_of)
     records["sketch"] = sketches(signatures([[text] for text in texts], 3), 1)
     for name, values in labelled.items():
@@ -193,7 +204,7 @@ def test_the_first_of_those_that_are_near_stays_whatever_the_order() -> None:
     texts = [base, other, cut_end(base, 5), text_of(3), cut_end(base, 2), cut_end(other, 3)]
     records = records_of(texts)
     for seed in range(5):
-        found = find_near(np.random.default_rng(seed).permutation(records), 1, 0.8)
+        found = find_near(np.random.default_rng(seed).permutation(records), near_at(0.8))
         assert places(found.duplicates) == [2, 4, 5]
         assert not len(found.conflicts)
         assert found.unseen == 0
@@ -202,20 +213,20 @@ def test_the_first_of_those_that_are_near_stays_whatever_the_order() -> None:
 def test_a_chain_loses_what_is_near_to_one_that_stays() -> None:
     texts = [" ".join(f"w{i}" for i in range(start, start + 100)) for start in (0, 8, 16)]
     assert jaccard(texts[0], texts[1], 3) > 0.8 > jaccard(texts[0], texts[2], 3) + 0.05
-    assert places(find_near(records_of(texts), 1, 0.8).duplicates) == [1]
+    assert places(find_near(records_of(texts), near_at(0.8)).duplicates) == [1]
 
 
 def test_other_keys_are_other_groups() -> None:
     records = records_of([text_of(1)] * 4)
     records["key"] = [5, 6, 5, 6]
-    assert places(find_near(records, 1, 0.8).duplicates) == [2, 3]
+    assert places(find_near(records, near_at(0.8)).duplicates) == [2, 3]
 
 
 def test_one_of_another_label_contradicts_and_stays() -> None:
     base = text_of(1)
     texts = [base, cut_end(base, 2), cut_end(base, 4), cut_end(base, 3), text_of(2)]
     records = records_of(texts, label=[1, 2, 1, 2, 2], split=[1, 0, 0, 0, 0])
-    found = find_near(records, 1, 0.8)
+    found = find_near(records, near_at(0.8))
     assert places(found.duplicates) == [2, 3]
     assert sorted(set(places(found.conflicts))) == [1, 3]
     assert found.conflicts["split"].tolist() == [1, 1], "that of the document before"
@@ -223,7 +234,7 @@ def test_one_of_another_label_contradicts_and_stays() -> None:
 
 def test_too_many_that_are_unlike_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near, "MAX_LEADERS", 3)
-    found = find_near(records_of([text_of(i) for i in range(8)]), 1, 0.8)
+    found = find_near(records_of([text_of(i) for i in range(8)]), near_at(0.8))
     assert (len(found.duplicates), found.unseen) == (0, 4)
 
 
@@ -237,7 +248,7 @@ def test_no_two_that_are_kept_are_near_in_any_bucket() -> None:
     dropped, met = set[int](), set[tuple[int, int]]()
     for band in range(plan.bands):
         records["key"] = keys[:, band]
-        dropped |= set(find_near(records, 1, 0.7).duplicates["index"].tolist())
+        dropped |= set(find_near(records, near_at(0.7)).duplicates["index"].tolist())
         same = keys[:, band][:, None] == keys[:, band][None]
         met |= {(a, b) for a, b in zip(*np.nonzero(np.triu(same, 1)), strict=True)}
     likeness = {

@@ -70,6 +70,13 @@ def test_steps_with_all_their_settings_are_read_back_from_what_names_a_result() 
         {"name": "fineweb", "max_short_lines_frac": None},
         {"name": "words", "hosts_file": "h.txt"},
         {"name": "pii", "kinds": ["phone"], "regions": ["US"]},
+        {"name": "size", "min_side": 8},
+        {"name": "aspect", "max_ratio": 2},
+        {"name": "blur", "min_variance": 50, "longest_edge": 256},
+        {"name": "duration", "min_seconds": 1},
+        {"name": "silence", "max_share": "20%"},
+        {"name": "clipping", "max_share": 0},
+        {"name": "loudness", "max_dbfs": -1.5},
         "steps:mine",
     ]
     written = spec_of(*steps)

@@ -105,11 +105,11 @@ LLAMA = {"objective": "causal_lm", "model": {"preset": "llama-tiny"}}
         ),
         (
             job_of(prepare={"clean": {"steps": ["unicode"]}}),
-            "the steps change and judge texts, and prepare reads image, none of which is one",
+            "unicode looks at texts, and prepare reads image, none of which is one",
         ),
         (
-            job_of(prepare={"clean": {"dedup": "near"}}),
-            "`near` compares texts, and the documents have the role `image`, of which nothing",
+            job_of(prepare={"clean": {"dedup": {"name": "near", "ngram": 3}}}),
+            "`ngram` is of texts; of images say `distance`",
         ),
         (
             job_of(prepare={"clean": {"decontaminate": {"sets": {"quiz": {"path": "a"}}}}}),

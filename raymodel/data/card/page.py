@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -23,7 +23,9 @@ _SIZES = {
     "tokens": "Tokens of a document",
     "width": "Width of an image in pixels",
     "height": "Height of an image in pixels",
+    "aspect": "Width of an image over its height",
     "milliseconds": "Duration of a clip",
+    "decibels": "Loudness of a clip: RMS, of some of each part of the data",
 }
 _NAMES = {
     "host": "Hosts",
@@ -235,7 +237,7 @@ def _lengths(card: _Card) -> Element | None:
 
 
 def _figure(title: str, size: _Card, span: tuple[int, int], name: str) -> Element:
-    write = _duration if name == "milliseconds" else count_text
+    write = _WRITTEN.get(name, count_text)
     if size["least"] == size["most"]:
         words = [f"all {write(size['most'])}"]
     else:
@@ -256,6 +258,22 @@ def _figure(title: str, size: _Card, span: tuple[int, int], name: str) -> Elemen
 
 def _duration(milliseconds: float) -> str:
     return f"{milliseconds / 1000:.3g} s"
+
+
+def _ratio(percent: float) -> str:
+    return f"{percent / 100:.3g}"
+
+
+def _level(decibels: float) -> str:
+    """Histograms hold numbers from 0 on: here how far below full scale."""
+    return f"{-decibels:g} dB" if decibels else "0 dB"
+
+
+_WRITTEN: Mapping[str, Callable[[float], str]] = {
+    "milliseconds": _duration,
+    "aspect": _ratio,
+    "decibels": _level,
+}
 
 
 def _labels(card: _Card) -> Element | None:
@@ -411,6 +429,7 @@ def _dropped(shown: _Card) -> Element:
     return element(
         "article",
         element("p", _place(shown), element("span", shown["reason"], class_="tag is-bad")),
+        element("img", src=shown["image"], alt="") if "image" in shown else None,
         element("pre", shown["sample"], dir="auto"),
     )
 

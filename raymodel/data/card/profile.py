@@ -29,6 +29,8 @@ _HOST = re.compile(
 """Of an address: every record has one, so it is not taken apart by `urllib`, ten times as slow."""
 _NAMED_FIELDS = ("source", "language", "lang")
 """Fields that many corpora have, whose values a person wants to see counted."""
+_HEARD = 64  # clips of a partition and split: a few in a hundred of what making rows takes
+_QUIETEST = 120.0
 _MAX_FOUND = 100_000  # names in memory before they become a sketch
 FIELD = "field "
 """Before the name of such a field, among the names."""
@@ -53,7 +55,9 @@ class Profile:
 
     def __init__(self) -> None:
         self.sizes: dict[str, Histogram] = {}
-        """`characters`, `tokens`, `width` and `height` in pixels, `milliseconds` of documents."""
+        """`characters`, `tokens` of documents; of images `width` and `height` in pixels, and
+        `aspect`, that over this in percent; of clips `milliseconds`, and of some of them
+        `decibels`, by which their RMS is below full scale."""
         self.names: dict[str, Names] = {}
         """`folder`, `file`, `host`, fields of records; `size` of images, `rate` of clips."""
         self.sums: Counter[str] = Counter()
@@ -107,6 +111,7 @@ class Profile:
             sizes = [image_size(_bytes(document.values[role])) for document in documents]
             self._size("width", [width for width, _ in sizes])
             self._size("height", [height for _, height in sizes])
+            self._size("aspect", [100 * width // height for width, height in sizes])
             self._name("size", (f"{width} × {height}" for width, height in sizes))
         if role := kinds.get("audio"):
             from raymodel.modality.audio_decode import clip_size
@@ -114,7 +119,8 @@ class Profile:
             clips = [clip_size(_bytes(document.values[role])) for document in documents]
             self._size("milliseconds", [1000 * samples // rate for samples, rate in clips])
             self._name("rate", (f"{rate:,} Hz" for _, rate in clips))
-        lowest = heapq.nsmallest(KEPT_SHOWN, documents, key=lambda document: document.key)
+            self._size("decibels", [_decibels(d.values[role]) for d in _lowest(documents, _HEARD)])
+        lowest = _lowest(documents, KEPT_SHOWN)
         self._keep([shown_document(document, fields, split) for document in lowest])
 
     def _add_texts(self, seen: RowsSeen, fields: Fields) -> None:
@@ -174,6 +180,18 @@ def _measure(document: Document, fields: Fields) -> tuple[int, int, int]:
         words += len(text.split())
         num_bytes += len(text) if text.isascii() else len(text.encode())
     return characters, words, num_bytes
+
+
+def _lowest(documents: Sequence[Document], number: int) -> list[Document]:
+    """A fair sample: those with the lowest keys."""
+    return heapq.nsmallest(number, documents, key=lambda document: document.key)
+
+
+def _decibels(value: object) -> int:
+    """By how many the RMS of a clip is below full scale, from 0 on; `_QUIETEST` of silence."""
+    from raymodel.data.cleaning.media import Sound
+
+    return round(min(max(-Sound(_bytes(value)).dbfs, 0.0), _QUIETEST))
 
 
 def _bytes(value: object) -> bytes:

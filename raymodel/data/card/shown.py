@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from raymodel.data.account import PLACE_COLUMNS, encodable
+from raymodel.data.account import PLACE_COLUMNS, encodable, find_thumbnail
 from raymodel.data.document import Document
 from raymodel.tasks.fields import Fields, Kind
 
 SHOWN_CHARS = 600
 """Of a text. A person sees what kind of text it is, and the page stays small."""
-_THUMBNAIL_EDGE = 96  # pixels; some 10 KB of PNG
 
 
 def shown_document(document: Document, fields: Fields, split: str) -> dict[str, Any]:
@@ -40,10 +38,7 @@ def shortened(text: str) -> str:
 
 def _shown(value: Any, kind: Kind) -> Any:
     if kind == "image":
-        from raymodel.modality.image_decode import thumbnail
-
-        data = base64.b64encode(thumbnail(value, _THUMBNAIL_EDGE)).decode()
-        return {"image": f"data:image/png;base64,{data}"}
+        return {"image": find_thumbnail(value)}
     if kind == "audio":
         from raymodel.modality.audio_decode import clip_size
 

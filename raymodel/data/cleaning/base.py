@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import ClassVar, Generic, TypeVar
 
+from raymodel.data.cleaning.media import Picture, Sound
 from raymodel.data.cleaning.record import Record, Whole
 from raymodel.data.cleaning.spec import StepSpec
 from raymodel.tasks.template import RecordError
@@ -25,7 +26,7 @@ class CleaningStep(ABC, Generic[S]):
 
     @abstractmethod
     def clean(self, record: Record) -> None:
-        """Changes the texts of a record, or leaves it out.
+        """Changes the texts of a record, or looks at what it has and leaves it out.
 
         Raises:
             RecordError: it is left out.
@@ -67,3 +68,31 @@ class Judge(CleaningStep[S]):
     @abstractmethod
     def broken_rule(self, whole: Whole) -> str | None:
         """The first rule of the spec that a text breaks; None where it breaks none."""
+
+
+class JudgePicture(CleaningStep[S]):
+    """A step that leaves records out by what an image of theirs is."""
+
+    def clean(self, record: Record) -> None:
+        for picture in record.pictures:
+            rule = self.broken_rule(picture)
+            if rule is not None:
+                raise self.leave_out(rule)
+
+    @abstractmethod
+    def broken_rule(self, picture: Picture) -> str | None:
+        """The first rule of the spec that an image breaks; None where it breaks none."""
+
+
+class JudgeSound(CleaningStep[S]):
+    """A step that leaves records out by what a sound of theirs is."""
+
+    def clean(self, record: Record) -> None:
+        for sound in record.sounds:
+            rule = self.broken_rule(sound)
+            if rule is not None:
+                raise self.leave_out(rule)
+
+    @abstractmethod
+    def broken_rule(self, sound: Sound) -> str | None:
+        """The first rule of the spec that a sound breaks; None where it breaks none."""

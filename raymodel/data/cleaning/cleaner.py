@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from raymodel.data.cleaning.audio import Clipping, Duration, Loudness, Silence
 from raymodel.data.cleaning.base import CleaningStep, Mend
 from raymodel.data.cleaning.c4 import C4
 from raymodel.data.cleaning.fineweb import FineWeb
 from raymodel.data.cleaning.gopher import Gopher
+from raymodel.data.cleaning.image import Aspect, Blur, Size
 from raymodel.data.cleaning.language import Language
 from raymodel.data.cleaning.own import Own
 from raymodel.data.cleaning.pii import PII
@@ -29,6 +31,13 @@ STEPS: tuple[type[CleaningStep[Any]], ...] = (
     FineWeb,
     Words,
     PII,
+    Size,
+    Aspect,
+    Blur,
+    Duration,
+    Silence,
+    Clipping,
+    Loudness,
     Own,
 )
 """Each made of the spec that its class names."""
@@ -48,14 +57,20 @@ class Cleaner:
         self.spec = spec
         self._steps = [build_step(step) for step in spec.steps]
 
-    def clean(self, texts: Sequence[str]) -> Record:
+    def clean(
+        self, texts: Sequence[str], images: Sequence[bytes] = (), sounds: Sequence[bytes] = ()
+    ) -> Record:
         """The texts of a record after all steps, with what they changed.
 
+        Args:
+            images: files, which are decoded where a step looks at them.
+            sounds: the same.
+
         Raises:
-            RecordError: a step leaves the record out.
+            RecordError: a step leaves the record out, or cannot decode what it looks at.
             StepError: a step of the user's own failed.
         """
-        record = Record(texts)
+        record = Record(texts, images, sounds)
         for step in self._steps:
             step.clean(record)
         return record

@@ -1,4 +1,4 @@
-"""The texts of one record on their way through the steps."""
+"""The texts of one record on their way through the steps, with its images and sounds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache, cached_property
 
 import regex
 
+from raymodel.data.cleaning.media import Picture, Sound
 from raymodel.data.cleaning.spec.base import Unit
 
 _UNSPACED_SCRIPTS = "".join(
@@ -108,10 +109,15 @@ class Whole:
 
 
 class Record:
-    """The texts of a record, and what steps did to them."""
+    """The texts of a record, and what steps did to them; its images and sounds, which steps only
+    look at."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(
+        self, texts: Sequence[str], images: Sequence[bytes] = (), sounds: Sequence[bytes] = ()
+    ) -> None:
         self.texts = list(texts)
+        self.pictures = [Picture(data) for data in images]
+        self.sounds = [Sound(data) for data in sounds]
         self.changed: dict[str, Counter[str]] = {}
         """Step → what it changed → how often."""
         self._whole: Whole | None = None
@@ -122,6 +128,14 @@ class Record:
         if self._whole is None:
             self._whole = Whole("\n".join(self.texts))
         return self._whole
+
+    def find_look(self) -> int | None:
+        """What its image looks like; None of one of one shade, or where it has none.
+
+        Raises:
+            RecordError: it cannot be decoded.
+        """
+        return self.pictures[0].look if self.pictures else None
 
     def change(self, step: str, texts: Sequence[str], counts: Counter[str] | None = None) -> None:
         """Puts other texts in the place of these.

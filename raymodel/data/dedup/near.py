@@ -1,9 +1,8 @@
 """Which of the documents that meet in a band are near to an earlier one.
 
-Candidates are verified by their sketches, which travel with the keys: 64 bytes a document and band,
-where the exact similarity would need both texts in one place, another pass of the whole corpus over
-the network. As that is an estimate, one that falls short of the threshold by no more than its
-standard deviation counts: most of those at the threshold are found, and some just below it.
+Candidates are verified by their sketches, which travel with the keys: of texts 64 bytes a document
+and band, where the exact similarity would need both texts in one place, another pass of the whole
+corpus over the network; of images all that is compared, 8 bytes.
 
 In each group of documents with one key, in the order of the corpus, one that is near to a *leader*
 is dropped, and one that is near to none becomes a leader. No state is larger than a bucket, unlike
@@ -14,22 +13,26 @@ chains lose less: what is like a dropped document alone is kept, unless that led
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from raymodel.data.dedup.minhash import SKETCH_WORDS, similarity, spread
 from raymodel.data.dedup.plan import MAX_LEADERS
 
 PLACE = (("partition", "<i4"), ("index", "<i4"))
-RECORD = np.dtype([("key", "<u8"), *PLACE, ("sketch", "<u8", (SKETCH_WORDS,))])
-"""A document in a band."""
 OF_LABELLED = (("label", "<u8"), ("group", "u1", (16,)), ("split", "u1"))
-LABELLED_RECORD = np.dtype([*RECORD.descr, *OF_LABELLED])
-"""The same with its label, and with what tells on which side of the holdout it falls."""
 DUPLICATE = np.dtype([*PLACE])
 CONFLICT = np.dtype([*PLACE, ("group", "u1", (16,)), ("split", "u1")])
 """A document, and on which side the one falls that contradicts it."""
+
+
+def record_type(words: int, *, is_labelled: bool) -> Any:
+    """The dtype of a document in a band: its key, its place, its sketch of so many words of 64
+    bits, and where labels can contradict one another its own, and what tells on which side of the
+    holdout it falls."""
+    more = OF_LABELLED if is_labelled else ()
+    return np.dtype([("key", "<u8"), *PLACE, ("sketch", "<u8", (words,)), *more])
 
 
 class Found(NamedTuple):
@@ -43,15 +46,13 @@ class Found(NamedTuple):
     """Documents that were not held against all leaders, as there were more than `MAX_LEADERS`."""
 
 
-def find_near(records: Any, num_texts: int, threshold: float) -> Found:
+def find_near(records: Any, are_near: Callable[[Any, Any], Any]) -> Found:
     """The near-duplicates among the documents of one bucket, in whatever order they come.
 
     Args:
-        records: of the dtype `RECORD` or `LABELLED_RECORD`.
-        num_texts: of each document.
-        threshold: from which on two documents are near.
+        records: of a `record_type`.
+        are_near: of a `Likeness`.
     """
-    least = threshold - spread(threshold, num_texts)
     records = _in_groups(records)
     is_labelled = "label" in records.dtype.names
     dropped, conflicts, left = list[Any](), list[Any](), np.arange(len(records))
@@ -60,7 +61,7 @@ def find_near(records: Any, num_texts: int, threshold: float) -> Found:
         if not len(left):
             break
         sketches = records["sketch"]
-        is_near = similarity(sketches[left], sketches[leaders], num_texts) >= least
+        is_near = are_near(sketches[left], sketches[leaders])
         if is_labelled:
             labels = records["label"]
             contradicts = is_near & (labels[left] != labels[leaders])

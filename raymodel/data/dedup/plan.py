@@ -61,6 +61,38 @@ def plan_bands(threshold: float) -> BandPlan:
     raise AssertionError(f"a threshold of {threshold} is below the lowest")
 
 
+LOOK_BITS = 64
+"""What is kept of an image, see `looks.py`."""
+MAX_DISTANCE = 10
+"""Bits by which two images may differ. Zauner's images differ by less than a quarter of 64 where
+they are the same, and by half where they are not; of many images some others are nearer by chance,
+and each bit more takes more bands."""
+MIN_KEY_BITS = 10
+"""Of a band: with fewer, most of what meets is unlike."""
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """How images are looked up."""
+
+    blocks: int
+    """That the bits are shared out to."""
+    equal: int
+    """Blocks of a band: any two within the distance have as many in common, at least."""
+
+    @property
+    def bands(self) -> int:
+        return math.comb(self.blocks, self.equal)
+
+
+def plan_blocks(distance: int) -> BlockPlan:
+    """The fewest bands in which all pairs within a distance meet, with keys of `MIN_KEY_BITS`."""
+    equal = 1
+    while LOOK_BITS * equal // (distance + equal) < MIN_KEY_BITS:
+        equal += 1
+    return BlockPlan(distance + equal, equal)
+
+
 def plan_near_buckets(documents: int) -> int:
     """Tasks among which the documents of one band are shared out."""
     return max(1, -(-documents // BUCKET_RECORDS))

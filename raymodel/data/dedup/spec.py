@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
 
-from raymodel.data.dedup.plan import MIN_THRESHOLD
+from raymodel.data.dedup.plan import MAX_DISTANCE, MIN_THRESHOLD
 from raymodel.spec.base import Spec
 from raymodel.spec.fields import WrittenByName, by_name
 from raymodel.spec.quantity import Count, Fraction
@@ -40,8 +40,9 @@ class NoDedup(Spec):
 
 class NearDedup(Spec):
     """After `exact`, of documents that are nearly alike the first is kept too: across all sources
-    and both sides of the holdout. Runs of words are compared, by MinHash, so case, punctuation and
-    white space are nothing; in scripts without spaces a character is a word. A text that has
+    and both sides of the holdout. Of images what they look like is compared, and nothing that goes
+    with them. Of texts runs of words are, by MinHash, so case, punctuation and white space are
+    nothing; in scripts without spaces a character is a word. A text that has
     fewer words than `ngram` is near to one of the same words only. Of documents of several texts
     each must be near; of a conversation the answers are one text and all else is another. One that
     is near to a document of another label is kept, and counted, unless the two fall on different
@@ -61,6 +62,19 @@ class NearDedup(Spec):
     one word in 43 may be another, with 2 and 0.4 one in 4, so that copies are found of which 5 to
     20 % of the words were changed. By default 5, as in FineWeb (arXiv:2406.17557). With 1 or 2,
     short texts of one form, such as questions, are near too."""
+    distance: Count = Field(default=4, le=MAX_DISTANCE)
+    """Of images, in place of `threshold` and `ngram`: in how many of 64 bits two may differ and are
+    near (a perceptual hash of the lowest frequencies, Zauner 2010). All pairs within it are
+    compared. 4, the default, finds nearly all copies in another size, format or compression, and
+    frames of one scene of a video. Of digits, icons and drawings, which have little to tell them
+    apart, it takes others away: look at the pictures on the data card, and lower it. What was cut,
+    turned or mirrored is not found, and an image of one shade is near to none."""
+
+    def identity(self) -> dict[str, Any]:
+        """Of texts as it was before images could be near."""
+        known = super().identity()
+        default = type(self).model_fields["distance"].default
+        return {k: v for k, v in known.items() if k != "distance" or v != default}
 
 
 class RepeatedSpec(Spec):

@@ -10,16 +10,12 @@ import pyarrow as pa
 
 from raymodel.data.clean import text_hash
 from raymodel.data.dedup.drops import NEAR_CONFLICTS, NEAR_DUPLICATES, Drops
-from raymodel.data.dedup.minhash import band_keys, has_words, signatures, sketches
-from raymodel.data.dedup.near import LABELLED_RECORD, RECORD, find_near
-from raymodel.data.dedup.plan import BandPlan
-from raymodel.data.dedup.portions import portions
+from raymodel.data.dedup.likeness import Likeness
+from raymodel.data.dedup.near import find_near, record_type
 from raymodel.data.dedup.spill import read_spills, write_spill
-from raymodel.data.dedup.texts import num_texts
-from raymodel.data.document import Document
+from raymodel.data.document import value_column
 from raymodel.data.step import SPLITS, OfPartitions, OfResults, bucket_of, item_file
 from raymodel.storage.uri import Location
-from raymodel.tasks.fields import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +23,9 @@ class SketchStep(OfPartitions):
     """Documents → their sketches in each band, one item a partition."""
 
     work: Location
-    fields: Fields
     label_role: str | None
     """The role whose values can contradict one another."""
-    ngram: int
-    plan: BandPlan
+    likeness: Likeness
     num_buckets: int
     """Of each band."""
     drops: Drops
@@ -43,39 +37,36 @@ class SketchStep(OfPartitions):
         table = self.drops.read(self.work, item)
         places = np.flatnonzero(self.drops.stays(self.work, item, table.num_rows))
         keys, records = self._sketched(table, places, item)
-        for band in range(self.plan.bands):
+        for band in range(self.likeness.bands):
             records["key"] = keys[:, band]
             buckets = bucket_of(records["key"], self.num_buckets)
             write_spill(bands_file(self.work, band, item), records, buckets, self.num_buckets)
         return {"documents": len(records)}
 
     def _sketched(self, table: pa.Table, places: Any, item: int) -> tuple[Any, Any]:
-        """The keys of each document that has words, and its record without one."""
-        keys, records = [np.empty((0, self.plan.bands), np.uint64)], [np.empty(0, self._dtype)]
-        for portion in portions(table, places, self.fields):
-            minima = signatures(portion.texts, self.ngram)
-            has_any = has_words(minima)
-            record = np.zeros(len(portion.places), self._dtype)
-            record["partition"], record["index"] = item, portion.places
-            record["sketch"] = sketches(minima, num_texts(self.fields))
+        """The keys of each document of which anything can be told, and its record without one."""
+        keys = [np.empty((0, self.likeness.bands), np.uint64)]
+        records = [np.empty(0, self._dtype)]
+        for found in self.likeness.sketched(table, places):
+            record = np.zeros(len(found.places), self._dtype)
+            record["partition"], record["index"] = item, found.places
+            record["sketch"] = found.sketches
             if self.label_role is not None:
-                splits = table["split"].take(pa.array(portion.places)).to_pylist()
-                self._mark(record, portion.documents, splits)
-            keys.append(band_keys(minima, self.plan)[has_any])
-            records.append(record[has_any])
+                self._mark(record, table.take(pa.array(found.places)), self.label_role)
+            keys.append(found.keys)
+            records.append(record)
         return np.concatenate(keys), np.concatenate(records)
 
-    def _mark(self, records: Any, documents: list[Document], splits: list[str]) -> None:
-        assert self.label_role is not None, "the caller looked"
-        labels = [str(document.values[self.label_role]) for document in documents]
-        records["label"] = [text_hash(label) for label in labels]
-        groups = b"".join(document.group for document in documents)
-        records["group"] = np.frombuffer(groups, dtype=np.uint8).reshape(len(documents), -1)
-        records["split"] = [SPLITS.index(split) for split in splits]
+    def _mark(self, records: Any, documents: pa.Table, role: str) -> None:
+        labels = documents[value_column(role)].to_pylist()
+        records["label"] = [text_hash(str(label)) for label in labels]
+        groups = b"".join(documents["group"].to_pylist())
+        records["group"] = np.frombuffer(groups, dtype=np.uint8).reshape(len(records), -1)
+        records["split"] = [SPLITS.index(split) for split in documents["split"].to_pylist()]
 
     @property
     def _dtype(self) -> Any:
-        return record_type(is_labelled=self.label_role is not None)
+        return record_type(self.likeness.words, is_labelled=self.label_role is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +74,7 @@ class NearStep(OfResults):
     """Sketches → which documents are near to an earlier one, one item a bucket of a band."""
 
     work: Location
-    num_texts: int
-    threshold: float
-    plan: BandPlan
+    likeness: Likeness
     num_buckets: int
     """Of each band."""
     num_partitions: int
@@ -95,14 +84,14 @@ class NearStep(OfResults):
 
     @property
     def num_items(self) -> int:
-        return self.plan.bands * self.num_buckets
+        return self.likeness.bands * self.num_buckets
 
     def run(self, item: int) -> dict[str, Any]:
         band, bucket = divmod(item, self.num_buckets)
-        dtype = record_type(is_labelled=self.is_labelled)
+        dtype = record_type(self.likeness.words, is_labelled=self.is_labelled)
         places = [bands_file(self.work, band, part) for part in range(self.num_partitions)]
         records = read_spills(places, bucket, self.num_buckets, dtype)
-        found = find_near(records, self.num_texts, self.threshold)
+        found = find_near(records, self.likeness.are_near)
         self._write(NEAR_DUPLICATES, item, found.duplicates)
         if self.is_labelled:
             self._write(NEAR_CONFLICTS, item, found.conflicts)
@@ -111,11 +100,6 @@ class NearStep(OfResults):
     def _write(self, folder: str, item: int, found: Any) -> None:
         place = item_file(self.work, folder, item, "bin")
         write_spill(place, found, found["partition"], self.num_partitions)
-
-
-def record_type(*, is_labelled: bool) -> Any:
-    """The dtype of a document in a band."""
-    return LABELLED_RECORD if is_labelled else RECORD
 
 
 def bands_file(work: Location, band: int, partition: int) -> Location:

@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raymodel.data.dedup.spec import NearDedup
 from raymodel.tasks.fields import Fields
 
 _TEXTS = frozenset({"text", "texts", "words", "messages"})
 
 
-def find_wrong_dedup(fields: Fields) -> str | None:
-    """Why documents of these roles cannot be compared by their texts; None where they can."""
-    seen = [role for role, field in fields.items() if field.kind in ("image", "audio", "mask")]
-    if seen:
+def find_wrong_dedup(spec: NearDedup, fields: Fields) -> str | None:
+    """Why documents of these roles cannot be compared so; None where they can."""
+    said = spec.model_fields_set & {"threshold", "ngram", "distance"}
+    if role := next((role for role, field in fields.items() if field.kind == "audio"), None):
         return (
-            f"`near` compares texts, and the documents have the role `{seen[0]}`, of which nothing "
-            "would be seen; use exact"
+            f"`near` compares texts or images, and the documents have the role `{role}`, of which "
+            "nothing would be heard; use exact"
         )
-    return None if has_texts(fields) else "`near` compares texts, and the documents have none"
+    if compares_images(fields):
+        if has_texts(fields):
+            return "`near` compares texts or images, and the documents have both; use exact"
+        of_texts = sorted(said - {"distance"})
+        return f"`{of_texts[0]}` is of texts; of images say `distance`" if of_texts else None
+    if not has_texts(fields):
+        return "`near` compares texts or images, and the documents have none"
+    return "`distance` is of images; of texts say `threshold`" if "distance" in said else None
+
+
+def compares_images(fields: Fields) -> bool:
+    """Whether what documents look like is compared."""
+    return any(field.kind == "image" for field in fields.values())
 
 
 def has_texts(fields: Fields) -> bool:

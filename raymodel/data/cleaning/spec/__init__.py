@@ -1,4 +1,4 @@
-"""`clean.steps:` what texts go through before all else; one class a step.
+"""`clean.steps:` what records go through before all else; one class a step.
 
 Each file has the steps of a kind. A step that is added to `OurStep` is known here, and by
 `cleaner.py` when its class says that it has this spec.
@@ -10,8 +10,15 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
-from raymodel.data.cleaning.spec.base import OwnStepSpec, StepSpec
+from raymodel.data.cleaning.spec.audio import (
+    ClippingSpec,
+    DurationSpec,
+    LoudnessSpec,
+    SilenceSpec,
+)
+from raymodel.data.cleaning.spec.base import OwnStepSpec, Sees, StepSpec
 from raymodel.data.cleaning.spec.choice import LanguageSpec, WordsSpec
+from raymodel.data.cleaning.spec.image import AspectSpec, BlurSpec, SizeSpec
 from raymodel.data.cleaning.spec.mend import PIISpec, UnicodeSpec
 from raymodel.data.cleaning.spec.quality import GopherSpec, RepetitionSpec
 from raymodel.data.cleaning.spec.web import C4Spec, FineWebSpec
@@ -19,7 +26,7 @@ from raymodel.spec.fields import WrittenByName, by_name, own_name
 from raymodel.spec.own import check_reference, is_own
 from raymodel.spec.show import show
 
-__all__ = ["STEP_SPECS", "AnyStepSpec", "OwnStepSpec", "StepSpec"]
+__all__ = ["STEP_SPECS", "AnyStepSpec", "OwnStepSpec", "StepSpec", "steps_for"]
 
 OurStep = (
     UnicodeSpec
@@ -30,8 +37,20 @@ OurStep = (
     | FineWebSpec
     | WordsSpec
     | PIISpec
+    | SizeSpec
+    | AspectSpec
+    | BlurSpec
+    | DurationSpec
+    | SilenceSpec
+    | ClippingSpec
+    | LoudnessSpec
 )
 STEP_SPECS: tuple[type[StepSpec], ...] = get_args(OurStep)
+
+
+def steps_for(sees: Sees) -> list[str]:
+    """The names of those that look at texts, at images or at sounds."""
+    return [str(own_name(step)) for step in STEP_SPECS if step.sees == sees]
 
 
 def _read_step(value: Any, read: ValidatorFunctionWrapHandler) -> Any:

@@ -13,6 +13,8 @@ from raymodel.spec.show import show
 
 Unit = Literal["words", "characters"]
 """What is counted as a word."""
+Sees = Literal["text", "image", "audio"]
+"""What of a record a step looks at."""
 UNSPACED = "unspaced"
 """The rule of a text that cannot be cut into words at white space."""
 SPEAKS_OF_SPACES = "written without spaces between words, so that it needs `unit: characters`"
@@ -29,6 +31,8 @@ class StepSpec(Spec):
     """Raised when a step with the same settings gives other texts, or leaves others out: it is in
     the fingerprint of what was cleaned."""
 
+    sees: ClassVar[Sees] = "text"
+    """What it looks at: a job whose records have none is refused with it."""
     lists: ClassVar[Mapping[str, str]] = {}
     """Field that names a file of terms, one a line → field that holds such terms."""
 
