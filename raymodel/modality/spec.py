@@ -96,6 +96,33 @@ class AugmentSpec(Spec):
         return self
 
 
+class TextAugmentSpec(Spec):
+    """Changes of texts that leave what they say the same, as a rule. Everything is off by default.
+
+    Applied in the order of the fields, each with numbers of its own for every row of every step.
+    Training alone does so: validation, evaluation and the server see texts as they are. Words are
+    what the tokenizer's tokens make up, in scripts without spaces each token by itself, and a
+    punctuation mark is one too.
+    """
+
+    drop: Fraction = Field(default=0.0, le=0.9)
+    """Each word is left out with this probability; one of a text stays. 0.1 is common (EDA,
+    arXiv:1901.11196)."""
+    swap: Fraction = Field(default=0.0, le=0.9)
+    """Each word changes places with the next one with this probability, but for the first one of a
+    text."""
+    noise: Fraction = Field(default=0.0, le=0.9)
+    """Each word is written with a slip with this probability: two letters exchanged, one left out,
+    or one twice (arXiv:1711.02173). Words without letters stay. A slip makes more tokens of a word,
+    and a row gets no longer than what it is filled up to anyway, a multiple of 8 tokens: of long
+    texts fewer words have one, unless `drop` makes room."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed."""
+        return bool(self.drop or self.swap or self.noise)
+
+
 class AudioSpec(Spec):
     """What sounds a model takes; a base brings its own `preprocessor_config.json`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from raymodel.chance import Draw
     from raymodel.modality.embedding import EmbeddingProcessor
+    from raymodel.tasks.text_augment import WordChanger
 
 _QUERY, _POSITIVE, _NEGATIVE = range(3)
 """What a text is; in a row they stand in this order."""
@@ -113,26 +115,47 @@ class Embedding(Task):
         from raymodel.tasks.batch import pad_right
 
         texts = [
-            (min(place, _NEGATIVE), row, text)
+            (min(place, _NEGATIVE), row, place, text)
             for row in range(len(rows["lengths"]))
-            for place, text in enumerate(self._chosen(rows, row, draw))
+            for place, text in self._chosen(rows, row, draw)
         ]
         texts.sort(key=lambda each: each[:2])
-        input_ids, mask = pad_right([text for _, _, text in texts], self.processor.padding)
+        shown = [self._changed(text, draw, row, place) for _, row, place, text in texts]
+        input_ids, mask = pad_right(shown, self.processor.padding)
         return {
             "input_ids": input_ids,
             "attention_mask": mask,
-            "side": torch.tensor([side for side, _, _ in texts]),
-            "owner": torch.tensor([row for _, row, _ in texts]),
-            "key": torch.tensor([key_of(text) for _, _, text in texts]),
+            "side": torch.tensor([side for side, _, _, _ in texts]),
+            "owner": torch.tensor([row for _, row, _, _ in texts]),
+            # Of the texts as they are: what was changed is still the same text.
+            "key": torch.tensor([key_of(text) for _, _, _, text in texts]),
             "labels": torch.zeros(len(rows["lengths"]), dtype=torch.int64),
         }
 
-    def _chosen(self, rows: Columns, row: int, draw: Draw | None) -> list[Any]:
-        given = texts_of(rows, row)
+    def _chosen(self, rows: Columns, row: int, draw: Draw | None) -> list[tuple[int, Any]]:
+        """The texts of a row that are used, each with its place in it."""
+        given = list(enumerate(texts_of(rows, row)))
         negatives = given[_NEGATIVE:]
         places = drawn_negatives(len(negatives), self._spec.negatives, draw, row)
         return given[:_NEGATIVE] + [negatives[place] for place in places]
+
+    def _changed(self, ids: Any, draw: Draw | None, row: int, place: int) -> Any:
+        """A text after changes by chance, which are its own whatever else of the row is used."""
+        if draw is None or self._changer is None:
+            return ids
+        return self._changer.change(ids, draw.of_row(row, "words", str(place))).ids
+
+    @functools.cached_property
+    def _changer(self) -> WordChanger | None:
+        from raymodel.tasks.text_augment import changer_of
+
+        return changer_of(self.spec, self.processor)
+
+    def check_processor(self, processor: Any) -> None:
+        """Raises ValueError when words are to be changed, and the tokens do not tell them."""
+        from raymodel.tasks.text_augment import changer_of
+
+        changer_of(self.spec, processor)
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum of the contrastive loss over the queries of this worker, against the documents of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raymodel.chance import Draw
+    from raymodel.tasks.text_augment import WordChanger
 
 _LABEL = "relevance"
 """Of the one output, as cross-encoders of sentence-transformers have it."""
@@ -124,8 +126,9 @@ class Ranking(Task):
             given = texts_of(rows, row), texts_of(rows, row, "token_type_ids")
             chosen = drawn_negatives(len(lengths) - 1, self._spec.negatives, draw, row)
             for number, index in enumerate([0, *(each + 1 for each in chosen)]):
-                ids.append(given[0][index])
-                types.append(given[1][index])
+                pair = self._changed(given[0][index], given[1][index], draw, row, index)
+                ids.append(pair[0])
+                types.append(pair[1])
                 owner.append(row)
                 place.append(number)
         input_ids, mask = pad_right(ids, self.processor.padding)
@@ -137,6 +140,21 @@ class Ranking(Task):
             "place": torch.tensor(place),
             "labels": torch.zeros(len(rows["lengths"]), dtype=torch.int64),
         }
+
+    def _changed(
+        self, ids: Any, types: Any, draw: Draw | None, row: int, place: int
+    ) -> tuple[Any, Any]:
+        """A pair after changes by chance, which are its own whatever else of the row is used."""
+        if draw is None or self._changer is None:
+            return ids, types
+        found = self._changer.change(ids, draw.of_row(row, "words", str(place)))
+        return found.ids, [types[origin] for origin in found.origins]
+
+    @functools.cached_property
+    def _changer(self) -> WordChanger | None:
+        from raymodel.tasks.text_augment import changer_of
+
+        return changer_of(self.spec, self.processor)
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Sum over the rows of -log of the softmax of the right document among its candidates."""
@@ -155,8 +173,12 @@ class Ranking(Task):
         return {"num_labels": 1, "problem_type": None, **names}
 
     def check_processor(self, processor: Any) -> None:
-        """Raises ValueError when the tokenizer has no form for pairs."""
+        """Raises ValueError when the tokenizer has no form for pairs, or when words are to be
+        changed, and the tokens do not tell them."""
+        from raymodel.tasks.text_augment import changer_of
+
         processor.check_pairs()
+        changer_of(self.spec, processor)
 
     def settle(self, model: PreTrainedModel) -> str | None:
         """A decoder's score is read off the last token that is not padding."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from raymodel.chance import Draw
+    from raymodel.tasks.text_augment import WordChanger
 
 
 def fields_of_texts(label: Kind) -> Fields:
@@ -124,7 +126,33 @@ class TextHead(Task):
         """`input_ids`, `attention_mask` (B, T), of pairs also `token_type_ids`; `labels` (B, …),
         where rows have labels."""
         labels = {"labels": self.batch_labels(rows["label"])} if "label" in rows else {}
-        return self._inputs(rows) | labels
+        return self._inputs(self._changed(rows, draw)) | labels
+
+    def _changed(self, rows: Columns, draw: Draw | None) -> Columns:
+        """The tokens of rows, and what numbers the texts of a pair, after changes by chance."""
+        if draw is None or self._changer is None:
+            return rows
+        found = [
+            self._changer.change(ids, draw.of_row(row, "words"))
+            for row, ids in enumerate(rows["input_ids"])
+        ]
+        made: dict[str, Any] = {"input_ids": [each.ids for each in found]}
+        if "token_type_ids" in rows:
+            types = zip(rows["token_type_ids"], found, strict=True)
+            made["token_type_ids"] = [[row[i] for i in each.origins] for row, each in types]
+        return made
+
+    @functools.cached_property
+    def _changer(self) -> WordChanger | None:
+        from raymodel.tasks.text_augment import changer_of
+
+        return changer_of(self.spec, self.processor)
+
+    def check_processor(self, processor: Any) -> None:
+        """Raises ValueError when words are to be changed, and the tokens do not tell them."""
+        from raymodel.tasks.text_augment import changer_of
+
+        changer_of(self.spec, processor)
 
     def _inputs(self, rows: Columns) -> dict[str, torch.Tensor]:
         from raymodel.tasks.batch import pad_right

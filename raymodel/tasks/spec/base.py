@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from pydantic import model_validator
+
+from raymodel.modality.spec import TextAugmentSpec
 from raymodel.spec.base import Spec
 from raymodel.spec.own import is_own, own_digest
 
@@ -21,9 +24,21 @@ class AnyTask(Spec):
     sees_whole_step: ClassVar[bool] = False
     """Whether the loss of a row depends on the other rows of its step, so that each worker has to
     compute all of its rows in one pass."""
+    why_unchanged: ClassVar[str | None] = None
+    """Of a task without `augment`: why what it is shown is not changed by chance."""
 
     name: str
     """Which task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_why_it_is_unchanged(cls, data: Any) -> Any:
+        if cls.why_unchanged and isinstance(data, dict) and "augment" in data:
+            raise ValueError(
+                f"{data.get('name', 'the task')} has no `augment`: {cls.why_unchanged}; leave it "
+                "out"
+            )
+        return data
 
     @property
     def wants_partners(self) -> bool:
@@ -77,3 +92,15 @@ class AnyTask(Spec):
             if any(isinstance(mark, OfTraining) for mark in field.metadata)
         }
         return {name: v for name, v in self.identity().items() if name not in of_training}
+
+
+class AnyChangedText(AnyTask):
+    """What the specs of those tasks share whose answer stays when words of a text are changed."""
+
+    augment: Annotated[TextAugmentSpec, OF_TRAINING] = TextAugmentSpec()
+    """How training changes the texts that it is shown, by chance; nothing is changed by default."""
+
+    def identity(self) -> dict[str, Any]:
+        """What changes nothing is what it was before texts could be changed."""
+        known = super().identity()
+        return known if self.augment.is_on else {k: v for k, v in known.items() if k != "augment"}

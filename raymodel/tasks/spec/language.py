@@ -16,6 +16,10 @@ from raymodel.tasks.spec.base import OF_TRAINING, AnyTask
 class AnyAnswerSpec(AnyTask):
     """What the specs of those tasks share that learn answers of any length."""
 
+    why_unchanged = (
+        "what it learns to write is the text itself, and what was changed would be learnt"
+    )
+
     too_long: Literal["cut", "drop"] = "cut"
     """What becomes of an example of more than `max_length` tokens. `cut`: of a prompt with its
     response the prompt loses the start of its text, and a long response its end; a conversation
@@ -153,6 +157,8 @@ class ChatPreferenceSpec(AnyChatSpec, AnyPreferenceSpec):
 class MaskedLMSpec(AnyTask):
     """Guess the tokens of a text that are hidden, from what stands on both sides of them."""
 
+    why_unchanged = "`mask` says how much is hidden, and what was changed would be learnt"
+
     name: Literal["masked_lm"] = "masked_lm"
     """Which task."""
     mask: Annotated[Fraction, OF_TRAINING] = Field(default=0.15, ge=0.01)
@@ -173,6 +179,10 @@ class MaskedLMSpec(AnyTask):
 class Seq2SeqLMSpec(AnyTask):
     """Write a text that follows from another: its translation, its summary; or, of plain text, what
     was taken out of it."""
+
+    why_unchanged = (
+        "what it learns to write is the text itself, and what was changed would be learnt"
+    )
 
     name: Literal["seq2seq_lm"] = "seq2seq_lm"
     """Which task."""

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from raymodel.modality.spec import Pooling
 from raymodel.spec.quantity import Count
-from raymodel.tasks.spec.base import OF_TRAINING, AnyTask
+from raymodel.tasks.spec.base import OF_TRAINING, AnyChangedText
 
 
-class EmbeddingSpec(AnyTask):
+class EmbeddingSpec(AnyChangedText):
     """A vector for each text, close to those of the texts that belong to it."""
 
     sees_whole_step = True
@@ -35,7 +35,7 @@ class EmbeddingSpec(AnyTask):
         return 2 + (self.negatives or 0)
 
 
-class RankingSpec(AnyTask):
+class RankingSpec(AnyChangedText):
     """How relevant a document is to a query, for both read together."""
 
     name: Literal["ranking"] = "ranking"
