@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from raymodel.chance import Chance
 from raymodel.modality.image_decode import as_array, as_image
+from raymodel.modality.moved import Pixels, rotated, shifted
+from raymodel.modality.rand_augment import rand_augment
 from raymodel.modality.spec import IGNORED, AugmentSpec
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom: the last two are the first column and row outside."""
-Pixels = NDArray[np.uint8]
 
 _CROP_RATIO = 4 / 3  # wider or higher by so much at most, as in arXiv:1409.4842
 _ERASED = 0.02, 0.4  # share of the area, and the ratio, of arXiv:1708.04896
@@ -63,16 +63,19 @@ def augment_with(
     image alone."""
     if spec.shift:
         top, left = (int(number) for number in chance.integers(2 * spec.shift + 1, 2))
-        image = _shifted(image, spec.shift, top, left)
+        image = shifted(image, spec.shift, top, left)
         beside = beside and beside.shifted(spec.shift, top, left)
     if spec.flip and chance.is_true(0.5):
         image, beside = image[:, ::-1], beside and beside.mirrored()
     if spec.rotate:
         angle = math.radians(spec.rotate * (2 * chance.number() - 1))
-        image = _rotated(image, angle, Image.Resampling.BILINEAR)
+        image = rotated(image, angle, Image.Resampling.BILINEAR)
         beside = beside and beside.turned(angle)
     if spec.color:
         image = _recoloured(image, spec.color, chance)
+    if spec.randaugment:
+        assert beside is None, "it moves images, and what goes with them would not be moved"
+        image = rand_augment(image, spec.randaugment, spec.magnitude, chance)
     if spec.erase and chance.is_true(spec.erase):
         image, box = _erased(image, chance)
         beside = beside and beside.erased(box)
@@ -87,13 +90,13 @@ class MaskBeside:
     """(H, W, 1)"""
 
     def shifted(self, most: int, top: int, left: int) -> MaskBeside:
-        return MaskBeside(_shifted(self.pixels, most, top, left))
+        return MaskBeside(shifted(self.pixels, most, top, left))
 
     def mirrored(self) -> MaskBeside:
         return MaskBeside(self.pixels[:, ::-1])
 
     def turned(self, angle: float) -> MaskBeside:
-        return MaskBeside(_rotated(self.pixels, angle, Image.Resampling.NEAREST))
+        return MaskBeside(rotated(self.pixels, angle, Image.Resampling.NEAREST))
 
     def erased(self, box: Box) -> MaskBeside:
         left, top, right, bottom = box
@@ -114,32 +117,6 @@ def _rectangle(
     wide = min(math.ceil(wide), width)
     left, top = int(x * (width - wide + 1)), int(y * (height - high + 1))
     return left, top, left + wide, top + high
-
-
-def _shifted(image: Pixels, most: int, top: int, left: int) -> Pixels:
-    height, width, _ = image.shape
-    padded = np.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
-    return padded[top : top + height, left : left + width]
-
-
-def _rotated(image: Pixels, angle: float, resample: Image.Resampling) -> Pixels:
-    """Turned by an angle in radians."""
-    height, width, _ = image.shape
-    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)  # 0 at a right angle
-    # So much of its surroundings a turned picture shows; one more pixel to interpolate with.
-    x = max(0, math.ceil((width * abs(cos) + height * abs(sin) - width) / 2)) + 1
-    y = max(0, math.ceil((height * abs(cos) + width * abs(sin) - height) / 2)) + 1
-    padded = np.pad(image, ((y, y), (x, x), (0, 0)), mode="edge")
-    # Where in `padded` each pixel comes from: turned about the middle of the image.
-    from_x = cos, sin, width / 2 + x - cos * width / 2 - sin * height / 2
-    from_y = -sin, cos, height / 2 + y + sin * width / 2 - cos * height / 2
-    turned = as_image(padded).transform(
-        (width, height),
-        Image.Transform.AFFINE,
-        (*from_x, *from_y),
-        resample=resample,
-    )
-    return as_array(turned)
 
 
 def _recoloured(image: Pixels, most: float, chance: Chance) -> Pixels:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from raymodel.spec.base import Spec
-from raymodel.spec.quantity import Fraction
+from raymodel.spec.quantity import Count, Fraction
 
 TEMPLATES = ("chatml", "roles", "plain")
 """Chat templates that come with raymodel, by name, see `chat.py`. `chatml` and `roles` need their
@@ -71,6 +71,15 @@ class AugmentSpec(Spec):
     color: Fraction = 0.0
     """Multiplies brightness, contrast and saturation each by a number from 1 - color to
     1 + color."""
+    randaugment: Count = Field(default=0, le=10)
+    """So many changes, one after the other, each drawn evenly from fourteen (RandAugment,
+    arXiv:1909.13719): contrast, equalized values, turns, slants, shifts, inverted light parts,
+    fewer bits, saturation, brightness, sharpness, and none. 2 is common for photographs, with
+    `crop` and `flip`. Not for images with masks or boxes, which it would not move."""
+    magnitude: Fraction = 0.3
+    """How strong each change of `randaugment` is, as a share of the strongest: turns of 30°, slants
+    of 0.3, shifts of 0.45 of a side, brightness and the like from 0.1 to 1.9, 4 bits. 0.3 is the 9
+    of 30 that the paper has for ImageNet; larger models take more."""
     erase: Fraction = 0.0
     """The share of images in which a rectangle of 2 to 40 % of the area becomes noise
     (arXiv:1708.04896). There a mask bears no loss."""
@@ -85,6 +94,12 @@ class AugmentSpec(Spec):
     """The share of images in which a rectangle is filled with that part of another one of the same
     step (arXiv:1905.04899), of any size evenly. The loss is that of both labels, each by the area
     of its image. No image has both, so `mixup` and `cutmix` add up to 1 at most."""
+
+    def identity(self) -> dict[str, Any]:
+        """Without RandAugment as it was before there was one."""
+        known = super().identity()
+        later = () if self.randaugment else ("randaugment", "magnitude")
+        return {k: v for k, v in known.items() if k not in later}
 
     @model_validator(mode="after")
     def _one_of_both(self) -> AugmentSpec:

@@ -39,6 +39,16 @@ def _unmixed(augment: AugmentSpec) -> AugmentSpec:
     return augment
 
 
+def _unmoved(augment: AugmentSpec) -> AugmentSpec:
+    """Without what would move an image and not what goes with it."""
+    if augment.randaugment:
+        raise ValueError(
+            f"randaugment is {augment.randaugment}, and it would move images without their masks "
+            "or boxes; leave it out, and say `shift`, `flip` and `color`, which go with them"
+        )
+    return _unmixed(augment)
+
+
 class MaskedImageSpec(AnyTask):
     """Paint what is hidden of an image, from the patches that are left: learns from images without
     labels what a classifier can start from (MAE, arXiv:2111.06377).
@@ -94,7 +104,7 @@ class ImageSegmentationSpec(AnyTask):
     @field_validator("augment")
     @classmethod
     def _mixes_nothing(cls, augment: AugmentSpec) -> AugmentSpec:
-        return _unmixed(augment)
+        return _unmoved(augment)
 
     @model_validator(mode="after")
     def _values_differ(self) -> ImageSegmentationSpec:
@@ -131,7 +141,7 @@ class ObjectDetectionSpec(AnyTask):
                 f"rotate is {augment.rotate:g}, and the box of an object that was turned in its "
                 "box is not known; leave it out"
             )
-        return _unmixed(augment)
+        return _unmoved(augment)
 
 
 ImageTask = ImageClassificationSpec | MaskedImageSpec | ImageSegmentationSpec | ObjectDetectionSpec
