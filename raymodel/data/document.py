@@ -15,7 +15,7 @@ from raymodel.data.cleaning.own import StepError
 from raymodel.data.record import RawRecord, num_bytes
 from raymodel.data.roles import COLUMN_TYPES, Value, read_roles
 from raymodel.data.spec import CleanSpec, SourceSpec
-from raymodel.data.texts import clean_values, texts_of
+from raymodel.data.texts import clean_values, comparable, texts_of
 from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.tasks.conversation import opening
@@ -89,6 +89,7 @@ def make_document(
     try:
         read = read_roles(record, source, root, fields)
         values, cleaned = clean_values(read, fields, cleaner)
+        compared = comparable(values, fields, cleaner, cleaned)
         look = cleaned.find_look() if cleaner.spec.dedup.name == "near" else None
         group = source.group and clean_text(label_text(record.fields, source.group))
     except RecordError as error:
@@ -104,9 +105,10 @@ def make_document(
         return None
     account.change(cleaned.changed)
     kept = {role: _cut(value, fields[role], clean.max_chars) for role, value in values.items()}
-    given = group or _given(next(iter(kept.values())), fields)
+    first = next(iter(fields))
+    given = group or _given(_cut(compared[first], fields[first], clean.max_chars), fields)
     is_part = source.format in FILE_IS_DOCUMENT and not group
-    whole = [value for role, value in values.items() if not fields[role].is_label]
+    whole = [value for role, value in compared.items() if not fields[role].is_label]
     return Document(
         values=kept,
         key=values_digest(whole),

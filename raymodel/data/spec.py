@@ -301,8 +301,9 @@ class CleanSpec(Spec):
     prompt keeps its end, every other text its start. Conversations longer than this are dropped."""
     dedup: DedupSpec = ExactDedup()
     """`exact` keeps the first of all documents with the same text (prompt and response, text and
-    label), as it was before it was cut. One text with several labels is kept with each. `near`, or
-    a section with `name: near`, also keeps the first alone of texts that are nearly the same."""
+    label), as it was before it was cut. One text with several labels is kept with each. `decoded`
+    compares images and sounds by what is in their files. `near`, or a section with `name: near`,
+    also keeps the first alone of texts, or images, that are nearly the same."""
     decontaminate: DecontaminateSpec | None = None
     """Leaves out what models are evaluated on."""
     repeated: RepeatedSpec | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raymodel.data.cleaning.cleaner import Cleaner
+from raymodel.data.cleaning.media import Picture, Sound
 from raymodel.data.cleaning.record import Record
 from raymodel.data.roles import Value
 from raymodel.tasks.fields import Fields
@@ -43,6 +44,27 @@ def clean_values(
             pieces = [each | {"text": cleaner.clean_piece(each["text"])} for each in values[role]]
             cleaned[role] = place_answers(pieces, given)
     return cleaned, record
+
+
+def comparable(
+    values: Mapping[str, Value], fields: Fields, cleaner: Cleaner, record: Record
+) -> dict[str, Value]:
+    """The values of a record as they are compared with those of others: of images and sounds, where
+    the job asks for that, a digest of what is in their files.
+
+    Raises:
+        RecordError: one cannot be decoded.
+    """
+    if not cleaner.compares_decoded:
+        return dict(values)
+    files: dict[str, Iterator[Picture | Sound]] = {
+        "image": iter(record.pictures),
+        "audio": iter(record.sounds),
+    }
+    return {
+        role: next(files[field.kind]).content if field.kind in files else values[role]
+        for role, field in fields.items()
+    }
 
 
 def _files_of(values: Mapping[str, Any], fields: Fields, kind: str) -> list[bytes]:

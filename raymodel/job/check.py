@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from raymodel.compress.rules import why_not_quantised
 from raymodel.data.cleaning.spec import steps_for
 from raymodel.data.cleaning.spec.base import Sees
-from raymodel.data.dedup.spec import NearDedup
 from raymodel.data.dedup.texts import find_wrong_dedup, has_texts
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
@@ -98,8 +97,7 @@ def _cleaned(
 
 def _compared(stage: str, spec: PrepareSpec | FinetuneSpec, fields: Fields) -> Iterator[Problem]:
     """What documents are compared by, they have; and so have the evaluation sets."""
-    dedup = spec.clean.dedup
-    if isinstance(dedup, NearDedup) and (why := find_wrong_dedup(dedup, fields)):
+    if why := find_wrong_dedup(spec.clean.dedup, fields):
         yield Problem((stage, "clean", "dedup"), why)
     if spec.clean.repeated and (stage != "prepare" or not has_texts(fields)):
         yield Problem(

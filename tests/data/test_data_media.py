@@ -225,6 +225,21 @@ def test_all_steps_hear_one_decoded_sound_and_broken_ones_are_counted_as_without
     assert error.value.reason == audio_decode.BROKEN
 
 
+def test_the_same_samples_are_the_same_sound_whatever_file_they_are_in() -> None:
+    samples = tones("abc")
+    first = encoded(samples)
+    flac = audio_decode.encode_audio(audio_decode.read_audio(first).samples[:, 0], RATE)
+    same = [first, flac]
+    assert len({Sound(each).content for each in same}) == 1
+    others = [
+        encoded(samples[:-1]),
+        encoded(samples, 8_000),
+        encoded(np.stack([samples, samples], axis=1)),
+        encoded(tones("abd")),
+    ]
+    assert len({Sound(each).content for each in [*same, *others]}) == 5
+
+
 # ---- in a job ------------------------------------------------------------------------------------
 
 

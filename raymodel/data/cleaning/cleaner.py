@@ -57,6 +57,11 @@ class Cleaner:
         self.spec = spec
         self._steps = [build_step(step) for step in spec.steps]
 
+    @property
+    def compares_decoded(self) -> bool:
+        """Whether images and sounds are compared by what is in their files."""
+        return self.spec.dedup.name == "decoded"
+
     def clean(
         self, texts: Sequence[str], images: Sequence[bytes] = (), sounds: Sequence[bytes] = ()
     ) -> Record:
@@ -70,7 +75,7 @@ class Cleaner:
             RecordError: a step leaves the record out, or cannot decode what it looks at.
             StepError: a step of the user's own failed.
         """
-        record = Record(texts, images, sounds)
+        record = Record(texts, images, sounds, channels=3 if self.compares_decoded else 1)
         for step in self._steps:
             step.clean(record)
         return record

@@ -113,10 +113,18 @@ class Record:
     look at."""
 
     def __init__(
-        self, texts: Sequence[str], images: Sequence[bytes] = (), sounds: Sequence[bytes] = ()
+        self,
+        texts: Sequence[str],
+        images: Sequence[bytes] = (),
+        sounds: Sequence[bytes] = (),
+        *,
+        channels: int = 1,
     ) -> None:
+        """Args:
+        channels: of `Picture`.
+        """
         self.texts = list(texts)
-        self.pictures = [Picture(data) for data in images]
+        self.pictures = [Picture(data, channels) for data in images]
         self.sounds = [Sound(data) for data in sounds]
         self.changed: dict[str, Counter[str]] = {}
         """Step → what it changed → how often."""

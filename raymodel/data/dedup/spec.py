@@ -27,6 +27,17 @@ class ExactDedup(Spec):
         return self.name
 
 
+class DecodedDedup(Spec):
+    """As `exact`, but of images and sounds what is in their files is compared: the pixels, upright
+    and in red, green and blue, or the samples to 16 bits, with their rate and channels. So the same
+    image as PNG and BMP, or the same clip as WAV and FLAC, is there once, and falls on one side of
+    the holdout where it is kept with several labels. Each file is decoded for it when it is read,
+    once for all cleaning steps too."""
+
+    name: Literal["decoded"] = "decoded"
+    """Which it is."""
+
+
 class NoDedup(Spec):
     """All documents are kept."""
 
@@ -92,7 +103,7 @@ class RepeatedSpec(Spec):
     """Shorter ones stay, such as a brace, a date or a heading."""
 
 
-_AnyDedup = ExactDedup | NearDedup | NoDedup
+_AnyDedup = ExactDedup | DecodedDedup | NearDedup | NoDedup
 
 
 def _read_dedup(value: Any, read: ValidatorFunctionWrapHandler) -> Any:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymodel.data.dedup.spec import NearDedup
+from raymodel.data.dedup.spec import DecodedDedup, NearDedup
+from raymodel.spec.base import Spec
 from raymodel.tasks.fields import Fields
 
 _TEXTS = frozenset({"text", "texts", "words", "messages"})
 
 
-def find_wrong_dedup(spec: NearDedup, fields: Fields) -> str | None:
+def find_wrong_dedup(spec: Spec, fields: Fields) -> str | None:
     """Why documents of these roles cannot be compared so; None where they can."""
+    if isinstance(spec, DecodedDedup):
+        if any(field.kind in ("image", "audio") for field in fields.values()):
+            return None
+        return "`decoded` compares images and sounds, and the documents have none; use exact"
+    return _find_wrong_near(spec, fields) if isinstance(spec, NearDedup) else None
+
+
+def _find_wrong_near(spec: NearDedup, fields: Fields) -> str | None:
     said = spec.model_fields_set & {"threshold", "ngram", "distance"}
     if role := next((role for role, field in fields.items() if field.kind == "audio"), None):
         return (
             f"`near` compares texts or images, and the documents have the role `{role}`, of which "
-            "nothing would be heard; use exact"
+            "nothing would be heard; use decoded"
         )
     if compares_images(fields):
         if has_texts(fields):
