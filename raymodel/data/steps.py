@@ -16,7 +16,6 @@ from raymodel.data.card.profile import Profile
 from raymodel.data.clean import compare_documents
 from raymodel.data.dedup.drops import DUPLICATES, Drops
 from raymodel.data.document import documents_of, find_image
-from raymodel.data.record import digest_of
 from raymodel.data.rows import RowKind, SavedProcessor, row_tokens
 from raymodel.data.shard_format import shard_location, write_shard
 from raymodel.data.spec import SourceSpec

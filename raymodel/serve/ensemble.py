@@ -13,7 +13,7 @@ from typing import Any
 from raymodel.errors import ArtifactError
 from raymodel.serve.prediction import PredictionService
 from raymodel.serve.service import Service
-from raymodel.tasks.base import Answer, Features
+from raymodel.tasks.base import Answer, Features, Limits
 from raymodel.tasks.classes import most_probable
 
 _MEMBERS = "members"
@@ -41,6 +41,7 @@ class EnsembleService(PredictionService):
         first = classifiers[0]
         super().__init__(first.model, first.task, name=first.name, spec=first.spec)
         self._members = classifiers
+        self._computed = first._computed  # each was measured when it was loaded
         self.max_input_tokens = min(each.max_input_tokens for each in classifiers)
         for each in classifiers:  # so that a refusal names the same limit, whoever refuses
             each.max_input_tokens = self.max_input_tokens
@@ -74,9 +75,9 @@ class EnsembleService(PredictionService):
         """As the first reads them: a request is one, however many models there are."""
         return PredictionService.count_tokens([row[_MEMBERS][0] for row in rows])
 
-    def _predict(self, rows: list[Features]) -> list[Answer]:
+    def _predict(self, rows: list[Features], limits: Limits | None = None) -> list[Answer]:
         said = [
-            member._predict([row[_MEMBERS][index] for row in rows])
+            member._predict([row[_MEMBERS][index] for row in rows], limits)
             for index, member in enumerate(self._members)
         ]
         return [self._mean([answers[i]["probs"] for answers in said]) for i in range(len(rows))]

@@ -76,7 +76,8 @@ class _WithMatrices:
         if rows == columns:
             return torch.eye(rows)  # as a student that is layers of its teacher begins
         with seeded(self.seed, name):
-            return torch.randn(rows, columns) / columns**0.5
+            drawn = torch.randn(rows, columns)
+        return drawn / float(columns) ** 0.5
 
 
 class Hidden:
