@@ -13,6 +13,7 @@ Letters: B rows, T tokens or patches, H and K widths of student and teacher.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ class _WithMatrices:
             return torch.eye(rows)  # as a student that is layers of its teacher begins
         with seeded(self.seed, name):
             drawn = torch.randn(rows, columns)
-        return drawn / float(columns) ** 0.5
+        return drawn / math.sqrt(columns)
 
 
 class Hidden:
