@@ -255,7 +255,7 @@ def test_each_image_is_decoded_once_for_its_look_and_all_steps(
 def test_the_result_does_not_depend_on_who_does_what_in_which_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 20_000)
+    monkeypatch.setattr("raymodel.data.plan.MIN_PARTITION_BYTES", 100_000)
     monkeypatch.setattr("raymodel.data.dedup.plan.BUCKET_RECORDS", 20)
     recipe = recipe_of(write_sources(tmp_path / "data"))
 

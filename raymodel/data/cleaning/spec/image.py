@@ -79,7 +79,7 @@ class BlurSpec(StepSpec):
     """An image of less is left out. 100 is the bound that is commonly taken for photographs
     (https://pyimagesearch.com/2015/09/07/blur-detection-with-opencv); each kind of image needs its
     own."""
-    longest_edge: Count = Field(default=512, ge=16, le=MAX_SIDE)
+    longest_edge: Count = Field(default=512, ge=16, le=2048)
     """Larger images are scaled down to so many pixels of their longer side before. The same
     photograph has the less variance the more pixels it has, so that one bound needs one size;
     that of the photographs for which 100 was found was about 500. Smaller ones stay as they
