@@ -270,8 +270,10 @@ def test_a_plan_says_what_each_thousand_steps_will_see(job, tmp_path, work_here)
     text = plan_text(plan)
     assert "what each thousand steps will see" in text
     assert f"0 to {half}" in text
-    often = with_stage(job, "pretrain", mixture={"max_visits_of": {"corpus": 1.5}})
-    with pytest.raises(SpecError, match="of 'corpus' would be visited 2"):
+    limits = {"max_visits_of": {"corpus": 1.5}}
+    plan_job(with_stage(job, "pretrain", mixture=limits), tmp_path).check()  # it is trained already
+    often = with_stage(job, "pretrain", mixture=limits, duration="3 epochs")
+    with pytest.raises(SpecError, match="of 'corpus' would be visited 3"):
         plan_job(often, tmp_path).check()
 
 
