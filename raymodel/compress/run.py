@@ -126,7 +126,7 @@ def _calibration(
     examples = execution.inputs.get("examples")
     trained_on = open_held_out(task_spec.name, examples, data, splits=("train",))
     dataset = next(iter(trained_on.values()))
-    return Calibration(dataset=dataset, seed=execution.seed, max_rows=spec.calibration_rows)
+    return Calibration(dataset=dataset, seed=execution.seed, max_rows=spec.max_calibration_rows)
 
 
 def _card_head(

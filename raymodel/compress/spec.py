@@ -111,9 +111,10 @@ class CompressSpec(Spec):
     token they are a GGUF file (Q8_0, Q4_1), which the engine openvino computes with and llama.cpp,
     Ollama and LM Studio read: half of bf16, or a third. Of others the linear layers of the stack
     compute with 8 bits on a CPU: a quarter of fp32. Such a model is used and not trained."""
-    calibration_rows: int = Field(default=CALIBRATION_ROWS, ge=1, le=100_000)
+    calibration_rows: int | None = Field(default=None, ge=1, le=100_000)
     """Of `quantize: int4` and `prune.heads`: so many rows of training, the first in its order, say
-    which weights and heads count. The model is in memory, whole, while it reads them."""
+    which weights and heads count; 128 by default. The model is in memory, whole, while it reads
+    them."""
 
     @model_validator(mode="after")
     def _one_method(self) -> CompressSpec:
@@ -125,7 +126,7 @@ class CompressSpec(Spec):
                 f"give one of {names}{written}; a second method is a job of its own, whose "
                 "`compress.model` is RUN/compress"
             )
-        if "calibration_rows" in self.model_fields_set and not self._may_calibrate:
+        if self.calibration_rows is not None and not self._calibrates:
             raise ValueError(
                 "calibration_rows belongs to `quantize: int4` and `prune.heads`; leave it out"
             )
@@ -134,8 +135,13 @@ class CompressSpec(Spec):
         return self
 
     @property
-    def _may_calibrate(self) -> bool:
+    def _calibrates(self) -> bool:
         return self.quantize == "int4" or (self.prune is not None and self.prune.heads is not None)
+
+    @property
+    def max_calibration_rows(self) -> int:
+        """Rows of training that say what counts, where the method asks them."""
+        return self.calibration_rows or CALIBRATION_ROWS
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -167,7 +173,7 @@ class CompressSpec(Spec):
         merge = merge and merge | {"weights": list(self.merge.shares), "base": None}  # type: ignore[union-attr]
         # A method that is added later must not rename what was made without it.
         prune = self.prune and self.prune.identity()
-        rows = self.calibration_rows if self._may_calibrate else None
+        rows = self.max_calibration_rows if self._calibrates else None
         known = {
             "merge": merge,
             "prune": prune,

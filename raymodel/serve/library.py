@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raymodel.errors import SourceError
+from raymodel.observe.measures import holds
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Library:
         scores = (vectors @ self._embed(questions).T).max(axis=1)
         order = np.argsort(-scores, kind="stable")[:top]
         found = [Found(pieces[i].source, pieces[i].text, float(scores[i])) for i in order]
-        return [each for each in found if each.score >= min_score]
+        return [each for each in found if holds(each.score, ">=", min_score)]
 
     def _is_new(self, name: str, stamp: _Stamp) -> bool:
         known = self._files.get(name)

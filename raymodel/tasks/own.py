@@ -79,9 +79,9 @@ def read_own_task(data: Mapping[str, Any]) -> AnyTask:
 
 
 def _spec_class(kind: type[Task]) -> type[AnyTask]:
-    """What the class declares; of one derived from a task of raymodel, which takes nothing besides
-    its name, the plain one."""
-    from raymodel.tasks.spec import TASK_SPECS, AnyTask
+    """What the class declares; of one derived from a task of raymodel whose fields are those that
+    several tasks share, the class that they share."""
+    from raymodel.tasks.spec import TASK_SPECS, AnyChangedText, AnyTask
 
     said = kind.spec_class
     if said is not None:
@@ -93,7 +93,10 @@ def _spec_class(kind: type[Task]) -> type[AnyTask]:
         return said
     names = [base.__dict__.get("name") for base in kind.__mro__[1:]]
     for spec in TASK_SPECS:
-        if spec.model_fields["name"].default in names and len(spec.model_fields) > 1:
+        if spec.model_fields["name"].default in names:
+            for shared in (AnyTask, AnyChangedText):
+                if spec.model_fields.keys() == shared.model_fields.keys():
+                    return shared
             raise SpecError(
                 f"{kind.name!r} is derived from {spec.model_fields['name'].default}, of which a "
                 "job says more than its name; give it a `spec_class`, derived from "

@@ -89,7 +89,7 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "sequence_length: 256",
             "sequence_length: 256\n  clean: {dedup: nera}",
             "job.yaml:6: prepare.clean.dedup: 'nera' is not a way to find duplicates; did you "
-            "mean 'near'? (known are exact, near, none)",
+            "mean 'near'? (known are exact, decoded, near, none)",
         ),
         (
             "sequence_length: 256",

@@ -47,14 +47,14 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
     monkeypatch.setattr(job_run.time, "sleep", interrupt)
     out = StringIO()
     pipeline: Any = SimpleNamespace(
-        job=SimpleNamespace(serve=ServeSpec(grace="7s"), name="tiny", cluster=None),
+        job=SimpleNamespace(serve=ServeSpec(grace="7s"), name="tiny", cluster=None, monitor=None),
         run=Run(Location.parse("runs/tiny")),
         address=address,
         connection=SimpleNamespace(started_here=address is None),
         story=Story(out),
         told={},
         connect=lambda: None,
-        stages=SimpleNamespace(serve=lambda model: None),
+        stages=SimpleNamespace(serve=lambda model: None, embedder=lambda: None, members=lambda: []),
         execute=lambda stage, work: work(None),
     )
     monkeypatch.setattr(job_run, "_question", lambda p: ("a", {"prompt": "a"}))

@@ -150,9 +150,9 @@ class Bot:
         render = generation._turn_ids
         tokens = generation.tokenizer
 
-        def turn_ids(turns, param):
+        def turn_ids(turns, param, tools=None):
             self.given.append([(turn["role"], turn["content"]) for turn in turns])
-            return render(turns, param)
+            return render(turns, param, tools)
 
         monkeypatch.setattr(generation, "_turn_ids", turn_ids)
         monkeypatch.setattr(tokens, "chat_template", TEMPLATE, raising=False)

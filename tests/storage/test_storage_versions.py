@@ -21,7 +21,16 @@ from raymodel.storage.versions import _BY_STAGE, _BY_STEP, installed_versions, p
 
 # They decide how a job is read, run, told or answered, not what comes of it.
 NOT_RESULTS = {
-    *("pyyaml", "pydantic", "rich", "fastapi", "starlette", "tensorboard", "prometheus-client"),
+    *(
+        "pyyaml",
+        "pydantic",
+        "rich",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "tensorboard",
+        "prometheus-client",
+    ),
     "llguidance",  # answers of a server are no artifact
 }
 

@@ -144,6 +144,8 @@ def test_a_task_that_keeps_no_contract_is_told_what_it_lacks(own_folder, name, s
 def test_a_task_derived_from_one_with_fields_needs_a_spec_of_its_own(own_folder):
     (own_folder() / "broken_tasks.py").write_text(HEAD)
     assert spec_of("broken_tasks:Plain").task.name == "broken_tasks:Plain"
+    changed = spec_of({"name": "broken_tasks:Plain", "augment": {"drop": 0.1}})
+    assert changed.task.augment.is_on, "it takes what all tasks of such texts take"
     with pytest.raises(ValidationError, match=r"derived from raymodel\.tasks\.spec\.image\.Image"):
         spec_of("broken_tasks:Images")
     with pytest.raises(ValidationError, match=r"`spec_class` .* must be a class derived"):

@@ -14,7 +14,7 @@ from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapVa
 from raymodel.spec.fields import WrittenByName, by_name, own_name
 from raymodel.spec.own import is_own
 from raymodel.tasks.spec.audio import AudioTask
-from raymodel.tasks.spec.base import OF_TRAINING, AnyTask
+from raymodel.tasks.spec.base import OF_TRAINING, AnyChangedText, AnyTask
 from raymodel.tasks.spec.image import ImageTask
 from raymodel.tasks.spec.language import LanguageTask
 from raymodel.tasks.spec.retrieval import RetrievalTask
@@ -23,6 +23,7 @@ from raymodel.tasks.spec.text import TextTask
 __all__ = [
     "OF_TRAINING",
     "TASK_SPECS",
+    "AnyChangedText",
     "AnyTask",
     "AnyTaskSpec",
     "TaskSpec",
