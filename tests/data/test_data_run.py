@@ -28,7 +28,7 @@ from raymodel.data.dedup.drops import NEAR
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.plan import PAUSE_S, REST_S
-from raymodel.data.run import run_examples, run_prepare
+from raymodel.data.run import _shares, run_examples, run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
@@ -74,6 +74,18 @@ def execution_at(place: Path) -> Execution:
         seed=SEED,
         cluster=ClusterSpec(),
     )
+
+
+@pytest.mark.parametrize("num_items", [2, 3, 71, 10_000])
+@pytest.mark.parametrize("num_workers", [1, 2, 64])
+def test_each_item_is_in_one_task_and_the_last_ones_are_short(num_items, num_workers):
+    shares = _shares(num_items, num_workers)
+    assert [item for share in shares for item in share] == list(range(num_items))
+    sizes = [len(share) for share in shares]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] <= 8
+    assert sizes[-1] == 1
+    assert len(shares) >= min(num_items, 4 * num_workers)
 
 
 def prepare_spec(corpus: Path) -> PrepareSpec:
