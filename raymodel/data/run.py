@@ -23,6 +23,7 @@ from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.errors import ArtifactError
 from raymodel.modality import processor_of
+from raymodel.modality.base import Processor
 from raymodel.modality.image import ImageProcessor
 from raymodel.model.positions import find_max_tokens
 from raymodel.storage.execution import Execution
@@ -98,18 +99,28 @@ def run_examples(
         ArtifactError: the base has no processor, or one that the task cannot learn with.
         SourceError: a source is missing, empty or unreadable.
     """
-    task = make_task(spec.task)
+    task, files = make_task(spec.task), read_files(spec.task, base_dir)
+    processor: TokenizerSpec | Location | Processor | None
     if base is None:
         processor = _tokenizer(spec.tokenizer, base_dir) or task.fresh_processor()
     else:
         task = task.reading_as(base)
-        task.adapt_processor(read_files(spec.task, base_dir))
         processor = task.processor
     assert processor is not None, "the job was checked"
-    try:  # of a tokenizer that the job itself trained, nothing was known before
-        task.check_processor(processor)
-    except ValueError as error:
-        raise ArtifactError(f"{base or 'finetune.tokenizer'}: {error}") from error
+
+    def adapt(found: Processor) -> Processor:
+        reader = make_task(spec.task, processor=found)
+        try:
+            reader.adapt_processor(files)
+            reader.check_processor(reader.processor)
+        except ValueError as error:
+            raise ArtifactError(f"{base or 'finetune.tokenizer'}: {error}") from error
+        return reader.processor
+
+    if isinstance(processor, Location):
+        processor = task.processor_class().load(processor)
+    if not isinstance(processor, TokenizerSpec):  # what is wrong is told before anything is read
+        processor = adapt(processor)
     most = None if base is None else find_max_tokens((base / "config.json").read_json())
     recipe = Recipe(
         sources=spec.sources,
@@ -119,6 +130,7 @@ def run_examples(
         kind=RowKind(task=spec.task, length=spec.max_length_for(most)),
         reads=task.processor_class(),
         processor=processor,
+        adapt=adapt,
         max_left_out=spec.max_left_out,
         base=_asked(spec, execution, base) if base and task.base_readings else None,
     )

@@ -411,6 +411,11 @@ class TokenizerSpec(Spec):
         """Whether the one that is trained has a token that stands for a hidden one."""
         return self.mask or self.tokens in ("wordpiece", "characters")
 
+    @property
+    def has_separator(self) -> bool:
+        """Whether the one that is trained has a token that parts two texts."""
+        return self.tokens in ("wordpiece", "characters")
+
     def identity(self) -> dict[str, Any]:
         """Of one that is trained with the version of what trains it."""
         known = super().identity()

@@ -128,6 +128,8 @@ def check_processor(job: Job) -> Iterator[Problem]:
     elif tokenizer is not None and tokenizer.load is None:
         for lack in lacking_tokens([(job.finetune.task, None)], _trained(tokenizer)):
             yield Problem(("finetune", "tokenizer"), f"{lack.text}; add {lack.fix}")
+        if unread := job.finetune.task.lack_with_own_tokenizer:
+            yield Problem(("finetune", "task"), unread)
     elif tokenizer is None and task.fresh_processor() is None:
         yield Problem(
             ("finetune", "model"),
@@ -143,6 +145,7 @@ def _trained(spec: TokenizerSpec) -> dict[str, int]:
     return {
         "mask": int(spec.has_mask),
         "sentinels": spec.sentinels,
+        "separator": int(spec.has_separator),
     }
 
 

@@ -61,6 +61,7 @@ def lacking_tokens(
 
 
 _SPECIAL = {
+    "separator": ("a token that parts two texts", "tokens: wordpiece"),
     "mask": ("a token that stands for a hidden one", "mask: true"),
     "sentinels": (
         "{} tokens that stand for runs of hidden ones (`<extra_id_0>` and so on) in rows as long "

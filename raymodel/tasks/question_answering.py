@@ -81,6 +81,14 @@ class QuestionAnswering(Task):
             ]
         )
 
+    def check_processor(self, processor: Any) -> None:
+        """Raises ValueError when the tokenizer has no form for pairs, or is a slow one."""
+        processor.check_pairs()
+
+    def special_tokens(self, row_tokens: int | None) -> Mapping[str, int]:
+        """What parts a question and its context."""
+        return {"separator": 1}
+
     def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
         """Windows of at most `max_length` tokens; a question that is longer than half of that loses
         its end. Of several answers the first is learnt.

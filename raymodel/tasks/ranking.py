@@ -180,6 +180,10 @@ class Ranking(Task):
         processor.check_pairs()
         changer_of(self.spec, processor)
 
+    def special_tokens(self, row_tokens: int | None) -> Mapping[str, int]:
+        """What parts a query and its document."""
+        return {"separator": 1}
+
     def settle(self, model: PreTrainedModel) -> str | None:
         """A decoder's score is read off the last token that is not padding."""
         from raymodel.tasks.padding import settle_padding

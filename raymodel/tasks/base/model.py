@@ -60,7 +60,7 @@ class OfModel(Declared):
 
     def special_tokens(self, row_tokens: int | None) -> Mapping[str, int]:
         """Kind of special token → how many of it a tokenizer must have: `mask`, which stands for a
-        hidden token, and `sentinels`, for runs of them.
+        hidden token, `sentinels`, for runs of them, and `separator`, which parts two texts.
 
         Args:
             row_tokens: of packed rows; None for examples.
