@@ -108,6 +108,8 @@ def _pre_tokenizer(data: dict[str, Any]) -> str:
         raise _unsaid(f"it is a {model['type']} model, and only BPE over bytes is written")
     if model.get("byte_fallback") or model.get("dropout"):
         raise _unsaid("it falls back to bytes, or drops merges: it is not BPE over bytes")
+    if not model["merges"]:
+        raise _unsaid("it has no merges, without which its readers find none")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise _unsaid("its tokens carry a mark of where a word goes on or ends")
     cuts = tuple(_cuts(data.get("pre_tokenizer")))

@@ -96,18 +96,25 @@ def _build_runner(
         from raymodel.serve.beside_runner import BesideRunner
         from raymodel.serve.openvino_runner import OpenVinoRunner
 
-        first = OpenVinoRunner(
-            model,
-            tokenizer,
-            batch=batch,
-            context_tokens=context_tokens,
-            type=own or weights,
-            cache_bytes=int(available_memory_bytes() * _CACHE_FRAC) // replicas,
-            file=Path(str(model.config.name_or_path)) / GGUF_FILE if own else None,
-        )
-        model_bytes = sum(weight.nbytes for weight in model.parameters())
-        runner = BesideRunner(first, load, model_bytes, grammars)
-        return runner, _asked_for(asked) or "it is the fastest on a CPU for this model"
+        try:
+            first = OpenVinoRunner(
+                model,
+                tokenizer,
+                batch=batch,
+                context_tokens=context_tokens,
+                type=own or weights,
+                cache_bytes=int(available_memory_bytes() * _CACHE_FRAC) // replicas,
+                file=Path(str(model.config.name_or_path)) / GGUF_FILE if own else None,
+            )
+        except ArtifactError as error:
+            if asked == "openvino" or weights != "f16" or own is not None:
+                raise
+            obstacle = str(error).partition("; set serve.engine")[0]
+            take_slow_path("answers without openvino", obstacle)
+        else:
+            model_bytes = sum(weight.nbytes for weight in model.parameters())
+            runner = BesideRunner(first, load, model_bytes, grammars)
+            return runner, _asked_for(asked) or "it is the fastest on a CPU for this model"
     if asked == "openvino":
         raise SpecError(f"serve.engine is openvino, and {obstacle}; set serve.engine: auto")
     if weights != "f16":

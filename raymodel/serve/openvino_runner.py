@@ -57,9 +57,10 @@ class OpenVinoRunner(Runner):
         file: the model as GGUF, where it has such weights; else they are written.
 
     Raises:
-        ArtifactError: the model cannot be written as GGUF, or is not the same in OpenVINO.
+        ArtifactError: the model cannot be written as GGUF, or OpenVINO does not start with it, or
+            it is not the same there.
         StorageError: the temporary folder has no room for the file.
-        ClusterError: OpenVINO does not start, or the memory holds no answer.
+        ClusterError: the process of OpenVINO ended, or the memory holds no answer.
     """
 
     name = "openvino"
@@ -185,11 +186,12 @@ class OpenVinoRunner(Runner):
         try:
             error = self._receive()
         except RuntimeError as ended:
-            error = str(ended)
+            self.close()
+            raise ClusterError(f"{ended}; set serve.engine: transformers") from ended
         if error is not None:
             self.close()
-            raise ClusterError(
-                f"OpenVINO does not start: {error.strip()}; set serve.engine: transformers"
+            raise ArtifactError(
+                f"OpenVINO does not start with it: {error.strip()}; set serve.engine: transformers"
             )
 
     def _send(self, name: str, *arguments: Any) -> None:

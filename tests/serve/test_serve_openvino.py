@@ -21,7 +21,9 @@ from transformers import (
 )
 
 from raymodel.errors import ArtifactError, ClusterError, SpecError
+from raymodel.modality.text import train_tokenizer
 from raymodel.model import gguf
+from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.openvino import find_precision
 from raymodel.observe.slow_paths import slow_paths
 from raymodel.serve import openvino_runner
@@ -32,7 +34,7 @@ from raymodel.serve.load import load_service
 from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.openvino_runner import _plan_blocks
 from raymodel.serve.spec import ServeSpec
-from raymodel.testing.tiny import round_weights
+from raymodel.testing.tiny import build_tiny_llama, round_weights
 
 FIELDS = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -73,10 +75,37 @@ def test_each_family_says_the_tokens_of_generate(name, tokenizer):
         assert answer.tokens == expected[:end]
 
 
-def test_a_model_that_is_another_one_in_openvino_is_refused(tokenizer, monkeypatch):
+def test_a_model_that_is_another_one_in_openvino_is_not_computed_there(
+    tokenizer, monkeypatch, slow_paths_are_taken
+):
     monkeypatch.setattr(gguf, "_paired", lambda rows, heads: rows)
-    with pytest.raises(ArtifactError, match="says something else than in transformers"):
-        build_engine(build("llama"), tokenizer, batch=1, queue=1, asked="auto")
+    told = "in OpenVINO the model says something else than in transformers"
+    with pytest.raises(ArtifactError, match=told):
+        build_engine(build("llama"), tokenizer, batch=1, queue=1, asked="openvino")
+    choice = build_engine(build("llama"), tokenizer, batch=1, queue=1, asked="auto")
+    choice.engine.close()
+    assert choice.engine.runner.name == "transformers"
+    assert choice.reason.startswith(f"openvino cannot: {told}")
+    assert [path.what for path in slow_paths()] == ["answers without openvino"]
+
+
+def test_a_model_with_which_openvino_does_not_start_is_computed_in_torch(
+    tokenizer, monkeypatch, slow_paths_are_taken
+):
+    monkeypatch.setattr(GgufTokenizer, "add_to", lambda self, writer: None)
+    with pytest.raises(ArtifactError, match=r"^OpenVINO does not start with it: "):
+        build_engine(build("llama"), tokenizer, batch=1, queue=1, asked="openvino")
+    choice = build_engine(build("llama"), tokenizer, batch=1, queue=1, asked="auto")
+    choice.engine.close()
+    assert choice.engine.runner.name == "transformers"
+    assert [path.what for path in slow_paths()] == ["answers without openvino"]
+
+
+def test_a_tokenizer_of_single_bytes_is_none_for_openvino():
+    """As a few short texts give; it ended in `map::at` there."""
+    bare = train_tokenizer(["0? 1?"], 262)
+    model = build_tiny_llama(vocab_size=len(bare)).eval()
+    assert "it has no merges" in find_obstacle(model, bare)
 
 
 def test_a_model_without_an_end_goes_on_to_the_length(tokenizer):
