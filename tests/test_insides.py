@@ -100,6 +100,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "torch:_make_per_channel_quantized_tensor",
     ),
     "model/kernels.py": (
+        "transformers.convert_slow_tokenizer:SLOW_TO_FAST_CONVERTERS",
         "transformers:PreTrainedConfig._attn_implementation",
         "transformers:PreTrainedModel._supports_sdpa",
         "torch._dynamo.utils:counters",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS
 
 from raymodel.modality.base import Processor
 from raymodel.model import bfloat16
@@ -57,9 +58,12 @@ def note_processor(processor: Processor) -> None:
     """Says when texts are cut into tokens by Python."""
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None and not tokenizer.is_fast:
+        name = type(tokenizer).__name__
+        has_fast = name in SLOW_TO_FAST_CONVERTERS
+        # That of CTC has none: its tokens are letters.
+        why = "tokenizer.json; save it again with a fast one" if has_fast else "fast form"
         take_slow_path(
-            "cuts texts into tokens in Python",
-            f"{type(tokenizer).__name__} has no tokenizer.json; save it again with a fast one",
+            "cuts texts into tokens in Python", f"{name} has no {why}", inherent=not has_fast
         )
 
 

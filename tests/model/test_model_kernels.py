@@ -49,9 +49,15 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_told(monkeypatch: pytest.M
 def test_a_fast_tokenizer_says_nothing_and_one_in_python_is_refused() -> None:
     tokenizer = train_tiny_tokenizer(["some text"])
     kernels.note_processor(TextProcessor(tokenizer))
-    slow = type("SlowTokenizer", (), {"is_fast": False})()
-    with pytest.raises(SlowPathError, match=r"SlowTokenizer has no tokenizer\.json"):
+    slow = type("BertTokenizer", (), {"is_fast": False})()
+    with pytest.raises(SlowPathError, match=r"BertTokenizer has no tokenizer\.json"):
         kernels.note_processor(TextProcessor(slow))
+
+
+def test_a_tokenizer_that_has_no_fast_form_is_told_and_not_refused() -> None:
+    slow = type("Wav2Vec2CTCTokenizer", (), {"is_fast": False})()
+    kernels.note_processor(TextProcessor(slow))
+    assert [path.why for path in slow_paths()] == ["Wav2Vec2CTCTokenizer has no fast form"]
 
 
 def test_this_cpu_can_be_asked_whether_it_computes_in_bf16() -> None:
