@@ -16,12 +16,14 @@ from raymodel.data.cleaning.spec.base import Sees
 from raymodel.data.dedup.texts import find_wrong_dedup, has_texts
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.errors import SpecError, UserError
+from raymodel.job.check_filters import check_filters
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
 from raymodel.job.check_monitor import check_monitor
 from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
+from raymodel.serve.filters.spec import ClassifierFilterSpec
 from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
@@ -299,6 +301,9 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
         yield ("serve", "ensemble", i), member
     if job.serve and job.serve.documents:
         yield ("serve", "documents", "embedder"), job.serve.documents.embedder
+    for i, each in enumerate(job.serve.filters if job.serve else ()):
+        if isinstance(each, ClassifierFilterSpec):
+            yield ("serve", "filters", i, "model"), each.model
 
 
 def _compressed(job: Job) -> Iterator[tuple[Path, str]]:
@@ -371,6 +376,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_places,
     check_model,
     check_own,
+    check_filters,
     check_holdouts,
     check_quantised,
     check_lengths,

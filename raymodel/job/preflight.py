@@ -41,6 +41,8 @@ from raymodel.model.examine import Answer, Question, examine
 from raymodel.model.positions import find_max_tokens
 from raymodel.model.presets import resolve_model
 from raymodel.model.purpose import find_task, model_location
+from raymodel.serve.filters.check import check_classifier
+from raymodel.serve.filters.spec import ClassifierFilterSpec, classifiers_of
 from raymodel.spec.document import dotted
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.registry import Run
@@ -166,6 +168,8 @@ class _Look:
             self._served(f"serve.ensemble.{i}", member)
         if job.serve and job.serve.documents:
             self._served("serve.documents.embedder", job.serve.documents.embedder)
+        for judge in classifiers_of(job.serve.filters if job.serve else ()):
+            self._classifier(judge)
         answers = examine([question for _, question in self.questions])
         for (stage, _), answer in zip(self.questions, answers, strict=True):
             with self._collecting(stage.partition(".")[0]):
@@ -288,6 +292,15 @@ class _Look:
             found = model.artifact or model.location
             question = Question(task=find_task(found), folder=model_location(found), trains=False)
             self.questions.append((field, question))
+
+    def _classifier(self, spec: ClassifierFilterSpec) -> None:
+        """The model of a filter; that it tells the label of a text."""
+        self._served("serve.filters", spec.model)
+        if not self._is_made_by_this_job(spec.model):
+            with self._collecting("serve"):
+                model = resolve_base(spec.model, self._storage, self.base_dir)
+                found = model.artifact or model.location
+                check_classifier(spec, model_location(found), find_task(found))
 
     def _compressed(self, spec: CompressSpec) -> None:
         """The models of other runs that it names, and that they can be measured as asked."""

@@ -257,6 +257,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             follows=find_followed(spec, p.run.location.parent, p.job.name),
             members=[each.artifact or each.location for each in p.stages.members()],
             embedder=(embedder.artifact or embedder.location) if embedder else None,
+            classifiers=[each.artifact or each.location for each in p.stages.classifiers()],
             keep=not ends,
         ) as served:
             question, values = _question(p)

@@ -15,6 +15,7 @@ from raymodel.compress.origin import Rows, models_by_role, resolve_models, rows_
 from raymodel.data.mixture import Mixture, inputs_of, mixture_of, resolve_mixture
 from raymodel.data.sources import prepare_identity
 from raymodel.job.spec import Job
+from raymodel.serve.filters.spec import classifiers_of
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.execution import execution_fingerprint
 from raymodel.storage.registry import Run, find_in_other_runs
@@ -261,6 +262,12 @@ class Stages:
             return None
         return resolve_base(self.job.serve.documents.embedder, self.storage, self.base_dir)
 
+    def classifiers(self) -> list[BaseModel]:
+        """The models of the filters that have one, in their order."""
+        filters = self.job.serve.filters if self.job.serve else ()
+        named = [each.model for each in classifiers_of(filters)]
+        return [resolve_base(name, self.storage, self.base_dir) for name in named]
+
     def serve(self, model: BaseModel) -> Stage:
         spec = self.job.serve
         assert spec is not None, "the caller looked"
@@ -270,6 +277,9 @@ class Stages:
             identity["ensemble"] = [each.identity for each in self.members()]
         if spec.documents:
             identity["documents"] = spec.documents.identity()
+        if spec.filters:
+            identity["filters"] = [each.mark() for each in spec.filters]
+            identity["classifiers"] = [each.identity for each in self.classifiers()]
         inputs = {"model": model.artifact} if model.artifact else {}
         return Stage(name="serve", identity=identity, inputs=inputs)
 

@@ -18,7 +18,7 @@ from raymodel.evaluate.cost import size_of
 from raymodel.heap import give_back_freed_memory
 from raymodel.serve.bodies import replay
 from raymodel.serve.canary import Outcome, Outcomes, is_worse
-from raymodel.serve.flow import tell_notices
+from raymodel.serve.flow import Filtered, tell_notices
 from raymodel.serve.follow import LOOK_S, Refused, Told, Version
 from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.spec import CanarySpec
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ANSWERS, BEGUN, COUNTED = "raymodel.answers", "raymodel.begun", "raymodel.counted"
+FILTERED = "raymodel.filtered"
 """Messages among those of a response that are notices."""
 _DRAIN_LOOK_S = 0.05
 
@@ -252,6 +253,9 @@ class _Told:
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         self._sent.put_nowait({"type": COUNTED, "tokens": (prompt_tokens, completion_tokens)})
+
+    def filter(self, found: Filtered, count: int) -> None:
+        self._sent.put_nowait({"type": FILTERED, "found": tuple(found), "count": count})
 
 
 async def run_app(app: Any, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymodel.errors import ArtifactError, SpecError
+from raymodel.serve.filters.spec import classifiers_of
 from raymodel.serve.follow import find_followed
 from raymodel.spec.load import load_job
 from raymodel.storage.artifact import Artifact
@@ -58,6 +59,7 @@ def application(arguments: dict[str, Any]) -> Application:
         follows=find_followed(job.serve, storage, job.name),
         members=[found(name) for name in job.serve.ensemble],
         embedder=found(job.serve.documents.embedder) if job.serve.documents else None,
+        classifiers=[found(each.model) for each in classifiers_of(job.serve.filters)],
     )
 
 

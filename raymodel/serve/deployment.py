@@ -25,6 +25,7 @@ from starlette.types import Message
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.serve.current import Current, Follower
+from raymodel.serve.filters.load import build_filters
 from raymodel.serve.flow import Flow
 from raymodel.serve.follow import LOOK_S, Told, Version, Watcher
 from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
@@ -40,6 +41,7 @@ from raymodel.storage.registry import Run
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
+    from raymodel.serve.filters.chain import Filters
     from raymodel.serve.service import Service
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,8 @@ class Deployed:
     """That answer together with the model; see `serve.ensemble`."""
     embedder: Version | None = None
     """That finds documents; see `serve.documents`."""
+    classifiers: tuple[Version, ...] = ()
+    """Of the filters that have a model, in their order; see `serve.filters`."""
 
 
 def build_deployments(deployed: Deployed) -> serve.Application:
@@ -147,7 +151,11 @@ def _model_class(deployed: Deployed) -> type:
             first = deployed.model
             if watcher is not None:
                 first = _away_from_loop(_ask_good, watcher) or first
-            self.current = Current(lambda version: _load_all(deployed, version), first)
+            # Before the model, which then has what memory they leave; the same for all models.
+            self.filters = _load_filters(deployed)
+            self.current = Current(
+                lambda version: _load_all(deployed, version, self.filters), first
+            )
             self.follower: Follower | None = None
             if watcher is not None:
                 name = serve.get_replica_context().replica_id.unique_id
@@ -160,6 +168,8 @@ def _model_class(deployed: Deployed) -> type:
                 follower.stop()
             if hasattr(self, "current"):
                 self.current.close()
+            if hasattr(self, "filters"):
+                self.filters.close()
 
         def check_health(self) -> None:
             """Ray replaces a replica that raises here."""
@@ -179,13 +189,24 @@ def _model_class(deployed: Deployed) -> type:
     return ModelServer
 
 
-def _load_all(deployed: Deployed, first: Version) -> Service:
-    """The service of a model, and of those that answer together with it."""
-    if not deployed.members:
-        return _load(deployed, first)
-    from raymodel.serve.ensemble import EnsembleService
+def _load_all(deployed: Deployed, first: Version, filters: Filters) -> Service:
+    """The service of a model, and of those that answer together with it, behind filters."""
+    service = _load(deployed, first)
+    if deployed.members:
+        from raymodel.serve.ensemble import EnsembleService
 
-    return EnsembleService([_load(deployed, each) for each in (first, *deployed.members)])
+        service = EnsembleService([service, *(_load(deployed, m) for m in deployed.members)])
+    service.filters = filters
+    return service
+
+
+def _load_filters(deployed: Deployed) -> Filters:
+    """The filters, with the services of their models."""
+    versions = iter(deployed.classifiers)
+    return build_filters(
+        deployed.spec.filters,
+        lambda spec: _load(deployed, next(versions), name=f"{deployed.name}-{spec.label}"),
+    )
 
 
 def _load(deployed: Deployed, version: Version, name: str | None = None) -> Service:
@@ -225,7 +246,9 @@ def _documents_deployment(deployed: Deployed) -> serve.Application:
                 use_folder(deployed.folder)
             assert spec.documents is not None, "there is an embedder for them"
             assert embedder is not None, "this is its deployment"
+            self.filters = _load_filters(deployed)
             service = _load(deployed, embedder, name=f"{deployed.name}-embedder")
+            service.filters = self.filters
             folder = deployed.folder / spec.documents.path
             # Embedding waits for threads of the service, and not in the event loop.
             self.documents = _away_from_loop(Documents, service, spec.documents, folder)
@@ -233,6 +256,8 @@ def _documents_deployment(deployed: Deployed) -> serve.Application:
         def __del__(self) -> None:
             if hasattr(self, "documents"):
                 self.documents.close()
+            if hasattr(self, "filters"):
+                self.filters.close()
 
         async def state(self) -> dict[str, Any]:
             """What `/health` tells."""

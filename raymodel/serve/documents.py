@@ -67,10 +67,17 @@ class Documents:
         return told if self._trouble is None else told | {"trouble": self._trouble}
 
     async def find(self, questions: Sequence[str]) -> list[Found]:
-        """The excerpts that are about any of these texts, the closest first."""
+        """The excerpts that are about any of these texts, the closest first; they went through the
+        filters of what is asked, and those that one refuses are left out."""
         await self._look()
         spec = self._spec
-        return await asyncio.to_thread(self._library.find, questions, spec.top, spec.min_score)
+        found = await asyncio.to_thread(self._library.find, questions, spec.top, spec.min_score)
+        passed = await self._service.filters.screen([each.text for each in found])
+        return [
+            each._replace(text=text)
+            for each, text in zip(found, passed, strict=True)
+            if text is not None
+        ]
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
         """The messages of a response of the embedder, as `Current.answer`."""

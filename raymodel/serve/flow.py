@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from raymodel.serve.refusal import Refusal, going_down, queue_full
 
@@ -14,6 +16,18 @@ _NEWEST_SHARE = 0.2  # of the mean: the last five or ten answers decide it
 _MOST_RETRY_S = 600
 _LOOK_S = 0.05
 _LAST_WORDS_S = 2.0  # for what is ended to say so
+
+
+T = TypeVar("T")
+
+
+class Filtered(NamedTuple):
+    """Something that a filter found in a text of a request, or of its answer."""
+
+    filter: str
+    side: str
+    action: str
+    kind: str
 
 
 class Notices(Protocol):
@@ -28,6 +42,9 @@ class Notices(Protocol):
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         """The answer is whole, and had so many tokens."""
 
+    def filter(self, found: Filtered, count: int) -> None:
+        """A filter found something so many times."""
+
 
 class _Nobody:
     def answer(self, version: str) -> None:
@@ -37,6 +54,9 @@ class _Nobody:
         pass
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        pass
+
+    def filter(self, found: Filtered, count: int) -> None:
         pass
 
 
@@ -51,6 +71,17 @@ def tell_notices(notices: Notices) -> None:
 def notices() -> Notices:
     """Where it is told what becomes of this task's request."""
     return _noticed.get() or _Nobody()
+
+
+async def unnoticed(work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` gives. What is noticed of it is nothing of this task's request, about which
+    somebody else is asked."""
+
+    async def run() -> T:
+        tell_notices(_Nobody())
+        return await work()
+
+    return await asyncio.create_task(run())
 
 
 class Passage:
@@ -68,6 +99,8 @@ class Passage:
         """Read and written, once the answer is whole."""
         self.version: str | None = None
         """What answers it; None where there is only one."""
+        self.filtered = Counter[Filtered]()
+        """What filters found in it, and in its answer, and how often."""
 
     def end(self, refusal: Refusal) -> None:
         """Ends it before its answer is whole."""
@@ -86,6 +119,10 @@ class Passage:
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         """The answer is whole."""
         self.tokens = prompt_tokens, completion_tokens
+
+    def filter(self, found: Filtered, count: int) -> None:
+        """A filter found something so many times."""
+        self.filtered[found] += count
 
 
 class Flow:

@@ -178,6 +178,8 @@ class Gate:
             await response.end_with(refusal)
         finally:
             self._flow.leave(passage, is_answered=response.status == 200)
+            for found, count in passage.filtered.items():
+                self._metrics.count_filtered(found, count)
             if passage.version is not None:
                 took_s = time.monotonic() - passage.entered_s
                 self._metrics.count_version(passage.version, response.status, took_s)

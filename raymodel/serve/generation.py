@@ -18,6 +18,8 @@ from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
+from raymodel.serve.filters.outlet import FilteredPieces
+from raymodel.serve.filters.values import admit_turns, admit_whole
 from raymodel.serve.generation_protocol import (
     ChatRequest,
     CompletionRequest,
@@ -27,7 +29,7 @@ from raymodel.serve.generation_protocol import (
 from raymodel.serve.message_protocol import read_turns
 from raymodel.serve.pieces import Echo, Pieces, TokenTexts
 from raymodel.serve.protocol import usage
-from raymodel.serve.refusal import Refusal
+from raymodel.serve.refusal import Refusal, too_long
 from raymodel.serve.responses_protocol import ResponsesRequest
 from raymodel.serve.responses_shape import ResponseShape
 from raymodel.serve.sampling import Sampling
@@ -35,6 +37,7 @@ from raymodel.serve.sampling_protocol import SamplingRequest
 from raymodel.serve.service import Service
 from raymodel.serve.shapes import AnswerShape, ChatShape, CompletionShape
 from raymodel.serve.streams import AnswerStream, EventStream, while_connected
+from raymodel.serve.tool_protocol import ToolEntry
 from raymodel.serve.tool_shape import ToolChatShape
 from raymodel.serve.tools import Offer, ToolUse, has_calls
 from raymodel.tasks.base import Answer
@@ -124,18 +127,20 @@ class GenerationService(Service):
     async def complete(self, request: Request, body: CompletionRequest) -> Response:
         """Goes on with one text, or with several."""
         self.check_model(body.model)
-        prompts = await self.read(self._prompts, body.prompts)
+        sent = await self._admit_prompts(body.prompts)
+        prompts = await self.read(self._prompts, sent)
         samplings = [self._asked.sampling(body, len(prompt)) for prompt in prompts]
         echoes = None
         if body.echo:
-            echoes = await self.read(self._echoes, body, prompts)
+            echoes = await self.read(self._echoes, body, sent, prompts)
         shape = CompletionShape(self.name, self._texts_of(body), with_usage=body.includes_usage)
         return await self._respond(request, body, prompts, samplings, shape, echoes)
 
     async def chat(self, request: Request, body: ChatRequest) -> Response:
         """Answers a conversation."""
         self.check_model(body.model)
-        offer, prompt, sampling = await self.read(self._read_offering, body)
+        turns = await self._admit_turns(read_turns(body.messages), "messages", body.tools)
+        offer, prompt, sampling = await self.read(self._read_offering, body, turns)
         told: Any = (self.name, self._texts_of(body))
         shape = (
             ChatShape(*told, with_usage=body.includes_usage)
@@ -144,16 +149,30 @@ class GenerationService(Service):
         )
         return await self._respond(request, body, [prompt], [sampling], shape)
 
-    def _read_offering(self, body: ChatRequest) -> tuple[Offer | None, list[int], Sampling]:
+    def _read_offering(
+        self, body: ChatRequest, turns: Sequence[Turn]
+    ) -> tuple[Offer | None, list[int], Sampling]:
         offer = self._tools.offer(body)
-        return offer, *self.read_chat(body, offer)
+        return offer, *self.read_chat(body, offer, turns)
 
     def read_chat(
-        self, body: ChatRequest, offer: Offer | None = None
+        self,
+        body: ChatRequest,
+        offer: Offer | None = None,
+        turns: Sequence[Turn] | None = None,
     ) -> tuple[list[int], Sampling]:
-        """The token ids of a conversation, and how it is answered. Raises Refusal (400)."""
+        """The token ids of a conversation, and how it is answered.
+
+        Args:
+            offer: functions that may be called.
+            turns: the conversation after the filters; by default as it was sent.
+
+        Raises:
+            Refusal: 400 for what cannot be read or answered.
+        """
         shown = None if offer is None else offer.shown
-        prompt = self._turn_ids(read_turns(body.messages), "messages", shown)
+        turns = read_turns(body.messages) if turns is None else turns
+        prompt = self._turn_ids(turns, "messages", shown)
         given = (body, len(prompt), self._chat_stops, "messages")
         if offer is None:
             return prompt, self._asked.sampling(*given)
@@ -165,7 +184,7 @@ class GenerationService(Service):
     async def respond(self, request: Request, body: ResponsesRequest) -> Response:
         """Answers a text or a conversation."""
         self.check_model(body.model)
-        prompt = await self._render(body.turns, "input")
+        prompt = await self._render(await self._admit_turns(body.turns, "input"), "input")
         sampling = self._asked.sampling(body, len(prompt), self._chat_stops, "input")
         shape = ResponseShape(self.name, body, self._texts_of(body))
         return await self._respond(request, body, [prompt], [sampling], shape)
@@ -177,11 +196,51 @@ class GenerationService(Service):
             if body.tools:
                 await self.read(self._tools.form, "tools")
             shown = [tool.shown for tool in body.tools or ()] or None
-            tokens = await self._render(read_turns(body.messages), "messages", shown)
+            turns = await self._admit_turns(read_turns(body.messages), "messages", body.tools)
+            tokens = await self._render(turns, "messages", shown)
         else:
-            tokens = await self.read(self._tokens, body.prompt)
+            assert body.prompt is not None, "the request has one of both"
+            [prompt] = await self._admit_prompts([body.prompt])
+            tokens = await self.read(self._tokens, prompt)
         context = self.engine.context_tokens
         return TokenizeResponse(count=len(tokens), max_model_len=context, tokens=tokens)
+
+    # ---- through the filters -------------------------------------------------------------------
+
+    async def _admit_prompts(self, prompts: Sequence[str | list[int]]) -> Sequence[str | list[int]]:
+        """The prompts as the model may read them: token ids stay what they are, unless filters took
+        something out of what they say. Raises Refusal (400) where one refuses it."""
+        if not self.filters.asked.filters:
+            return prompts
+        self.check_room(len(prompts), "prompt")
+        texts = await self.read(lambda: [self._said(prompt) for prompt in prompts])
+        passed = await self.filters.admit(texts, "prompt")
+        return [
+            prompt if after == text else after
+            for prompt, text, after in zip(prompts, texts, passed, strict=True)
+        ]
+
+    def _said(self, prompt: str | list[int]) -> str:
+        if isinstance(prompt, str):
+            self.check_chars(len(prompt), self.engine.context_tokens, "prompt")
+            return prompt
+        self._asked.check_tokens(prompt, "prompt")
+        if len(prompt) > self.engine.context_tokens:
+            raise too_long(len(prompt), self.engine.context_tokens, "prompt")
+        return self._decode(prompt)
+
+    async def _admit_turns(
+        self, turns: list[Turn], param: str, tools: Sequence[ToolEntry] | None = None
+    ) -> list[Turn]:
+        """The conversation in a field as the model may read it, with these functions. Raises
+        Refusal (400) as `_admit_prompts`."""
+        if not self.filters.asked.filters:
+            return turns
+        shown = [tool.shown for tool in tools or ()]
+        self.check_chars(sum(map(_num_chars, turns)), self.engine.context_tokens, param)
+        self.check_chars(len(json.dumps(shown)), self.engine.context_tokens, "tools")
+        await admit_whole(self.filters, shown, "tools")
+        return await admit_turns(self.filters, turns, param)
 
     # ---- from the request to the engine --------------------------------------------------------
 
@@ -229,11 +288,16 @@ class GenerationService(Service):
             return [first]
         raise Refusal(400, "the prompt is empty; give at least one character", param="prompt")
 
-    def _echoes(self, body: CompletionRequest, prompts: Sequence[Sequence[int]]) -> list[Echo]:
-        """Each prompt as the client sent it; of token ids what they decode to."""
+    def _echoes(
+        self,
+        body: CompletionRequest,
+        sent: Sequence[str | list[int]],
+        prompts: Sequence[Sequence[int]],
+    ) -> list[Echo]:
+        """Each prompt as it was sent and let through; of token ids what they decode to."""
         echoes = []
-        for sent, prompt in zip(body.prompts, prompts, strict=True):
-            text = sent if isinstance(sent, str) else self._decode(prompt)
+        for given, prompt in zip(sent, prompts, strict=True):
+            text = given if isinstance(given, str) else self._decode(prompt)
             is_scored = body.scores_prompt
             echoes.append(Echo.of_tokens(text, prompt, self._decode) if is_scored else Echo(text))
         return echoes
@@ -284,7 +348,7 @@ class GenerationService(Service):
             for choice in sampling.choices(count)
         ]
         answers = AnswerStream(self.engine, requests, self.spec.timeout, num_choices=count)
-        pieces = Pieces(answers, echoes, num_choices=count)
+        pieces = FilteredPieces(Pieces(answers, echoes, num_choices=count), self.filters)
         try:
             if body.stream:
                 await while_connected(request, answers.wait_for_first())
@@ -306,7 +370,7 @@ def _num_chars(turn: Turn) -> int:
 
 
 async def _events(
-    answers: AnswerStream, pieces: Pieces, shape: AnswerShape
+    answers: AnswerStream, pieces: FilteredPieces, shape: AnswerShape
 ) -> AsyncIterator[bytes]:
     """The whole stream; an error that comes after its start is an event too."""
     for each in shape.begin():

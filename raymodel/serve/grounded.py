@@ -21,6 +21,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import parse_json, read_body, replay
+from raymodel.serve.flow import unnoticed
 from raymodel.serve.gate import Health
 from raymodel.serve.library import Found
 from raymodel.serve.refusal import Refusal
@@ -146,7 +147,7 @@ class Grounded:
         asked = _with_length(scope, len(data))
         asked.update(path=TOKENIZE, raw_path=TOKENIZE.encode())
         try:
-            await self._inner(asked, _then_nothing(data), send)
+            await unnoticed(lambda: self._inner(asked, _then_nothing(data), send))
         except Refusal as refusal:
             if refusal.status >= 500:
                 raise

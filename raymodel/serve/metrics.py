@@ -11,6 +11,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from raymodel.serve.flow import Filtered
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _OTHER = "other"  # what nobody was answered at: strangers could make a series of each path
 _ANSWERED = 200
@@ -41,6 +43,10 @@ class Metrics:
         self._answers = Counter(
             "answers", "Requests by the version that answered them.",
             ("model", "version", "status"), **given,
+        )  # fmt: skip
+        self._filtered = Counter(
+            "filtered", "What filters found in what was asked, and in what was answered.",
+            ("model", "filter", "side", "action", "kind"), **given,
         )  # fmt: skip
         self._took = Histogram(
             "answer_seconds",
@@ -75,6 +81,10 @@ class Metrics:
         self._answers.labels(self._model, version, str(status or "none")).inc()
         if status == _ANSWERED:
             self._took.labels(self._model, version).observe(took_s)
+
+    def count_filtered(self, found: Filtered, count: int) -> None:
+        """Something that a filter found so many times."""
+        self._filtered.labels(self._model, *found).inc(count)
 
     def measure(
         self, first_s: float, rest_s: float, prompt_tokens: int, completion_tokens: int

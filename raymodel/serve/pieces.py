@@ -92,12 +92,9 @@ class Pieces:
                 piece = Piece(echo.text, _echoed(echo, chunk)) + piece
             yield index, piece
 
-    async def collect(self) -> list[Piece]:
-        """Each answer whole."""
-        parts: dict[int, Piece] = {}
-        async for index, piece in self:
-            parts[index] = parts[index] + piece if index in parts else piece
-        return [parts[index] for index in sorted(parts)]
+    def end(self, index: int) -> None:
+        """Ends one of the answers, see `AnswerStream.end`."""
+        self._answers.end(index)
 
 
 def _piece(chunk: Chunk, num_before: int) -> Piece:

@@ -28,6 +28,8 @@ from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.calls import find_obstacle, recorded
 from raymodel.serve.fastest import Choice, Chooser
 from raymodel.serve.fill import next_batch
+from raymodel.serve.filters.chain import refused
+from raymodel.serve.filters.values import admit_values, release_answers
 from raymodel.serve.flow import Notices, notices
 from raymodel.serve.prediction_protocol import (
     Classification,
@@ -211,6 +213,8 @@ class PredictionService(Service):
         [role] = self._given
         row = await self.read(self._features, {role: await file.read()}, "file")
         [answer] = await self.ask(request, [row], "file")
+        if "finish_reason" in answer:  # which this kind of response has no field for
+            raise refused("file holds what this server does not tell", None, "file")
         if response_format == "text":
             return PlainTextResponse(answer["text"] + "\n")
         return JSONResponse({"text": answer["text"]})
@@ -220,19 +224,34 @@ class PredictionService(Service):
     async def rows(
         self, given: Sequence[Mapping[str, Any]], param: str, *, is_cut: bool = False
     ) -> list[Features]:
-        """The rows of the inputs of a request, read beside the event loop; as `row`."""
+        """The rows of the inputs of a request, which went through the filters; read beside the
+        event loop, as `row`."""
         self.check_room(len(given), param)
-        return await self.read(lambda: [self.row(one, param, is_cut=is_cut) for one in given])
+        if not self.filters.asked.filters:
+            return await self.read(lambda: [self.row(one, param, is_cut=is_cut) for one in given])
+        read = await self.read(lambda: [self.values(one, param, is_cut=is_cut) for one in given])
+        kinds = {role: field.kind for role, field in self._given.items()}
+        values = await admit_values(self.filters, read, kinds, param)
+        most = self.max_input_tokens if is_cut else None
+        return await self.read(lambda: [self._features(each, param, most) for each in values])
 
     def row(self, given: Mapping[str, Any], param: str, *, is_cut: bool = False) -> Features:
-        """The row of an input: role → value, as JSON holds it.
+        """The row of an input, see `values`. Raises Refusal for nothing that can be answered."""
+        values = self.values(given, param, is_cut=is_cut)
+        return self._features(values, param, self.max_input_tokens if is_cut else None)
+
+    def values(
+        self, given: Mapping[str, Any], param: str, *, is_cut: bool = False
+    ) -> dict[str, Any]:
+        """An input, role → value, as a document has it.
 
         Args:
+            given: the same as JSON holds it.
             param: the field of the request that it stands in.
             is_cut: a text that is too long loses its end.
 
         Raises:
-            Refusal: it has other roles, or is nothing that the model can answer.
+            Refusal: it has other roles, or other values than they have.
         """
         unknown = [role for role in given if role not in self._given]
         missing = [role for role in self._required if role not in given]
@@ -254,7 +273,7 @@ class PredictionService(Service):
             values = {role: v[:most] if isinstance(v, str) else v for role, v in values.items()}
         elif hasattr(self.task.processor, "tokenizer"):
             self.check_chars(_num_chars(values), self.max_input_tokens, param)
-        return self._features(values, param, self.max_input_tokens if is_cut else None)
+        return values
 
     def _features(self, values: Mapping[str, Any], param: str, most: int | None = None) -> Features:
         try:
@@ -271,6 +290,12 @@ class PredictionService(Service):
             raise Refusal(400, message, param=param)
         return example.features
 
+    def measured(self, values: Mapping[str, Any]) -> tuple[Features, int]:
+        """The row of values however long it is, and its tokens; none of what cannot be answered."""
+        example = self.task.features(values, None)
+        features = {} if isinstance(example, LeftOut) else example.features
+        return features, self.count_tokens([features])
+
     @staticmethod
     def count_tokens(rows: list[Features]) -> int:
         """Of all rows."""
@@ -279,18 +304,22 @@ class PredictionService(Service):
     # ---- from rows to answers ------------------------------------------------------------------
 
     async def ask(self, request: Request, rows: list[Features], param: str) -> list[Answer]:
+        """The answers to the rows of a request, without what filters take out of them."""
+        answers = await while_connected(request, self.answers(rows, param))
+        notices().count(self.count_tokens(rows), 0)
+        return await release_answers(self.filters, answers, self.task.answers)
+
+    async def answers(self, rows: list[Features], param: str) -> list[Answer]:
         """The answers to rows, which wait for the model together."""
         results = self._submit(rows, param)
         try:
             async with asyncio.timeout(self.spec.timeout):
-                answers = await while_connected(request, asyncio.gather(*results))
+                return await asyncio.gather(*results)
         except TimeoutError:
             raise timed_out(self.spec.timeout) from None
         finally:
             for result in results:
                 result.cancel()
-        notices().count(self.count_tokens(rows), 0)
-        return answers
 
     def compute(self, inputs: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """The answers to inputs of this process, whose texts lose what is too long; called by

@@ -12,8 +12,8 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from starlette.types import Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import read_body
-from raymodel.serve.current import ANSWERS, BEGUN, COUNTED
-from raymodel.serve.flow import Notices, notices
+from raymodel.serve.current import ANSWERS, BEGUN, COUNTED, FILTERED
+from raymodel.serve.flow import Filtered, Notices, notices
 from raymodel.serve.refusal import Refusal, queue_full, starting, timed_out
 
 log = logging.getLogger(__name__)
@@ -187,6 +187,8 @@ async def _pass(messages: list[Message], told: Notices, send: Send) -> None:
             told.begin()
         elif message["type"] == COUNTED:
             told.count(*message["tokens"])
+        elif message["type"] == FILTERED:
+            told.filter(Filtered(*message["found"]), message["count"])
         else:
             await send(message)
 

@@ -35,8 +35,8 @@ class ResponseShape(AnswerShape):
         self._num_events = 0
 
     def whole(self, answers: Sequence[Piece], usage: Usage) -> dict[str, Any]:
-        [piece] = answers
-        return self._response(_status(piece), [self._message(piece)], usage)
+        [self._piece] = answers
+        return self._response(_status(self._piece), [self._message(self._piece)], usage)
 
     def begin(self) -> Iterator[bytes]:
         response = self._response("in_progress", [], None)
@@ -109,7 +109,8 @@ class ResponseShape(AnswerShape):
         self, status: str, output: list[dict[str, Any]], usage: Usage | None
     ) -> dict[str, Any]:
         body = self._body
-        is_cut = status == "incomplete"
+        is_filtered = self._piece.finish_reason == "content_filter"
+        reason = "content_filter" if is_filtered else "max_output_tokens"
         return {
             "id": self._id,
             "object": "response",
@@ -117,7 +118,7 @@ class ResponseShape(AnswerShape):
             "completed_at": int(time.time()) if status == "completed" else None,
             "status": status,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "incomplete_details": {"reason": reason} if status == "incomplete" else None,
             "model": self._model,
             "output": output,
             "usage": None if usage is None else _counted(usage),
@@ -140,7 +141,7 @@ class ResponseShape(AnswerShape):
 
 
 def _status(piece: Piece) -> str:
-    return "incomplete" if piece.finish_reason == "length" else "completed"
+    return "incomplete" if piece.finish_reason in ("length", "content_filter") else "completed"
 
 
 def _format(body: ResponsesRequest) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError, ClusterError, PortError, RaymodelError, SourceError
 from raymodel.model.purpose import find_task
 from raymodel.serve.deployment import LOGGING, Deployed, build_deployments, num_gates
+from raymodel.serve.filters.check import check_classifier
+from raymodel.serve.filters.spec import classifiers_of
 from raymodel.serve.follow import Version, version_of
 from raymodel.serve.gate import Rules
 from raymodel.serve.keys import Key, load_keys, new_key
@@ -144,6 +146,7 @@ def run_serve(
     follows: Run | None = None,
     members: Sequence[Artifact | Location] = (),
     embedder: Artifact | Location | None = None,
+    classifiers: Sequence[Artifact | Location] = (),
     keep: bool = False,
 ) -> Served:
     """Serves a model on the Ray that this process is connected to; returns once it answers.
@@ -157,6 +160,7 @@ def run_serve(
         follows: the run whose promoted model takes the place of this one; see `find_followed`.
         members: the models that `spec.ensemble` names.
         embedder: the model that `spec.documents` names.
+        classifiers: the models that `spec.filters` name, in their order.
         keep: leave it running at the end of a `with` block.
 
     Raises:
@@ -177,6 +181,7 @@ def run_serve(
         follows=follows,
         members=members,
         embedder=embedder,
+        classifiers=classifiers,
         own=key,
     )
     app_name = app_name_of(job_name)
@@ -222,9 +227,12 @@ def build_application(
     follows: Run | None = None,
     members: Sequence[Artifact | Location] = (),
     embedder: Artifact | Location | None = None,
+    classifiers: Sequence[Artifact | Location] = (),
     own: Key | None = None,
 ) -> serve.Application:
     """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike.
+
+    Lists that filters name are read here: replicas may start on other machines.
 
     Args:
         own: a key beside those of the clients.
@@ -232,6 +240,11 @@ def build_application(
     keys, version = load_keys(spec), version_of(model)
     if spec.documents is not None:
         check_grounded(spec.documents, version, Path.cwd())
+    judges = tuple(map(version_of, classifiers))
+    for judge, each in zip(classifiers_of(spec.filters), judges, strict=True):
+        check_classifier(judge, each.location, each.task)
+    filters = tuple(each.with_lists() for each in spec.filters)
+    spec = spec.model_copy(update={"filters": filters})
     name = spec.name or job_name
     rules = Rules(
         keys=keys if own is None else (*keys, own),
@@ -250,6 +263,7 @@ def build_application(
             folder=Path.cwd(),
             members=tuple(map(version_of, members)),
             embedder=None if embedder is None else version_of(embedder),
+            classifiers=judges,
         )
     )
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from raymodel.observe.slow_paths import as_content, slow_paths
+from raymodel.serve.filters.chain import NO_FILTERS, Filters
 from raymodel.serve.refusal import Refusal, too_many_characters
 from raymodel.serve.spec import ServeSpec
 
@@ -52,6 +53,8 @@ class Service(ABC):
         self.spec = spec
         # One thread: a tokenizer whose truncation changes must not be read from by another.
         self._reader = ThreadPoolExecutor(1, "reader")
+        self.filters: Filters = NO_FILTERS
+        """What texts that are asked, and answered, go through."""
         self.reload: Callable[[], PreTrainedModel] = lambda: self.model
         """Gives the model with its weights, also where those of `model` have been let go."""
 
@@ -132,6 +135,7 @@ class Service(ABC):
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
             "slow_paths": as_content(slow_paths()),
+            **({"filters": told} if (told := self.filters.state()) else {}),
             **self.state(),
         }
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from raymodel.data.spec import MAX_ROW_TOKENS
+from raymodel.serve.filters.spec import AnyFilterSpec
 from raymodel.spec.base import DISTINCT, OPERATIONAL, Many, Spec, Text
 from raymodel.spec.quantity import Bytes, Count, Fraction, Seconds
 from raymodel.spec.show import show
@@ -135,6 +136,10 @@ class ServeSpec(ListenSpec):
     classes, whose probabilities are averaged. Each replica holds all of them."""
     documents: Annotated[DocumentsSpec | None, OPERATIONAL] = None
     """`/v1/chat/completions` answers from the documents of a folder, and names them."""
+    filters: Annotated[Many[AnyFilterSpec], OPERATIONAL] = ()
+    """What texts that are asked, and those that are answered, go through, in this order: names, or
+    sections with `name` and what the filter takes, `[{name: words, file: blocked.txt}, {name: pii,
+    side: out}]`. What they find is counted in `/metrics`, and told nowhere."""
     replicas: ReplicasSpec = ReplicasSpec()
     """Copies of the model."""
     engine: EngineName = "auto"

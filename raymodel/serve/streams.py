@@ -49,6 +49,7 @@ class AnswerStream:
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
         self._num_open = len(requests)
+        self._ended: set[int] = set()
         self._notices = notices()
         self.num_prompt_tokens = sum(len(prompt) for prompt, _ in requests) // num_choices
         """Each prompt counts once."""
@@ -81,15 +82,28 @@ class AnswerStream:
             raise StopAsyncIteration
         index, chunk = item
         self.num_tokens[index] = chunk.num_tokens
-        self._num_open -= chunk.finish_reason is not None
+        if chunk.finish_reason is not None:
+            self._close_one(index)
+        return item
+
+    def end(self, index: int) -> None:
+        """Ends one of the answers, of which no more chunks come."""
+        if index not in self._ended:
+            self._engine.abort([self._answers[index]])
+            self._close_one(index)
+
+    def _close_one(self, index: int) -> None:
+        self._ended.add(index)
+        self._num_open -= 1
         if not self._num_open:
             self._notices.count(self.num_prompt_tokens, sum(self.num_tokens))
-        return item
 
     async def _take(self) -> tuple[int, Chunk]:
         try:
             async with asyncio.timeout(max(0.0, self._deadline_s - time.monotonic())):
                 index, chunk = await self._chunks.get()
+                while index in self._ended:  # what was on its way when it was ended
+                    index, chunk = await self._chunks.get()
                 self._notices.begin()
         except TimeoutError:
             raise timed_out(self._timeout_s) from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar, NamedTuple
 
 from raymodel.data.cleaning.base import Mend
 from raymodel.data.cleaning.spec import StepSpec
@@ -25,6 +25,14 @@ _BEFORE = "(?<![A-Za-z0-9_].)"
 _BEFORE_NUMBER = "(?<![A-Za-z0-9_.-].)"
 _AFTER = "(?![A-Za-z0-9_])"
 _AFTER_NUMBER = _AFTER + "(?![.-][0-9])"
+
+
+class Found(NamedTuple):
+    """What tells who a person is, in a text."""
+
+    kind: PIIKind
+    start: int
+    stop: int
 
 
 class PII(Mend[PIISpec]):
@@ -46,25 +54,43 @@ class PII(Mend[PIISpec]):
         }
         self._finds = [(kind, find) for kind, find in found.items() if kind in spec.kinds]
 
-    def mend(self, text: str, counts: Counter[str]) -> str:
-        """The text with `<EMAIL>` and the like in it."""
+    def find(self, text: str) -> list[Found]:
+        """All that is in a text, from left to right; no two overlap."""
         has_digits = _DIGIT.search(text) is not None
+        found: list[Found] = []
         for kind, find in self._finds:
             if has_digits or kind == "email":
                 spans = list(find(text))
-                counts.update({kind: len(spans)} if spans else {})
-                text = _replaced(text, spans, f"<{kind.upper()}>")
-        return text
+                found += [Found(kind, *span) for span in spans]
+                text = covered(text, spans)
+        return sorted(found, key=lambda each: each.start)
+
+    def mend(self, text: str, counts: Counter[str]) -> str:
+        """The text with `<EMAIL>` and the like in it."""
+        parts, end, found = [], 0, self.find(text)
+        for each in found:
+            parts += [text[end : each.start], placeholder(each.kind)]
+            end = each.stop
+        counts.update(Counter(each.kind for each in found))
+        return "".join([*parts, text[end:]]) if parts else text
 
 
-def _replaced(text: str, spans: list[Span], placeholder: str) -> str:
+def placeholder(kind: PIIKind) -> str:
+    """What stands in the place of something of a kind."""
+    return f"<{kind.upper()}>"
+
+
+def covered(text: str, spans: Iterable[Span]) -> str:
+    """The text with a word that nobody writes, in angle brackets as placeholders are, over each of
+    the spans, which go from left to right: as long as it was, so that places stay what they are."""
     parts, end = [], 0
     for start, stop in spans:
-        parts += [text[end:start], placeholder]
+        parts += [text[end:start], f"<{_NOBODYS * (stop - start - 2)}>"[: stop - start]]
         end = stop
     return "".join([*parts, text[end:]]) if parts else text
 
 
+_NOBODYS = "\ua66e"  # a letter of a single manuscript: https://www.unicode.org/charts/PDF/UA640.pdf
 _DIGIT = re.compile("[0-9]")
 
 # ---- e-mail --------------------------------------------------------------------------------------
