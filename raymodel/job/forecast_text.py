@@ -16,6 +16,7 @@ from raymodel.observe.text import (
     table_text,
     wrapped,
 )
+from raymodel.serve.filters.spec import classifiers_of
 from raymodel.train.forecast.stage import ASSUMED_MFU, Forecast
 from raymodel.train.spec import FinetuneSpec
 
@@ -171,7 +172,10 @@ def _resources(plan: JobPlan) -> Iterator[tuple[str, str]]:
         beside = (
             f", and {cluster.cpus_per_worker} CPU for the documents" if job.serve.documents else ""
         )
-        yield "serve", _range(replicas.min, replicas.max, "replica") + f" of {each}{twice}{beside}"
+        judges = len(classifiers_of(job.serve.filters))
+        judged = f", each with the {many(judges, 'classifier')} of its filters" if judges else ""
+        names = _range(replicas.min, replicas.max, "replica")
+        yield "serve", f"{names} of {each}{twice}{judged}{beside}"
 
 
 def _machines(fleet: Fleet | None, workers: int) -> str:

@@ -169,7 +169,7 @@ class _Look:
         if job.serve and job.serve.documents:
             self._served("serve.documents.embedder", job.serve.documents.embedder)
         for judge in classifiers_of(job.serve.filters if job.serve else ()):
-            self._classifier(judge)
+            self._served("serve.filters", judge.model, judge)
         answers = examine([question for _, question in self.questions])
         for (stage, _), answer in zip(self.questions, answers, strict=True):
             with self._collecting(stage.partition(".")[0]):
@@ -284,7 +284,8 @@ class _Look:
             return None
         return find_reader(self.job, stage, self._storage, self.base_dir)
 
-    def _served(self, field: str, named: str) -> None:
+    def _served(self, field: str, named: str, judge: ClassifierFilterSpec | None = None) -> None:
+        """A model that is served; what the filter asks of it whose model it is."""
         if self._is_made_by_this_job(named):
             return
         with self._collecting("serve"):
@@ -292,15 +293,8 @@ class _Look:
             found = model.artifact or model.location
             question = Question(task=find_task(found), folder=model_location(found), trains=False)
             self.questions.append((field, question))
-
-    def _classifier(self, spec: ClassifierFilterSpec) -> None:
-        """The model of a filter; that it tells the label of a text."""
-        self._served("serve.filters", spec.model)
-        if not self._is_made_by_this_job(spec.model):
-            with self._collecting("serve"):
-                model = resolve_base(spec.model, self._storage, self.base_dir)
-                found = model.artifact or model.location
-                check_classifier(spec, model_location(found), find_task(found))
+            if judge is not None:
+                check_classifier(judge, model_location(found), question.task)
 
     def _compressed(self, spec: CompressSpec) -> None:
         """The models of other runs that it names, and that they can be measured as asked."""

@@ -77,4 +77,6 @@ def _pieces(response: HTTPResponse) -> Iterator[str]:
         for choice in told.get("choices", ()):
             if text := choice.get("delta", {}).get("content"):
                 yield text
+            if choice.get("finish_reason") == "content_filter":
+                raise RaymodelError("a filter of the server ended the answer; ask otherwise")
     raise RaymodelError("the answer broke off: its connection was closed before its end")

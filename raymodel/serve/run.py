@@ -28,6 +28,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError, ClusterError, PortError, RaymodelError, SourceError
 from raymodel.model.purpose import find_task
 from raymodel.serve.deployment import LOGGING, Deployed, build_deployments, num_gates
+from raymodel.serve.filters.chain import CODE
 from raymodel.serve.filters.check import check_classifier
 from raymodel.serve.filters.spec import classifiers_of
 from raymodel.serve.follow import Version, version_of
@@ -50,6 +51,10 @@ _DRAIN_LOOK_S = 0.1
 _SHUTDOWN_TIMEOUT_S = 30.0  # as `serve.shutdown` waits
 
 
+class _FilteredError(RaymodelError):
+    """A filter refused what was asked."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Served:
     """A running application. As a context manager it stops at the end, unless it is kept."""
@@ -68,7 +73,7 @@ class Served:
     """Whether Ray Serve was started for it, and is shut down with it."""
 
     def ask(self, values: Mapping[str, Any]) -> str:
-        """Asks one question over HTTP; the answer in a line.
+        """Asks one question over HTTP; the answer in a line, or that a filter refused it.
 
         Args:
             values: what the model is given, by role; texts as they are, files in base64.
@@ -78,7 +83,12 @@ class Served:
         """
         service = service_of(self.task)
         path, body = service.question(values, self.name)
-        answer = service.answer(self._request(path, body))
+        try:
+            answer = service.answer(self._request(path, body))
+        except _FilteredError:
+            return "(nothing: a filter refused the question)"
+        if answer.get("finish_reason") == CODE:
+            return "(nothing: a filter refused the answer)"
         return get_task(self.task).answer_text(answer)
 
     def health(self) -> dict[str, Any]:
@@ -131,6 +141,8 @@ class Served:
                     time.sleep(again_s)
                     continue
                 told = error.read().decode(errors="replace")[:500]
+                if error.code == 400 and CODE in told:
+                    raise _FilteredError(told) from error
                 raise RaymodelError(f"{self.url}{path} answered {error.code}: {told}") from error
             except OSError as error:
                 raise RaymodelError(f"{self.url}{path} cannot be reached: {error}") from error

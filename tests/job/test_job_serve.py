@@ -54,7 +54,12 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
         story=Story(out),
         told={},
         connect=lambda: None,
-        stages=SimpleNamespace(serve=lambda model: None, embedder=lambda: None, members=lambda: []),
+        stages=SimpleNamespace(
+            serve=lambda model: None,
+            embedder=lambda: None,
+            members=lambda: [],
+            classifiers=lambda: [],
+        ),
         execute=lambda stage, work: work(None),
     )
     monkeypatch.setattr(job_run, "_question", lambda p: ("a", {"prompt": "a"}))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -407,3 +408,103 @@ def test_a_model_that_does_not_tell_the_label_is_refused(generation, judge, tmp_
     check_classifier(spec, folder, "text_classification")
     with pytest.raises(ArtifactError, match="embedding"):
         check_classifier(spec, folder, "embedding")
+
+
+# ---- around them ---------------------------------------------------------------------------------
+
+
+def test_another_model_that_takes_over_has_the_same_filters(monkeypatch):
+    from raymodel.serve import deployment
+    from raymodel.serve.filters.chain import Filters
+
+    class Loaded:
+        def __init__(self, version):
+            self.version, self.filters = version, None
+
+    monkeypatch.setattr(deployment, "_load", lambda deployed, version: Loaded(version))
+    filters = Filters()
+    services = [
+        deployment._load_all(SimpleNamespace(members=()), version, filters)
+        for version in ("old", "new")
+    ]
+    assert [service.version for service in services] == ["old", "new"]
+    assert all(service.filters is filters for service in services)
+
+
+def test_excerpts_that_a_filter_refuses_are_not_given_to_the_model():
+    from raymodel.serve.documents import Documents
+    from raymodel.serve.library import Found
+    from raymodel.serve.spec import DocumentsSpec
+
+    found = [Found("a.md", f"ask {MAIL}", 0.9), Found("b.md", f"a {BAD} text", 0.8)]
+    documents = Documents.__new__(Documents)
+    documents._spec = DocumentsSpec(path="help", embedder="e")
+    documents._library = SimpleNamespace(find=lambda *asked: found)
+    documents._service = set_filters(SimpleNamespace(), IN, {"name": "pii", "side": "in"})
+    documents._looking, documents._looked_s = None, float("inf")
+    told = asyncio.run(documents.find(["?"]))
+    assert told == [Found("a.md", "ask <EMAIL>", 0.9)]
+
+
+def test_a_chat_at_the_terminal_says_that_a_filter_ended_the_answer(
+    generation, tokenizer, monkeypatch, capsys
+):
+    from listening import listening
+
+    from raymodel.errors import RaymodelError
+    from raymodel.serve.app import build_app
+    from raymodel.serve.chat_model import ChatSettings
+    from raymodel.serve.chat_remote import RemoteChat
+
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template, raising=False)
+    turns = [{"role": "user", "content": "hi"}]
+    with listening(build_app(generation)) as url:
+        chat = RemoteChat(url, ChatSettings(temperature=0, max_tokens=LONG))
+        word = a_word_of("".join(chat.answer(turns)))
+        set_filters(generation, {"name": "words", "words": [word]})
+        with pytest.raises(RaymodelError, match="a filter of the server ended the answer"):
+            list(chat.answer(turns))
+        chat.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_filters_stand_before_a_model_on_ray(bert, tokenizer, tmp_path):
+    import httpx
+    from local_ray import local_ray
+
+    from raymodel.cluster.spec import ClusterSpec
+    from raymodel.observe.story import Story
+    from raymodel.serve.run import run_serve
+    from raymodel.storage.uri import Location
+    from raymodel.testing.distributed import free_port
+
+    for name, model in {
+        "served": bert,
+        "judge": build_tiny_bert(LABELS, vocab_size=len(tokenizer)),
+    }.items():
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "list.txt").write_text(BAD)
+    # Some probability of each class: everything is refused, or nothing, by the bound alone.
+    with local_ray(4):
+        for bound, refuses in ((0.001, True), (1.0, False)):
+            judge = {"name": "classifier", "model": "judge", "label": "toxic", "at_least": bound}
+            words = {"name": "words", "file": str(tmp_path / "list.txt"), "side": "in"}
+            spec = ServeSpec.model_validate({"port": free_port(), "filters": [words, judge]})
+            with run_serve(
+                spec,
+                Location.parse(str(tmp_path / "served")),
+                job_name="tiny",
+                cluster=ClusterSpec(),
+                story=Story(),
+                classifiers=[Location.parse(str(tmp_path / "judge"))],
+            ) as served:
+                told = [each["name"] for each in served.health()["filters"]]
+                assert told == ["words", "classifier"]
+                assert served.ask({"text": BAD}) == "(nothing: a filter refused the question)"
+                assert ("filter" in served.ask({"text": "a"})) == refuses
+                told = httpx.get(served.url + "/metrics").text
+                assert 'raymodel_filtered_total{action="refuse",filter="words",kind="word"' in told
+                assert ('filter="classifier",kind="toxic"' in told) == refuses
