@@ -291,10 +291,10 @@ class _Look:
         with self._collecting("serve"):
             model: BaseModel = resolve_base(named, self._storage, self.base_dir)
             found = model.artifact or model.location
-            question = Question(task=find_task(found), folder=model_location(found), trains=False)
-            self.questions.append((field, question))
+            task, folder = find_task(found), model_location(found)
+            self.questions.append((field, Question(task=task, folder=folder, trains=False)))
             if judge is not None:
-                check_classifier(judge, model_location(found), question.task)
+                check_classifier(judge, folder, task)
 
     def _compressed(self, spec: CompressSpec) -> None:
         """The models of other runs that it names, and that they can be measured as asked."""

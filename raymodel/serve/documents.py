@@ -16,6 +16,7 @@ from starlette.types import Message
 from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.serve.app import build_inner
 from raymodel.serve.current import run_app
+from raymodel.serve.filters.values import pass_excerpts
 from raymodel.serve.library import Found, Library
 from raymodel.serve.prediction import PredictionService
 from raymodel.serve.service import Service
@@ -67,12 +68,12 @@ class Documents:
         return told if self._trouble is None else told | {"trouble": self._trouble}
 
     async def find(self, questions: Sequence[str]) -> list[Found]:
-        """The excerpts that are about any of these texts, the closest first; they went through the
-        filters of what is asked, and those that one refuses are left out."""
+        """The excerpts that are about any of these texts, the closest first. They went through the
+        filters, and those that one refuses are left out."""
         await self._look()
         spec = self._spec
         found = await asyncio.to_thread(self._library.find, questions, spec.top, spec.min_score)
-        passed = await self._service.filters.screen([each.text for each in found])
+        passed = await pass_excerpts(self._service.filters, [each.text for each in found])
         return [
             each._replace(text=text)
             for each, text in zip(found, passed, strict=True)

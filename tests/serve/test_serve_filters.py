@@ -303,6 +303,8 @@ def test_what_filters_find_is_counted_and_the_text_is_told_nowhere(speaker, capl
     assert count(filter="words", side="in", action="refuse", kind="word") == 2
     assert count(filter="words", side="out", action="refuse", kind="word") >= 1
     assert count(filter="pii", side="in", action="redact", kind="email") == 2
+    # Those that a filter ended count as whole: else a canary would fail for its filters.
+    assert 'raymodel_tokens_total{kind="completion"' in metrics
     assert health["filters"][0] == {
         "name": "words", "side": "in", "action": "refuse", "terms": 1,
     }  # fmt: skip
@@ -436,11 +438,17 @@ def test_excerpts_that_a_filter_refuses_are_not_given_to_the_model():
     from raymodel.serve.library import Found
     from raymodel.serve.spec import DocumentsSpec
 
-    found = [Found("a.md", f"ask {MAIL}", 0.9), Found("b.md", f"a {BAD} text", 0.8)]
+    texts = (f"ask {MAIL}", f"a {BAD} text", "say never")
+    found = [Found("a.md", text, 0.9) for text in texts]
     documents = Documents.__new__(Documents)
     documents._spec = DocumentsSpec(path="help", embedder="e")
     documents._library = SimpleNamespace(find=lambda *asked: found)
-    documents._service = set_filters(SimpleNamespace(), IN, {"name": "pii", "side": "in"})
+    documents._service = set_filters(
+        SimpleNamespace(),
+        IN,
+        {"name": "pii", "side": "out"},
+        IN | {"words": ["never"], "side": "out"},
+    )
     documents._looking, documents._looked_s = None, float("inf")
     told = asyncio.run(documents.find(["?"]))
     assert told == [Found("a.md", "ask <EMAIL>", 0.9)]

@@ -16,7 +16,7 @@ from raymodel.serve.filters.sentences import last_end, sentences
 from raymodel.serve.filters.spec import ClassifierFilterSpec
 from raymodel.serve.pieces import Entry, Piece, Pieces
 
-_CONTEXT_CHARS = 400  # that filters see before what is held: no match looks back further
+_CONTEXT_CHARS = 64  # that filters see before what is held: no match looks back further
 REFUSED = Piece("", finish_reason="content_filter")
 """The end of an answer that a filter refuses."""
 

@@ -82,6 +82,7 @@ class PIIFilterSpec(FilterSpec):
     name: Literal["pii"] = "pii"
     """Which filter."""
     action: Action = "redact"
+    """As of all filters."""
     kinds: Annotated[Many[PIIKind], DISTINCT] = Field(default=ALL_KINDS, min_length=1)
     """What is looked for: see the cleaning step."""
     regions: Many[Text] = ()
@@ -104,7 +105,8 @@ class ClassifierFilterSpec(FilterSpec):
     name: Literal["classifier"] = "classifier"
     """Which filter."""
     action: Literal["refuse"] = "refuse"
-    """It says of a text that it has something, and not where; so there is nothing to redact."""
+    """As of all filters, but that it only refuses: it says of a text that it has something, and not
+    where."""
     model: Text
     """A Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`, for a task whose answer to a
     text is one class, or any number of them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from raymodel.modality.chat import Turn
 from raymodel.serve.filters.chain import CODE, Filters, refused
-from raymodel.serve.filters.outlet import Outlet
+from raymodel.serve.filters.outlet import REFUSED, Outlet
 from raymodel.serve.pieces import Piece
 from raymodel.tasks.base import Answer
 from raymodel.tasks.base.values import AnswerKind
@@ -79,6 +79,20 @@ async def admit_whole(filters: Filters, value: Any, param: str) -> None:
         raise refused(f"{param} holds what is taken out of texts", None, param)
 
 
+async def pass_excerpts(filters: Filters, texts: Sequence[str]) -> list[str | None]:
+    """Texts of documents as the model may read them and clients be told them; None in the place of
+    those that a filter refuses."""
+    passed = await filters.screen(texts)
+    if not filters.answered.filters:
+        return passed
+    told = [None if text is None else await _told(filters, text) for text in passed]
+    return [None if piece is None or piece == REFUSED else piece.text for piece in told]
+
+
+async def _told(filters: Filters, text: str) -> Piece:
+    return await Outlet(filters.answered).push(Piece(text, (), "stop"))
+
+
 async def release_answers(
     filters: Filters, answers: Sequence[Answer], kind: AnswerKind
 ) -> list[Answer]:
@@ -90,10 +104,8 @@ async def release_answers(
 
 
 async def _release(filters: Filters, answer: Answer) -> Answer:
-    pieces = [
-        await Outlet(filters.answered).push(Piece(text, (), "stop")) for text in leaves(answer)
-    ]
-    if any(piece.finish_reason == CODE for piece in pieces):
+    pieces = [await _told(filters, text) for text in leaves(answer)]
+    if REFUSED in pieces:
         return {**refilled(answer, lambda: ""), "finish_reason": CODE}
     released: Answer = refilled(answer, iter([piece.text for piece in pieces]).__next__)
     return released
