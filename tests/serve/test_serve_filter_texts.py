@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 import pytest
 from pydantic import ValidationError
@@ -166,6 +167,19 @@ def test_what_is_asked_is_refused_by_the_first_filter_that_finds_something_and_e
     assert [each["name"] for each in filters.state()] == ["pii", "words", "pii"]
     assert len(Chain(filters._filters, "in").filters) == 2
     assert Filters().state() == []
+
+
+def test_a_long_text_full_of_what_is_found_takes_no_longer_for_each():
+    filters = filters_of(PII, WORDS | {"action": "redact"})
+
+    def took_s(count):
+        start_s = time.process_time()
+        [told] = asyncio.run(filters.admit(["a@b.de bad " * count], "prompt"))
+        assert told == "<EMAIL> <REMOVED> " * count
+        return time.process_time() - start_s
+
+    took_s(100)
+    assert took_s(20_000) < 40 * max(0.01, took_s(1000))
 
 
 def test_what_one_filter_covers_no_other_looks_into():

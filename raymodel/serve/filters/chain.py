@@ -53,10 +53,11 @@ class Chain:
         found: list[Found] = []
         for step, each in enumerate(self.filters):
             if isinstance(each, TextFilter):
-                matches = [match for match in each.find(text) if not _touch(match, found)]
+                matches = _beside(each.find(text), found)
                 found += [Found(step, match) for match in matches]
+                found.sort(key=lambda one: one.match.start)
                 text = covered(text, [(match.start, match.stop) for match in matches])
-        return sorted(found, key=lambda one: one.match.start)
+        return found
 
     def settled(self, text: str) -> int:
         """Up to where that stays so, see `TextFilter.settled`."""
@@ -119,7 +120,7 @@ class Filters:
         Raises:
             Refusal: 400 where a filter refuses one.
         """
-        passed, names = await self._screen(texts)
+        passed, names = await self._screen(texts, are_one=True)
         if names:
             raise refused(f"{param} holds what this server does not take", names[0], param)
         return [text for text in passed if text is not None]
@@ -127,10 +128,16 @@ class Filters:
     async def screen(self, texts: Sequence[str]) -> list[str | None]:
         """As `admit`, of texts that stand each by itself; None in the place of those that a filter
         refuses."""
-        return (await self._screen(texts))[0]
+        return (await self._screen(texts, are_one=False))[0]
 
-    async def _screen(self, texts: Sequence[str]) -> tuple[list[str | None], list[str]]:
-        """Beside the texts, the names of the filters that refused some."""
+    async def _screen(
+        self, texts: Sequence[str], *, are_one: bool
+    ) -> tuple[list[str | None], list[str]]:
+        """Beside the texts, the names of the filters that refused some.
+
+        Args:
+            are_one: nothing passes where one does not, so that no more filters need to look.
+        """
         chain = self.asked
         if not chain.filters or not texts:
             return list(texts), []
@@ -146,7 +153,7 @@ class Filters:
             except RefusedError as error:
                 passed[place] = None
                 names.append(error.name)
-        for step in chain.judges:
+        for step in () if are_one and names else chain.judges:
             left = [place for place, text in enumerate(passed) if text is not None]
             seen = [redacted(texts[place], found[place], step) for place in left]
             for place, is_refused in zip(left, await chain.judge(step, seen), strict=True):
@@ -183,6 +190,13 @@ def redacted(text: str, found: Sequence[Found], before: int, start: int = 0) -> 
     return "".join([*parts, text[end:]]) if parts else text
 
 
-def _touch(match: Match, found: Sequence[Found]) -> bool:
-    """Whether it lies over something of what was found, as a phrase around an address does."""
-    return any(match.start < other.stop and other.start < match.stop for _, other in found)
+def _beside(matches: Sequence[Match], found: Sequence[Found]) -> list[Match]:
+    """Those that lie over nothing of what was found, as a phrase around an address does. Both go
+    from left to right, so that each is looked at once, however many there are."""
+    beside, place = [], 0
+    for match in matches:
+        while place < len(found) and found[place].match.stop <= match.start:
+            place += 1
+        if place == len(found) or match.stop <= found[place].match.start:
+            beside.append(match)
+    return beside
