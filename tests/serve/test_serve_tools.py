@@ -14,6 +14,7 @@ from raymodel.modality.text import TextProcessor
 from raymodel.modality.tool_form import find_call_form
 from raymodel.serve.app import build_app
 from raymodel.serve.call_reader import Argued, Called, CallReader, Said
+from raymodel.serve.filters.load import build_filters
 from raymodel.serve.form import Grammars
 from raymodel.serve.generation import GenerationService
 from raymodel.serve.spec import ServeSpec
@@ -284,6 +285,23 @@ def test_a_stream_has_the_name_first_and_then_the_arguments(client, service):
         assert len(calls[index]) > 3
         assert "".join(calls[index]) == choice.message.tool_calls[0].function.arguments
         assert num_logprobs[index] == len(choice.logprobs.content)
+
+
+def test_a_call_that_a_filter_refuses_is_not_made(client, service, monkeypatch):
+    words = {"name": "words", "words": ["köln", "東京"], "side": "out"}
+    specs = ServeSpec.model_validate({"filters": [words]}).filters
+    monkeypatch.setattr(service, "filters", build_filters(specs, service_of))
+    choice = {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
+    told = client.chat.completions.create(**asked(**choice)).choices[0]
+    assert told.finish_reason == "content_filter"
+    assert not told.message.content
+    assert not told.message.tool_calls
+    chunks = list(client.chat.completions.create(**asked(**choice), stream=True))
+    assert chunks[-1].choices[0].finish_reason == "content_filter"
+    sent = "".join(chunk.to_json() for chunk in chunks)
+    assert "get_weather" in sent, "what came before was sent"
+    assert "Köln" not in sent
+    assert "東京" not in sent
 
 
 def test_calls_and_results_go_back_to_the_model_as_its_template_writes_them(service, client):
