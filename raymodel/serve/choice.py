@@ -13,13 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.gguf import check_gguf, num_rows, rope_scaling
-from raymodel.model.gguf_file import GGUF_FILE, gguf_type
+from raymodel.model.gguf_file import gguf_type
+from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.gguf_tokenizer import GgufTokenizer
-from raymodel.model.openvino import LIBRARY, X86
+from raymodel.model.openvino import LIBRARY, X86, find_precision
 from raymodel.observe.slow_paths import take_slow_path
+from raymodel.observe.text import gib_text
 from raymodel.serve.engine import Engine
 from raymodel.serve.form import Grammars
 from raymodel.serve.memory import available_memory_bytes
+from raymodel.serve.room import openvino_bytes
 from raymodel.serve.runner import Runner
 from raymodel.serve.spec import EngineName, EngineWeights
 from raymodel.serve.torch_runner import TorchRunner
@@ -92,6 +95,13 @@ def _build_runner(
     obstacle = None if asked == "transformers" else find_obstacle(model, tokenizer)
     if obstacle is None and asked == "auto" and platform.machine() not in X86:
         obstacle = f"on {platform.machine()} it has not been tried; ask for it: engine: openvino"
+    file = Path(str(model.config.name_or_path)) / GGUF_FILE if own else None
+    left, needed = available_memory_bytes(), 0
+    if asked != "transformers" and obstacle is None:
+        needed = _openvino_bytes(model, weights, file)
+        if needed > left:
+            said = f"{gib_text(needed)} more, and {gib_text(left)} are left"
+            obstacle = f"in it the model would take {said}"
     if asked != "transformers" and obstacle is None:
         from raymodel.serve.beside_runner import BesideRunner
         from raymodel.serve.openvino_runner import OpenVinoRunner
@@ -102,8 +112,8 @@ def _build_runner(
             batch=batch,
             context_tokens=context_tokens,
             type=own or weights,
-            cache_bytes=int(available_memory_bytes() * _CACHE_FRAC) // replicas,
-            file=Path(str(model.config.name_or_path)) / GGUF_FILE if own else None,
+            cache_bytes=int((left - needed) * _CACHE_FRAC) // replicas,
+            file=file,
         )
         model_bytes = sum(weight.nbytes for weight in model.parameters())
         runner = BesideRunner(first, load, model_bytes, grammars)
@@ -118,6 +128,15 @@ def _build_runner(
         )
     torch_runner = TorchRunner(model, batch=batch, context_tokens=context_tokens, grammars=grammars)
     return torch_runner, _asked_for(asked) or f"openvino cannot: {obstacle}"
+
+
+def _openvino_bytes(model: PreTrainedModel, weights: EngineWeights, file: Path | None) -> int:
+    return openvino_bytes(
+        sum(weight.numel() for weight in model.parameters()),
+        find_precision(model.dtype),
+        weights,
+        gguf_bytes=None if file is None else file.stat().st_size,
+    )
 
 
 def _asked_for(asked: EngineName) -> str:

@@ -34,7 +34,6 @@ from raymodel.serve.refusal import starting
 from raymodel.serve.relay import ACCEPT_S, Relay, Replicas, Sleep
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.own import use_folder
-from raymodel.storage.local import local_folder
 from raymodel.storage.registry import Run
 
 if TYPE_CHECKING:
@@ -199,14 +198,13 @@ def _load(deployed: Deployed, version: Version, name: str | None = None) -> Serv
     cores = os.cpu_count() or 1
     replicas = deployed.spec.replicas.max
     torch.set_num_threads(cluster.threads_per_worker or max(1, cores // replicas))
-    with local_folder(version.location) as folder:
-        return load_service(
-            folder,
-            version.task,
-            name=name or deployed.name,
-            spec=deployed.spec,
-            wants_gpu=cluster.gpus_per_worker > 0 and name is None,
-        )
+    return load_service(
+        version.location,
+        version.task,
+        name=name or deployed.name,
+        spec=deployed.spec,
+        wants_gpu=cluster.gpus_per_worker > 0 and name is None,
+    )
 
 
 # ---- the documents -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, ClusterError
 from raymodel.model.gguf import GgufType, head_size, num_rows, write_gguf
-from raymodel.model.gguf_file import GGUF_FILE
+from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.openvino import cpu_properties, find_precision
 from raymodel.serve.answer import Answer, Scored
 from raymodel.serve.runner import Made, Runner, Tokens
