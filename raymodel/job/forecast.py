@@ -5,7 +5,7 @@ Exact where a dataset is complete; else an estimate from the sources, which says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from raymodel.errors import (
 from raymodel.job.known_rows import KnownRows, example_rows, plain_rows
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress
+from raymodel.job.served import Offered, served_text
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stages
 from raymodel.modality import processor_of
@@ -78,6 +79,8 @@ class JobPlan:
     """What the job will do that the user may not expect, and what was found in its sources, as
     `raymodel run` says it."""
     fleet: Fleet | None
+    served: tuple[tuple[str, str], ...] = ()
+    """What is known of serving: names and words."""
 
     def check(self) -> None:
         """Raises SpecError when a stage has a wrong input, or cannot run on the machines named.
@@ -119,9 +122,44 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         wrong=wrong,
         notes=inputs.notes + inputs.found,
         fleet=fleet,
+        served=_served(job, base_dir, progress, stages, fleet),
     )
 
 
+def _served(
+    job: Job,
+    base_dir: Path,
+    progress: Progress,
+    stages: Sequence[StagePlan],
+    fleet: Fleet | None,
+) -> tuple[tuple[str, str], ...]:
+    if job.serve is None:
+        return ()
+    trained = _trained(stages[-1]) if stages else None
+    return served_text(job, Stages(job, base_dir), progress, trained, fleet)
+
+
+def _trained(stage: StagePlan) -> Offered:
+    """What the last training stage will have made."""
+    shape = stage.forecasts[0].shape
+    spec = stage.spec
+    task = _task_of(spec)
+    return Offered(
+        task=task,
+        config={**shape.config, "model_type": shape.architecture},
+        numbers=shape.trained + shape.frozen,
+        dtype=_SAVED_IN[spec.precision],
+    )
+
+
+def _task_of(spec: TrainSpec) -> str:
+    if isinstance(spec, FinetuneSpec):
+        return spec.task.name
+    assert isinstance(spec, PretrainSpec), "there are two kinds of training"
+    return spec.objective.name
+
+
+_SAVED_IN = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 NOT_THERE = (
     *(NotPlannedError, MissingSourceError, MissingArtifactError, StorageError),
     StorageUnavailableError,

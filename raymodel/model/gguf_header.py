@@ -15,6 +15,8 @@ from raymodel.storage.uri import Location
 
 GGUF_FILE = "model.gguf"
 """In a model folder, in the place of safetensors."""
+FAMILIES = ("llama", "qwen2", "qwen3")
+"""`model_type` of those that are written, which is GGUF's name of the architecture too."""
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
 _ALIGNMENT = 32  # of the tensors, where the file says nothing else
 _STRING, _ARRAY = 8, 9

@@ -36,7 +36,7 @@ def build_app(service: Service, rules: Rules | None = None) -> Gate:
 
     spec = service.spec
     # A little more than the service takes: it knows best which of them it refuses.
-    flow = Flow(spec.batch, spec.batch + spec.queue + SPARE_REQUESTS)
+    flow = Flow(service.num_rows, service.num_rows + spec.queue + SPARE_REQUESTS)
     return Gate(build_inner(service), health, flow, rules, service.name)
 
 

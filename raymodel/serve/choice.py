@@ -19,6 +19,7 @@ from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.openvino import LIBRARY, X86, find_precision
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.observe.text import gib_text
+from raymodel.serve.capacity import key_value_bytes, plan_cache
 from raymodel.serve.engine import Engine
 from raymodel.serve.form import Grammars
 from raymodel.serve.memory import available_memory_bytes
@@ -29,7 +30,6 @@ from raymodel.serve.torch_runner import TorchRunner
 from raymodel.tasks.boundaries import end_tokens
 
 _UNLIMITED_CONTEXT_TOKENS = 4096  # for models that state no limit
-_CACHE_FRAC = 0.5  # of the memory that is left; the rest is for activations, and for others
 
 
 class Choice(NamedTuple):
@@ -43,7 +43,7 @@ def build_engine(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    batch: int,
+    batch: int | None,
     queue: int,
     asked: EngineName = "auto",
     weights: EngineWeights = "f16",
@@ -54,7 +54,8 @@ def build_engine(
 
     Args:
         model: in eval mode, on its device, in the dtype it is served in.
-        batch, queue: requests at the same time, and those that may wait.
+        batch: requests at the same time; None leaves it to the memory.
+        queue: those that may wait.
         asked: what `serve.engine` says.
         weights: what `serve.weights` says.
         replicas: that may share this machine's memory.
@@ -62,6 +63,7 @@ def build_engine(
 
     Raises:
         SpecError: what was asked for cannot be had here.
+        ClusterError: the memory holds no keys and values.
         RaymodelError: what OpenVINO was asked for fails; see `OpenVinoRunner`.
     """
     load = load or (lambda: model)
@@ -78,7 +80,7 @@ def build_engine(
 def _build_runner(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    batch: int,
+    batch: int | None,
     asked: EngineName,
     weights: EngineWeights,
     replicas: int,
@@ -106,17 +108,25 @@ def _build_runner(
         from raymodel.serve.beside_runner import BesideRunner
         from raymodel.serve.openvino_runner import OpenVinoRunner
 
+        plan = plan_cache(
+            left_bytes=left - needed,
+            token_bytes=key_value_bytes(model.config, find_precision(model.dtype)),
+            context_tokens=context_tokens,
+            device="cpu",
+            asked_rows=batch,
+            replicas=replicas,
+        )
         first = OpenVinoRunner(
             model,
             tokenizer,
-            batch=batch,
-            context_tokens=context_tokens,
+            batch=plan.rows,
+            context_tokens=plan.context_tokens,
             type=own or weights,
-            cache_bytes=int((left - needed) * _CACHE_FRAC) // replicas,
+            cache_bytes=plan.cache_bytes,
             file=file,
         )
         model_bytes = sum(weight.nbytes for weight in model.parameters())
-        runner = BesideRunner(first, load, model_bytes, grammars)
+        runner = BesideRunner(first, load, model_bytes, grammars, replicas)
         return runner, _asked_for(asked) or "it is the fastest on a CPU for this model"
     if asked == "openvino":
         raise SpecError(f"serve.engine is openvino, and {obstacle}; set serve.engine: auto")
@@ -126,7 +136,13 @@ def _build_runner(
             f"serve.weights is {weights}, with which the engine openvino alone computes, and {why}"
             "; leave serve.weights out"
         )
-    torch_runner = TorchRunner(model, batch=batch, context_tokens=context_tokens, grammars=grammars)
+    torch_runner = TorchRunner(
+        model,
+        batch=batch,
+        context_tokens=context_tokens,
+        grammars=grammars,
+        replicas=replicas,
+    )
     return torch_runner, _asked_for(asked) or f"openvino cannot: {obstacle}"
 
 

@@ -24,6 +24,7 @@ from ray.serve.exceptions import RayServeException
 from starlette.types import Message
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.serve.capacity import UNASKED_TOKENS, find_rows
 from raymodel.serve.current import Current, Follower
 from raymodel.serve.flow import Flow
 from raymodel.serve.follow import LOOK_S, Told, Version, Watcher
@@ -73,6 +74,12 @@ class Deployed:
     embedder: Version | None = None
     """That finds documents; see `serve.documents`."""
 
+    @property
+    def rows(self) -> int:
+        """Requests that a replica is given at the same time."""
+        device = "cuda" if self.cluster.gpus_per_worker else "cpu"
+        return find_rows(self.spec, self.model.task, device)
+
 
 def build_deployments(deployed: Deployed) -> serve.Application:
     """The application, not yet running."""
@@ -108,7 +115,7 @@ def _model_deployment(
         autoscaling: dict[str, Any] = {
             "min_replicas": spec.replicas.min,
             "max_replicas": spec.replicas.max,
-            "target_ongoing_requests": spec.batch,
+            "target_ongoing_requests": deployed.rows,
         }
         if not spec.replicas.min:
             # One to begin with, which shows that the model can be served.
@@ -123,7 +130,7 @@ def _model_deployment(
         },
         # Beyond what the service takes, so that it refuses what is too much for it alone; and room
         # to say how it is while it is full.
-        max_ongoing_requests=spec.batch + spec.queue + SPARE_REQUESTS,
+        max_ongoing_requests=deployed.rows + spec.queue + SPARE_REQUESTS,
         max_queued_requests=spec.queue,
         # Once more for a hiccup of the storage; a broken model fails at once and again.
         max_constructor_retry_count=2,
@@ -394,16 +401,20 @@ def _ground(relay: Relay, deployed: Deployed) -> Grounded:
         return found
 
     return Grounded(
-        relay, embedder, find, deployed.spec.max_tokens, (relay.health, embedder.health)
+        relay,
+        embedder,
+        find,
+        deployed.spec.max_tokens or UNASKED_TOKENS,
+        (relay.health, embedder.health),
     )
 
 
 def build_gate(behind: Relay | Grounded, deployed: Deployed) -> Gate:
     """The gate before the replicas."""
     spec = deployed.spec
-    at_once, gates = spec.batch + spec.queue, num_gates(spec)
+    at_once, gates = deployed.rows + spec.queue, num_gates(spec)
     flow = Flow(
-        slots=max(1, spec.batch * max(1, spec.replicas.min) // gates),
+        slots=max(1, deployed.rows * max(1, spec.replicas.min) // gates),
         room=at_once * math.ceil(spec.replicas.max / gates) + SPARE_REQUESTS,
     )
     return Gate(behind, behind.health, flow, deployed.rules, deployed.name)

@@ -16,6 +16,7 @@ from raymodel.errors import ClusterError, FormError
 from raymodel.modality.chat import Tool, Turn
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
+from raymodel.serve.capacity import longest_answer, unasked_answer
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
 from raymodel.serve.generation_protocol import (
@@ -64,7 +65,8 @@ class GenerationService(Service):
         self._texts = TokenTexts(self.tokenizer)
         self._asked = Asked(
             context_tokens=self.engine.context_tokens,
-            max_tokens=self.spec.max_tokens,
+            max_tokens=longest_answer(self.spec, self.engine.context_tokens),
+            unasked_tokens=unasked_answer(self.spec, self.engine.context_tokens),
             # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
             vocab_size=self.model.config.get_text_config(decoder=True).vocab_size,
         )
@@ -88,7 +90,9 @@ class GenerationService(Service):
             "chat_template": "model" if self._format.has_template else "plain",
             "tools": self._tools.told,
             "context_tokens": self.engine.context_tokens,
-            "max_tokens": self.spec.max_tokens,
+            "max_tokens": self._asked.max_tokens,
+            "unasked_tokens": self._asked.unasked_tokens,
+            "rows": self.num_rows,
             "active": self.engine.num_active,
             "waiting": self.engine.num_waiting,
             "generated_tokens": self.engine.num_generated,
@@ -98,6 +102,10 @@ class GenerationService(Service):
     def probe(self) -> None:
         ids = torch.arange(min(8, self._asked.vocab_size, self.engine.context_tokens))
         self.model(input_ids=ids[None].to(self.model.device))
+
+    @property
+    def num_rows(self) -> int:
+        return self.engine.runner.num_slots
 
     @property
     def is_healthy(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.model.stored_numbers import find_stored_numbers
-from raymodel.serve.memory import available_memory_bytes
+from raymodel.serve.memory import available_memory_bytes, free_bytes
 from raymodel.serve.room import check_room, find_need
 from raymodel.serve.spec import DtypeName, ServeSpec
 from raymodel.storage.local import local_folder
@@ -88,8 +88,6 @@ def _load(
 
 def _check_room(folder: Location, task_name: str, spec: ServeSpec, device: str) -> None:
     """Raises ClusterError for a model that the memory cannot hold."""
-    import torch
-
     try:
         stored = find_stored_numbers(folder)
     except ArtifactError:
@@ -108,7 +106,7 @@ def _check_room(folder: Location, task_name: str, spec: ServeSpec, device: str) 
         need,
         stored,
         left_bytes=available_memory_bytes(),
-        device_left_bytes=torch.cuda.mem_get_info()[0] if device == "cuda" else 0,
+        device_left_bytes=0 if device == "cpu" else free_bytes(device),
     )
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from raymodel.observe.slow_paths import as_content, slow_paths
+from raymodel.serve.capacity import find_rows
 from raymodel.serve.refusal import Refusal, too_many_characters
 from raymodel.serve.spec import ServeSpec
 
@@ -75,6 +76,11 @@ class Service(ABC):
         """
 
     @property
+    def num_rows(self) -> int:
+        """Requests, or rows of them, that it answers at the same time."""
+        return find_rows(self.spec, self.task.name, self.model.device.type)
+
+    @property
     @abstractmethod
     def is_healthy(self) -> bool:
         """False when it can answer no more and must be restarted."""
@@ -112,7 +118,7 @@ class Service(ABC):
 
     def check_room(self, num_inputs: int, param: str) -> int:
         """How many inputs find a place here; raises Refusal (400) for more in one request."""
-        room = self.spec.queue + self.spec.batch
+        room = self.spec.queue + self.num_rows
         if num_inputs > room:
             raise Refusal(
                 400,
