@@ -19,6 +19,7 @@ from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.capacity import longest_answer, unasked_answer
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
+from raymodel.serve.described import EVENTS
 from raymodel.serve.generation_protocol import (
     ChatRequest,
     CompletionRequest,
@@ -74,9 +75,12 @@ class GenerationService(Service):
     def router(self) -> APIRouter:
         """OpenAI's three ways of asking for text, and `/tokenize`."""
         router = APIRouter(route_class=JsonRoute)
-        router.post("/v1/completions", response_model=None)(self.complete)
-        router.post("/v1/chat/completions", response_model=None)(self.chat)
-        router.post("/v1/responses", response_model=None)(self.respond)
+        for path, answer in (
+            ("/v1/completions", self.complete),
+            ("/v1/chat/completions", self.chat),
+            ("/v1/responses", self.respond),
+        ):
+            router.post(path, response_model=None, responses=EVENTS)(answer)
         router.post("/tokenize", response_model=TokenizeResponse)(self.tokenize)
         return router
 

@@ -27,6 +27,7 @@ from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.calls import find_obstacle, recorded
 from raymodel.serve.capacity import WHOLE_TOKENS
+from raymodel.serve.described import PLAIN_TEXT
 from raymodel.serve.fastest import Choice, Chooser
 from raymodel.serve.fill import next_batch
 from raymodel.serve.flow import Notices, notices
@@ -96,12 +97,23 @@ class PredictionService(Service):
             case (("label" | "labels"), ["text"]):
                 router.post("/classify", response_model=ClassifyResponse)(self.classify)
             case "text", [_] if kinds == ["audio"]:
-                router.post("/v1/audio/transcriptions", response_model=None)(self.transcribe)
+                path = "/v1/audio/transcriptions"
+                router.post(path, response_model=None, responses=PLAIN_TEXT)(self.transcribe)
             case "vector", [role] if kinds == ["text"]:
                 VectorRoutes(self, role).add_to(router)
             case "scores", [query, document]:
                 ScoreRoutes(self, (query, document)).add_to(router)
         return router
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        one = {
+            "type": "object",
+            "properties": {role: _schema(field) for role, field in self._given.items()},
+            "required": self._required,
+            "additionalProperties": False,
+        }
+        several = {"type": "array", "items": one, "minItems": 1}
+        return {"PredictRequest": {"inputs": {"anyOf": [one, several]}}}
 
     def state(self) -> dict[str, Any]:
         """What is asked for, labels, limits and load."""
@@ -388,6 +400,15 @@ def _value(value: Any, role: str, field: Field) -> Any:
     except (binascii.Error, ValueError):
         message = f"{role} is no base64; give the bytes of a file ({field.kind}) in base64"
         raise Refusal(400, message, param=role) from None
+
+
+def _schema(field: Field) -> dict[str, Any]:
+    """What JSON stands for it, as JSON Schema."""
+    if field.kind in ("texts", "words"):
+        return {"type": "array", "items": {"type": "string"}}
+    if field.kind in FILE_KINDS:
+        return {"type": "string", "contentEncoding": "base64", "description": field.kind}
+    return {"type": "string"}
 
 
 def _num_chars(values: Mapping[str, Any]) -> int:

@@ -64,6 +64,11 @@ class Service(ABC):
     def state(self) -> dict[str, Any]:
         """What `/health` tells of this kind: how it runs, how much it does now."""
 
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Name of a request → its fields of which this model takes less than others, each as JSON
+        Schema."""
+        return {}
+
     @abstractmethod
     def probe(self) -> None:
         """Runs the model once, on something that any of its kind can be asked."""
