@@ -63,6 +63,8 @@ class CachePlan:
     """The most tokens of prompt and answer together."""
     cache_tokens: int
     """Of all requests together: what a request wants that does not fit, it waits for."""
+    budget_bytes: int
+    """The most that keys and values may take, with what is unused of their blocks."""
     token_bytes: int
 
     @property
@@ -111,6 +113,7 @@ def plan_cache(
         rows=rows,
         context_tokens=min(context_tokens, cache_tokens),
         cache_tokens=cache_tokens,
+        budget_bytes=affordable * token_bytes,
         token_bytes=token_bytes,
     )
 

@@ -122,7 +122,7 @@ def _build_runner(
             batch=plan.rows,
             context_tokens=plan.context_tokens,
             type=own or weights,
-            cache_bytes=plan.cache_bytes,
+            cache_bytes=plan.budget_bytes,
             file=file,
         )
         model_bytes = sum(weight.nbytes for weight in model.parameters())
