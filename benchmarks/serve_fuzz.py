@@ -31,7 +31,13 @@ from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_
 
 TEXTS = ["def read_file(items): return items", "naïve café – 東京 🙂", "user: hi\nassistant: hi\n"]
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-MOST_TOKENS = 8
+LIMIT_OF = {
+    "/v1/completions": "max_tokens",
+    "/v1/chat/completions": "max_tokens",
+    "/v1/responses": "max_output_tokens",
+}
+MOST_TOKENS, MOST_ANSWERS = 8, 4
+TIMEOUT_S = 120
 NAME = "tiny"
 LEAST_CASES = 4
 
@@ -130,8 +136,8 @@ def ask_all(
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
-        shorten(case.body)
-        response = case.call()
+        shorten(case.body, operation.path)
+        response = case.call(timeout=TIMEOUT_S)
         statuses[response.status_code] += 1
         try:
             case.validate_response(response, checks=kinds)
@@ -146,12 +152,15 @@ def ask_all(
         return
 
 
-def shorten(body: Any) -> None:
-    """Has an answer be short that the model would write."""
-    if isinstance(body, dict) and body.get("model") == NAME:
-        for limit in LIMITS:
-            if type(body.get(limit)) is int and body[limit] > MOST_TOKENS:
-                body[limit] = MOST_TOKENS
+def shorten(body: Any, path: str) -> None:
+    """Has answers be few and short that the model would write."""
+    if not isinstance(body, dict) or body.get("model") != NAME or path not in LIMIT_OF:
+        return
+    if all(body.get(limit) is None for limit in LIMITS):
+        body[LIMIT_OF[path]] = MOST_TOKENS
+    for field, most in [*((limit, MOST_TOKENS) for limit in LIMITS), ("n", MOST_ANSWERS)]:
+        if isinstance(body.get(field), float | int) and body[field] > most:
+            body[field] = most
 
 
 if __name__ == "__main__":

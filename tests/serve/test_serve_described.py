@@ -77,3 +77,18 @@ def test_a_number_without_a_fraction_is_an_integer_as_in_json_schema(generation)
     assert response.status_code == 200, response.text
     check_error(complete(generation, max_tokens=2.5), 400, "whole number", param="max_tokens")
     check_error(complete(generation, max_tokens=1e300), 400, "whole number", param="max_tokens")
+
+
+def test_turns_say_what_each_role_has_to_bring(generation):
+    kinds = described(generation)["components"]["schemas"]["Message"]["anyOf"]
+    needed = {
+        role: kind.get("required", [])
+        for kind in kinds
+        for role in kind["properties"]["role"]["enum"]
+    }
+    for role, fields in needed.items():
+        chat = {"model": "tiny", "messages": [{"role": role}], "max_tokens": 2}
+        response = call(generation, "POST", "/v1/chat/completions", json=chat)
+        assert (response.status_code == 200) == (fields == []), (role, response.text)
+        if fields:
+            assert response.json()["error"]["param"] == f"messages.0.{fields[0]}"
