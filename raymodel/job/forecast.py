@@ -24,7 +24,7 @@ from raymodel.errors import (
 from raymodel.job.known_rows import KnownRows, example_rows, plain_rows
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress
-from raymodel.job.served import Offered, served_text
+from raymodel.job.served import served_text, trained_model
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stages
 from raymodel.modality import processor_of
@@ -135,31 +135,10 @@ def _served(
 ) -> tuple[tuple[str, str], ...]:
     if job.serve is None:
         return ()
-    trained = _trained(stages[-1]) if stages else None
+    trained = trained_model(stages[-1].spec, stages[-1].forecasts[0].shape) if stages else None
     return served_text(job, Stages(job, base_dir), progress, trained, fleet)
 
 
-def _trained(stage: StagePlan) -> Offered:
-    """What the last training stage will have made."""
-    shape = stage.forecasts[0].shape
-    spec = stage.spec
-    task = _task_of(spec)
-    return Offered(
-        task=task,
-        config={**shape.config, "model_type": shape.architecture},
-        numbers=shape.trained + shape.frozen,
-        dtype=_SAVED_IN[spec.precision],
-    )
-
-
-def _task_of(spec: TrainSpec) -> str:
-    if isinstance(spec, FinetuneSpec):
-        return spec.task.name
-    assert isinstance(spec, PretrainSpec), "there are two kinds of training"
-    return spec.objective.name
-
-
-_SAVED_IN = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 NOT_THERE = (
     *(NotPlannedError, MissingSourceError, MissingArtifactError, StorageError),
     StorageUnavailableError,

@@ -15,6 +15,7 @@ from raymodel.errors import ClusterError, RaymodelError
 from raymodel.job.progress import Progress
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stages
+from raymodel.model.counted import Shape
 from raymodel.model.gguf_header import FAMILIES
 from raymodel.model.purpose import find_task
 from raymodel.model.stored_numbers import NUMBER_BYTES, find_stored_numbers
@@ -33,6 +34,10 @@ from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.room import openvino_bytes
 from raymodel.serve.spec import ServeSpec
 from raymodel.tasks import get_task
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
+
+_SAVED_IN = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""Precision of training → type of the weights that it leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,21 @@ def find_offered(job: Job, stages: Stages, progress: Progress) -> Offered | None
         config=(model.location / "config.json").read_json(),
         numbers=stored.fractions,
         dtype=stored.dtype,
+    )
+
+
+def trained_model(spec: TrainSpec, shape: Shape) -> Offered:
+    """What a training stage will have made."""
+    if isinstance(spec, FinetuneSpec):
+        name = spec.task.name
+    else:
+        assert isinstance(spec, PretrainSpec), "there are two kinds of training"
+        name = spec.objective.name
+    return Offered(
+        task=name,
+        config={**shape.config, "model_type": shape.architecture},
+        numbers=shape.trained + shape.frozen,
+        dtype=_SAVED_IN[spec.precision],
     )
 
 

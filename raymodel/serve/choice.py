@@ -18,8 +18,7 @@ from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.openvino import LIBRARY, X86, find_precision
 from raymodel.observe.slow_paths import take_slow_path
-from raymodel.observe.text import gib_text
-from raymodel.serve.capacity import key_value_bytes, plan_cache
+from raymodel.serve.capacity import CachePlan, key_value_bytes, plan_cache
 from raymodel.serve.engine import Engine
 from raymodel.serve.form import Grammars
 from raymodel.serve.memory import available_memory_bytes
@@ -98,24 +97,16 @@ def _build_runner(
     if obstacle is None and asked == "auto" and platform.machine() not in X86:
         obstacle = f"on {platform.machine()} it has not been tried; ask for it: engine: openvino"
     file = Path(str(model.config.name_or_path)) / GGUF_FILE if own else None
-    left, needed = available_memory_bytes(), 0
+    plan = None
     if asked != "transformers" and obstacle is None:
-        needed = _openvino_bytes(model, weights, file)
-        if needed > left:
-            said = f"{gib_text(needed)} more, and {gib_text(left)} are left"
-            obstacle = f"in it the model would take {said}"
-    if asked != "transformers" and obstacle is None:
+        plan = _plan_openvino(model, weights, file, context_tokens, batch, replicas)
+        if plan is None:
+            obstacle = "the memory does not hold it beside the model in torch"
+            take_slow_path("answers without openvino", obstacle, inherent=True)
+    if plan is not None:
         from raymodel.serve.beside_runner import BesideRunner
         from raymodel.serve.openvino_runner import OpenVinoRunner
 
-        plan = plan_cache(
-            left_bytes=left - needed,
-            token_bytes=key_value_bytes(model.config, find_precision(model.dtype)),
-            context_tokens=context_tokens,
-            device="cpu",
-            asked_rows=batch,
-            replicas=replicas,
-        )
         first = OpenVinoRunner(
             model,
             tokenizer,
@@ -146,12 +137,32 @@ def _build_runner(
     return torch_runner, _asked_for(asked) or f"openvino cannot: {obstacle}"
 
 
-def _openvino_bytes(model: PreTrainedModel, weights: EngineWeights, file: Path | None) -> int:
-    return openvino_bytes(
+def _plan_openvino(
+    model: PreTrainedModel,
+    weights: EngineWeights,
+    file: Path | None,
+    context_tokens: int,
+    batch: int | None,
+    replicas: int,
+) -> CachePlan | None:
+    """What the memory holds beside OpenVINO's own weights; None where it does not hold those."""
+    precision = find_precision(model.dtype)
+    needed = openvino_bytes(
         sum(weight.numel() for weight in model.parameters()),
-        find_precision(model.dtype),
+        precision,
         weights,
         gguf_bytes=None if file is None else file.stat().st_size,
+    )
+    left = available_memory_bytes()
+    if needed > left:
+        return None
+    return plan_cache(
+        left_bytes=left - needed,
+        token_bytes=key_value_bytes(model.config, precision),
+        context_tokens=context_tokens,
+        device="cpu",
+        asked_rows=batch,
+        replicas=replicas,
     )
 
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from raymodel import __version__
 from raymodel.serve.protocol import ErrorResponse, Status
+from raymodel.tasks.fields import FILE_KINDS, Field
 
 _REFUSED = {
     400: "The request is wrong: what was seen, the rule, the fix.",
@@ -79,6 +80,15 @@ def describe(app: FastAPI, model: str, said: Mapping[str, Mapping[str, Any]]) ->
         for field, narrower in said.get(name, {}).items():
             schema["properties"][field] |= narrower
     return document
+
+
+def schema_of(field: Field) -> dict[str, Any]:
+    """What stands for a role in JSON, as JSON Schema."""
+    if field.kind in ("texts", "words"):
+        return {"type": "array", "items": {"type": "string"}}
+    if field.kind in FILE_KINDS:
+        return {"type": "string", "contentEncoding": "base64", "description": field.kind}
+    return {"type": "string"}
 
 
 def _statuses(path: str, operation: Mapping[str, Any]) -> Iterator[int]:

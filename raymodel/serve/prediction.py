@@ -27,7 +27,7 @@ from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.calls import find_obstacle, recorded
 from raymodel.serve.capacity import WHOLE_TOKENS
-from raymodel.serve.described import PLAIN_TEXT
+from raymodel.serve.described import PLAIN_TEXT, schema_of
 from raymodel.serve.fastest import Choice, Chooser
 from raymodel.serve.fill import next_batch
 from raymodel.serve.flow import Notices, notices
@@ -108,7 +108,7 @@ class PredictionService(Service):
     def described(self) -> dict[str, dict[str, Any]]:
         one = {
             "type": "object",
-            "properties": {role: _schema(field) for role, field in self._given.items()},
+            "properties": {role: schema_of(field) for role, field in self._given.items()},
             "required": self._required,
             "additionalProperties": False,
         }
@@ -400,15 +400,6 @@ def _value(value: Any, role: str, field: Field) -> Any:
     except (binascii.Error, ValueError):
         message = f"{role} is no base64; give the bytes of a file ({field.kind}) in base64"
         raise Refusal(400, message, param=role) from None
-
-
-def _schema(field: Field) -> dict[str, Any]:
-    """What JSON stands for it, as JSON Schema."""
-    if field.kind in ("texts", "words"):
-        return {"type": "array", "items": {"type": "string"}}
-    if field.kind in FILE_KINDS:
-        return {"type": "string", "contentEncoding": "base64", "description": field.kind}
-    return {"type": "string"}
 
 
 def _num_chars(values: Mapping[str, Any]) -> int:
