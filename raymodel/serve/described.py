@@ -39,7 +39,8 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream: true` its events as they come, after which "
         "`[DONE]` stands.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        # Without a schema: some read one as that of each event, others as that of the whole.
+        "content": {"text/event-stream": {}},
     }
 }
 """Of a route that streams when it is asked to."""
