@@ -38,7 +38,8 @@ class Writer:
 
         from raymodel.modality.text import TextProcessor
         from raymodel.model.gguf import num_rows, write_gguf
-        from raymodel.model.gguf_file import GGUF_FILE, gguf_type
+        from raymodel.model.gguf_file import gguf_type
+        from raymodel.model.gguf_header import GGUF_FILE
         from raymodel.model.load import check_folder, weights_of
         from raymodel.model.openvino import cpu_properties, find_precision
 

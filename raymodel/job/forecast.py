@@ -5,7 +5,7 @@ Exact where a dataset is complete; else an estimate from the sources, which says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from raymodel.errors import (
 from raymodel.job.known_rows import KnownRows, example_rows, plain_rows
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress
+from raymodel.job.served import served_text, trained_model
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stages
 from raymodel.modality import processor_of
@@ -78,6 +79,8 @@ class JobPlan:
     """What the job will do that the user may not expect, and what was found in its sources, as
     `raymodel run` says it."""
     fleet: Fleet | None
+    served: tuple[tuple[str, str], ...] = ()
+    """What is known of serving: names and words."""
 
     def check(self) -> None:
         """Raises SpecError when a stage has a wrong input, or cannot run on the machines named.
@@ -119,7 +122,21 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         wrong=wrong,
         notes=inputs.notes + inputs.found,
         fleet=fleet,
+        served=_served(job, base_dir, progress, stages, fleet),
     )
+
+
+def _served(
+    job: Job,
+    base_dir: Path,
+    progress: Progress,
+    stages: Sequence[StagePlan],
+    fleet: Fleet | None,
+) -> tuple[tuple[str, str], ...]:
+    if job.serve is None:
+        return ()
+    trained = trained_model(stages[-1].spec, stages[-1].forecasts[0].shape) if stages else None
+    return served_text(job, Stages(job, base_dir), progress, trained, fleet)
 
 
 NOT_THERE = (

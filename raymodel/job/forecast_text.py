@@ -55,6 +55,11 @@ def _lines(plan: JobPlan) -> Iterator[str]:
     for name in plan.wrong:
         yield ""
         yield f"{name}: has a wrong input, see below"
+    if plan.served:
+        yield ""
+        yield "serve"
+        for name, words in plan.served:
+            yield wrapped(words, f"  {name:<12} ")
     if plan.notes:
         yield ""
         yield from (wrapped(note, indent="  ") for note in plan.notes)

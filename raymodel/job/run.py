@@ -21,6 +21,7 @@ from raymodel.model.presets import OWN
 from raymodel.observe.quiet import quiet_logs, quiet_streams
 from raymodel.observe.slow_paths import slow_path_lines
 from raymodel.observe.story import Story
+from raymodel.observe.text import many
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
 from raymodel.storage.registry import Run, lock_run
@@ -309,11 +310,13 @@ def _monitor(p: Pipeline, goes_on: bool, token: str | None = None) -> None:
 
 
 def _engine_text(health: Mapping[str, Any]) -> str:
-    """Of a model that writes text: what computes it, why, and the memory of its keys and values."""
+    """Of a model that writes text: what computes it, why, how many requests at once, and the memory
+    of their keys and values."""
     if "engine" not in health:
         return ""
+    rows = f"; {many(health['rows'], 'request')} at once" if "rows" in health else ""
     room = f", {health['cache_bytes'] / 1e9:.1f} GB of cache" if "cache_bytes" in health else ""
-    return f" by {health['engine']} ({health['engine_reason']}{room})"
+    return f" by {health['engine']} ({health['engine_reason']}{rows}{room})"
 
 
 def _ends_with_command(p: Pipeline) -> bool:

@@ -15,10 +15,11 @@ import torch
 
 from raymodel.model.card import render_card
 from raymodel.model.gguf import GgufType, write_gguf
-from raymodel.model.gguf_file import GGUF_FILE, gguf_config
+from raymodel.model.gguf_file import gguf_config
+from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.initial import Weights
 from raymodel.model.own import OwnModel, save_source
-from raymodel.model.stored import INDEX, ONE_FILE
+from raymodel.model.tensor_header import INDEX, ONE_FILE
 from raymodel.model.tensorfile import TensorInfo, write_tensors
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from raymodel.errors import ArtifactError, StorageError
+from raymodel.model.gguf_header import FAMILIES
 from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.initial import Weights
 from raymodel.model.q4 import BLOCK, to_q4_1
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 GgufType = Literal["f32", "f16", "q8_0", "q4_0", "q4_1"]
 GGUF_TYPES: tuple[str, ...] = get_args(GgufType)
-FAMILIES = ("llama", "qwen2", "qwen3")
-"""`model_type` of those that can be written, which is GGUF's name of the architecture too."""
 
 # llama.cpp turns neighbouring numbers of a head as a pair in a Llama, where transformers turns
 # number i with number i + half; Qwen's are turned the same way by both.

@@ -7,42 +7,21 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, "File Structu
 
 from __future__ import annotations
 
-import io
-import math
-import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from raymodel.errors import ArtifactError
 from raymodel.model.gguf import GgufType, is_computed, tensors_of, unpaired
+from raymodel.model.gguf_header import GGUF_FILE, read_gguf_header
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-GGUF_FILE = "model.gguf"
-"""In a model folder, in the place of safetensors."""
 _METHOD = "gguf"
-_MAGIC, _VERSIONS = b"GGUF", (2, 3)
-_ALIGNMENT = 32  # of the tensors, where the file says nothing else
-_STRING, _ARRAY = 8, 9
-_NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_MAX_TEXT_BYTES = 2**30  # a longer one is none: the file is another kind, or broken
 
 
 def gguf_config(type: GgufType) -> dict[str, Any]:
@@ -56,12 +35,6 @@ def gguf_type(config: PretrainedConfig) -> GgufType | None:
     if not isinstance(said, Mapping) or said.get("quant_method") != _METHOD:
         return None
     return cast("GgufType | None", said.get("weights"))
-
-
-class _Info(NamedTuple):
-    type: int
-    shape: tuple[int, ...]
-    first_byte: int
 
 
 class GgufWeights:
@@ -87,7 +60,7 @@ class GgufWeights:
         self._tensors = {tensor.source: tensor for tensor in tensors_of(model, "f32")}
         with self._file.open_input() as stream:
             size = stream.size()
-            self._infos = _read_header(self._file, stream)
+            self._infos = read_gguf_header(self._file, stream)
         self._check_length(size)
         self._dtype: torch.dtype = getattr(model.config, "dtype", None) or torch.float32
         found = {name: self._infos.get(tensor.name) for name, tensor in self._tensors.items()}
@@ -119,7 +92,7 @@ class GgufWeights:
         tensor = self._tensors[name]
         info = self._infos[tensor.name]
         kind = gguf.GGMLQuantizationType(info.type)
-        data = self._file.read_range(info.first_byte, _bytes(info))
+        data = self._file.read_range(info.first_byte, info.bytes)
         rows = np.frombuffer(data, np.uint8).reshape(*info.shape[:-1], -1)
         numbers = gguf.quants.dequantize(rows, kind).astype(np.float32).reshape(info.shape)
         if tensor.heads:
@@ -127,71 +100,8 @@ class GgufWeights:
         return torch.from_numpy(np.array(numbers))  # a copy that may be written to
 
     def _check_length(self, size: int) -> None:
-        end = max((info.first_byte + _bytes(info) for info in self._infos.values()), default=0)
+        end = max((info.first_byte + info.bytes for info in self._infos.values()), default=0)
         if size < end:
             raise ArtifactError(
                 f"{self._file} is cut short: it has {size:,} bytes of {end:,}; copy it again"
             )
-
-
-def _bytes(info: _Info) -> int:
-    import gguf
-
-    numbers, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(info.type)]
-    return math.prod(info.shape) // numbers * size
-
-
-def _read_header(file: Location, stream: Any) -> dict[str, _Info]:
-    """Name → where a tensor lies."""
-    import gguf
-
-    source = cast(BinaryIO, io.BufferedReader(stream, 2**20))
-    try:
-        magic, version = source.read(4), _number(source, "I")
-        if magic != _MAGIC or version not in _VERSIONS:
-            raise ValueError(f"it begins with {magic!r} and version {version}")
-        num_tensors, num_fields = _number(source, "Q"), _number(source, "Q")
-        alignment = _ALIGNMENT
-        for _ in range(num_fields):
-            key, value = _text(source), _value(source, _number(source, "I"))
-            if key == "general.alignment":
-                alignment = int(value)
-        found: dict[str, _Info] = {}
-        for _ in range(num_tensors):
-            name = _text(source)
-            shape = tuple(_number(source, "Q") for _ in range(_number(source, "I")))[::-1]
-            kind = gguf.GGMLQuantizationType(_number(source, "I"))
-            found[name] = _Info(int(kind), shape, _number(source, "Q"))
-        start = -(-source.tell() // alignment) * alignment
-    except (ValueError, struct.error) as error:
-        raise ArtifactError(f"{file} is no whole GGUF file: {error}; copy it again") from error
-    return {name: info._replace(first_byte=start + info.first_byte) for name, info in found.items()}
-
-
-def _number(source: BinaryIO, code: str) -> Any:
-    size = struct.calcsize(f"<{code}")
-    return struct.unpack(f"<{code}", source.read(size))[0]
-
-
-def _text(source: BinaryIO) -> str:
-    length = _number(source, "Q")
-    if length > _MAX_TEXT_BYTES:
-        raise ValueError(f"a text of {length:,} bytes")
-    return source.read(length).decode("utf-8", "replace")
-
-
-def _value(source: BinaryIO, kind: int) -> Any:
-    """What stands there; of an array nothing is kept."""
-    if kind == _STRING:
-        return _text(source)
-    if kind == _ARRAY:
-        inner, count = _number(source, "I"), _number(source, "Q")
-        if inner in _NUMBERS:
-            source.read(struct.calcsize(f"<{_NUMBERS[inner]}") * count)
-            return None
-        for _ in range(count):
-            _value(source, inner)
-        return None
-    if kind not in _NUMBERS:
-        raise ValueError(f"a value of the unknown type {kind}")
-    return _number(source, _NUMBERS[kind])

@@ -25,14 +25,13 @@ from transformers.core_model_loading import (
 )
 
 from raymodel.errors import ArtifactError
+from raymodel.model.tensor_header import INDEX, ONE_FILE
 from raymodel.model.tensorfile import TensorFile
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ONE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 # Of old folders: what models compute today, which transformers passes over for all of them too.
 _OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import torch
 
 from raymodel.errors import ArtifactError
+from raymodel.model.tensor_header import broken_tensors, read_tensor_header
 from raymodel.storage.uri import CHUNK_BYTES, Location
 
 _DTYPES = {
@@ -35,8 +36,6 @@ _DTYPES = {
     "F64": torch.float64,
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-# The library refuses larger ones too: more than that is a file that is none.
-_MAX_HEADER_BYTES = 100_000_000
 _ALIGNMENT = 8  # of the first tensor's byte, as the library writes it
 
 
@@ -94,7 +93,7 @@ class TensorFile:
         """
         self._location = location
         self._stream = location.open_input()
-        self._start, entries = self._header()
+        self._start, entries = read_tensor_header(location, self._stream)
         self._first_byte: dict[str, int] = {}
         self.tensors: dict[str, TensorInfo] = {}
         size, end = self._stream.size(), self._start
@@ -107,9 +106,9 @@ class TensorFile:
             self._first_byte[name] = self._start + first
             end = max(end, self._start + last)
             if last - first != self.tensors[name].bytes:
-                raise self._broken(f"{name} has {last - first} bytes")
+                raise broken_tensors(location, f"{name} has {last - first} bytes")
         if size != end:
-            raise self._broken(f"it has {size} bytes where its header says {end}")
+            raise broken_tensors(location, f"it has {size} bytes where its header says {end}")
 
     def read(self, name: str) -> torch.Tensor:
         """The whole tensor, on the CPU, in the type that is stored."""
@@ -124,20 +123,3 @@ class TensorFile:
 
     def close(self) -> None:
         self._stream.close()
-
-    def _header(self) -> tuple[int, Mapping[str, Any]]:
-        prefix = self._stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _MAX_HEADER_BYTES + 1
-        if length > _MAX_HEADER_BYTES:
-            raise self._broken("its first bytes are no length")
-        try:
-            header: dict[str, Any] = json.loads(self._stream.read(length))
-        except ValueError as error:
-            raise self._broken(f"its header is no JSON ({error})") from error
-        header.pop("__metadata__", None)
-        return 8 + length, header
-
-    def _broken(self, why: str) -> ArtifactError:
-        return ArtifactError(
-            f"{self._location} is not a whole safetensors file: {why}; copy it again"
-        )

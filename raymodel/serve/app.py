@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -13,18 +14,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from raymodel.serve.described import describe
 from raymodel.serve.flow import Flow
 from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
 from raymodel.serve.problems import refuse_request
-from raymodel.serve.protocol import ErrorResponse
+from raymodel.serve.protocol import ModelCard, ModelList
 from raymodel.serve.refusal import Refusal, wrong_method
 from raymodel.serve.refusal import failed as failure
 from raymodel.serve.service import Service
 
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse}
-    for status in (400, 401, 403, 404, 405, 408, 413, 422, 500, 503, 504)
-}
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it
 
 
@@ -36,7 +34,7 @@ def build_app(service: Service, rules: Rules | None = None) -> Gate:
 
     spec = service.spec
     # A little more than the service takes: it knows best which of them it refuses.
-    flow = Flow(spec.batch, spec.batch + spec.queue + SPARE_REQUESTS)
+    flow = Flow(service.num_rows, service.num_rows + spec.queue + SPARE_REQUESTS)
     return Gate(build_inner(service), health, flow, rules, service.name)
 
 
@@ -50,8 +48,9 @@ def build_inner(service: Service) -> FastAPI:
 
     # No /docs: it loads its scripts from another server.
     app = FastAPI(title=service.name, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(service.router(), responses=_REFUSED)
-    app.include_router(_models_router(service), responses=_REFUSED)
+    app.include_router(service.router())
+    app.include_router(_models_router(service))
+    app.openapi = partial(describe, app, service.name, service.described())  # type: ignore[method-assign]
     add_error_handlers(app)
     return app
 
@@ -60,17 +59,14 @@ def _models_router(service: Service) -> APIRouter:
     router = APIRouter()
     created = int(time.time())
 
-    def card() -> dict[str, Any]:
-        return {"id": service.name, "object": "model", "created": created, "owned_by": "raymodel"}
-
     @router.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [card()]}
+    async def list_models() -> ModelList:
+        return ModelList(data=[ModelCard(id=service.name, created=created)])
 
     @router.get("/v1/models/{name:path}")
-    async def show_model(name: str) -> dict[str, Any]:
+    async def show_model(name: str) -> ModelCard:
         service.check_model(name)
-        return card()
+        return ModelCard(id=service.name, created=created)
 
     return router
 

@@ -17,11 +17,13 @@ class Asked:
     Args:
         context_tokens: of prompt and answer together.
         max_tokens: longest answer.
+        unasked_tokens: longest answer to a request that names no limit.
         vocab_size: rows of its output layer.
     """
 
     context_tokens: int
     max_tokens: int
+    unasked_tokens: int
     vocab_size: int
 
     def sampling(
@@ -118,7 +120,7 @@ class Asked:
                 param=name,
                 code="context_length_exceeded",
             )
-        return min(room, self.max_tokens) if asked is None else asked
+        return min(room, self.unasked_tokens) if asked is None else asked
 
 
 def _given(value: float | None, default: float) -> float:

@@ -35,6 +35,7 @@ class BesideRunner(Runner):
         load: gives the model, in eval mode and in the dtype that it is served in.
         model_bytes: of its weights.
         grammars: of the forms that answers may be asked to have.
+        replicas: that may share this machine's memory.
     """
 
     name = OpenVinoRunner.name
@@ -47,8 +48,10 @@ class BesideRunner(Runner):
         load: Callable[[], PreTrainedModel],
         model_bytes: int,
         grammars: Grammars,
+        replicas: int = 1,
     ) -> None:
         self.first = first
+        self._replicas = replicas
         self.num_slots = first.num_slots
         self.context_tokens = first.context_tokens
         self._load, self._model_bytes, self._grammars = load, model_bytes, grammars
@@ -127,6 +130,7 @@ class BesideRunner(Runner):
             batch=self.num_slots,
             context_tokens=self.context_tokens,
             grammars=self._grammars,
+            replicas=self._replicas,
         )
         log.warning(
             "%s is not done as asked by %s: the model is loaded in torch too, and answers such "

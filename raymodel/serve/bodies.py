@@ -17,6 +17,7 @@ from raymodel.serve.refusal import Refusal
 
 MAX_DEPTH = 64
 """Lists and objects in each other: ours need five, and Python's own limit is an accident."""
+_EXACT = 2**53  # up to it a float tells all integers apart
 _READ_S = 60.0  # for a whole body: a client that sends a byte a minute holds a place as well
 _PARSED_AT_ONCE_BYTES = 65_536  # longer ones take milliseconds, in which the event loop stood still
 
@@ -130,8 +131,12 @@ def depth_of(data: Any) -> int:
 
 
 def _finite(text: str) -> float:
+    """A number; `2.0` is the integer 2, as JSON Schema has it, and as clients in languages without
+    integers write it."""
     number = float(text)
-    return number if math.isfinite(number) else _no_number(text)
+    if not math.isfinite(number):
+        _no_number(text)
+    return int(number) if number.is_integer() and abs(number) <= _EXACT else number
 
 
 def _no_number(text: str) -> NoReturn:

@@ -19,7 +19,6 @@ from raymodel.serve.named import find_named
 from raymodel.serve.problems import refuse_request
 from raymodel.serve.refusal import Refusal
 from raymodel.serve.spec import ServeSpec
-from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
@@ -51,10 +50,9 @@ class LocalChat:
         # What is asked for is the server's own limit here, which gives way to the context.
         self._settings = ChatSettings(temperature=settings.temperature)
         spec = ServeSpec(batch=1, queue=1, max_tokens=most)
-        with local_folder(model.location) as folder:
-            service = load_service(
-                folder, task, name=self.name, spec=spec, wants_gpu=torch.cuda.is_available()
-            )
+        service = load_service(
+            model.location, task, name=self.name, spec=spec, wants_gpu=torch.cuda.is_available()
+        )
         assert isinstance(service, GenerationService), task
         self._service = service
         told = service.health()

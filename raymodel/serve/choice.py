@@ -13,20 +13,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.gguf import check_gguf, num_rows, rope_scaling
-from raymodel.model.gguf_file import GGUF_FILE, gguf_type
+from raymodel.model.gguf_file import gguf_type
+from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.gguf_tokenizer import GgufTokenizer
-from raymodel.model.openvino import LIBRARY, X86
+from raymodel.model.openvino import LIBRARY, X86, find_precision
 from raymodel.observe.slow_paths import take_slow_path
+from raymodel.serve.capacity import CachePlan, key_value_bytes, plan_cache
 from raymodel.serve.engine import Engine
 from raymodel.serve.form import Grammars
 from raymodel.serve.memory import available_memory_bytes
+from raymodel.serve.room import openvino_bytes
 from raymodel.serve.runner import Runner
 from raymodel.serve.spec import EngineName, EngineWeights
 from raymodel.serve.torch_runner import TorchRunner
 from raymodel.tasks.boundaries import end_tokens
 
 _UNLIMITED_CONTEXT_TOKENS = 4096  # for models that state no limit
-_CACHE_FRAC = 0.5  # of the memory that is left; the rest is for activations, and for others
 
 
 class Choice(NamedTuple):
@@ -40,7 +42,7 @@ def build_engine(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    batch: int,
+    batch: int | None,
     queue: int,
     asked: EngineName = "auto",
     weights: EngineWeights = "f16",
@@ -51,7 +53,8 @@ def build_engine(
 
     Args:
         model: in eval mode, on its device, in the dtype it is served in.
-        batch, queue: requests at the same time, and those that may wait.
+        batch: requests at the same time; None leaves it to the memory.
+        queue: those that may wait.
         asked: what `serve.engine` says.
         weights: what `serve.weights` says.
         replicas: that may share this machine's memory.
@@ -59,6 +62,7 @@ def build_engine(
 
     Raises:
         SpecError: what was asked for cannot be had here.
+        ClusterError: the memory holds no keys and values.
         RaymodelError: what OpenVINO was asked for fails; see `OpenVinoRunner`.
     """
     load = load or (lambda: model)
@@ -75,7 +79,7 @@ def build_engine(
 def _build_runner(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    batch: int,
+    batch: int | None,
     asked: EngineName,
     weights: EngineWeights,
     replicas: int,
@@ -92,7 +96,14 @@ def _build_runner(
     obstacle = None if asked == "transformers" else find_obstacle(model, tokenizer)
     if obstacle is None and asked == "auto" and platform.machine() not in X86:
         obstacle = f"on {platform.machine()} it has not been tried; ask for it: engine: openvino"
+    file = Path(str(model.config.name_or_path)) / GGUF_FILE if own else None
+    plan = None
     if asked != "transformers" and obstacle is None:
+        plan = _plan_openvino(model, weights, file, context_tokens, batch, replicas)
+        if plan is None:
+            obstacle = "the memory does not hold it beside the model in torch"
+            take_slow_path("answers without openvino", obstacle, inherent=True)
+    if plan is not None:
         from raymodel.serve.beside_runner import BesideRunner
         from raymodel.serve.openvino_runner import OpenVinoRunner
 
@@ -100,11 +111,11 @@ def _build_runner(
             first = OpenVinoRunner(
                 model,
                 tokenizer,
-                batch=batch,
-                context_tokens=context_tokens,
+                batch=plan.rows,
+                context_tokens=plan.context_tokens,
                 type=own or weights,
-                cache_bytes=int(available_memory_bytes() * _CACHE_FRAC) // replicas,
-                file=Path(str(model.config.name_or_path)) / GGUF_FILE if own else None,
+                cache_bytes=plan.budget_bytes,
+                file=file,
             )
         except ArtifactError as error:
             if asked == "openvino" or weights != "f16" or own is not None:
@@ -113,7 +124,7 @@ def _build_runner(
             take_slow_path("answers without openvino", obstacle)
         else:
             model_bytes = sum(weight.nbytes for weight in model.parameters())
-            runner = BesideRunner(first, load, model_bytes, grammars)
+            runner = BesideRunner(first, load, model_bytes, grammars, replicas)
             return runner, _asked_for(asked) or "it is the fastest on a CPU for this model"
     if asked == "openvino":
         raise SpecError(f"serve.engine is openvino, and {obstacle}; set serve.engine: auto")
@@ -123,8 +134,43 @@ def _build_runner(
             f"serve.weights is {weights}, with which the engine openvino alone computes, and {why}"
             "; leave serve.weights out"
         )
-    torch_runner = TorchRunner(model, batch=batch, context_tokens=context_tokens, grammars=grammars)
+    torch_runner = TorchRunner(
+        model,
+        batch=batch,
+        context_tokens=context_tokens,
+        grammars=grammars,
+        replicas=replicas,
+    )
     return torch_runner, _asked_for(asked) or f"openvino cannot: {obstacle}"
+
+
+def _plan_openvino(
+    model: PreTrainedModel,
+    weights: EngineWeights,
+    file: Path | None,
+    context_tokens: int,
+    batch: int | None,
+    replicas: int,
+) -> CachePlan | None:
+    """What the memory holds beside OpenVINO's own weights; None where it does not hold those."""
+    precision = find_precision(model.dtype)
+    needed = openvino_bytes(
+        sum(weight.numel() for weight in model.parameters()),
+        precision,
+        weights,
+        gguf_bytes=None if file is None else file.stat().st_size,
+    )
+    left = available_memory_bytes()
+    if needed > left:
+        return None
+    return plan_cache(
+        left_bytes=left - needed,
+        token_bytes=key_value_bytes(model.config, precision),
+        context_tokens=context_tokens,
+        device="cpu",
+        asked_rows=batch,
+        replicas=replicas,
+    )
 
 
 def _asked_for(asked: EngineName) -> str:

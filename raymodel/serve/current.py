@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import Message
 
-from raymodel.errors import ClusterError
-from raymodel.evaluate.cost import size_of
 from raymodel.heap import give_back_freed_memory
 from raymodel.serve.bodies import replay
 from raymodel.serve.canary import Outcome, Outcomes, is_worse
 from raymodel.serve.flow import Filtered, tell_notices
 from raymodel.serve.follow import LOOK_S, Refused, Told, Version
-from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.spec import CanarySpec
-from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
     from raymodel.serve.service import Service
@@ -110,7 +106,6 @@ class Current:
             Exception: the new one does not load, whatever the reason; the old one stays.
             CanaryError: it fails requests.
         """
-        _check_room(version.location)
         new = self._load(version)
         if canary is not None:
             self._try(new, canary)
@@ -165,16 +160,6 @@ def _retire(loaded: _Loaded) -> None:
     del loaded.service, loaded.app
     gc.collect()
     give_back_freed_memory()
-
-
-def _check_room(folder: Location) -> None:
-    """Raises ClusterError for a model that the memory cannot hold beside the one that is there."""
-    needed, left = size_of(folder), available_memory_bytes()
-    if needed > left:
-        raise ClusterError(
-            f"its weights have {needed / 1e9:.1f} GB, and beside the model that is served "
-            f"{left / 1e9:.1f} GB are left; free some, or start the application anew"
-        )
 
 
 class AskWatcher(Protocol):

@@ -10,7 +10,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from raymodel.observe.slow_paths import take_slow_path
+from raymodel.serve.capacity import plan_cache
 from raymodel.serve.forward import CachedForward, find_cache_word, takes
+from raymodel.serve.memory import free_bytes
 from raymodel.serve.slots import SlotDecoder
 
 # Rotary scalings whose frequencies follow the longest row of a batch: a row's answer would depend
@@ -26,6 +28,7 @@ class Decoder(Protocol):
 
     mode: str
     num_slots: int
+    context_tokens: int
     lengths: list[int]
     reads_in_pieces: bool
     """Whether it has `extend`."""
@@ -34,6 +37,8 @@ class Decoder(Protocol):
     def extend(self, tokens: Sequence[int], *, every: bool = False) -> torch.Tensor: ...
     def step(self, tokens: Sequence[int]) -> torch.Tensor: ...
     def release(self, row: int, num_running: int) -> None: ...
+    def has_room(self, num_rows: int, length: int) -> bool: ...
+    def facts(self) -> dict[str, Any]: ...
 
 
 class SingleDecoder:
@@ -47,8 +52,9 @@ class SingleDecoder:
     num_slots = 1
     reads_in_pieces = False  # nobody else waits for a step
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, context_tokens: int) -> None:
         self.model = model
+        self.context_tokens = context_tokens
         self.lengths: list[int] = []
         self._tokens: list[int] = []
         self._cache: Any = None
@@ -76,6 +82,14 @@ class SingleDecoder:
         """Forgets the row."""
         self.lengths, self._tokens, self._cache = [], [], None
 
+    def has_room(self, num_rows: int, length: int) -> bool:
+        """For the one there is."""
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """What its cache takes, the model knows."""
+        return {}
+
     @property
     def has_cache(self) -> bool:
         """Whether the model has brought a cache of the row."""
@@ -87,17 +101,45 @@ class SingleDecoder:
         return logits_1TV
 
 
-def build_decoder(model: PreTrainedModel, num_slots: int, context_tokens: int) -> Decoder:
-    """Slots where they give the model's own logits, else one request at a time: a slow path."""
+def build_decoder(
+    model: PreTrainedModel, num_slots: int | None, context_tokens: int, replicas: int = 1
+) -> Decoder:
+    """Slots where they give the model's own logits, else one request at a time: a slow path.
+
+    Args:
+        num_slots: None leaves it to the memory.
+        context_tokens: fewer where the memory holds fewer.
+        replicas: that may share this machine's memory.
+
+    Raises:
+        ClusterError: the memory holds no keys and values.
+    """
     obstacle = find_obstacle(model)
     if obstacle is None:
-        return SlotDecoder(model, num_slots, context_tokens)
+        plan = plan_cache(
+            left_bytes=free_bytes(model.device.type),
+            token_bytes=_token_bytes(model),
+            context_tokens=context_tokens,
+            device=model.device.type,
+            asked_rows=num_slots,
+            replicas=replicas,
+        )
+        return SlotDecoder(model, plan.rows, plan.context_tokens, plan)
     name = type(model).__name__
     take_slow_path(SingleDecoder.what, f"{name} cannot be batched continuously: {obstacle}")
-    single = SingleDecoder(model)
+    single = SingleDecoder(model, context_tokens)
     if not _keeps_cache(single):
         take_slow_path("reads the whole text again for each token", f"{name} gives no cache")
     return single
+
+
+@torch.inference_mode()
+def _token_bytes(model: PreTrainedModel) -> int:
+    """Of the keys and values of one token: seen, as a layer may keep them for fewer heads than the
+    configuration names, or for none."""
+    decoder = SlotDecoder(model, num_slots=1, context_tokens=2)
+    decoder.prefill([[1, 2]])
+    return decoder.token_bytes
 
 
 @torch.inference_mode()

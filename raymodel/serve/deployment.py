@@ -24,6 +24,7 @@ from ray.serve.exceptions import RayServeException
 from starlette.types import Message
 
 from raymodel.cluster.spec import ClusterSpec
+from raymodel.serve.capacity import UNASKED_TOKENS, find_rows
 from raymodel.serve.current import Current, Follower
 from raymodel.serve.filters.load import build_filters
 from raymodel.serve.flow import Flow
@@ -35,7 +36,6 @@ from raymodel.serve.refusal import starting
 from raymodel.serve.relay import ACCEPT_S, Relay, Replicas, Sleep
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.own import use_folder
-from raymodel.storage.local import local_folder
 from raymodel.storage.registry import Run
 
 if TYPE_CHECKING:
@@ -78,6 +78,12 @@ class Deployed:
     classifiers: tuple[Version, ...] = ()
     """Of the filters that have a model, in their order; see `serve.filters`."""
 
+    @property
+    def rows(self) -> int:
+        """Requests that a replica is given at the same time."""
+        device = "cuda" if self.cluster.gpus_per_worker else "cpu"
+        return find_rows(self.spec, self.model.task, device)
+
 
 def build_deployments(deployed: Deployed) -> serve.Application:
     """The application, not yet running."""
@@ -113,7 +119,7 @@ def _model_deployment(
         autoscaling: dict[str, Any] = {
             "min_replicas": spec.replicas.min,
             "max_replicas": spec.replicas.max,
-            "target_ongoing_requests": spec.batch,
+            "target_ongoing_requests": deployed.rows,
         }
         if not spec.replicas.min:
             # One to begin with, which shows that the model can be served.
@@ -128,7 +134,7 @@ def _model_deployment(
         },
         # Beyond what the service takes, so that it refuses what is too much for it alone; and room
         # to say how it is while it is full.
-        max_ongoing_requests=spec.batch + spec.queue + SPARE_REQUESTS,
+        max_ongoing_requests=deployed.rows + spec.queue + SPARE_REQUESTS,
         max_queued_requests=spec.queue,
         # Once more for a hiccup of the storage; a broken model fails at once and again.
         max_constructor_retry_count=2,
@@ -220,14 +226,13 @@ def _load(deployed: Deployed, version: Version, name: str | None = None) -> Serv
     cores = os.cpu_count() or 1
     replicas = deployed.spec.replicas.max
     torch.set_num_threads(cluster.threads_per_worker or max(1, cores // replicas))
-    with local_folder(version.location) as folder:
-        return load_service(
-            folder,
-            version.task,
-            name=name or deployed.name,
-            spec=deployed.spec,
-            wants_gpu=cluster.gpus_per_worker > 0 and name is None,
-        )
+    return load_service(
+        version.location,
+        version.task,
+        name=name or deployed.name,
+        spec=deployed.spec,
+        wants_gpu=cluster.gpus_per_worker > 0 and name is None,
+    )
 
 
 # ---- the documents -------------------------------------------------------------------------------
@@ -421,16 +426,20 @@ def _ground(relay: Relay, deployed: Deployed) -> Grounded:
         return found
 
     return Grounded(
-        relay, embedder, find, deployed.spec.max_tokens, (relay.health, embedder.health)
+        relay,
+        embedder,
+        find,
+        deployed.spec.max_tokens or UNASKED_TOKENS,
+        (relay.health, embedder.health),
     )
 
 
 def build_gate(behind: Relay | Grounded, deployed: Deployed) -> Gate:
     """The gate before the replicas."""
     spec = deployed.spec
-    at_once, gates = spec.batch + spec.queue, num_gates(spec)
+    at_once, gates = deployed.rows + spec.queue, num_gates(spec)
     flow = Flow(
-        slots=max(1, spec.batch * max(1, spec.replicas.min) // gates),
+        slots=max(1, deployed.rows * max(1, spec.replicas.min) // gates),
         room=at_once * math.ceil(spec.replicas.max / gates) + SPARE_REQUESTS,
     )
     return Gate(behind, behind.health, flow, deployed.rules, deployed.name)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from raymodel.errors import ArtifactError, RequestError, StorageError
 from raymodel.modality.text import TextProcessor
 from raymodel.model.gguf import GgufType, check_gguf, whole_file, write_gguf
-from raymodel.model.gguf_file import GGUF_FILE, gguf_type
+from raymodel.model.gguf_file import gguf_type
+from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.load import check_folder, is_quantised
 from raymodel.model.purpose import find_task
 from raymodel.model.stored import StoredWeights

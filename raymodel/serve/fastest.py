@@ -26,6 +26,7 @@ from raymodel.serve.calls import Call, find_obstacle
 from raymodel.serve.fill import PASS_TOKENS
 from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.passes import Pass, TorchPass
+from raymodel.serve.room import COMPILED_COPIES
 from raymodel.serve.spec import DtypeName, EngineName
 from raymodel.serve.trial import Case, Measured, find_fault, measure, pick
 
@@ -35,8 +36,6 @@ _X86 = ("x86_64", "AMD64")
 # A whole batch that takes less is not worth seconds at each start: HTTP takes longer.
 _QUICK_S = 0.01
 _FEWEST_PASS_TOKENS, _MOST_PASS_TOKENS = 16, 4096
-# Of the weights in fp32: those of the reference, in bf16, and twice of OpenVINO, at the same time.
-_COPIES = 3.5
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,8 @@ class Chooser:
                 took_s = min(_time(own, largest) for _ in range(3))
             if took_s < _QUICK_S:
                 return f"a whole batch takes it {1e3 * took_s:.1f} ms"
-        needed = int(_COPIES * 4 * sum(weight.numel() for weight in self._model.parameters()))
+        numbers = sum(weight.numel() for weight in self._model.parameters())
+        needed = int(COMPILED_COPIES * 4 * numbers)
         left = available_memory_bytes() // self._replicas
         if needed > left:
             said = f"trying others takes {needed / 1e9:.1f} GB, and {left / 1e9:.1f} GB are left"

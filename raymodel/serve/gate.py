@@ -140,7 +140,9 @@ class Gate:
                 "the bearer token is missing or wrong; send `Authorization: Bearer TOKEN`",
                 code="invalid_api_key",
             )
-        if scope["path"] == "/metrics" and scope["method"] == "GET":
+        if scope["path"] == "/metrics":
+            if scope["method"] not in ("GET", "HEAD"):
+                raise wrong_method(scope["method"], scope["path"], "GET, HEAD")
             await _respond(send, self._metrics.text(), CONTENT_TYPE, 200, {})
             return
         self._quota.take(key)

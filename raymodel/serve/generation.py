@@ -16,8 +16,10 @@ from raymodel.errors import ClusterError, FormError
 from raymodel.modality.chat import Tool, Turn
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
+from raymodel.serve.capacity import longest_answer, unasked_answer
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
+from raymodel.serve.described import EVENTS
 from raymodel.serve.filters.outlet import FilteredPieces
 from raymodel.serve.filters.values import admit_turns, admit_whole
 from raymodel.serve.generation_protocol import (
@@ -67,7 +69,8 @@ class GenerationService(Service):
         self._texts = TokenTexts(self.tokenizer)
         self._asked = Asked(
             context_tokens=self.engine.context_tokens,
-            max_tokens=self.spec.max_tokens,
+            max_tokens=longest_answer(self.spec, self.engine.context_tokens),
+            unasked_tokens=unasked_answer(self.spec, self.engine.context_tokens),
             # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
             vocab_size=self.model.config.get_text_config(decoder=True).vocab_size,
         )
@@ -75,9 +78,12 @@ class GenerationService(Service):
     def router(self) -> APIRouter:
         """OpenAI's three ways of asking for text, and `/tokenize`."""
         router = APIRouter(route_class=JsonRoute)
-        router.post("/v1/completions", response_model=None)(self.complete)
-        router.post("/v1/chat/completions", response_model=None)(self.chat)
-        router.post("/v1/responses", response_model=None)(self.respond)
+        for path, answer in (
+            ("/v1/completions", self.complete),
+            ("/v1/chat/completions", self.chat),
+            ("/v1/responses", self.respond),
+        ):
+            router.post(path, response_model=None, responses=EVENTS)(answer)
         router.post("/tokenize", response_model=TokenizeResponse)(self.tokenize)
         return router
 
@@ -91,7 +97,9 @@ class GenerationService(Service):
             "chat_template": "model" if self._format.has_template else "plain",
             "tools": self._tools.told,
             "context_tokens": self.engine.context_tokens,
-            "max_tokens": self.spec.max_tokens,
+            "max_tokens": self._asked.max_tokens,
+            "unasked_tokens": self._asked.unasked_tokens,
+            "rows": self.num_rows,
             "active": self.engine.num_active,
             "waiting": self.engine.num_waiting,
             "generated_tokens": self.engine.num_generated,
@@ -101,6 +109,10 @@ class GenerationService(Service):
     def probe(self) -> None:
         ids = torch.arange(min(8, self._asked.vocab_size, self.engine.context_tokens))
         self.model(input_ids=ids[None].to(self.model.device))
+
+    @property
+    def num_rows(self) -> int:
+        return self.engine.runner.num_slots
 
     @property
     def is_healthy(self) -> bool:

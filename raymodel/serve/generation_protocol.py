@@ -45,7 +45,11 @@ class GenerationRequest(SamplingRequest):
     n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = None
     """So many answers to each prompt, 1 by default. With `seed` the i-th of them, from 0, is the
     one that `seed + i` gives alone."""
-    best_of: Any = Field(default=None, validate_default=True)
+    best_of: Any = Field(
+        default=None,
+        validate_default=True,
+        json_schema_extra={"type": ["integer", "null"], "minimum": 1, "maximum": 128},
+    )
     """Not supported but for the value of `n`, with which it changes nothing."""
     bad_words: Annotated[Any, unless([])] = None
     skip_special_tokens: Annotated[Any, unless(True)] = None

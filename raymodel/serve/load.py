@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raymodel.errors import RaymodelError
+from raymodel.errors import ArtifactError, RaymodelError
+from raymodel.model.stored_numbers import find_stored_numbers
+from raymodel.serve.memory import available_memory_bytes, free_bytes
+from raymodel.serve.room import check_room, find_need
 from raymodel.serve.spec import DtypeName, ServeSpec
+from raymodel.storage.local import local_folder
+from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
 if TYPE_CHECKING:
@@ -26,45 +31,83 @@ def service_of(task: str) -> type[Service]:
 
 
 def load_service(
-    folder: Path, task_name: str, *, name: str, spec: ServeSpec, wants_gpu: bool = False
+    folder: Location | Path, task_name: str, *, name: str, spec: ServeSpec, wants_gpu: bool = False
 ) -> Service:
-    """Loads the model and processor of a local folder; no code and no pickle from it is run.
+    """Loads the model and processor of a folder; no code and no pickle from it is run.
 
     Args:
+        folder: on a disk or in a bucket.
         wants_gpu: a model that finds no GPU is served all the same, as a slow path.
 
     Raises:
         ArtifactError: the folder does not hold what it should, or what it holds does not answer.
         SpecError: what `serve.engine` asks for cannot be had.
+        ClusterError: the memory does not hold it.
     """
     from raymodel.model.kernels import find_device, note_attention, note_processor
-    from raymodel.model.load import load_for_use
-    from raymodel.serve.probe import check_model, check_outputs
+    from raymodel.serve.probe import check_outputs
 
+    location = folder if isinstance(folder, Location) else Location.parse(str(folder))
     device = find_device(wants_gpu)
+    _check_room(location, task_name, spec, device)
+    with local_folder(location) as local:
+        model, task = _load(local, task_name, spec, device)
+        note_attention(model)
+        note_processor(task.processor)
+        service = service_of(task_name)(model, task, name=name, spec=spec)
+        try:
+            check_outputs(service, local)
+            service.settle()
+        except RaymodelError:
+            service.close()
+            raise
 
-    def load() -> tuple[PreTrainedModel, Task]:
-        model, task = load_for_use(folder, task_name)
-        check_model(model, task, folder)
-        dtype = serving_dtype(model.config, device, spec.dtype)
-        model.to(device, dtype)  # type: ignore[arg-type]  # mistyped
-        return model, task
+    def load_again() -> PreTrainedModel:
+        with local_folder(location) as local:
+            return _load(local, task_name, spec, device)[0]
 
-    model, task = load()
-    note_attention(model)
-    note_processor(task.processor)
-    service = service_of(task_name)(model, task, name=name, spec=spec)
-    try:
-        check_outputs(service, folder)
-        service.settle()
-    except RaymodelError:
-        service.close()
-        raise
     if not service.needs_model:
         # Frees the weights, which the engine has its own of.
         model.to("meta")  # type: ignore[arg-type]  # mistyped
-        service.reload = lambda: load()[0]
+        service.reload = load_again
     return service
+
+
+def _load(
+    folder: Path, task_name: str, spec: ServeSpec, device: str
+) -> tuple[PreTrainedModel, Task]:
+    from raymodel.model.load import load_for_use
+    from raymodel.serve.probe import check_model
+
+    model, task = load_for_use(folder, task_name)
+    check_model(model, task, folder)
+    dtype = serving_dtype(model.config, device, spec.dtype)
+    model.to(device, dtype)  # type: ignore[arg-type]  # mistyped
+    return model, task
+
+
+def _check_room(folder: Location, task_name: str, spec: ServeSpec, device: str) -> None:
+    """Raises ClusterError for a model that the memory cannot hold."""
+    try:
+        stored = find_stored_numbers(folder)
+    except ArtifactError:
+        stored = None
+    if stored is None:  # what is damaged or missing, loading says in the words of all who load
+        return
+    need = find_need(
+        stored,
+        task_name,
+        device=device,
+        dtype=_served_in(stored.dtype, device, spec.dtype),
+        engine=spec.engine,
+        weights=spec.weights,
+    )
+    check_room(
+        need,
+        stored,
+        left_bytes=available_memory_bytes(),
+        device_left_bytes=0 if device == "cpu" else free_bytes(device),
+    )
 
 
 def serving_dtype(config: PretrainedConfig, device: str, asked: DtypeName = "auto") -> torch.dtype:
@@ -72,21 +115,27 @@ def serving_dtype(config: PretrainedConfig, device: str, asked: DtypeName = "aut
     computes in it fast; else fp32."""
     import torch
 
+    saved = getattr(config, "dtype", None) or torch.float32
+    dtype: torch.dtype = getattr(
+        torch, _served_in(str(saved).removeprefix("torch."), device, asked)
+    )
+    return dtype
+
+
+def _served_in(saved: str, device: str, asked: DtypeName) -> str:
     from raymodel.model.kernels import has_fast_bf16
     from raymodel.observe.slow_paths import take_slow_path
 
-    saved = getattr(config, "dtype", None) or torch.float32
     if asked != "auto":
         if asked == "bfloat16" and not has_fast_bf16(device):
             why = f"serve.dtype is {asked}, in which this {device} computes no faster"
             take_slow_path(f"computes in {asked}", why, inherent=True)
-        return torch.float32 if asked == "float32" else torch.bfloat16
-    if saved == torch.bfloat16 and has_fast_bf16(device):
-        return torch.bfloat16
-    if saved == torch.float16 and device == "cuda":
-        return torch.float16
-    if saved in (torch.bfloat16, torch.float16):
-        name = str(saved).removeprefix("torch.")
-        why = f"the model is saved in {name}, in which this {device} computes no faster"
+        return asked
+    if saved == "bfloat16" and has_fast_bf16(device):
+        return saved
+    if saved == "float16" and device == "cuda":
+        return saved
+    if saved in ("bfloat16", "float16"):
+        why = f"the model is saved in {saved}, in which this {device} computes no faster"
         take_slow_path("computes in float32", why, inherent=True)
-    return torch.float32
+    return "float32"

@@ -21,6 +21,15 @@ def available_memory_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> 
     return min(left)
 
 
+def free_bytes(device: str) -> int:
+    """What may still be taken of a device's memory: `cpu`, or `cuda`, of which it is this one's."""
+    if device == "cpu":
+        return available_memory_bytes()
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
+
+
 def _available(meminfo: Path) -> int:
     for line in meminfo.read_text().splitlines():
         if line.startswith("MemAvailable:"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from raymodel.modality.chat import Turn
 from raymodel.serve.protocol import Ignored, Text, WireModel, unless
@@ -28,8 +28,35 @@ class TextPart(WireModel):
     text: Text
 
 
+_NULL, _SAID = {"type": "null"}, {"not": {"type": "null"}}
+# What the validators below ask of each role, for who reads `/openapi.json`.
+_BY_ROLE: list[Any] = [
+    {"properties": {"role": {"enum": ["assistant"]}, "tool_call_id": _NULL}},
+    {
+        "properties": {
+            "role": {"enum": ["system", "developer", "user"]},
+            "content": _SAID,
+            "tool_calls": _NULL,
+            "tool_call_id": _NULL,
+        },
+        "required": ["content"],
+    },
+    {
+        "properties": {
+            "role": {"enum": ["tool"]},
+            "content": _SAID,
+            "tool_calls": _NULL,
+            "tool_call_id": _SAID,
+        },
+        "required": ["content", "tool_call_id"],
+    },
+]
+
+
 class Message(WireModel):
     """One turn of a conversation."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": _BY_ROLE})
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     """`tool` brings the result of a call."""

@@ -20,10 +20,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, ClusterError
-from raymodel.model.gguf import GgufType, head_size, num_rows, write_gguf
-from raymodel.model.gguf_file import GGUF_FILE
+from raymodel.model.gguf import GgufType, num_rows, write_gguf
+from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.openvino import cpu_properties, find_precision
 from raymodel.serve.answer import Answer, Scored
+from raymodel.serve.capacity import key_value_bytes
 from raymodel.serve.runner import Made, Runner, Tokens
 from raymodel.serve.sampling import Sampling
 
@@ -81,7 +82,7 @@ class OpenVinoRunner(Runner):
         self.num_slots = batch
         self._precision = find_precision(model.dtype)
         self._type = type
-        token_bytes = _token_bytes(model.config, self._precision)
+        token_bytes = key_value_bytes(model.config, self._precision)
         blocks = _plan_blocks(batch * context_tokens, cache_bytes // token_bytes, context_tokens)
         self._cache_tokens = blocks * _BLOCK_TOKENS
         self._cache_bytes = self._cache_tokens * token_bytes
@@ -249,12 +250,6 @@ class _InMemory:
 
     def read(self, name: str) -> torch.Tensor:
         return self._weights[name]
-
-
-def _token_bytes(config: Any, precision: str) -> int:
-    """Of the keys and values of one token, in all layers."""
-    numbers: int = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config)
-    return numbers * {"bfloat16": 2, "float32": 4}[precision]
 
 
 def _plan_blocks(wanted_tokens: int, affordable_tokens: int, context_tokens: int) -> int:

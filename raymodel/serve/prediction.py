@@ -26,6 +26,8 @@ from raymodel.heap import give_back_freed_memory
 from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.calls import find_obstacle, recorded
+from raymodel.serve.capacity import WHOLE_TOKENS
+from raymodel.serve.described import PLAIN_TEXT, schema_of
 from raymodel.serve.fastest import Choice, Chooser
 from raymodel.serve.fill import next_batch
 from raymodel.serve.filters.chain import refused
@@ -63,7 +65,7 @@ class _Waiting(NamedTuple):
 class PredictionService(Service):
     """A model whose answers come whole.
 
-    Inputs wait only while the model is busy: the next forward pass takes up to `spec.batch` of
+    Inputs wait only while the model is busy: the next forward pass takes up to `num_rows` of
     those that came meanwhile, so a single request is never delayed in the hope of company. Which
     of them, `next_batch` says.
     """
@@ -97,12 +99,23 @@ class PredictionService(Service):
             case (("label" | "labels"), ["text"]):
                 router.post("/classify", response_model=ClassifyResponse)(self.classify)
             case "text", [_] if kinds == ["audio"]:
-                router.post("/v1/audio/transcriptions", response_model=None)(self.transcribe)
+                path = "/v1/audio/transcriptions"
+                router.post(path, response_model=None, responses=PLAIN_TEXT)(self.transcribe)
             case "vector", [role] if kinds == ["text"]:
                 VectorRoutes(self, role).add_to(router)
             case "scores", [query, document]:
                 ScoreRoutes(self, (query, document)).add_to(router)
         return router
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        one = {
+            "type": "object",
+            "properties": {role: schema_of(field) for role, field in self._given.items()},
+            "required": self._required,
+            "additionalProperties": False,
+        }
+        several = {"type": "array", "items": one, "minItems": 1}
+        return {"PredictRequest": {"inputs": {"anyOf": [one, several]}}}
 
     def state(self) -> dict[str, Any]:
         """What is asked for, labels, limits and load."""
@@ -118,6 +131,7 @@ class PredictionService(Service):
             "waiting": len(self._waiting),
             "answered": self._num_answered,
             "batches": self._num_batches,
+            "rows": self.num_rows,
         }
 
     def probe(self) -> None:
@@ -135,7 +149,7 @@ class PredictionService(Service):
             self._predict([rehearsal.short], Limits(max_new_tokens=1))
             if find_obstacle(calls) is None:
                 batches = rehearsal.batches(
-                    self._predict, most_rows=spec.batch, most_tokens=self.max_input_tokens
+                    self._predict, most_rows=self.num_rows, most_tokens=self.max_input_tokens
                 )
                 calls.clear()
                 for rows in batches:
@@ -379,7 +393,7 @@ class PredictionService(Service):
             return []
         taken = next_batch(
             [self.count_tokens([each.row]) for each in waiting],
-            self.spec.batch,
+            self.num_rows,
             self._computed.pass_tokens,
         )
         left = set(range(len(waiting))).difference(taken)
@@ -388,13 +402,15 @@ class PredictionService(Service):
 
     def _retry_after_s(self) -> int:
         """When those that wait are answered, batch after batch, each as long as the last."""
-        return max(1, math.ceil(len(self._waiting) / self.spec.batch * self._batch_s))
+        return max(1, math.ceil(len(self._waiting) / self.num_rows * self._batch_s))
 
     @torch.inference_mode()
     def _predict(self, rows: list[Features], limits: Limits | None = None) -> list[Answer]:
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: [row.get(name) for row in rows] for name in names}
-        limits = limits or Limits(max_new_tokens=self.spec.max_tokens, beams=self.spec.beams)
+        limits = limits or Limits(
+            max_new_tokens=self.spec.max_tokens or WHOLE_TOKENS, beams=self.spec.beams
+        )
         return self.task.predict(self._computed.model, columns, limits)
 
 

@@ -13,17 +13,19 @@ Source: https://platform.openai.com/docs/api-reference
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from raymodel.serve.problems import UNKNOWN_FIELD
 
@@ -38,6 +40,25 @@ def check_unicode(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(check_unicode)]
+
+
+class Described(AfterValidator):
+    """A check that `/openapi.json` tells of.
+
+    Args:
+        check: see `AfterValidator`.
+        said: what it means, in words of JSON Schema.
+    """
+
+    def __init__(self, check: Any, said: Mapping[str, Any]) -> None:
+        super().__init__(check)
+        object.__setattr__(self, "said", said)  # its base is frozen
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        said: Mapping[str, Any] = self.said  # type: ignore[attr-defined]
+        return {**handler(schema), **said}
 
 
 def _is_same(value: object, allowed: object) -> bool:
@@ -76,7 +97,7 @@ def unless(*allowed: Any) -> Any:
             f"{info.field_name} out"
         )
 
-    return AfterValidator(check)
+    return Described(check, {"enum": [None, *allowed], "description": "Not supported."})
 
 
 Ignored = Annotated[Any, Field(description="Taken, and without effect.")]
@@ -103,6 +124,31 @@ class ErrorResponse(BaseModel):
     """The body of every answer that is not 2xx."""
 
     error: ErrorDetail
+
+
+class Status(BaseModel):
+    """How the server is; `/health` tells more beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: str
+
+
+class ModelCard(BaseModel):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    """When the server began with it, in seconds since 1970."""
+    owned_by: str = "raymodel"
+
+
+class ModelList(BaseModel):
+    """All that are."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
 
 
 def usage(prompt_tokens: int, completion_tokens: int = 0) -> Usage:

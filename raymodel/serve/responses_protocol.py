@@ -21,6 +21,8 @@ from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
 
 LOGPROBS = "message.output_text.logprobs"
 """What `include` says to be told log-probabilities."""
+# No part of these answers; clients ask for it whatever the model is.
+_REASONING = "reasoning.encrypted_content"
 
 
 class ContentPart(WireModel):
@@ -102,23 +104,25 @@ class ResponsesRequest(SamplingRequest):
     """A turn of the system before them."""
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     """Longest answer; by default what `serve.max_tokens` and the context allow."""
-    include: list[str] | None = None
+    include: list[str] | None = Field(
+        default=None, json_schema_extra={"items": {"enum": [LOGPROBS, _REASONING]}}
+    )
     """`message.output_text.logprobs`: tell how probable each token of the answer was."""
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] | None = None
     """Beside each so many of the likeliest ones, with the above."""
     text: TextConfig | None = None
     """The form of the answer."""
 
-    previous_response_id: str | None = None
+    previous_response_id: str | None = Field(default=None, json_schema_extra={"enum": [None]})
     """Not supported: this server keeps no answers."""
-    conversation: Any = None
+    conversation: Any = Field(default=None, json_schema_extra={"enum": [None]})
     """Not supported, as above."""
-    store: bool | None = None
+    store: bool | None = Field(default=None, json_schema_extra={"enum": [None, False]})
     """Nothing is stored; `true` is refused."""
-    background: bool | None = None
+    background: bool | None = Field(default=None, json_schema_extra={"enum": [None, False]})
     """Not supported: an answer is waited for."""
     prompt: Annotated[Any, unless()] = None
-    tools: Any = None
+    tools: Any = Field(default=None, json_schema_extra={"enum": [None, []]})
     """Not supported: `/v1/chat/completions` takes tools."""
     tool_choice: Annotated[Any, unless("none", "auto")] = None
     reasoning: Annotated[Any, unless({})] = None
@@ -148,8 +152,7 @@ class ResponsesRequest(SamplingRequest):
     @classmethod
     def _known(cls, include: list[str] | None) -> list[str] | None:
         for name in include or ():
-            # Reasoning is no part of these answers; clients ask for it whatever the model is.
-            if name not in (LOGPROBS, "reasoning.encrypted_content"):
+            if name not in (LOGPROBS, _REASONING):
                 raise ValueError(f"{ascii(name)[:80]} is not told here; {LOGPROBS} is")
         return include
 

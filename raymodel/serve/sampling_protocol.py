@@ -43,7 +43,9 @@ class SamplingRequest(WireModel):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """Divides the logits above zero of tokens that stand in the prompt or in the answer, and
     multiplies those below; 1, nothing, by default."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        default=None, json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,9}$"}}
+    )
     """Token id → what is added to its logit."""
 
     stop: str | list[str] | None = None

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from raymodel.observe.slow_paths import as_content, slow_paths
+from raymodel.serve.capacity import find_rows
 from raymodel.serve.filters.chain import NO_FILTERS, Filters
 from raymodel.serve.refusal import Refusal, too_many_characters
 from raymodel.serve.spec import ServeSpec
@@ -66,6 +67,11 @@ class Service(ABC):
     def state(self) -> dict[str, Any]:
         """What `/health` tells of this kind: how it runs, how much it does now."""
 
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Name of a request → its fields of which this model takes less than others, each as JSON
+        Schema."""
+        return {}
+
     @abstractmethod
     def probe(self) -> None:
         """Runs the model once, on something that any of its kind can be asked."""
@@ -76,6 +82,11 @@ class Service(ABC):
         Raises:
             SpecError: what `serve.engine` asks for cannot be had.
         """
+
+    @property
+    def num_rows(self) -> int:
+        """Requests, or rows of them, that it answers at the same time."""
+        return find_rows(self.spec, self.task.name, self.model.device.type)
 
     @property
     @abstractmethod
@@ -115,7 +126,7 @@ class Service(ABC):
 
     def check_room(self, num_inputs: int, param: str) -> int:
         """How many inputs find a place here; raises Refusal (400) for more in one request."""
-        room = self.spec.queue + self.spec.batch
+        room = self.spec.queue + self.num_rows
         if num_inputs > room:
             raise Refusal(
                 400,

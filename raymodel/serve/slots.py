@@ -18,6 +18,7 @@ import torch
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
+from raymodel.serve.capacity import CachePlan
 from raymodel.serve.forward import CachedForward
 
 _FIRST_CAPACITY = 256  # doubled when a row outgrows it, so short chats never pay for a long context
@@ -27,7 +28,7 @@ _FIRST_CAPACITY = 256  # doubled when a row outgrows it, so short chats never pa
 class _Cursor:
     """Where the layers write in the forward pass that is under way; shared by all of them."""
 
-    num_rows: int
+    num_rows: int = 1
     """Rows of the store."""
     capacity: int = _FIRST_CAPACITY
     first_row: int = 0
@@ -88,13 +89,15 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         num_rows = len(key_states)
         return self.keys[:num_rows, :, : at.length], self.values[:num_rows, :, : at.length]
 
-    def grow(self) -> None:
-        """Moves to a store of the cursor's capacity."""
+    def resize(self) -> None:
+        """Moves to a store of the cursor's rows and capacity."""
         if self.is_initialized:
             old_keys, old_values = self.keys, self.values
             self.lazy_initialization(old_keys, old_values)
-            self.keys[:, :, : old_keys.shape[2]] = old_keys
-            self.values[:, :, : old_values.shape[2]] = old_values
+            rows = slice(min(len(old_keys), self.cursor.num_rows))
+            length = slice(min(old_keys.shape[2], self.cursor.capacity))
+            self.keys[rows, :, length] = old_keys[rows, :, length]
+            self.values[rows, :, length] = old_values[rows, :, length]
 
     def forget(self) -> None:
         """Gives the store back."""
@@ -131,6 +134,8 @@ class SlotDecoder:
     num_slots: int
     context_tokens: int
     """Longest row; the caller ends a request before it is exceeded."""
+    plan: CachePlan | None = None
+    """How much the store may hold; None sets no limit."""
     lengths: list[int] = field(default_factory=list)
     """Tokens stored for each row."""
 
@@ -138,12 +143,30 @@ class SlotDecoder:
     reads_in_pieces = True
 
     def __post_init__(self) -> None:
-        self._cursor = _Cursor(num_rows=self.num_slots)
+        self._cursor = _Cursor()
         num_layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
         self._layers = [SlotLayer(self._cursor) for _ in range(num_layers)]
         self._cache = Cache(layers=list(self._layers))
         self._row_numbers = torch.arange(self.num_slots, device=self.model.device)
         self._forward = CachedForward(self.model)
+
+    @property
+    def token_bytes(self) -> int:
+        """Of the keys and values of one token, once there are some."""
+        stores = [store for layer in self._layers for store in (layer.keys, layer.values)]
+        places = self._cursor.num_rows * self._cursor.capacity
+        return sum(store.nbytes for store in stores) // places
+
+    def has_room(self, num_rows: int, length: int) -> bool:
+        """Whether so many rows of this length find room beside each other; one alone always has."""
+        most = None if self.plan is None else self.plan.cache_tokens
+        return most is None or num_rows == 1 or num_rows * length <= most
+
+    def facts(self) -> dict[str, Any]:
+        """What `/health` tells of the store."""
+        if self.plan is None:
+            return {}
+        return {"cache_tokens": self.plan.cache_tokens, "cache_bytes": self.plan.cache_bytes}
 
     def prefill(self, prompts: Sequence[Sequence[int]], *, every: bool = False) -> torch.Tensor:
         """Reads prompts into new rows behind the running ones.
@@ -156,7 +179,7 @@ class SlotDecoder:
         """
         lengths = [len(prompt) for prompt in prompts]
         longest = max(lengths)
-        self._reserve(longest)
+        self._reserve(len(self.lengths) + len(prompts), longest)
         self._cursor.first_row, self._cursor.start = len(self.lengths), 0
         self._cursor.rows = None
         padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
@@ -180,7 +203,7 @@ class SlotDecoder:
         at, device = self._cursor, self.model.device
         at.first_row, at.start, at.rows = len(self.lengths) - 1, self.lengths[-1], None
         end = at.start + len(tokens)
-        self._reserve(end)
+        self._reserve(len(self.lengths), end)
         positions = torch.arange(at.start, end, device=device)
         logits_1TV, _ = self._forward(
             torch.tensor([tokens], device=device),
@@ -198,7 +221,7 @@ class SlotDecoder:
         at, device = self._cursor, self.model.device
         running = self.lengths[: len(tokens)]
         at.length = max(running) + 1
-        self._reserve(at.length)
+        self._reserve(len(self.lengths), at.length)
         at.rows = self._row_numbers[: len(tokens)]
         at.positions = torch.tensor(running, device=device)
         logits_N1V, _ = self._forward(
@@ -224,8 +247,9 @@ class SlotDecoder:
                     layer.move(source, target, self.lengths[source])
                 self.lengths[target] = self.lengths[source]
         self.lengths.pop()
-        if not self.lengths and self._cursor.capacity > _FIRST_CAPACITY:
-            self._cursor.capacity = _FIRST_CAPACITY
+        is_grown = self._cursor.num_rows > 1 or self._cursor.capacity > _FIRST_CAPACITY
+        if not self.lengths and is_grown:
+            self._cursor.num_rows, self._cursor.capacity = 1, _FIRST_CAPACITY
             for layer in self._layers:
                 layer.forget()
 
@@ -240,11 +264,26 @@ class SlotDecoder:
         mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
         return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
 
-    def _reserve(self, length: int) -> None:
-        capacity = self._cursor.capacity
+    def _reserve(self, num_rows: int, length: int) -> None:
+        """Has the store hold so many rows, and one of this length.
+
+        Both grow to twice as much, so that copying costs little; where the plan has no room for
+        that, the rows are those that there are, and share it evenly.
+        """
+        at = self._cursor
+        if num_rows <= at.num_rows and length <= at.capacity:
+            return
+        length = max(length, *self.lengths, 1)
+        rows, capacity = at.num_rows, at.capacity
+        while rows < num_rows:
+            rows *= 2
         while capacity < length:
             capacity *= 2
-        if capacity > self._cursor.capacity:
-            self._cursor.capacity = min(capacity, max(self.context_tokens, length))
-            for layer in self._layers:
-                layer.grow()
+        rows = max(num_rows, min(rows, self.num_slots))
+        capacity = max(length, min(capacity, self.context_tokens))
+        if self.plan is not None and rows * capacity > self.plan.cache_tokens:
+            rows = num_rows
+            capacity = max(length, min(capacity, self.plan.cache_tokens // rows))
+        at.num_rows, at.capacity = rows, capacity
+        for layer in self._layers:
+            layer.resize()

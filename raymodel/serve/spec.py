@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -159,12 +159,16 @@ class ServeSpec(ListenSpec):
     weights: EngineWeights = "f16"
     """Format of the weights in the engine `openvino`: `q8_0` holds them in eight bits, in half the
     memory, at a small loss. Of other engines the format is the model's own."""
-    batch: int = Field(default=8, ge=1, le=100_000)
-    """Requests that one replica answers at the same time."""
+    batch: int | None = Field(default=None, ge=1, le=100_000)
+    """Requests that one replica answers at the same time. By default what memory and model allow:
+    of a model that writes text up to 32 on a CPU and 64 on a GPU, as long as their keys and values
+    have room; rows of a pass of any other model 8. `raymodel plan` and `/health` say."""
     queue: int = Field(default=64, ge=1, le=1_000_000)
     """Requests that wait for a place; more are refused with 503 and Retry-After."""
-    max_tokens: Count = Field(default=256, ge=1, le=MAX_ROW_TOKENS)
-    """Longest answer of one request, in tokens."""
+    max_tokens: Count | None = Field(default=None, ge=1, le=MAX_ROW_TOKENS)
+    """Longest answer of one request, in tokens, and what one gets that names no limit. By default
+    all that the context has room for, and 512 unasked; of answers that come whole (`seq2seq_lm`)
+    256."""
     max_body: Bytes = Field(default="32MiB", ge=2**10, le=2**30)  # type: ignore[assignment]
     """Longest body of one request, as it is sent; more is refused with 413 before it is read. An
     image or a sound in base64 takes a third more than its file."""
@@ -176,6 +180,12 @@ class ServeSpec(ListenSpec):
     grace: Seconds = Field(default="30s", ge=0, le=3600)  # type: ignore[assignment]
     """How long answers under way may still take when the server is told to end (Ctrl-C, SIGTERM);
     then a stream is closed by an error event. Requests that wait are refused at once."""
+
+    def identity(self) -> dict[str, Any]:
+        """What is left to memory and model stands for what it was when it was a number: a job is
+        the same job on a machine of another size."""
+        data = super().identity()
+        return data | {"batch": self.batch or 8, "max_tokens": self.max_tokens or 256}
 
     @model_validator(mode="after")
     def _followed(self) -> ServeSpec:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, field_validator
 
 from raymodel.serve.bodies import MAX_DEPTH, depth_of
-from raymodel.serve.protocol import Ignored, Text, WireModel
+from raymodel.serve.protocol import Described, Ignored, Text, WireModel
 
 _NAME_CHARS = 64
 
@@ -26,7 +26,9 @@ def _check_name(name: str) -> str:
     return name
 
 
-FunctionName = Annotated[Text, AfterValidator(_check_name)]
+FunctionName = Annotated[
+    Text, Described(_check_name, {"pattern": rf"^[A-Za-z0-9_-]{{1,{_NAME_CHARS}}}$"})
+]
 
 
 class Function(WireModel):

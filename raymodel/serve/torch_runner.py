@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -31,19 +32,26 @@ class TorchRunner(Runner):
 
     Args:
         model: in eval mode, on its device.
-        batch: answers at the same time, if its architecture can.
-        context_tokens: of prompt and answer together.
+        batch: answers at the same time, if its architecture can; None leaves it to the memory.
+        context_tokens: of prompt and answer together; fewer where the memory holds fewer.
         grammars: of the forms that answers may be asked to have.
+        replicas: that may share this machine's memory.
     """
 
     name = "transformers"
     needs_model = True
 
     def __init__(
-        self, model: PreTrainedModel, *, batch: int, context_tokens: int, grammars: Grammars
+        self,
+        model: PreTrainedModel,
+        *,
+        batch: int | None,
+        context_tokens: int,
+        grammars: Grammars,
+        replicas: int = 1,
     ) -> None:
-        self.context_tokens = context_tokens
-        self.decoder = build_decoder(model, batch, context_tokens)
+        self.decoder = build_decoder(model, batch, context_tokens, replicas)
+        self.context_tokens = self.decoder.context_tokens
         self.mode = self.decoder.mode
         self.num_slots = self.decoder.num_slots
         self._piece = _PIECE_TOKENS.get(model.device.type, _PIECE_TOKENS["cpu"])
@@ -62,7 +70,7 @@ class TorchRunner(Runner):
         padded = max(lengths) * len(lengths)
         is_cheap = padded <= min(self._piece_of(candidate), _PADDING_FACTOR * sum(lengths))
         is_alike = is_cheap and _is_scored(candidate) == _is_scored(joining[0]) if joining else True
-        return self._reading is None and is_alike
+        return self._reading is None and is_alike and self._has_room([*joining, candidate])
 
     @torch.inference_mode()
     def join(self, answers: Sequence[Answer]) -> Tokens:
@@ -124,8 +132,17 @@ class TorchRunner(Runner):
         while len(self.decoder.lengths) > num_kept:  # not read to its end, or in vain
             self.decoder.release(len(self.decoder.lengths) - 1, len(self._rows))
 
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | self.decoder.facts()
+
     def close(self) -> None:
         """There is nothing to end."""
+
+    def _has_room(self, joining: Sequence[Answer]) -> bool:
+        """Whether the longest of all answers can become as long as it may beside the others."""
+        running = self._rows + ([self._reading] if self._reading is not None else [])
+        longest = [len(each.prompt) + each.sampling.max_tokens for each in [*running, *joining]]
+        return self.decoder.has_room(len(longest), max(longest))
 
     def _piece_of(self, answer: Answer) -> int:
         return self._scored_piece if _is_scored(answer) else self._piece

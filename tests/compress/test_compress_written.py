@@ -13,7 +13,8 @@ from raymodel.compress.spec import CompressSpec
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.modality.text import TextProcessor
 from raymodel.model.export import save_model
-from raymodel.model.gguf_file import GGUF_FILE, GgufWeights
+from raymodel.model.gguf_file import GgufWeights
+from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.load import check_folder, load_for_use, load_model, open_model
 from raymodel.model.q4 import to_q4_1
 from raymodel.serve.choice import build_engine

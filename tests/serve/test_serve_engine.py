@@ -325,7 +325,7 @@ def test_a_cache_is_found_by_both_of_its_names(word, llama, tokenizer, monkeypat
     monkeypatch.setattr(llama, "forward", spelt)
     assert find_cache_word(llama) == word
     assert find_obstacle(llama) is None
-    single = SingleDecoder(llama)
+    single = SingleDecoder(llama, 64)
     logits = [single.prefill([[5, 6, 7]]), single.step([8])]
     assert single.has_cache
     monkeypatch.undo()

@@ -100,7 +100,7 @@ def replica(generation):
 @pytest.fixture
 def gate(replica):
     spec = ServeSpec(batch=2, queue=2, grace="0s")
-    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny")
+    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=2)
     return build_gate(Relay(replica.ask, replica.ask_health, "tiny", spec.timeout), deployed)
 
 
@@ -197,7 +197,7 @@ def test_a_replica_that_hangs_is_504_before_ray_serve_gives_up(replica, monkeypa
 
     replica.current._loaded.app = hang
     spec = ServeSpec(timeout="50ms")
-    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny")
+    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=2)
     gate = build_gate(Relay(replica.ask, replica.ask_health, "tiny", spec.timeout), deployed)
     check_error(ask(gate, COMPLETION)[0], 504, "0.05 s")
 

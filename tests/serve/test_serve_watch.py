@@ -15,7 +15,6 @@ from replicas import replica_pid
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError
 from raymodel.observe.story import Story
-from raymodel.serve import current as current_module
 from raymodel.serve.canary import Outcome, Outcomes, is_worse
 from raymodel.serve.current import CanaryError, Current, Follower
 from raymodel.serve.follow import Told, Version, Watcher, find_followed, version_of
@@ -248,10 +247,6 @@ def test_what_was_begun_ends_with_the_old_model_and_what_comes_gets_the_new(
     with pytest.raises(ArtifactError):
         current.replace(version("bad"))
     assert current.health()["version"] == "new"
-    monkeypatch.setattr(current_module, "available_memory_bytes", lambda: 0)
-    (tmp_path / "model.safetensors").write_bytes(b"0" * 10)
-    with pytest.raises(Exception, match="beside the model that is served"):
-        current.replace(version("old"))
     current.close()
 
 

@@ -70,7 +70,7 @@ class Classifier(Judge[ClassifierFilterSpec]):
         is."""
         rows = [await self._service.read(self._rows, text) for text in texts]
         flat = [row for each in rows for row in each]
-        room = self._service.spec.batch
+        room = self._service.num_rows
         answers = []
         for first in range(0, len(flat), room):  # so that a long text leaves others a place
             answers += await self._service.answers(flat[first : first + room], "filter")

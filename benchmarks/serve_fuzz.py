@@ -1,0 +1,167 @@
+"""Requests that schemathesis makes of a server's own `/openapi.json`, to a tiny decoder and a tiny
+classifier: none may be answered by a status, a kind of content or a body that is not written there,
+and none by a 5xx.
+
+    pip install schemathesis
+    python benchmarks/serve_fuzz.py --cases 5000
+
+Half of the requests follow the document, half break it somewhere. Of those that follow it, answers
+are made short, so that the model takes little of the time. Prints, of each path, how often it
+answered with which status, and every fault of another kind with the request that shows it; ends
+with 1 where there is one.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from raymodel.modality.text import TextProcessor
+from raymodel.serve.app import build_app
+from raymodel.serve.generation import GenerationService
+from raymodel.serve.prediction import PredictionService
+from raymodel.serve.service import Service
+from raymodel.serve.spec import ServeSpec
+from raymodel.tasks import get_task
+from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
+
+TEXTS = ["def read_file(items): return items", "naïve café – 東京 🙂", "user: hi\nassistant: hi\n"]
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+LIMIT_OF = {
+    "/v1/completions": "max_tokens",
+    "/v1/chat/completions": "max_tokens",
+    "/v1/responses": "max_output_tokens",
+}
+MOST_TOKENS, MOST_ANSWERS = 8, 4
+TIMEOUT_S = 120
+NAME = "tiny"
+LEAST_CASES = 4
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cases", type=int, default=5000, help="requests to both, about")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    faults = 0
+    for service in services():
+        try:
+            faults += fuzz(service, arguments.cases // 2, arguments.seed)
+        finally:
+            service.close()
+    print(f"{faults} kinds of faults")
+    return int(faults > 0)
+
+
+def services() -> Iterator[Service]:
+    tokenizer = train_tiny_tokenizer(TEXTS * 3, vocab_size=300)
+    # Torch, as what is asked here is the server, and half of the fields are torch's in any case.
+    spec = ServeSpec(engine="transformers")
+    llama = build_tiny_llama(
+        vocab_size=len(tokenizer), max_positions=512, seed=10, initializer_range=0.4
+    ).eval()
+    causal_lm = get_task("causal_lm")(processor=TextProcessor(tokenizer))
+    yield GenerationService(llama, causal_lm, name=NAME, spec=spec)
+    bert = build_tiny_bert(("no", "maybe", "yes"), vocab_size=len(tokenizer)).eval()
+    classification = get_task("text_classification")(processor=TextProcessor(tokenizer))
+    yield PredictionService(bert, classification, name=NAME, spec=spec)
+
+
+def fuzz(service: Service, cases: int, seed: int) -> int:
+    """Asks about so many requests; returns how many kinds of faults there were."""
+    import schemathesis
+
+    schema = schemathesis.openapi.from_asgi("/openapi.json", build_app(service))
+    operations = [each.ok() for each in schema.get_all_operations()]
+    # Paths without a body have little to be asked in more than a few ways.
+    asked = [operation for operation in operations if operation.body]
+    faults = 0
+    for operation in operations:
+        share = cases // len(asked) // 2 if operation in asked else LEAST_CASES
+        faults += fuzz_path(operation, share, seed)
+    return faults
+
+
+def fuzz_path(operation: Any, cases: int, seed: int) -> int:
+    """The same of one path, of both kinds of requests."""
+    from schemathesis import GenerationMode
+
+    statuses: Counter[int] = Counter()
+    faults: dict[tuple[str, int], str] = {}
+    begun_s = time.perf_counter()
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+        ask_all(operation, mode, cases, seed, statuses, faults)
+    told = ", ".join(f"{count:,} × {status}" for status, count in sorted(statuses.items()))
+    took_s = time.perf_counter() - begun_s
+    print(f"{operation.method.upper():5} {operation.path:24} {told} ({took_s:.0f} s)", flush=True)
+    for message in faults.values():
+        print(f"  {message}")
+    return len(faults)
+
+
+def ask_all(
+    operation: Any,
+    mode: Any,
+    cases: int,
+    seed: int,
+    statuses: Counter[int],
+    faults: dict[tuple[str, int], str],
+) -> None:
+    import hypothesis
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis.errors import Unsatisfiable
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.core.failures import FailureGroup
+    from schemathesis.specs.openapi import checks
+
+    kinds = [
+        not_a_server_error,
+        checks.status_code_conformance,
+        checks.content_type_conformance,
+        checks.response_schema_conformance,
+    ]
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        shorten(case.body, operation.path)
+        response = case.call(timeout=TIMEOUT_S)
+        statuses[response.status_code] += 1
+        try:
+            case.validate_response(response, checks=kinds)
+        except FailureGroup as group:
+            for failure in group.exceptions:
+                seen = type(failure).__name__, response.status_code
+                faults.setdefault(seen, f"{seen}: {failure} {case.as_curl_command()}")
+
+    try:
+        ask()
+    except Unsatisfiable:  # nothing of a request without fields can be wrong
+        return
+
+
+def shorten(body: Any, path: str) -> None:
+    """Has answers be few and short that the model would write."""
+    if not isinstance(body, dict) or body.get("model") != NAME or path not in LIMIT_OF:
+        return
+    if all(body.get(limit) is None for limit in LIMITS):
+        body[LIMIT_OF[path]] = MOST_TOKENS
+    for field, most in [*((limit, MOST_TOKENS) for limit in LIMITS), ("n", MOST_ANSWERS)]:
+        if isinstance(body.get(field), float | int) and body[field] > most:
+            body[field] = most
+
+
+if __name__ == "__main__":
+    sys.exit(main())

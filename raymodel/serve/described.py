@@ -1,0 +1,136 @@
+"""What `/openapi.json` says: FastAPI's description of the routes, held to what they answer with.
+
+FastAPI knows what a route takes. Which refusals it can meet on its way, and that the gate before
+the application answers some paths itself, it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fastapi import FastAPI
+
+from raymodel import __version__
+from raymodel.serve.protocol import ErrorResponse, Status
+from raymodel.tasks.fields import FILE_KINDS, Field
+
+_REFUSED = {
+    400: "The request is wrong: what was seen, the rule, the fix.",
+    401: "The bearer token is missing or wrong.",
+    403: "The name of the host is not this server's.",
+    404: "There is no such model.",
+    408: "The body did not come in time.",
+    413: "The body is too long.",
+    429: "The token has asked as often as it may; `Retry-After` says when to come again.",
+    500: "The server failed.",
+    503: "It is full, starts or ends; `Retry-After` says when to come again.",
+    504: "The answer took too long.",
+}
+_WITHOUT_BODY = (400, 404)
+"""What a path without a body and a name cannot answer."""
+_AT_GATE = (403,)
+"""What the open paths can be refused with."""
+_BEARER = "bearer"
+_REF = "#/components/schemas/{model}"
+_ERROR = {"$ref": _REF.format(model="ErrorResponse")}
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream: true` its events as they come, after which "
+        "`[DONE]` stands.",
+        # Without a schema: some read one as that of each event, others as that of the whole.
+        "content": {"text/event-stream": {}},
+    }
+}
+"""Of a route that streams when it is asked to."""
+PLAIN_TEXT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, as JSON or as plain text.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+}
+"""Of a route that answers with a text alone when it is asked to."""
+
+
+def describe(app: FastAPI, model: str, said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The document of an application that stands behind a gate.
+
+    Args:
+        model: the one name that requests may give.
+        said: name of a request → its fields of which this model takes less than others do, each as
+            JSON Schema.
+    """
+    document = FastAPI.openapi(app)
+    document["info"]["version"] = __version__
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            kept = {s: r for s, r in operation["responses"].items() if s.startswith("2")}
+            operation["responses"] = kept | _refusals(_statuses(path, operation))
+            operation["security"] = [{_BEARER: []}, {}]
+    document["paths"] |= dict(_paths_of_gate())
+    scheme = {"type": "http", "scheme": "bearer", "description": "Where the server wants a token."}
+    components = document["components"]
+    components["securitySchemes"] = {_BEARER: scheme}
+    for kind in (ErrorResponse, Status):
+        parts = kind.model_json_schema(ref_template=_REF)
+        components["schemas"] |= parts.pop("$defs", {}) | {kind.__name__: parts}
+    for name, schema in components["schemas"].items():
+        if name.endswith("Request") and "model" in schema["properties"]:
+            schema["properties"]["model"]["enum"] = [model]
+        for field, narrower in said.get(name, {}).items():
+            schema["properties"][field] |= narrower
+    return document
+
+
+def schema_of(field: Field) -> dict[str, Any]:
+    """What stands for a role in JSON, as JSON Schema."""
+    if field.kind in ("texts", "words"):
+        return {"type": "array", "items": {"type": "string"}}
+    if field.kind in FILE_KINDS:
+        return {"type": "string", "contentEncoding": "base64", "description": field.kind}
+    return {"type": "string"}
+
+
+def _statuses(path: str, operation: Mapping[str, Any]) -> Iterator[int]:
+    is_simple = "requestBody" not in operation and "{" not in path
+    return (status for status in _REFUSED if not (is_simple and status in _WITHOUT_BODY))
+
+
+def _refusals(statuses: Iterator[int]) -> dict[str, Any]:
+    return {
+        str(status): {
+            "description": _REFUSED[status],
+            "content": {"application/json": {"schema": _ERROR}},
+        }
+        for status in statuses
+    }
+
+
+def _paths_of_gate() -> Iterator[tuple[str, Any]]:
+    """What is answered before the application."""
+    refused = _refusals(iter(_AT_GATE))
+    for path, what in (
+        ("/health", "How the model is; to who has no token only its status."),
+        ("/readyz", "Whether requests are answered."),
+        ("/livez", "Whether the server is there."),
+    ):
+        told = {
+            "description": what,
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model="Status")}}},
+        }
+        down = {} if path == "/livez" else {"503": told | {"description": "They are not."}}
+        yield path, {"get": {"summary": what, "responses": {"200": told, **down, **refused}}}
+    page = {"description": "A page to try the model.", "content": {"text/html": _text()}}
+    yield "/", {"get": {"summary": "The page", "responses": {"200": page, **refused}}}
+    told = {"description": "In Prometheus' form.", "content": {"text/plain": _text()}}
+    operation = {
+        "summary": "Measures",
+        "responses": {"200": told, **_refusals(iter((401, *_AT_GATE)))},
+        "security": [{_BEARER: []}, {}],
+    }
+    yield "/metrics", {"get": operation}
+
+
+def _text() -> dict[str, Any]:
+    return {"schema": {"type": "string"}}
