@@ -51,6 +51,8 @@ class Document:
     look: int | None = None
     """What its image looks like, in 64 bits (`dedup/looks.py`), where that was asked for and it is
     not of one shade. It is known until images were compared."""
+    language: str | None = None
+    """In which its texts are, in the codes of the cleaning step `language`, where a job has it."""
 
     @property
     def num_bytes(self) -> int:
@@ -116,6 +118,7 @@ def make_document(
         cut=tuple(role for role, value in kept.items() if value != values[role]),
         place=account.place,
         look=look,
+        language=cleaned.language,
     )
 
 
@@ -150,6 +153,7 @@ def documents_table(
         "key": pa.array([d.key for d in documents], pa.binary()),
         "group": pa.array([d.group for d in documents], pa.binary()),
         "split": pa.array(splits, pa.string()),
+        "language": pa.array([d.language for d in documents], pa.string()),
     }
     if looks:
         columns[LOOK] = pa.array([d.look for d in documents], pa.uint64())
@@ -159,6 +163,8 @@ def documents_table(
 def documents_of(table: pa.Table, fields: Fields) -> list[Document]:
     """The documents of such a table."""
     columns = {name: table[name].to_pylist() for name in table.column_names}
+    # Not there in work that was begun before it was kept.
+    languages = columns.get("language", [None] * table.num_rows)
     return [
         Document(
             values={role: columns[value_column(role)][index] for role in fields},
@@ -166,6 +172,7 @@ def documents_of(table: pa.Table, fields: Fields) -> list[Document]:
             place=Place(**{name: columns[name][index] for name in PLACE_COLUMNS}),
             key=columns["key"][index],
             group=columns["group"][index],
+            language=languages[index],
         )
         for index in range(table.num_rows)
     ]

@@ -154,11 +154,61 @@ def test_fertility_and_lengths_are_those_of_the_tokenizer(
         "unknown": None,
         "tokens": sum(tokens),
         "characters": sum(map(len, texts)),
+        "bytes": sum(len(text.encode()) for text in texts),
     }
+    (script,) = source["written_in"]["script"].items()
+    assert script == ("Latin", {**without_unknown(source), "documents": len(texts)})
     assert isinstance(source["fertility"]["characters"], int)
     assert source["sizes"]["tokens"]["most"] == max(tokens)
     train = source["splits"]["train"]
     assert card["padding"]["train"] == pytest.approx(1 - train["tokens"] / (train["rows"] * 16))
+
+
+def without_unknown(source: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in source["fertility"].items() if name != "unknown"}
+
+
+def test_fertility_is_told_by_script_and_adds_up(
+    recipe: Recipe, place: Location, corpus: Path, execute: Execute
+) -> None:
+    for index in range(40):
+        (corpus / f"b/x{index}.txt").write_text(f"шаги {index} обучения на {index * index} данных")
+    (corpus / "b/digits.txt").write_text("12 34 56")
+    card = card_of(recipe, place, execute)
+    own = card["sources"][1]["written_in"]["script"]
+    assert list(own) == ["Cyrillic", "Latin", "none"]
+    assert own["Cyrillic"]["documents"] == 40
+    text = "шаги 11 обучения на 121 данных"
+    encode = TextProcessor.load(place / "data/processor").tokenizer.backend_tokenizer.encode
+    assert own["Cyrillic"]["per_word"] == pytest.approx(len(encode(text).ids) / 6, rel=0.1)
+    for name in ("tokens", "characters", "bytes"):
+        total = card["sources"][1]["fertility"][name]
+        assert sum(sums[name] for sums in own.values()) == total
+    shown = Tags(card_page(card)).text
+    assert "By script" in shown
+    assert "By language" not in shown
+    # The tokenizer is one of English, so that two bytes of Cyrillic are more than a token.
+    assert [note for note in notes_of(card) if "'Cyrillic'" in note]
+
+
+def test_fertility_is_told_by_language_where_cleaning_tells_it(
+    recipe: Recipe, place: Location, corpus: Path, execute: Execute
+) -> None:
+    texts = {
+        "en": "The harbour lies to the north of the old town, and {} ships come from afar.",
+        "de": "Der Hafen liegt im Norden der Altstadt, und {} Schiffe kommen von weit her.",
+    }
+    for language, text in texts.items():
+        for index in range(20):
+            (corpus / f"b/{language}{index}.txt").write_text(text.format(index))
+    clean = CleanSpec.model_validate({"steps": [{"name": "language", "languages": ["en", "de"]}]})
+    only = replace(recipe, sources=recipe.sources[1:], clean=clean)
+    card = card_of(only, place, execute)
+    written = card["sources"][0]["written_in"]
+    assert list(written) == ["language"]
+    assert written["language"]["de"]["documents"] == 20
+    assert written["language"]["en"]["documents"] >= 20
+    assert "By language" in Tags(card_page(card)).text
 
 
 def test_unknown_tokens_are_counted_and_told(

@@ -103,6 +103,10 @@ def _source_card(
         "splits": splits,
         "sizes": {name: _size_card(each) for name, each in sorted(profile.sizes.items())},
         "fertility": _fertility(profile.sums),
+        "written_in": {
+            kind: {name: _per(sums) for name, sums in sorted(names.items()) if sums["tokens"]}
+            for kind, names in sorted(profile.written.items())
+        },
         "names": {
             name: {"lost": each.lost, "different": len(each), "most": each.most(NAMES_SHOWN)}
             for name, each in sorted(profile.names.items())
@@ -136,11 +140,16 @@ def _fertility(sums: Mapping[str, int]) -> dict[str, Any]:
     unknown tokens, None where the tokenizer knows everything."""
     if not sums.get("tokens") or not sums.get("characters"):
         return {}
+    unknown = sums["unknown"] / max(1, sums["known_by"]) if "unknown" in sums else None
+    return {**_per(sums), "unknown": unknown}
+
+
+def _per(sums: Mapping[str, int]) -> dict[str, Any]:
     per = {
         f"per_{n[:-1]}": sums["tokens"] / max(1, sums[n]) for n in ("characters", "words", "bytes")
     }
-    unknown = sums["unknown"] / max(1, sums["known_by"]) if "unknown" in sums else None
-    return {**per, "unknown": unknown, **{name: sums[name] for name in ("tokens", "characters")}}
+    counts = (name for name in ("documents", "tokens", "characters", "bytes") if name in sums)
+    return {**per, **{name: sums[name] for name in counts}}
 
 
 def _weigh(cards: Sequence[dict[str, Any]], content: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raymodel.data.card.plots import share_text
@@ -15,7 +16,9 @@ _IMBALANCE = 10
 _MANY_VISITS = 4.0
 """Beyond four epochs, repeats teach less and less: arXiv:2305.16264, figure 1."""
 _UNKNOWN = 0.001
-_POOR_FIT = 2.0  # tokens per byte, of one source against the best
+_POOR_FIT = 2.0  # tokens per byte, of one source or language against the best
+_LITTLE = 0.01
+"""Of the tokens of all sources: of less one does not tell how well a language fits."""
 _SHORT_CHARACTERS = 100
 _PADDING = 0.5
 _NAMES = 3
@@ -79,6 +82,26 @@ def _of_fit(card: Mapping[str, Any]) -> Iterator[str]:
                 f"{source['path']}: {per_byte:.2f} tokens a byte, {per_byte / best:.1f} times "
                 "those of the source that the tokenizer fits best."
             )
+    yield from _of_writing(known)
+
+
+def _of_writing(known: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Languages and scripts that the tokenizer was not made for, over all sources."""
+    for kind in ("language", "script"):
+        tokens, num_bytes = Counter[str](), Counter[str]()
+        for source in known:
+            for name, sums in source["written_in"].get(kind, {}).items():
+                tokens[name] += sums["tokens"]
+                num_bytes[name] += sums["bytes"]
+        enough = [name for name in tokens if tokens[name] > _LITTLE * tokens.total()]
+        per_byte = {name: tokens[name] / max(1, num_bytes[name]) for name in sorted(enough)}
+        best = min(per_byte.values(), default=0.0)
+        for name, own in per_byte.items():
+            if own > _POOR_FIT * best:
+                yield (
+                    f"The {kind} {name!r}: {own:.2f} tokens a byte, {own / best:.1f} times those "
+                    f"of the {kind} that the tokenizer fits best."
+                )
 
 
 def _of_sources(card: Mapping[str, Any]) -> Iterator[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from raymodel.data.account import PLACE_COLUMNS, RECORDS, Place
+from raymodel.data.card.fertility import fertility_section
 from raymodel.data.card.notes import notes_of
+from raymodel.data.card.parts import section, style, table
 from raymodel.data.card.plots import bar_list, histogram_plot, share_text, stacked_bar
 from raymodel.data.card.profile import FIELD
 from raymodel.observe.html import Part, element, page_text
@@ -47,24 +47,12 @@ def card_page(card: _Card) -> str:
         _common(card),
         _lengths(card),
         _labels(card),
-        _tokenizer(card),
+        fertility_section(card),
         _mixture(card),
         _origins(card),
         _examples(card),
     )
     return page_text("Data card", style(), element("main", *filter(None, sections)))
-
-
-@functools.cache
-def style() -> str:
-    """The CSS of cards."""
-    return Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-
-
-def section(title: str, *parts: Part, lead: str | None = None) -> Element:
-    """A part of a card under a title."""
-    about = element("p", lead, class_="lead") if lead else None
-    return element("section", element("h2", title), about, *parts)
 
 
 # ---- the whole -----------------------------------------------------------------------------------
@@ -162,31 +150,6 @@ def _changes(card: _Card) -> Iterator[Element]:
 def _listed(counts: Mapping[str, int]) -> str:
     others = [f"{count:,} × {what}" for what, count in counts.items() if what != RECORDS]
     return ", ".join(others) or "–"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Element:
-    """Rows whose first cell is a name; numbers stand right."""
-
-    def cell(tag: str, value: object) -> Element:
-        is_number = isinstance(value, int)
-        text = f"{value:,}" if is_number else str(value)
-        return element(tag, text, class_=None if is_number or tag == "th" else "name")
-
-    body = [
-        element(
-            "tr",
-            element("th", str(first), scope="row", class_="name"),
-            *(cell("td", v) for v in rest),
-        )
-        for first, *rest in rows
-    ]
-    names = [element("th", name, scope="col") for name in header]
-    return element(
-        "div",
-        element("table", element("thead", element("tr", *names)), element("tbody", *body)),
-        class_="scroll",
-        tabindex="0",
-    )
 
 
 def _common(card: _Card) -> Element | None:
@@ -302,29 +265,6 @@ def _labels(card: _Card) -> Element | None:
         if more > 0
         else None,
         lead=f"{len(train):,} different ones, the most frequent first.",
-    )
-
-
-def _tokenizer(card: _Card) -> Element | None:
-    having = [source for source in card["sources"] if source["fertility"]]
-    if not having:
-        return None
-    header = ["source", "tokens per word", "tokens per character", "tokens per byte", "unknown"]
-    rows = [
-        [
-            source["path"],
-            *(f"{source['fertility'][f'per_{n}']:.3f}" for n in ("word", "character", "byte")),
-            "none" if (unknown := source["fertility"]["unknown"]) is None else share_text(unknown),
-        ]
-        for source in having
-    ]
-    special = "" if card["task"] is None else " Special tokens and templates count as tokens."
-    return section(
-        "Tokenizer",
-        table(header, rows),
-        lead="Of documents that lost nothing. Words are what white space parts, so they tell "
-        "nothing of languages without it. Fewer tokens are cheaper, and a source with many more "
-        f"than the others is one that the tokenizer was not made for.{special}",
     )
 
 

@@ -19,6 +19,7 @@ from raymodel.data.card.shown import shown_document
 from raymodel.data.card.sketch import NAME_CHARS, Histogram, Names
 from raymodel.data.document import Document
 from raymodel.data.texts import texts_of
+from raymodel.modality.scripts import find_script
 from raymodel.tasks.fields import Fields
 
 KEPT_SHOWN = 6
@@ -32,6 +33,8 @@ _NAMED_FIELDS = ("source", "language", "lang")
 _HEARD = 64  # clips of a partition and split: a few in a hundred of what making rows takes
 _QUIETEST = 120.0
 _MAX_FOUND = 100_000  # names in memory before they become a sketch
+NO_SCRIPT = "none"
+"""In the place of a script, where there is nothing but digits and signs."""
 FIELD = "field "
 """Before the name of such a field, among the names."""
 
@@ -63,6 +66,9 @@ class Profile:
         self.sums: Counter[str] = Counter()
         """Of documents that lost nothing: `characters`, `words`, `bytes` and `tokens`; of all rows
         `unknown`, and `known_by` the tokens among which they were counted."""
+        self.written: dict[str, dict[str, Counter[str]]] = {}
+        """The same four, and `documents`, by what documents are written in: `language`, of those
+        whose language a cleaning step told, and `script` of all others; `NO_SCRIPT` too."""
         self.kept: list[dict[str, Any]] = []
         """The documents to show, with their keys in hex, lowest first."""
         self._found: dict[str, dict[str, int]] = {}
@@ -130,9 +136,14 @@ class Profile:
         if seen.tokens is None:
             return
         whole = np.ones(len(lengths), dtype=bool) if seen.is_whole is None else seen.is_whole
-        sums = lengths[whole].sum(axis=0).tolist()
-        self.sums.update(dict(zip(("characters", "words", "bytes"), sums, strict=True)))
-        self.sums["tokens"] += int(seen.tokens[whole].sum())
+        counts = np.column_stack([lengths, seen.tokens])
+        self.sums.update(_named(counts[whole]))
+        written = dict[tuple[str, str], list[int]]()
+        for index in np.flatnonzero(whole).tolist():
+            written.setdefault(_written_in(seen.documents[index], fields), []).append(index)
+        for (kind, name), own in written.items():
+            sums = self.written.setdefault(kind, {}).setdefault(name, Counter())
+            sums.update({**_named(counts[own]), "documents": len(own)})
 
     def _size(self, name: str, numbers: Any) -> None:
         self.sizes.setdefault(name, Histogram()).add(numbers)
@@ -150,6 +161,9 @@ class Profile:
         for name, names in data["names"].items():
             self.names.setdefault(name, Names()).merge(names)
         self.sums.update(data["sums"])
+        for kind, names in data.get("written", {}).items():
+            for name, sums in names.items():
+                self.written.setdefault(kind, {}).setdefault(name, Counter()).update(sums)
         self._keep(data["kept"])
 
     def summary(self) -> dict[str, Any]:
@@ -159,6 +173,7 @@ class Profile:
             "sizes": {name: each.summary() for name, each in sorted(self.sizes.items())},
             "names": {name: each.summary() for name, each in sorted(self.names.items())},
             "sums": dict(sorted(self.sums.items())),
+            "written": self.written,
             "kept": self.kept,
         }
 
@@ -180,6 +195,19 @@ def _measure(document: Document, fields: Fields) -> tuple[int, int, int]:
         words += len(text.split())
         num_bytes += len(text) if text.isascii() else len(text.encode())
     return characters, words, num_bytes
+
+
+def _named(counts: Any) -> dict[str, int]:
+    """Their sums. counts: (documents, 4)"""
+    names = ("characters", "words", "bytes", "tokens")
+    return dict(zip(names, counts.sum(axis=0).tolist(), strict=True))
+
+
+def _written_in(document: Document, fields: Fields) -> tuple[str, str]:
+    """By what its tokens are counted, `language` or `script`, and which one it is."""
+    if document.language is not None:
+        return "language", document.language
+    return "script", find_script([*_texts(document, fields)]) or NO_SCRIPT
 
 
 def _lowest(documents: Sequence[Document], number: int) -> list[Document]:

@@ -6,16 +6,16 @@ import importlib.util
 from pathlib import Path
 from typing import ClassVar
 
-from raymodel.data.cleaning.base import Judge
-from raymodel.data.cleaning.record import Whole
+from raymodel.data.cleaning.base import CleaningStep
+from raymodel.data.cleaning.record import Record
 from raymodel.data.cleaning.spec import StepSpec
 from raymodel.data.cleaning.spec.choice import UNSURE, LanguageSpec
 
 _LABEL = "__label__"
 
 
-class Language(Judge[LanguageSpec]):
-    """By fastText's small model, of which the first answer counts."""
+class Language(CleaningStep[LanguageSpec]):
+    """By fastText's small model, of which the first answer counts. What is kept knows it."""
 
     spec_class: ClassVar[type[StepSpec]] = LanguageSpec
 
@@ -25,13 +25,15 @@ class Language(Judge[LanguageSpec]):
 
         self._model = fasttext.load_model(str(_model_file()))
 
-    def broken_rule(self, whole: Whole) -> str | None:
-        """It takes a line, so that the ends of lines are blanks to it."""
-        labels, shares = self._model.predict(whole.text.replace("\n", " "))
+    def clean(self, record: Record) -> None:
+        # The model takes a line: the ends of lines are blanks to it.
+        labels, shares = self._model.predict(record.whole.text.replace("\n", " "))
         if shares[0] < self.spec.min_confidence:
-            return UNSURE
+            raise self.leave_out(UNSURE)
         language = labels[0].removeprefix(_LABEL)
-        return None if language in self.spec.languages else language
+        if language not in self.spec.languages:
+            raise self.leave_out(language)
+        record.language = language
 
 
 def _model_file() -> Path:

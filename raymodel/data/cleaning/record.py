@@ -10,17 +10,12 @@ import regex
 
 from raymodel.data.cleaning.media import Picture, Sound
 from raymodel.data.cleaning.spec.base import Unit
+from raymodel.modality.scripts import UNSPACED_CLASS
 
-_UNSPACED_SCRIPTS = "".join(
-    rf"\p{{{script}}}"
-    for script in ("Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Khmer", "Myanmar",
-                   "Tibetan")
-)  # fmt: skip
-"""In which no space stands between two words."""
-_UNSPACED = regex.compile(f"[{_UNSPACED_SCRIPTS}]")
+_UNSPACED = regex.compile(f"[{UNSPACED_CLASS}]")
 _LETTER = regex.compile(r"\p{L}")
 # A sign belongs to the word before it, as it does where words are parted by spaces.
-_CHARACTER = regex.compile(rf"[{_UNSPACED_SCRIPTS}]\p{{P}}*|[^\s{_UNSPACED_SCRIPTS}]+")
+_CHARACTER = regex.compile(rf"[{UNSPACED_CLASS}]\p{{P}}*|[^\s{UNSPACED_CLASS}]+")
 _TOKEN = regex.compile(r"\w+")
 _TERMINAL = regex.compile(r"[\p{STerm}\p{Pf}\"」』]")
 _BLANK_LINES = regex.compile(r"\n\s*\n")
@@ -128,6 +123,8 @@ class Record:
         self.sounds = [Sound(data) for data in sounds]
         self.changed: dict[str, Counter[str]] = {}
         """Step → what it changed → how often."""
+        self.language: str | None = None
+        """In which its texts are, where the step that tells it was there."""
         self._whole: Whole | None = None
 
     @property

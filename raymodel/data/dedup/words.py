@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raymodel.chance import mix64
-from raymodel.modality.scripts import is_written_without_spaces
+from raymodel.modality.scripts import unspaced_table
 
 BATCH_CHARS = 2**20
 """Characters that are looked at together: some 30 MB of arrays. Longer texts are cut there."""
@@ -157,7 +157,8 @@ def _powers(count: int) -> Any:
 def _kinds() -> Any:
     """What each character of Unicode is: between words, part of one, or a word by itself."""
     kinds = np.full(sys.maxunicode + 1, _BETWEEN, dtype=np.uint8)
+    is_alone = unspaced_table()
     for point in range(sys.maxunicode + 1):
         if unicodedata.category(chr(point))[0] in "LMN":  # letters, marks on them, numbers
-            kinds[point] = _ALONE if is_written_without_spaces(chr(point)) else _IN_WORD
+            kinds[point] = _ALONE if is_alone[point] else _IN_WORD
     return kinds

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from raymodel.data.card.page import section, style, table
+from raymodel.data.card.parts import section, style, table
 from raymodel.data.card.plots import share_text, stacked_bar
 from raymodel.observe.html import element, page_text
 from raymodel.observe.text import count_text
