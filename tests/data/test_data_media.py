@@ -156,17 +156,14 @@ def test_sounds_are_as_long_as_the_bounds_say() -> None:
     assert reason_of(second, "duration", max_seconds=0.99) == "longer than 0.99 s"
 
 
-def test_loudness_is_the_rms_in_db_of_full_scale() -> None:
-    square = np.where(sine(1.0) >= 0, 1.0, -1.0).astype(np.float32)
-    both = np.stack([sine(0.5), np.zeros(RATE, np.float32)], axis=1)
-    for samples, level in ((sine(1.0), -3.01), (square, 0.0), (sine(0.1), -23.01), (both, -12.04)):
-        assert Sound(encoded(samples, subtype="FLOAT")).dbfs == pytest.approx(level, abs=0.01)
-    quiet = encoded(sine(0.1), subtype="FLOAT")
-    assert reason_of(quiet, "loudness", min_dbfs=-24, max_dbfs=-22) is None
-    assert reason_of(quiet, "loudness", min_dbfs=-22) == "RMS below -22 dBFS"
-    assert reason_of(quiet, "loudness", max_dbfs=-24) == "RMS above -24 dBFS"
+def test_sounds_are_as_loud_as_the_bounds_say() -> None:
+    quiet = encoded(sine(0.1), subtype="FLOAT")  # 440 Hz: 0.6 dB less than at 997 Hz
+    assert reason_of(quiet, "loudness", min_lufs=-24, max_lufs=-23) is None
+    assert reason_of(quiet, "loudness", min_lufs=-23) == "quieter than -23 LUFS"
+    assert reason_of(quiet, "loudness", max_lufs=-24) == "louder than -24 LUFS"
     nothing = encoded(np.zeros(RATE, np.float32))
-    assert reason_of(nothing, "loudness", min_dbfs=-120) == "RMS below -120 dBFS"
+    assert reason_of(nothing, "loudness", min_lufs=-70) == "quieter than -70 LUFS"
+    assert reason_of(nothing, "loudness", max_lufs=-70) is None
 
 
 def test_silence_is_the_share_of_quiet_frames() -> None:
@@ -185,10 +182,10 @@ def test_levels_do_not_depend_on_how_many_samples_are_looked_at_together(
 ) -> None:
     data = encoded(np.concatenate([sine(0.3, 1.003), np.zeros(RATE // 3, np.float32)]))
     once = Sound(data)
-    expected = once.dbfs, once.silent_share(-60)
+    expected = once.lufs, once.silent_share(-60)
     monkeypatch.setattr(media, "_BLOCK_SAMPLES", 1000)
     again = Sound(data)
-    assert (again.dbfs, again.silent_share(-60)) == pytest.approx(expected, rel=1e-12)
+    assert (again.lufs, again.silent_share(-60)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_clipped_is_what_lies_in_a_row_at_full_scale() -> None:
@@ -217,7 +214,7 @@ def test_all_steps_hear_one_decoded_sound_and_broken_ones_are_counted_as_without
 ) -> None:
     calls, read = [], audio_decode.read_audio
     monkeypatch.setattr(audio_decode, "read_audio", lambda data: calls.append(1) or read(data))
-    cleaner = cleaner_of("silence", "clipping", {"name": "loudness", "min_dbfs": -50})
+    cleaner = cleaner_of("silence", "clipping", {"name": "loudness", "min_lufs": -50})
     cleaner.clean([], [], [encoded(tones("abc"))])
     assert len(calls) == 1
     with pytest.raises(RecordError) as error:
@@ -248,7 +245,7 @@ def test_the_same_samples_are_the_same_sound_whatever_file_they_are_in() -> None
     [
         ({"name": "size", "min_side": 9, "max_side": 8}, "min_side must not exceed max_side"),
         ("duration", "there is no bound; give `min_seconds` or `max_seconds`"),
-        ({"name": "loudness", "min_dbfs": -10, "max_dbfs": -20}, "so that no sound is kept"),
+        ({"name": "loudness", "min_lufs": -10, "max_lufs": -20}, "so that no sound is kept"),
         ({"name": "silence", "below_dbfs": 3}, "less than 0"),
     ],
 )
@@ -356,6 +353,6 @@ def test_the_card_tells_how_loud_clips_are(tmp_path: Path, place: Location, exec
     content = prepare_dataset(recipe, place, execute, lambda text: None)
     assert content["left_out"] == {"silence: more than 50 % below -60 dBFS": 2}
     (card,) = (place / "card.json").read_json()["sources"]
-    decibels = card["sizes"]["decibels"]
-    assert (decibels["count"], decibels["least"], decibels["most"]) == (16, 9, 43)
-    assert "from -9 dB to -43 dB" in (place / "card.html").read_text()
+    lufs = card["sizes"]["lufs"]
+    assert (lufs["count"], lufs["least"], lufs["most"]) == (16, 10, 44)
+    assert "from -10 LUFS to -44 LUFS" in (place / "card.html").read_text()

@@ -76,7 +76,7 @@ def test_steps_with_all_their_settings_are_read_back_from_what_names_a_result() 
         {"name": "duration", "min_seconds": 1},
         {"name": "silence", "max_share": "20%"},
         {"name": "clipping", "max_share": 0},
-        {"name": "loudness", "max_dbfs": -1.5},
+        {"name": "loudness", "max_lufs": -1.5},
         "steps:mine",
     ]
     written = spec_of(*steps)

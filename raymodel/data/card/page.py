@@ -25,7 +25,7 @@ _SIZES = {
     "height": "Height of an image in pixels",
     "aspect": "Width of an image over its height",
     "milliseconds": "Duration of a clip",
-    "decibels": "Loudness of a clip: RMS, of some of each part of the data",
+    "lufs": "Loudness of a clip, of some of each part of the data",
 }
 _NAMES = {
     "host": "Hosts",
@@ -227,15 +227,15 @@ def _ratio(percent: float) -> str:
     return f"{percent / 100:.3g}"
 
 
-def _level(decibels: float) -> str:
-    """Histograms hold numbers from 0 on: here how far below full scale."""
-    return f"{-decibels:g} dB" if decibels else "0 dB"
+def _level(lufs: float) -> str:
+    """Histograms hold numbers from 0 on: here without their sign."""
+    return f"{-lufs:g} LUFS" if lufs else "0 LUFS"
 
 
 _WRITTEN: Mapping[str, Callable[[float], str]] = {
     "milliseconds": _duration,
     "aspect": _ratio,
-    "decibels": _level,
+    "lufs": _level,
 }
 
 

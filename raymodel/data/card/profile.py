@@ -31,7 +31,6 @@ _HOST = re.compile(
 _NAMED_FIELDS = ("source", "language", "lang")
 """Fields that many corpora have, whose values a person wants to see counted."""
 _HEARD = 64  # clips of a partition and split: a few in a hundred of what making rows takes
-_QUIETEST = 120.0
 _MAX_FOUND = 100_000  # names in memory before they become a sketch
 NO_SCRIPT = "none"
 """In the place of a script, where there is nothing but digits and signs."""
@@ -59,8 +58,8 @@ class Profile:
     def __init__(self) -> None:
         self.sizes: dict[str, Histogram] = {}
         """`characters`, `tokens` of documents; of images `width` and `height` in pixels, and
-        `aspect`, that over this in percent; of clips `milliseconds`, and of some of them
-        `decibels`, by which their RMS is below full scale."""
+        `aspect`, that over this in percent; of clips `milliseconds`, and of some of them `lufs`,
+        their loudness without its sign."""
         self.names: dict[str, Names] = {}
         """`folder`, `file`, `host`, fields of records; `size` of images, `rate` of clips."""
         self.sums: Counter[str] = Counter()
@@ -125,7 +124,8 @@ class Profile:
             clips = [clip_size(_bytes(document.values[role])) for document in documents]
             self._size("milliseconds", [1000 * samples // rate for samples, rate in clips])
             self._name("rate", (f"{rate:,} Hz" for _, rate in clips))
-            self._size("decibels", [_decibels(d.values[role]) for d in _lowest(documents, _HEARD)])
+            heard = [_bytes(document.values[role]) for document in _lowest(documents, _HEARD)]
+            self._size("lufs", [_loudness(data) for data in heard])
         lowest = _lowest(documents, KEPT_SHOWN)
         self._keep([shown_document(document, fields, split) for document in lowest])
 
@@ -215,11 +215,12 @@ def _lowest(documents: Sequence[Document], number: int) -> list[Document]:
     return heapq.nsmallest(number, documents, key=lambda document: document.key)
 
 
-def _decibels(value: object) -> int:
-    """By how many the RMS of a clip is below full scale, from 0 on; `_QUIETEST` of silence."""
+def _loudness(data: bytes) -> int:
+    """In LUFS below zero, from 0 to `-GATE_LUFS`, which stands for silence."""
+    from raymodel.data.cleaning.loudness import GATE_LUFS
     from raymodel.data.cleaning.media import Sound
 
-    return round(min(max(-Sound(_bytes(value)).dbfs, 0.0), _QUIETEST))
+    return round(-min(max(Sound(data).lufs, GATE_LUFS), 0.0))
 
 
 def _bytes(value: object) -> bytes:

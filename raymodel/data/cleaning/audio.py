@@ -50,13 +50,13 @@ class Clipping(JudgeSound[ClippingSpec]):
 
 
 class Loudness(JudgeSound[LoudnessSpec]):
-    """The RMS of the whole."""
+    """What people hear of the whole."""
 
     spec_class: ClassVar[type[StepSpec]] = LoudnessSpec
 
     def broken_rule(self, sound: Sound) -> str | None:
-        """The least first; of nothing but zeros it is broken whatever it is."""
-        low, high = self.spec.min_dbfs, self.spec.max_dbfs
-        if low is not None and sound.dbfs < low:
-            return "min_dbfs"
-        return "max_dbfs" if high is not None and sound.dbfs > high else None
+        """The least first; by silence it is broken whatever it is."""
+        low, high = self.spec.min_lufs, self.spec.max_lufs
+        if low is not None and sound.lufs < low:
+            return "min_lufs"
+        return "max_lufs" if high is not None and sound.lufs > high else None

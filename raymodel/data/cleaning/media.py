@@ -4,12 +4,12 @@ the first step looks at it, for all that do."""
 from __future__ import annotations
 
 import hashlib
-import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raymodel.data.cleaning.loudness import loudness
 from raymodel.data.dedup.looks import find_look
 from raymodel.tasks.template import RecordError
 
@@ -127,27 +127,25 @@ class Sound:
         return len(self.recording.samples) / self.recording.rate
 
     @cached_property
+    def lufs(self) -> float:
+        """Its loudness; of silence minus infinity. See `loudness.py`."""
+        return loudness(*self.recording, _BLOCK_SAMPLES)
+
+    def silent_share(self, below_dbfs: float) -> float:
+        """The share of its frames whose RMS over all channels is below so many dB of full scale."""
+        return float((self._powers < 10 ** (below_dbfs / 10)).mean())
+
+    @cached_property
     def _powers(self) -> Any:
-        """The mean square of each frame over all channels, and its samples. (frames, 2) fp64"""
+        """The mean square of each frame over all channels. (frames,) fp64"""
         samples, rate = self.recording
         frame = max(1, round(FRAME_S * rate))
         block, found = frame * max(1, _BLOCK_SAMPLES // frame), list[Any]()
         for start in range(0, len(samples), block):
             squares = np.square(samples[start : start + block], dtype=np.float64).mean(axis=1)
             starts = np.arange(0, len(squares), frame)
-            counts = np.diff(np.append(starts, len(squares)))
-            found.append(np.stack([np.add.reduceat(squares, starts) / counts, counts], axis=1))
+            found.append(np.add.reduceat(squares, starts) / np.diff([*starts, len(squares)]))
         return np.concatenate(found)
-
-    @property
-    def dbfs(self) -> float:
-        """The RMS of all samples in dB of full scale; of nothing but zeros minus infinity."""
-        powers, counts = self._powers.T
-        return dbfs_of(float((powers * counts).sum() / counts.sum()))
-
-    def silent_share(self, below_dbfs: float) -> float:
-        """The share of its frames whose RMS is below so many dB of full scale."""
-        return float((self._powers[:, 0] < 10 ** (below_dbfs / 10)).mean())
 
     @cached_property
     def clipped_share(self) -> float:
@@ -165,8 +163,3 @@ def _num_in_runs(samples: Any) -> int:
     edges = np.flatnonzero(np.diff(np.concatenate(([0], is_full.view(np.int8), [0]))))
     lengths = edges[1::2] - edges[::2]
     return int(lengths[lengths >= CLIPPED_RUN].sum())
-
-
-def dbfs_of(power: float) -> float:
-    """A mean square in dB of full scale."""
-    return 10 * math.log10(power) if power > 0 else -math.inf

@@ -14,6 +14,8 @@ from raymodel.spec.quantity import Fraction
 MAX_SECONDS = 36_000.0
 QUIETEST = -120.0
 """dBFS; below the noise of 16 bits, and of all that is recorded."""
+QUIETEST_LUFS = -70.0
+"""The standard's gate: what is quieter has no loudness."""
 
 
 class _Between(StepSpec):
@@ -99,27 +101,29 @@ class ClippingSpec(StepSpec):
 
 
 class LoudnessSpec(_Between):
-    """Leaves out sounds that are too quiet or too loud on the whole.
+    """Leaves out sounds that are too quiet or too loud on the whole, to people.
 
-    Measured is the RMS of all samples of all channels in dBFS, where a square wave at full scale
-    has 0 and a sine -3. It is not weighted by what ears hear, as LUFS are (ITU-R BS.1770), and
-    pauses count.
+    Measured is the integrated loudness in LUFS (ITU-R BS.1770-5): weighted by what ears hear, over
+    blocks of 0.4 s without pauses and quiet passages. The energy of channels is added up, so the
+    same sound in two channels is 3 LUFS louder than in one. Broadcasts of the European Broadcasting
+    Union have -23 (EBU R 128).
     """
 
     sees: ClassVar[Sees] = "audio"
-    bounds: ClassVar[tuple[str, str]] = ("min_dbfs", "max_dbfs")
+    bounds: ClassVar[tuple[str, str]] = ("min_lufs", "max_lufs")
 
     name: Literal["loudness"] = "loudness"
     """Which step."""
-    min_dbfs: float | None = Field(default=None, ge=QUIETEST, le=0)
-    """Quieter ones are left out. Speech lies between -35 and -15 as a rule."""
-    max_dbfs: float | None = Field(default=None, ge=QUIETEST, le=0)
-    """Louder ones are left out."""
+    min_lufs: float | None = Field(default=None, ge=QUIETEST_LUFS, le=0)
+    """Quieter ones are left out, in LUFS. Below -70 nothing is heard: it leaves out what is silence
+    to the standard."""
+    max_lufs: float | None = Field(default=None, ge=QUIETEST_LUFS, le=0)
+    """Louder ones are left out, in LUFS."""
 
     @property
     def rules(self) -> Mapping[str, str]:
-        low, high = self.min_dbfs, self.max_dbfs
+        low, high = self.min_lufs, self.max_lufs
         return {
-            **({} if low is None else {"min_dbfs": f"RMS below {low:g} dBFS"}),
-            **({} if high is None else {"max_dbfs": f"RMS above {high:g} dBFS"}),
+            **({} if low is None else {"min_lufs": f"quieter than {low:g} LUFS"}),
+            **({} if high is None else {"max_lufs": f"louder than {high:g} LUFS"}),
         }
