@@ -23,6 +23,7 @@ from raymodel.cluster.findings import (
 )
 from raymodel.cluster.probe import NodeFacts, Probe, StorageTrial, read_facts
 from raymodel.errors import StorageError
+from raymodel.storage.retry import one_try
 from raymodel.storage.uri import Location
 
 _STORAGE_BYTES = 16 * 2**20  # two parts of a multipart upload
@@ -112,7 +113,8 @@ def _examine_storage(storage: Location, probes: Mapping[str, Any]) -> list[Findi
     """The nodes write and read one after the other, so each figure is a node's own."""
     folder = storage / f".doctor-{secrets.token_hex(6)}"
     try:
-        (folder / "driver").write_bytes(b"seen")
+        with one_try():
+            (folder / "driver").write_bytes(b"seen")
         trials = {
             name: _try_storage(probe, folder, f"node-{i}")
             for i, (name, probe) in enumerate(probes.items())

@@ -18,6 +18,7 @@ from typing import Any
 
 import raymodel
 from raymodel.errors import StorageError
+from raymodel.storage.retry import one_try
 from raymodel.storage.uri import Location
 
 PACKAGES = ("ray", "torch", "deepspeed", "transformers")
@@ -158,7 +159,8 @@ def try_storage(folder: Location, name: str, seen: str, num_bytes: int) -> Stora
     content = secrets.token_bytes(num_bytes)
     try:
         started = time.perf_counter()
-        (folder / name).write_bytes(content)
+        with one_try():
+            (folder / name).write_bytes(content)
         written = time.perf_counter()
         is_same = (folder / name).read_bytes() == content
         read = time.perf_counter()

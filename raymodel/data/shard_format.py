@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymodel.errors import ArtifactError, ShardError
+from raymodel.errors import ArtifactError, ShardError, StorageUnavailableError
 from raymodel.storage.uri import Location, sha256
 
 _WRITTEN_AS = {
@@ -169,6 +169,8 @@ def _index_group(part_folder: Location, group: int) -> list[dict[str, Any]]:
     try:
         with place.open_input() as stream:
             return _read_group(stream, group)
+    except StorageUnavailableError:
+        raise
     except (pa.ArrowInvalid, OSError):
         # The file or the storage? What cannot be read from memory either is the file.
         whole = pa.BufferReader(place.read_bytes())

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from raymodel.storage.filesystem import replace_file
-from raymodel.storage.retry import with_retries
+from raymodel.storage.retry import one_try, with_retries
 from raymodel.storage.uri import Location
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,8 @@ class BucketLines:
                     return
                 data, self._changed = bytes(self._data), False
             try:
-                self._location.write_bytes(data)
+                with one_try():  # who wants more, tries all of this again
+                    self._location.write_bytes(data)
             except OSError:
                 with self._lock:
                     self._changed = True

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from raymodel.errors import RaymodelError
+from raymodel.storage.retry import one_try
 from raymodel.storage.uri import Location
 
 FILE = "waiting.json"
@@ -33,7 +34,8 @@ class WaitingNote:
             return
         self._due_s, self._is_written = now_s + BETWEEN_NOTING_S, True
         try:
-            self._file.write_json({"for": words, "since_s": self._since_s, "time_s": now_s})
+            with one_try():
+                self._file.write_json({"for": words, "since_s": self._since_s, "time_s": now_s})
         except (OSError, RaymodelError) as error:
             logger.warning("what is waited for is not noted: %s", error)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from raymodel.errors import StorageUnavailableError
@@ -24,10 +26,29 @@ _REFUSED = re.compile(
 )
 
 OnRetry = Callable[[OSError, float], None]
+_thread = threading.local()
+
+
+@contextmanager
+def one_try() -> Iterator[None]:
+    """Within it this thread tries nothing again: for what is not worth waiting for, or is done
+    again later anyway."""
+    before = _is_one_try()
+    _thread.is_one_try = True
+    try:
+        yield
+    finally:
+        _thread.is_one_try = before
+
+
+def _is_one_try() -> bool:
+    return getattr(_thread, "is_one_try", False)
 
 
 def with_retries(action: Callable[[], T], what: str, on_retry: OnRetry | None = None) -> T:
     """Calls `action` until it raises no OSError; it must be safe to do again.
+
+    Of calls within each other the outer one tries again, and tells of it.
 
     Args:
         what: subject of the error's message, such as `reading s3://bucket/key`.
@@ -37,10 +58,13 @@ def with_retries(action: Callable[[], T], what: str, on_retry: OnRetry | None = 
         StorageUnavailableError: it failed at every try. A caller's own retries let it pass.
         OSError: the store refuses, so that trying again cannot help.
     """
+    if _is_one_try():
+        return action()
     wait_s = FIRST_WAIT_S
     for left in reversed(range(TRIES)):
         try:
-            return action()
+            with one_try():
+                return action()
         except StorageUnavailableError:
             raise
         except OSError as error:

@@ -4,9 +4,10 @@ Everything that raymodel reads or writes goes through here. A location is only a
 pyarrow file system behind it is made on first use in each process, so a location pickles, and
 importing this module costs nothing. Credentials come from the environment, never from the URI.
 
-Errors: a missing file is a `StorageError`. In a bucket, reading, listing and deleting are tried
-again where the store fails for a moment (`retry.py`); when it does not recover, they raise
-`StorageUnavailableError`. An `OSError` of a write passes through: the writer decides what to do.
+Errors: a missing file is a `StorageError`. In a bucket all that is done is tried again where the
+store fails for a moment, also each read of a file that is open; when it does not recover,
+`StorageUnavailableError` is raised. Who cannot wait for it, or tells of it, does so in `retry.py`'s
+ways.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from raymodel.storage.filesystem import (
     open_filesystem,
     replace_file,
 )
-from raymodel.storage.retry import with_retries
+from raymodel.storage.patient import PatientFile
+from raymodel.storage.retry import one_try, with_retries
 
 T = TypeVar("T")
 
@@ -222,9 +224,14 @@ class Location:
             from pyarrow import memory_map as open_memory_map
 
             return self._guard(lambda: open_memory_map(self.uri))
-        return self._retry(
+        stream = self._retry(
             lambda: self._guard(lambda: self._filesystem.open_input_file(self._path)), "opening"
         )
+        if self.is_local or self.is_in_archive:
+            return stream
+        from pyarrow import PythonFile
+
+        return PythonFile(PatientFile(stream, f"reading {self}"), mode="r")
 
     def read_bytes(self) -> bytes:
         """The whole file."""
@@ -308,7 +315,7 @@ class Location:
 
     def write_bytes(self, data: bytes) -> None:
         """Writes the whole file: afterwards it holds the old or the new content, never a part."""
-        self._write(lambda stream: stream.write(data))
+        self._retry(lambda: self._write(lambda stream: stream.write(data)), "writing")
 
     def write_text(self, text: str) -> None:
         """Writes UTF-8 text, atomically."""
@@ -321,7 +328,12 @@ class Location:
     def upload(self, local_file: Path) -> None:
         """Copies a file of this machine here, atomically and in constant memory."""
         with open(local_file, "rb") as source:
-            self._write(lambda stream: shutil.copyfileobj(source, stream, CHUNK_BYTES))
+
+            def put() -> None:
+                source.seek(0)
+                self._write(lambda stream: shutil.copyfileobj(source, stream, CHUNK_BYTES))
+
+            self._retry(put, "writing")
 
     def _write(self, fill: Callable[[Any], object]) -> None:
         if self.is_local:
@@ -329,7 +341,8 @@ class Location:
             return
         # Object stores show an object only once it is whole; on HDFS a reader may see it grow,
         # which the sizes in the manifest find out.
-        stream = self._filesystem.open_output_stream(self._path)
+        # As it is, whatever the name: by default what is called `.gz` would be packed once more.
+        stream = self._filesystem.open_output_stream(self._path, compression=None)
         try:
             fill(stream)
         except BaseException:
@@ -388,7 +401,8 @@ def check_writable(location: Location) -> None:
     """
     probe, content = location / f".probe-{secrets.token_hex(4)}", secrets.token_bytes(32)
     try:
-        probe.write_bytes(content)
+        with one_try():
+            probe.write_bytes(content)
         read_back = probe.read_bytes()
         probe.delete_file()
     except (OSError, StorageError) as error:

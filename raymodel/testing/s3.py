@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,14 +21,16 @@ from raymodel.storage.uri import Location
 class Fault:
     """What goes wrong at some requests."""
 
-    does: Literal["refuse", "wait", "reset"]
+    does: Literal["refuse", "wait", "reset", "cut"]
     """`refuse` answers `status`; `wait` takes `wait_s` and then answers well; `reset` breaks the
-    connection off without an answer."""
+    connection off without an answer, `cut` in the middle of a good one."""
     where: str = ""
     """A regular expression that is searched in `METHOD /bucket/key?query`; all requests by default.
     """
     after: int = 0
     """This many matching requests are let through first."""
+    every: int = 1
+    """Of those that come then each so-manieth is hit, the first among them."""
     times: float = float("inf")
     """Requests it hits, and no more."""
     for_s: float = float("inf")
@@ -44,8 +46,8 @@ class Fault:
         """Whether it hits this request, which is then counted."""
         if not re.search(self.where, request):
             return False
-        if self._passed < self.after:
-            self._passed += 1
+        self._passed += 1
+        if self._passed <= self.after or (self._passed - self.after - 1) % self.every:
             return False
         now = time.monotonic()
         began_at = self._first_hit_at if self._first_hit_at is not None else now
@@ -127,6 +129,8 @@ def _faulty(app: _Wsgi, faults: Faults) -> _Wsgi:
         if fault.does == "wait":
             time.sleep(fault.wait_s)
             return app(environ, start_response)
+        if fault.does == "cut":
+            return _half(app(environ, start_response), environ["werkzeug.socket"])
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if fault.does == "reset":
             _reset(environ["werkzeug.socket"])
@@ -139,6 +143,12 @@ def _refuse(status: int, start_response: Callable[..., Any]) -> list[bytes]:
     code = "SlowDown" if status == 503 else "InternalError"
     start_response(f"{status} {code}", [("Content-Type", "application/xml")])
     return [f"<Error><Code>{code}</Code><Message>as the test asked</Message></Error>".encode()]
+
+
+def _half(answer: Iterable[bytes], connection: socket.socket) -> Iterator[bytes]:
+    body = b"".join(answer)
+    yield body[: len(body) // 2]
+    _reset(connection)
 
 
 def _reset(connection: socket.socket) -> None:

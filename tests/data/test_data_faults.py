@@ -1,17 +1,24 @@
 """Shards in a bucket whose server misbehaves: the right rows or an error, never others or fewer."""
 
+import gzip
+import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from copies import folder_of
+from reading import read_source
 
 from raymodel.data import shard
 from raymodel.data.feed import DirectFeed
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import _index_group
+from raymodel.data.spec import SourceSpec
 from raymodel.errors import ShardError, StorageUnavailableError
 from raymodel.storage import retry
 from raymodel.storage.uri import Location
@@ -89,3 +96,42 @@ def test_a_corrupt_shard_in_a_bucket_is_told_from_a_fault(
     faults.add(Fault(does="refuse", where=SHARD, times=4, after=3))
     with pytest.raises(ShardError, match=r"0000000\.parquet has other bytes"):
         remote.read(np.arange(remote.num_rows))
+
+
+def table() -> pa.Table:
+    return pa.table({"text": [f"a text, number {i}" for i in range(2000)]})
+
+
+def written(format: str) -> bytes:
+    """The table as a file that is read in several pieces."""
+    sink = io.BytesIO()
+    if format == "parquet":
+        pq.write_table(table(), sink, row_group_size=500)
+    elif format == "arrow":
+        with pa.ipc.new_file(sink, table().schema) as writer:
+            writer.write_table(table(), max_chunksize=500)
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in table().to_pylist()).encode()
+        sink.write(gzip.compress(lines) if format == "jsonl.gz" else lines)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "format",
+    ["parquet", "arrow", *(pytest.param(f, marks=pytest.mark.slow) for f in ("jsonl", "jsonl.gz"))],
+)
+def test_a_source_that_is_out_of_reach_is_not_taken_for_a_damaged_one(
+    server: tuple[Location, Faults], faults: Faults, format: str
+) -> None:
+    place = server[0] / f"sources-{format}/x.{format}"
+    place.write_bytes(written(format))
+    spec = SourceSpec(path=place.uri, format=format.removesuffix(".gz"))
+    passing = faults.add(Fault(does="refuse", status=500, where="GET .*/sources", every=2))
+    records, account = read_source(spec)
+    assert [record.fields["text"] for record in records] == table()["text"].to_pylist()
+    assert (account.left_out, passing.hits > 0) == ({}, True)
+    faults.clear()
+    lasting = faults.add(Fault(does="refuse", status=500, where="GET .*/sources", after=1))
+    with pytest.raises(StorageUnavailableError, match=rf"reading .*x\.{format} failed 3 times"):
+        read_source(spec)
+    assert lasting.hits

@@ -1,5 +1,6 @@
 """Against an S3 server that refuses, breaks connections off and is slow."""
 
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,10 @@ import pytest
 
 from raymodel.data.sources import resolve_source
 from raymodel.data.spec import SourceSpec
-from raymodel.errors import StorageUnavailableError
+from raymodel.errors import StorageError, StorageUnavailableError
 from raymodel.observe.records import RecordWriter, read_records
 from raymodel.storage import retry
-from raymodel.storage.uri import Location
+from raymodel.storage.uri import Location, check_writable
 from raymodel.testing.s3 import Fault, Faults
 
 SDK_TRIES = 3  # of pyarrow's S3 client; our own come on top
@@ -48,6 +49,53 @@ def test_reading_outlasts_a_fault(bucket: Location, faults: Faults, fault: Fault
     assert file.size() == 256
     assert [entry.name for entry in bucket.list()] == ["x.bin"]
     assert fault.hits == fault.times, "it did go wrong"
+
+
+@pytest.mark.parametrize("does", ["refuse", "reset", "cut"])
+def test_each_read_of_an_open_file_outlasts_a_fault(
+    bucket: Location, faults: Faults, does: str
+) -> None:
+    """Of reads of a few bytes pyarrow's client makes a single try."""
+    content = random.Random(0).randbytes(300_000)
+    (bucket / "x.bin").write_bytes(content)
+    with (bucket / "x.bin").open_input() as stream:
+        fault = faults.add(Fault(does=does, status=500, every=2, where="GET"))
+        assert stream.read(4) == content[:4]
+        assert stream.read_at(100_000, 7) == content[7:100_007]
+        stream.seek(-8, 2)
+        assert (stream.read(), stream.read(), stream.tell()) == (content[-8:], b"", len(content))
+        assert stream.size() == len(content)
+    assert fault.hits >= 2
+
+
+@pytest.mark.parametrize("does", ["refuse", "reset"])
+def test_writing_outlasts_a_fault(
+    bucket: Location, faults: Faults, tmp_path: Path, does: str
+) -> None:
+    (tmp_path / "local").write_bytes(b"local" * 1000)
+    for write, content in (
+        (lambda: (bucket / "x").write_bytes(b"given"), b"given"),
+        (lambda: (bucket / "x").upload(tmp_path / "local"), b"local" * 1000),
+    ):
+        fault = faults.add(Fault(does=does, times=SDK_TRIES + 1, where="PUT|POST"))
+        write()
+        assert fault.hits == fault.times, "it did go wrong"
+        assert (bucket / "x").read_bytes() == content
+
+
+def test_what_is_not_worth_waiting_for_is_tried_once(bucket: Location, faults: Faults) -> None:
+    faults.add(Fault(does="refuse", where="PUT|POST", times=SDK_TRIES))
+    with pytest.raises(OSError, match="SLOW_DOWN"), retry.one_try():
+        (bucket / "x").write_bytes(b"given")
+    faults.add(Fault(does="refuse", where="PUT|POST", times=SDK_TRIES))
+    with pytest.raises(StorageError, match="cannot be written"):
+        check_writable(bucket)
+
+
+@pytest.mark.parametrize("name", ["x.gz", "x.bz2", "x.zst", "x.lz4"])
+def test_a_file_is_stored_as_it_is_whatever_it_is_called(bucket: Location, name: str) -> None:
+    (bucket / name).write_bytes(b"given")
+    assert (bucket / name).read_bytes() == b"given"
 
 
 def test_a_server_that_stays_broken_is_named(bucket: Location, faults: Faults) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from raymodel.errors import StorageUnavailableError
 from raymodel.storage import retry
-from raymodel.storage.retry import with_retries
+from raymodel.storage.retry import one_try, with_retries
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +55,24 @@ def test_a_storage_that_never_answers_is_one_clear_error(waits: list[float]) -> 
 
 def test_retries_within_retries_do_not_multiply() -> None:
     storage = Storage(10**6)
-    with pytest.raises(StorageUnavailableError):
+    with pytest.raises(StorageUnavailableError, match="outer failed 6 times"):
         with_retries(lambda: with_retries(storage, "inner"), "outer")
     assert storage.calls == 6
+
+
+def test_of_retries_within_retries_the_outer_ones_are_told(waits: list[float]) -> None:
+    told: list[float] = []
+    storage = Storage(2)
+    with_retries(lambda: with_retries(storage, "inner"), "outer", lambda _, s: told.append(s))
+    assert told == waits == [1.0, 2.0]
+
+
+def test_one_try_holds_for_its_block_alone(waits: list[float]) -> None:
+    storage = Storage(2)
+    with pytest.raises(OSError, match="slow down"), one_try():
+        with_retries(storage, "reading x")
+    assert (storage.calls, waits) == (1, [])
+    assert with_retries(storage, "reading x") == "content"
 
 
 def test_a_refusal_is_not_asked_again(waits: list[float]) -> None:

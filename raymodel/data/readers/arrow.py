@@ -10,6 +10,7 @@ from raymodel.data.readers.content import open_file, read_ends
 from raymodel.data.readers.table import check_names, class_names, read_batch
 from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.spec import SourceSpec
+from raymodel.errors import StorageUnavailableError
 from raymodel.storage.uri import Location
 
 _MAGIC = b"ARROW1"
@@ -33,6 +34,8 @@ def read_arrow(
         try:
             opened = pa.ipc.open_file(stream) if has_footer else pa.ipc.open_stream(stream)
             names, classes = opened.schema.names, class_names(opened.schema)
+        except StorageUnavailableError:  # the storage, not what is in the file
+            raise
         except (pa.ArrowException, OSError, ValueError):
             account.begin(piece.name)
             damaged = has_footer or begin[:4] == _END[:4]
@@ -65,6 +68,8 @@ def _batches(opened: Any, has_footer: bool, whole: bool) -> Iterator[Any | None]
             batch.validate()
         except StopIteration:
             break
+        except StorageUnavailableError:
+            raise
         except (pa.ArrowException, OSError, ValueError):
             yield None
             return

@@ -10,6 +10,7 @@ from raymodel.data.readers.content import open_file, read_ends
 from raymodel.data.readers.table import BATCH_ROWS, ClassNames, check_names, class_names, read_batch
 from raymodel.data.record import FileSlice, RawRecord
 from raymodel.data.spec import SourceSpec
+from raymodel.errors import StorageUnavailableError
 from raymodel.storage.uri import Location
 
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
@@ -29,6 +30,8 @@ def read_parquet(
         try:
             file = pq.ParquetFile(stream, page_checksum_verification=True)
             names, classes = file.schema_arrow.names, class_names(file.schema_arrow)
+        except StorageUnavailableError:
+            raise
         except (pa.ArrowException, OSError, ValueError):
             if piece.start == 0:
                 account.begin(piece.name)
@@ -78,6 +81,8 @@ def _read_group(
     while True:
         try:
             batch = next(batches, None)
+        except StorageUnavailableError:  # the storage, not what is in the file
+            raise
         except (pa.ArrowException, OSError, ValueError):
             batch = None
         if batch is None:

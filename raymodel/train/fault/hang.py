@@ -15,6 +15,7 @@ import time
 from collections import deque
 from pathlib import Path
 
+from raymodel.storage.retry import one_try
 from raymodel.storage.uri import Location
 
 STACKS = "stacks"
@@ -75,7 +76,8 @@ class Watchdog:
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
             name = f"rank-{self._rank}-{time.time():.0f}.txt"
-            (self._run / STACKS / name).upload(path)
+            with one_try():  # the worker ends, whether they are there or not
+                (self._run / STACKS / name).upload(path)
 
 
 def find_hang(run: Location, since: float) -> str | None:
