@@ -69,7 +69,7 @@ def decode_audio(data: bytes, rate: int) -> Samples:
         AudioError: there is no such sound in `data`.
     """
     found = read_audio(data)
-    return resampled(found.samples.mean(axis=1, dtype=np.float32), found.rate, rate)
+    return resampled(_mixed(found.samples), found.rate, rate)
 
 
 def read_audio(data: bytes) -> Recording:
@@ -96,11 +96,18 @@ def read_audio(data: bytes) -> Recording:
         raise AudioError(EMPTY)
     if len(samples) < announced and not is_estimate:
         raise AudioError(BROKEN)
-    if not np.isfinite(samples.sum(axis=1, dtype=np.float32)).all():  # as it is mixed down
+    if not np.isfinite(_mixed(samples)).all():
         raise AudioError(NOT_FINITE)
     if len(samples) < MIN_SECONDS * rate:
         raise AudioError(TOO_SHORT)
     return Recording(samples, rate)
+
+
+def _mixed(samples: NDArray[np.float32]) -> Samples:
+    """(N, channels) → (N,). One channel is what it is: a mean along an axis of 1 takes a third of
+    the time that decoding does."""
+    one: Samples = samples[:, 0]
+    return one if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 def clip_size(data: bytes) -> tuple[int, int]:
@@ -171,6 +178,8 @@ def _read(file: soundfile.SoundFile) -> Any:
     while room >= 0:
         block = file.read(min(2**20, room + 1), dtype="float32", always_2d=True)
         if not len(block):
+            if len(blocks) == 1:  # as of nearly all files: no copy
+                return blocks[0]
             return np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
         blocks.append(block)
         room -= len(block)
