@@ -29,7 +29,7 @@ from raymodel.data.readers.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SU
 from raymodel.data.spec import ROWS_VERSION, CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.archive import is_archive
-from raymodel.storage.hub import check_no_hub_id
+from raymodel.storage.hub import check_no_hub_id, check_no_url_of_hub
 from raymodel.storage.uri import Location, sha256
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -88,7 +88,10 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
 
     Raises:
         SourceError: nothing is there, or nothing that fits the format.
+        ArtifactError: it is on the Hugging Face Hub.
     """
+    if spec.path.startswith("hf://"):
+        check_no_url_of_hub(spec.path)
     if spec.path.startswith("python:"):
         return _resolve_python(spec)
     place, pattern = _split_glob(spec.path)
@@ -150,9 +153,10 @@ def sources_identity(sources: Sequence[SourceSpec], base_dir: Path | None = None
     Raises:
         SourceError: one is missing.
     """
+    files = [resolve_source(source, base_dir).identity for source in sources]  # says what is wrong
     return {
         "sources": [each.identity() | {"path": _place(each, base_dir)} for each in sources],
-        "source_files": [resolve_source(source, base_dir).identity for source in sources],
+        "source_files": files,
     }
 
 

@@ -1,4 +1,4 @@
-"""Ids of models on the Hugging Face Hub, which look like folders and are none."""
+"""Ids of models and data sets on the Hugging Face Hub, which look like folders and are none."""
 
 from __future__ import annotations
 
@@ -38,12 +38,16 @@ def check_no_url_of_hub(reference: str) -> None:
 
 
 def _not_downloaded(which: str, reference: str) -> ArtifactError:
-    # The last two parts of a URL are the id.
-    wanted = "/".join(reference.rpartition("://")[2].rstrip("/").split("/")[-2:])
+    path, kind = reference.rpartition("://")[2].rstrip("/"), ""
+    if "datasets/" in path:  # behind which stand the id and a path in the data set
+        path = "/".join(path.partition("datasets/")[2].split("/")[:2]).partition("@")[0]
+        kind = " --repo-type dataset"
+    # The last two parts of another URL are the id.
+    wanted = "/".join(path.split("/")[-2:])
     name = wanted.rpartition("/")[2]
     return ArtifactError(
         f"{which} reads like an id on the Hugging Face Hub; nothing is downloaded while a job "
-        f"runs. Fetch it first (hf download {wanted} --local-dir {name}) and give that folder"
+        f"runs. Fetch it first (hf download {wanted}{kind} --local-dir {name}) and give that folder"
     )
 
 
