@@ -185,10 +185,9 @@ def _left(job: Job, fleet: Fleet | None, on_gpu: bool) -> tuple[float | None, st
     """Bytes of memory for one replica, and where they are."""
     if fleet is None:
         return (None, "") if on_gpu else (available_memory_bytes(), "this machine's memory")
-    try:
-        return fleet.usable_bytes(1), str(fleet)
-    except AssertionError:  # machines whose memory was not named
-        return None, ""
+    if fleet.device is None and fleet.host_bytes is None:
+        return None, ""  # machines whose memory was not named
+    return fleet.usable_bytes(1), str(fleet)
 
 
 def served_text(

@@ -79,7 +79,7 @@ def sleeper():
 def gate_of(sleeper, wake_s=5.0):
     spec = ServeSpec(replicas=ReplicasSpec(min=0))
     relay = Relay(sleeper.ask, sleeper.ask_health, "tiny", 5.0, Sleep(sleeper.count, wake_s))
-    return build_gate(relay, SimpleNamespace(spec=spec, rules=Rules(), name="tiny"))
+    return build_gate(relay, SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=8))
 
 
 def run(gate, *paths):
