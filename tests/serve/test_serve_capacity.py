@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from asked import call, check_error, complete
+from engines import Listener, generate, greedy, torch_engine
 
 from raymodel.errors import ClusterError
 from raymodel.serve import decoder as decoder_module
 from raymodel.serve.capacity import find_rows, longest_answer, plan_cache, unasked_answer
 from raymodel.serve.generation import GenerationService
 from raymodel.serve.spec import ServeSpec
-from tests.serve.asked import call, check_error, complete
-from tests.serve.engines import Listener, generate, greedy, torch_engine
 
 GIB = 2**30
 TOKEN_BYTES = 2 * 2 * 2 * 8 * 4  # of the tiny model: 2 layers, 2 heads of 8, fp32

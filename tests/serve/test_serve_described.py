@@ -1,8 +1,7 @@
 """`/openapi.json` tells what is answered, and no more."""
 
 import pytest
-
-from tests.serve.asked import call, check_error, complete
+from asked import call, check_error, complete
 
 REFUSED = {"400", "401", "403", "404", "408", "413", "429", "500", "503", "504"}
 
