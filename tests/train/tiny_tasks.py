@@ -202,7 +202,8 @@ def make_rows(name: str, folder: Path) -> Artifact:
         elif name == "masked_lm":
             processor = TokenizerSpec(vocab_size=300, mask=True)
         elif processor is None:
-            place = folder / ("pairs" if tiny.model == BERT else "words")
+            is_bert = tiny.model["architecture"] == "bert"
+            place = folder / ("pairs" if is_bert else "words")
             task = task.reading_as(Location.parse(str(place)))
             task.adapt_processor({})
             processor = task.processor
