@@ -18,8 +18,8 @@ import torch
 from raymodel.compress.calibrate import Calibration, batch_of, mean_loss
 from raymodel.compress.opened import Opened
 from raymodel.errors import SpecError
-from raymodel.model.build import BUILD_ERRORS, first_line, outline_model
 from raymodel.model.gguf import head_size
+from raymodel.model.layers import outline_smaller
 from raymodel.model.load import load_for_use
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
@@ -179,16 +179,7 @@ def _outline(model: PreTrainedModel, counts: HeadCounts, task: Task) -> PreTrain
     if getattr(config, _SHARED, None):
         fields[config.attribute_map.get(_SHARED, _SHARED)] = counts.kept_shared
     fields["head_dim"] = counts.size  # which else follows from the number of heads
-    try:
-        outline = outline_model(type(config).from_dict(fields), task)
-    except BUILD_ERRORS as error:
-        raise SpecError(
-            f"{_FIELD}: transformers builds no {config.model_type} of {counts.kept_heads} heads: "
-            f"{first_line(error)}"
-        ) from error
-    if outline.can_generate():
-        outline.generation_config = model.generation_config
-    return outline
+    return outline_smaller(model, fields, task, _FIELD, f"of {counts.kept_heads} heads")
 
 
 def _find_cuts(old: PreTrainedModel, new: PreTrainedModel, counts: HeadCounts) -> dict[str, _Cut]:

@@ -60,10 +60,6 @@ _LABELS_SHOWN = 8
 _READ_THREADS = 16  # hides the latency of object stores while summaries are read
 
 
-def _as_it_is(processor: Processor) -> Processor:
-    return processor
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All that decides the dataset, besides the bytes of the sources."""
@@ -76,8 +72,8 @@ class Recipe:
     reads: type[Processor] = TextProcessor
     processor: TokenizerSpec | Location | Processor
     """How to get the processor: the folder that holds it, a tokenizer to train, or itself."""
-    adapt: Callable[[Processor], Processor] = _as_it_is
-    """Makes of a tokenizer that was trained the one that the rows are made with."""
+    adapt: Callable[[Processor], Processor] | None = None
+    """Makes of a tokenizer that was trained the one that the rows are made with; else it is."""
     max_left_out: float = MAX_LEFT_OUT
     """A share; see `PrepareSpec`."""
     base: AskedBase | None = None
@@ -304,7 +300,8 @@ class _Preparation:
             )
             if lost := lost_text(summary):
                 self._say(lost)
-            self._recipe.adapt(self._recipe.reads.load(self._processor)).save(self._processor)
+            if self._recipe.adapt is not None:
+                self._recipe.adapt(self._recipe.reads.load(self._processor)).save(self._processor)
         elif isinstance(found, Location):
             self._recipe.reads.load(found).save(self._processor)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 PADDING, UNKNOWN, START, SEPARATOR, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
@@ -29,13 +30,21 @@ def train_character_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrain
     Raises:
         ValueError: `vocab_size` leaves no room for a character.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     vocab = _vocabulary(texts, vocab_size)
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(1)
     tokenizer.decoder = decoders.Fuse()
+    return as_bert(tokenizer)
+
+
+def as_bert(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """With BERT's form of a text and of a pair; its special tokens are in the vocabulary."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = tokenizer.get_vocab()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {SEPARATOR}",
         pair=f"{START} $A {SEPARATOR} $B:1 {SEPARATOR}:1",

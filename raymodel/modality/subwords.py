@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from raymodel.modality.characters import MASK as BERT_MASK
-from raymodel.modality.characters import PADDING as BERT_PADDING
-from raymodel.modality.characters import SEPARATOR, SPECIALS, START, UNKNOWN
-from raymodel.modality.text import END_OF_TEXT, MASK, PADDING, other_specials
+from raymodel.modality.characters import SPECIALS, UNKNOWN, as_bert
+from raymodel.modality.text import (
+    END_OF_TEXT,
+    PADDING,
+    hidden_tokens,
+    other_specials,
+    with_specials,
+)
 from raymodel.modality.unspaced import MARK, cut_runs
 
 if TYPE_CHECKING:
@@ -62,9 +66,8 @@ def train_wordpiece(
         lowercase: capitals are small letters, and accents are left out, as for BERT's uncased.
         normalization: Unicode's, before all else.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from tokenizers.trainers import WordPieceTrainer
-    from transformers import PreTrainedTokenizerFast
 
     def fresh(vocab: dict[str, int]) -> Tokenizer:
         model = models.WordPiece(
@@ -97,20 +100,7 @@ def train_wordpiece(
     vocab = untrained.get_vocab()
     tokenizer = fresh(vocab)
     tokenizer.decoder = decoders.WordPiece(prefix=GOES_ON, cleanup=False)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {SEPARATOR}",
-        pair=f"{START} $A {SEPARATOR} $B:1 {SEPARATOR}:1",
-        special_tokens=[(START, vocab[START]), (SEPARATOR, vocab[SEPARATOR])],
-    )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        pad_token=BERT_PADDING,
-        unk_token=UNKNOWN,
-        cls_token=START,
-        sep_token=SEPARATOR,
-        mask_token=BERT_MASK,
-        clean_up_tokenization_spaces=False,
-    )
+    return as_bert(tokenizer)
 
 
 def train_unigram(
@@ -133,15 +123,13 @@ def train_unigram(
         lowercase: capitals are small letters.
         normalization: Unicode's, before all else.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
     from tokenizers import pre_tokenizers as cuts
     from tokenizers.trainers import UnigramTrainer
-    from transformers import PreTrainedTokenizerFast
 
     small = [normalizers.Lowercase()] if lowercase else []
     others = other_specials(sentinels)
-    # A piece comes with the space before it, so what hides one stands for that space too.
-    hidden = [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if mask else []
+    hidden = hidden_tokens(mask)
     specials = [END_OF_TEXT, PADDING, UNKNOWN_PIECE, *others, *map(str, hidden)]
     spaces: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "never", "split": False}
 
@@ -173,16 +161,7 @@ def train_unigram(
     vocab = [*((special, 0.0) for special in specials), *_in_order(learnt)]
     tokenizer = fresh(models.Unigram(vocab, specials.index(UNKNOWN_PIECE), byte_fallback=False))
     tokenizer.decoder = decoders.Metaspace(**spaces)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,  # a text begins where another ended
-        eos_token=END_OF_TEXT,
-        pad_token=PADDING,
-        unk_token=UNKNOWN_PIECE,
-        additional_special_tokens=others,
-        **({"mask_token": hidden[0]} if mask else {}),
-        clean_up_tokenization_spaces=False,
-    )
+    return with_specials(tokenizer, others, hidden, unk_token=UNKNOWN_PIECE)
 
 
 def _normalizers(normalization: Normalization) -> list[Any]:

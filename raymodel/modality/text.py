@@ -15,7 +15,7 @@ from raymodel.modality.base import ModelFields, Processor, as_local
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from raymodel.modality.chat import ChatFormat
@@ -39,6 +39,38 @@ def other_specials(sentinels: int) -> list[str]:
     return [*ROLES, *(SENTINEL.format(number) for number in range(sentinels))]
 
 
+def hidden_tokens(mask: bool) -> list[AddedToken]:
+    """The token that stands for a hidden one, where there is to be one. A token comes with the
+    space before it, so what hides one stands for that space too."""
+    from tokenizers import AddedToken
+
+    return [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if mask else []
+
+
+def with_specials(
+    tokenizer: Tokenizer, others: list[str], hidden: list[AddedToken], **named: str
+) -> PreTrainedTokenizerFast:
+    """A trained tokenizer that knows what its special tokens are for.
+
+    Args:
+        others: see `other_specials`.
+        hidden: see `hidden_tokens`.
+        named: further ones, by transformers' names.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,  # a text begins where another ended
+        eos_token=END_OF_TEXT,
+        pad_token=PADDING,
+        **named,
+        additional_special_tokens=others,
+        **({"mask_token": hidden[0]} if hidden else {}),
+        clean_up_tokenization_spaces=False,
+    )
+
+
 def train_tokenizer(
     texts: Sequence[str], vocab_size: int, *, mask: bool = False, sentinels: int = 0
 ) -> PreTrainedTokenizerFast:
@@ -53,8 +85,7 @@ def train_tokenizer(
         mask: one of the special tokens stands for a hidden one.
         sentinels: so many of them stand for runs of hidden ones.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from raymodel.modality.unspaced import MARK as CUT
     from raymodel.modality.unspaced import cut_runs  # imports numpy
@@ -63,8 +94,7 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.BPE(dropout=None, byte_fallback=False, ignore_merges=False))
     by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    # A token comes with the space before it, so what hides one stands for that space too.
-    hidden = [AddedToken(MASK, lstrip=True, normalized=False, special=True)] if mask else []
+    hidden = hidden_tokens(mask)
     others = other_specials(sentinels)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -79,15 +109,7 @@ def train_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     tokenizer.train_from_iterator(texts if marked is None else marked, trainer)
     tokenizer.pre_tokenizer = by_bytes
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        bos_token=END_OF_TEXT,  # a text begins where another ended
-        eos_token=END_OF_TEXT,
-        pad_token=PADDING,
-        additional_special_tokens=others,
-        **({"mask_token": hidden[0]} if mask else {}),
-        clean_up_tokenization_spaces=False,
-    )
+    return with_specials(tokenizer, others, hidden)
 
 
 class EncodedPair(NamedTuple):

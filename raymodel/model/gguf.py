@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from raymodel.errors import ArtifactError, StorageError
-from raymodel.model.gguf_header import FAMILIES
+from raymodel.model.gguf_header import FAMILIES, stored_bytes
 from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.initial import Weights
 from raymodel.model.q4 import BLOCK, to_q4_1
@@ -73,10 +73,7 @@ class GgufTensor(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        import gguf
-
-        numbers, size = gguf.GGML_QUANT_SIZES[self.type]
-        return int(np.prod(self.shape)) // numbers * size
+        return stored_bytes(self.type, self.shape)
 
 
 def write_gguf(

@@ -36,6 +36,18 @@ _NUMBERS = {
 _MAX_TEXT_BYTES = 2**30  # a longer one is none: the file is another kind, or broken
 
 
+def stored_bytes(type: int, shape: tuple[int, ...]) -> int:
+    """What a tensor takes in a file.
+
+    Args:
+        type: as the package `gguf` numbers them.
+    """
+    import gguf
+
+    numbers, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(type)]
+    return math.prod(shape) // numbers * size
+
+
 class GgufInfo(NamedTuple):
     """A tensor without its content."""
 
@@ -52,10 +64,7 @@ class GgufInfo(NamedTuple):
     @property
     def bytes(self) -> int:
         """In the file."""
-        import gguf
-
-        numbers, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(self.type)]
-        return self.numbers // numbers * size
+        return stored_bytes(self.type, self.shape)
 
 
 def read_gguf_header(file: Location, stream: Any) -> dict[str, GgufInfo]:

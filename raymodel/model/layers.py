@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -91,12 +91,28 @@ def _outline(
         if "layer" in name and isinstance(value, list | tuple) and len(value) == depth:
             fields[name] = [value[layer] for layer in layers]  # what each layer is
     fields[config.attribute_map.get(DEPTH, DEPTH)] = len(layers)
+    return outline_smaller(model, fields, task, field, f"model of {len(layers)} layers")
+
+
+def outline_smaller(
+    model: PreTrainedModel, fields: dict[str, Any], task: Task, field: str, what: str
+) -> PreTrainedModel:
+    """A model of other sizes, which ends its answers as this one does.
+
+    Args:
+        fields: its configuration.
+        field: of the job, for the message.
+        what: would be built, in words.
+
+    Raises:
+        SpecError: it cannot be built.
+    """
+    config: PretrainedConfig = model.config
     try:
         outline = outline_model(type(config).from_dict(fields), task)
     except BUILD_ERRORS as error:
         raise SpecError(
-            f"{field}: transformers builds no {config.model_type} model of {len(layers)} "
-            f"layers: {first_line(error)}"
+            f"{field}: transformers builds no {config.model_type} {what}: {first_line(error)}"
         ) from error
     if outline.can_generate():
         outline.generation_config = model.generation_config

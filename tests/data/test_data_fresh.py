@@ -1,11 +1,10 @@
 """Examples for a model without a base, whose tokenizer the job trains or names: of every task."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_tasks import RECORDS, TINY, spec_of, write_texts
 
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.data import run as run_module
@@ -23,48 +22,7 @@ from raymodel.testing.tiny import train_tiny_tokenizer
 from raymodel.train.spec import FinetuneSpec
 
 TEXT_TASKS = [name for name in TASKS if get_task(name).modality == "text"]
-NUM_RECORDS = 24
-OF_KIND: dict[str, Callable[[int, int], Any]] = {
-    "text": lambda i, place: f"the cat number {i} sleeps on mat {place}",
-    "texts": lambda i, place: [f"dog {i} barks {place}", f"bird {i} sings {place}"],
-    "label": lambda i, _: ("no", "yes")[i % 2],
-    "labels": lambda i, _: ["no", "yes"][: 1 + i % 2],
-    "number": lambda i, _: i / 10,
-    "words": lambda i, _: ["cat", str(i), "sleeps"],
-    "tags": lambda *_: ["O", "B-X", "O"],
-    "answers": lambda i, _: [{"text": f"number {i}", "answer_start": 8}],
-    "messages": lambda i, place: [
-        {"role": "user", "content": f"who is cat {i}?"},
-        {"role": "assistant", "content": f"it is number {i + place}"},
-    ],
-}
-"""Kind of a role → the value of a record, by its number and the place of the role."""
 CHATS = ("chat", "chat_preference")
-TOKENS = dict.fromkeys(("masked_lm", "question_answering", "ranking"), "wordpiece")
-"""What the tokenizer has to be, as `check` says, where it is none of bytes."""
-
-
-def spec_of(name: str, folder: Path, tokenizer: dict[str, Any]) -> FinetuneSpec:
-    fields = {r: f for r, f in get_task(name).fields.items() if not f.is_optional}
-    records = [
-        {role: OF_KIND[field.kind](i, place) for place, (role, field) in enumerate(fields.items())}
-        for i in range(NUM_RECORDS)
-    ]
-    (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
-    named = {r: f"{{{r}}}" if f.kind == "text" else r for r, f in fields.items()}
-    source = {"path": str(folder / "records.jsonl"), "format": "jsonl", "fields": named}
-    return FinetuneSpec.model_validate(
-        {
-            "task": {"name": name} | ({"chat_template": "roles"} if name in CHATS else {}),
-            "model": {"preset": "llama-tiny"},
-            "tokenizer": tokenizer,
-            "sources": [source],
-            "holdout": "20%",
-            "global_batch": 4,
-            "duration": "1 epoch",
-            "max_length": 64,
-        }
-    )
 
 
 def examples_of(spec: FinetuneSpec, place: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -92,14 +50,15 @@ def examples_of(spec: FinetuneSpec, place: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_tokenizer_that_the_job_trains_and_one_that_it_names_read_examples(
     name, tmp_path, monkeypatch
 ):
-    trained = {"vocab_size": 300, "tokens": TOKENS.get(name, "bytes")}
-    one = examples_of(spec_of(name, tmp_path, trained), tmp_path / "one", monkeypatch)
-    assert one.num_rows > NUM_RECORDS / 2
+    write_texts(tmp_path)
+    trained = {"vocab_size": 300, "tokens": TINY[name].tokens}
+    one = examples_of(spec_of(name, tmp_path, tokenizer=trained), tmp_path / "one", monkeypatch)
+    assert one.num_rows > RECORDS / 2
     processor = tmp_path / "one/data/processor"
     template = TextProcessor.load(Location.parse(str(processor))).tokenizer.chat_template
     assert (template is not None) == (name in CHATS)
     named = {"load": str(processor)}
-    two = examples_of(spec_of(name, tmp_path, named), tmp_path / "two", monkeypatch)
+    two = examples_of(spec_of(name, tmp_path, tokenizer=named), tmp_path / "two", monkeypatch)
     assert two.num_rows == one.num_rows
     for file in filter(Path.is_file, processor.rglob("*")):
         assert (
@@ -110,10 +69,11 @@ def test_a_tokenizer_that_the_job_trains_and_one_that_it_names_read_examples(
 @pytest.mark.parametrize("name", TEXT_TASKS)
 def test_a_job_is_told_what_the_tokenizer_that_it_trains_has_to_be(name, tmp_path):
     """`check` refuses what `run` would only refuse when all is read."""
-    spec = spec_of(name, tmp_path, {"vocab_size": 300, "tokens": "bytes"})
+    spec = spec_of(name, tmp_path, tokenizer={"vocab_size": 300, "tokens": "bytes"})
     told = [str(problem.rule) for problem in check_processor(Job(name="x", finetune=spec))]
-    expected = ["mask: true"] if name == "masked_lm" else ["tokens: wordpiece"]
-    assert [each.rpartition("; add ")[2] for each in told] == (expected if name in TOKENS else [])
+    needed = ["mask: true"] if name == "masked_lm" else ["tokens: wordpiece"]
+    expected = [] if TINY[name].tokens == "bytes" else needed
+    assert [each.rpartition("; add ")[2] for each in told] == expected
 
 
 def test_a_tokenizer_that_a_task_cannot_learn_with_is_told_before_anything_is_read(
@@ -122,7 +82,8 @@ def test_a_tokenizer_that_a_task_cannot_learn_with_is_told_before_anything_is_re
     tokenizer = train_tiny_tokenizer(["a cat sleeps"])
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "saved")
-    spec = spec_of("causal_lm", tmp_path, {"load": str(tmp_path / "saved")})
+    write_texts(tmp_path)
+    spec = spec_of("causal_lm", tmp_path, tokenizer={"load": str(tmp_path / "saved")})
     with pytest.raises(ArtifactError, match=r"^finetune\.tokenizer: .*end-of-text"):
         examples_of(spec, tmp_path / "made", monkeypatch)
     assert not (tmp_path / "made").exists()

@@ -13,7 +13,6 @@ from tiny_tasks import TINY, write_sources  # type: ignore[import-not-found]
 
 from raymodel.tasks import get_task
 
-TOKENS = dict.fromkeys(("question_answering", "ranking", "masked_lm"), "wordpiece")
 FINETUNED = [name for name in TINY if name != "masked_image"]  # which pretrains only
 
 OF_A_BASE = {"chosen_loss_change"}
@@ -30,7 +29,7 @@ def job_of(name: str, sources: Path, port: int) -> dict[str, Any]:
     tiny = TINY[name]
     start = {"model": tiny.model} if tiny.model else {"base": str(sources / "whisper")}
     if tiny.source["format"] == "jsonl":
-        start["tokenizer"] = {"vocab_size": 300, "tokens": TOKENS.get(name, "bytes")}
+        start["tokenizer"] = {"vocab_size": 300, "tokens": tiny.tokens}
     return {
         "name": name,
         "seed": 7,

@@ -88,11 +88,13 @@ class Tiny:
     """What the job says of it besides its name."""
     source: Fields
     """In the folder of `write_sources`."""
+    tokens: str = "bytes"
+    """What a tokenizer that the job trains is of."""
 
 
-def _of_text(model: Fields, fields: Fields, **task: Any) -> Tiny:
+def _of_text(model: Fields, fields: Fields, tokens: str = "bytes", **task: Any) -> Tiny:
     source = {"path": "texts.jsonl", "format": "jsonl", "fields": fields}
-    return Tiny(model=model, task=task, source=source)
+    return Tiny(model=model, task=task, source=source, tokens=tokens)
 
 
 _CLIPS = {"path": "clips.csv", "format": "csv"}
@@ -108,14 +110,14 @@ TINY: dict[str, Tiny] = {
         chat_template="roles",
         reference="none",
     ),
-    "masked_lm": _of_text(BERT, {"text": "{a}"}),
+    "masked_lm": _of_text(BERT, {"text": "{a}"}, "wordpiece"),
     "seq2seq_lm": _of_text(T5, {"source": "{a}", "target": "{b}"}),
     "text_classification": _of_text(LLAMA, {"text": "{a} {b}", "label": "label"}),
     "multi_label_classification": _of_text(LLAMA, {"text": "{a} {b}", "label": "labels"}),
     "text_regression": _of_text(LLAMA, {"text": "{a} {b}", "label": "number"}),
     "token_classification": _of_text(BERT, {"tokens": "tokens", "tags": "tags"}),
     "question_answering": _of_text(
-        BERT, {"context": "{a}", "question": "{c}", "answers": "answers"}
+        BERT, {"context": "{a}", "question": "{c}", "answers": "answers"}, "wordpiece"
     ),
     "image_classification": Tiny(
         model=VIT,
@@ -137,7 +139,10 @@ TINY: dict[str, Tiny] = {
         model=WAVE, task={"audio": {"max_seconds": 2}, "alphabet": "abcdef"}, source=_CLIPS
     ),
     "ranking": _of_text(
-        BERT, {"query": "{c}", "document": "{a}", "negatives": "negatives"}, negatives=1
+        BERT,
+        {"query": "{c}", "document": "{a}", "negatives": "negatives"},
+        "wordpiece",
+        negatives=1,
     ),
     "embedding": _of_text(BERT, {"query": "{c}", "positive": "{a}"}),
 }
@@ -157,12 +162,17 @@ def write_sources(folder: Path) -> None:
         pixels = chance.integers(0, 60, (8, 8), dtype=np.uint8) + 150 * (index % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(place / f"{index}.png")
     (folder / "clips.csv").write_text("\n".join(lines))
-    (folder / "texts.jsonl").write_text("\n".join(json.dumps(_record(i)) for i in range(RECORDS)))
+    write_texts(folder)
     write_masked(folder / "masked", RECORDS, side=32)
     write_coco(folder / "boxed", RECORDS, side=32)
     train_pair_tokenizer([" ".join(WORDS)]).save_pretrained(folder / "pairs")
     train_tokenizer([" ".join(WORDS)], 300).save_pretrained(folder / "words")
     write_tiny_whisper(folder / "whisper")
+
+
+def write_texts(folder: Path) -> None:
+    """The records of all tasks of text."""
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps(_record(i)) for i in range(RECORDS)))
 
 
 def _record(index: int) -> Fields:
