@@ -2,10 +2,11 @@
 
 transformers would compute it from a mask of all positions by all others, which costs more than
 without one. Attention grows with the square of the length, so document by document it costs less,
-and is exact: on a GPU in one kernel for documents of any lengths (torch's FlashAttention), else one
-after the other.
+and is exact: on a GPU in one kernel for documents of any lengths (torch's FlashAttention), else in
+one for all of a length.
 
-Shapes: B rows, H heads (G of keys and values), T tokens, D sizes of a head; L tokens of a document.
+Shapes: B rows, H heads (G of keys and values), T tokens, D sizes of a head; N documents of L
+tokens.
 """
 
 from __future__ import annotations
@@ -119,13 +120,13 @@ def attend_documents(
     )
     # The rows one after the other. (B·T, H, D)
     q, k, v = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))
-    reason = _why_one_by_one(query, value, rules)
+    reason = _why_not_at_once(query, value, rules)
     if reason is None:
         out = _attend_at_once(q, k, v, cu_seq_lens_q, query.shape[2], rules)
     else:
         if query.is_cuda and not in_matrices:
-            take_slow_path("computes attention document by document", reason, inherent=True)
-        out = _attend_one_by_one(q, k, v, cu_seq_lens_q, rules)
+            take_slow_path("computes attention length by length", reason, inherent=True)
+        out = _attend_by_length(q, k, v, cu_seq_lens_q, rules)
     return out.view(len(query), query.shape[2], *out.shape[1:]), None
 
 
@@ -152,7 +153,7 @@ class _Rules:
         return seen_LL & (back_LL.abs() < window)
 
 
-def _why_one_by_one(query: torch.Tensor, value: torch.Tensor, rules: _Rules) -> str | None:
+def _why_not_at_once(query: torch.Tensor, value: torch.Tensor, rules: _Rules) -> str | None:
     """Why one kernel cannot take documents of all lengths; None where it can."""
     size = query.shape[-1]
     if not query.is_cuda:
@@ -205,51 +206,66 @@ def _attend_at_once(
 
 # The lengths are numbers for Python, of which a compiler would make a program for each.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _attend_one_by_one(
+def _attend_by_length(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     bounds: torch.Tensor,
     rules: _Rules,
 ) -> torch.Tensor:
-    """(B·T, H, D), document by document. On a GPU it waits for the bounds."""
-    lengths = bounds.diff().tolist()
+    """(B·T, H, D), all documents of one length at once: of short ones there are many, and to call
+    a kernel costs more than what it computes. On a GPU it waits for the bounds."""
+    lengths = bounds.diff()
     attend = _in_matrices if rules.in_matrices else _in_a_kernel
+    sizes, counts = torch.unique(lengths, return_counts=True)
+    inputs, order = [query, key, value], None
+    if len(sizes) == len(lengths):  # each has a length of its own
+        sizes, counts = lengths, torch.ones_like(lengths)
+    else:
+        order = lengths.repeat_interleave(lengths).argsort(stable=True)
+        inputs = [each.index_select(0, order) for each in inputs]
+    shapes = list(zip(counts.tolist(), sizes.tolist(), strict=True))
     # torch's annotations of `split` are missing.
-    parts: Any = (torch.split(each, lengths) for each in (query, key, value))
-    documents = zip(*parts, strict=True)
-    return torch.cat([attend(q, k, v, rules) for q, k, v in documents])
+    parts: Any = (torch.split(each, [n * length for n, length in shapes]) for each in inputs)
+    out = torch.cat(
+        [
+            attend(*(each.unflatten(0, shape).transpose(1, 2) for each in (q, k, v)), rules=rules)
+            for shape, q, k, v in zip(shapes, *parts, strict=True)
+        ]
+    )
+    return out if order is None else out.index_select(0, order.argsort())
 
 
 def _in_a_kernel(
-    q_LHD: torch.Tensor, k_LGD: torch.Tensor, v_LGD: torch.Tensor, rules: _Rules
+    q_NHLD: torch.Tensor, k_NGLD: torch.Tensor, v_NGLD: torch.Tensor, *, rules: _Rules
 ) -> torch.Tensor:
-    mask = rules.mask(len(q_LHD), q_LHD.device)
-    q, k, v = (each.transpose(0, 1)[None] for each in (q_LHD, k_LGD, v_LGD))
-    out_HLD = scaled_dot_product_attention(
-        q,
-        k,
-        v,
+    """(N·L, H, D), of N documents of L tokens."""
+    mask = rules.mask(q_NHLD.shape[2], q_NHLD.device)
+    out_NHLD = scaled_dot_product_attention(
+        q_NHLD,
+        k_NGLD,
+        v_NGLD,
         attn_mask=mask,
         dropout_p=rules.dropout,
         is_causal=rules.is_causal and mask is None,
         scale=rules.scaling,
-        enable_gqa=q_LHD.shape[1] != k_LGD.shape[1],
-    )[0]
-    return out_HLD.transpose(0, 1)
+        enable_gqa=q_NHLD.shape[1] != k_NGLD.shape[1],
+    )
+    return out_NHLD.transpose(1, 2).flatten(0, 1)
 
 
 def _in_matrices(
-    q_LHD: torch.Tensor, k_LGD: torch.Tensor, v_LGD: torch.Tensor, rules: _Rules
+    q_NHLD: torch.Tensor, k_NGLD: torch.Tensor, v_NGLD: torch.Tensor, *, rules: _Rules
 ) -> torch.Tensor:
-    heads_by_group = q_LHD.shape[1] // k_LGD.shape[1]
-    k_LHD, v_LHD = (each.repeat_interleave(heads_by_group, 1) for each in (k_LGD, v_LGD))
-    scores_HLL = torch.einsum("qhd,khd->hqk", q_LHD, k_LHD) * rules.scaling
+    """(N·L, H, D), of N documents of L tokens."""
+    heads_by_group = q_NHLD.shape[1] // k_NGLD.shape[1]
+    k_NHLD, v_NHLD = (each.repeat_interleave(heads_by_group, 1) for each in (k_NGLD, v_NGLD))
+    scores_NHLL = q_NHLD @ k_NHLD.transpose(2, 3) * rules.scaling
     if rules.softcap is not None:
-        scores_HLL = torch.tanh(scores_HLL / rules.softcap) * rules.softcap
-    mask_LL = rules.mask(len(q_LHD), q_LHD.device)
+        scores_NHLL = torch.tanh(scores_NHLL / rules.softcap) * rules.softcap
+    mask_LL = rules.mask(q_NHLD.shape[2], q_NHLD.device)
     if mask_LL is not None:
-        scores_HLL = scores_HLL.masked_fill(~mask_LL, float("-inf"))
-    weights_HLL = scores_HLL.softmax(-1, dtype=torch.float32).to(q_LHD.dtype)
-    weights_HLL = dropout(weights_HLL, rules.dropout)
-    return torch.einsum("hqk,khd->qhd", weights_HLL, v_LHD)
+        scores_NHLL = scores_NHLL.masked_fill(~mask_LL, float("-inf"))
+    weights_NHLL = scores_NHLL.softmax(-1, dtype=torch.float32).to(q_NHLD.dtype)
+    weights_NHLL = dropout(weights_NHLL, rules.dropout)
+    return (weights_NHLL @ v_NHLD).transpose(1, 2).flatten(0, 1)

@@ -107,6 +107,7 @@ class MaskedLM(DocumentTask):
 
         Without a `draw` what is hidden follows from the tokens of a row alone.
         """
+        import numpy as np
         import torch
 
         from raymodel.tasks.documents import joined, with_documents
@@ -115,10 +116,11 @@ class MaskedLM(DocumentTask):
         inputs, mask = self._padded(rows)
         ids_BT, is_real_BT = inputs.numpy(), mask.numpy() == 1
         spec = self._training if draw else MaskedLMSpec()
+        special_BT = ~is_real_BT | np.isin(ids_BT, self._special_ids)
         labels_BT = ids_BT.copy()
-        for i, (ids_T, is_real_T) in enumerate(zip(ids_BT, is_real_BT, strict=True)):
-            chance = draw.of_row(i) if draw else _own_chance(ids_T[is_real_T])
-            ids_BT[i], labels_BT[i] = self._masked(ids_T, ~is_real_T, chance, spec)
+        for i, (ids_T, special_T) in enumerate(zip(ids_BT, special_BT, strict=True)):
+            chance = draw.of_row(i) if draw else _own_chance(ids_T[is_real_BT[i]])
+            ids_BT[i], labels_BT[i] = self._masked(ids_T, special_T, chance, spec)
         batch = {"input_ids": inputs, "labels": torch.from_numpy(labels_BT)}
         if not self.keeps_apart:
             return batch | {"attention_mask": mask}
@@ -141,13 +143,10 @@ class MaskedLM(DocumentTask):
         return torch.from_numpy(ids_BT), torch.from_numpy(is_real_BT.astype(np.int64))
 
     def _masked(
-        self, ids_T: Ids, is_padding_T: Flags, chance: Chance, spec: MaskedLMSpec
+        self, ids_T: Ids, special_T: Flags, chance: Chance, spec: MaskedLMSpec
     ) -> tuple[Ids, Ids]:
-        import numpy as np
-
         from raymodel.tasks.masking import mask_row, word_numbers
 
-        special_T = is_padding_T | np.isin(ids_T, self._special_ids)
         words_T = word_numbers(ids_T, special_T, self._word_starts) if spec.whole_words else None
         return mask_row(
             ids_T,

@@ -1,12 +1,13 @@
 """Documents of one row that do not see each other: each is computed as if it were alone."""
 
 import inspect
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
 import transformers
 from torch.nn.attention import varlen
+from torch.nn.functional import scaled_dot_product_attention
 
 from raymodel.model import attention
 from raymodel.model.attention import documents_apart, keep_documents_apart
@@ -15,7 +16,7 @@ from raymodel.tasks import get_task
 from raymodel.tasks.documents import BOUNDS, DECODERS, ENCODERS, joined, model_inputs
 from raymodel.train.forecast.counts import flops_per_token
 
-LENGTHS = (5, 20, 7, 3, 21, 8)
+LENGTHS = (5, 20, 7, 3, 20, 9)
 SMALL = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -179,7 +180,7 @@ def test_on_a_gpu_one_kernel_is_asked_for_all_documents(monkeypatch):
 
     real = varlen.varlen_attn
     monkeypatch.setattr(varlen, "varlen_attn", stand_in)
-    monkeypatch.setattr(attention, "_why_one_by_one", lambda *inputs: None)
+    monkeypatch.setattr(attention, "_why_not_at_once", lambda *inputs: None)
     model = tiny("llama")
     expected = alone(model)
     with documents_apart(model), torch.no_grad():
@@ -188,6 +189,30 @@ def test_on_a_gpu_one_kernel_is_asked_for_all_documents(monkeypatch):
     assert len(asked) == 2, "once a layer"
     assert asked[0]["max_q"] == 32
     assert asked[0]["enable_gqa"]
+
+
+def test_documents_of_one_length_share_a_call_and_not_a_bit_changes(monkeypatch):
+    model = tiny("llama")
+    calls = []
+
+    def counted(query, *inputs, **rules):
+        calls.append(len(query))
+        return scaled_dot_product_attention(query, *inputs, **rules)
+
+    def found(lengths):
+        one = torch.arange(4, 4 + sum(lengths))
+        batch = joined({"input_ids": one[None]}, [len(one)], {"input_ids": 1}, multiple=1)
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        places = torch.cat([torch.arange(length) for length in lengths])
+        with torch.no_grad():
+            return model(**model_inputs(batch | {BOUNDS: bounds, "position_ids": places[None]}))
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", counted)
+    with documents_apart(model):
+        together = found([3, 4, 3, 3, 4]).logits[0]
+        assert calls == [3, 2] * 2, "of both layers, the shorter ones first"
+        last = found([3, 4, 3, 3])
+    assert torch.equal(together[:13], last.logits[0])
 
 
 def test_what_a_model_computes_is_counted_as_before():
