@@ -45,10 +45,9 @@ class Reply:
     @property
     def num_tokens(self) -> int:
         """Of a stream that ends with its usage."""
-        usage = self.body.rpartition(b'"usage"')[2].partition(b"\n")[0]
-        return int(
-            json.loads(usage[usage.index(b"{") : usage.index(b"}") + 1])["completion_tokens"]
-        )
+        usage = self.body.rpartition(b'"usage"')[2].partition(b"\n")[0].decode()
+        said, _ = json.JSONDecoder().raw_decode(usage, usage.index("{"))
+        return int(said["completion_tokens"])
 
     @property
     def is_whole(self) -> bool:
