@@ -182,14 +182,16 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "export",
         help="write a model for other programs",
         description="Writes a model for other programs: as one GGUF file (llama.cpp, Ollama, "
-        "LM Studio, OpenVINO), or as a Hugging Face folder (transformers, vLLM).",
+        "LM Studio, OpenVINO), as a graph (ONNX Runtime, OpenVINO) where it does not write texts, "
+        "or as a Hugging Face folder (transformers, vLLM).",
     )
     export.add_argument(
         "model",
         metavar="RUN|FOLDER",
         help="a run, whose best model it is; RUN/STAGE; a Hugging Face folder",
     )
-    export.add_argument("--to", required=True, choices=["gguf", "folder"], help="the format")
+    formats = ["gguf", "onnx", "openvino", "folder"]
+    export.add_argument("--to", required=True, choices=formats, help="the format")
     export.add_argument(
         "--type",
         choices=["f32", "f16", "q8_0", "q4_0", "q4_1"],

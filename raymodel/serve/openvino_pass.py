@@ -97,7 +97,7 @@ def _convert(model: PreTrainedModel, call: Call) -> Graph:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that become constants: trials have several
         decoder = TorchScriptPythonDecoder(
-            _ByPosition(model, call), example_input=examples, trace_kwargs={"check_trace": False}
+            ByPosition(model, call), example_input=examples, trace_kwargs={"check_trace": False}
         )
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(decoder))
@@ -108,7 +108,7 @@ def _convert(model: PreTrainedModel, call: Call) -> Graph:
     return Graph(graph, tuple(call.inputs), tuple(call.outputs))
 
 
-class _ByPosition(nn.Module):
+class ByPosition(nn.Module):
     """Takes and gives tensors alone, in an order."""
 
     def __init__(self, model: PreTrainedModel, call: Call) -> None:

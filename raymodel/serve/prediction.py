@@ -25,7 +25,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from raymodel.heap import give_back_freed_memory
 from raymodel.model.positions import find_max_tokens
 from raymodel.serve.bodies import JsonRoute
-from raymodel.serve.calls import find_obstacle, recorded
+from raymodel.serve.calls import Call, find_obstacle, recorded
 from raymodel.serve.capacity import WHOLE_TOKENS
 from raymodel.serve.described import PLAIN_TEXT, schema_of
 from raymodel.serve.fastest import Choice, Chooser
@@ -138,13 +138,24 @@ class PredictionService(Service):
         self._predict([self.row(self.task.example_request(), "probe")])
 
     def settle(self) -> None:
-        spec = self.spec
+        calls = self.rehearse()
+        if calls is None:
+            return
+        chooser = Chooser(self.model, self.spec.engine, self.spec.dtype, self.spec.replicas.max)
+        self._computed = chooser.choose(calls)
+        gc.collect()  # of what was tried and is not taken
+        give_back_freed_memory()
+
+    def rehearse(self) -> list[Call] | None:
+        """How the task calls the model, in batches as requests would bring them, the largest last;
+        one call where nothing but the model can be called so (`find_obstacle`), and None for a
+        task that knows no example."""
         try:
             rehearsal = Rehearsal(
                 self.task.example_request(), self._given, self._example, self.count_tokens
             )
         except Refusal:  # of a user's own task; the probe has told it
-            return
+            return None
         with recorded(self.model) as calls:
             self._predict([rehearsal.short], Limits(max_new_tokens=1))
             if find_obstacle(calls) is None:
@@ -154,10 +165,7 @@ class PredictionService(Service):
                 calls.clear()
                 for rows in batches:
                     self._predict(rows)
-        chooser = Chooser(self.model, spec.engine, spec.dtype, spec.replicas.max)
-        self._computed = chooser.choose(calls)
-        gc.collect()  # of what was tried and is not taken
-        give_back_freed_memory()
+        return calls
 
     def _example(self, given: Mapping[str, Any]) -> Features:
         return self.row(given, "probe", is_cut=True)

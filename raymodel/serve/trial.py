@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -74,7 +74,15 @@ class Measured:
         return {"shape": list(self.shape), "ms": ms, "taken": taken}
 
 
-def find_fault(candidate: Pass, cases: Iterable[Case]) -> str | None:
+class Computes(Protocol):
+    """A `Pass`, or what is none of the server's."""
+
+    dtype: str
+
+    def __call__(self, inputs: Tensors, /) -> Tensors: ...
+
+
+def find_fault(candidate: Computes, cases: Iterable[Case]) -> str | None:
     """Why a pass must not answer; None when it computes what is right."""
     for case in cases:
         try:

@@ -1,16 +1,20 @@
 """`raymodel export`: what leaves the house is the model, and bad input gets one clear error."""
 
 import errno
+import importlib.util
 import json
 from pathlib import Path
 
 import gguf
+import onnxruntime
+import openvino
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from raymodel import cli
 from raymodel.model.gguf import GGUF_TYPES
-from raymodel.serve import export
+from raymodel.serve import export, trial
 from raymodel.serve.export import FORMATS
 from raymodel.storage.artifact import open_artifact
 from raymodel.storage.manifest import commit_manifest
@@ -143,3 +147,59 @@ def test_a_copy_that_finds_the_disk_full_leaves_nothing(folder, tmp_path, capsys
     told = refuse(capsys, folder, "--to", "folder", "--out", tmp_path / "copy", code=1)
     assert "copy cannot be written: No space left on device; free some space" in told
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+GRAPHS = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
+
+
+def run_graph(to, folder, inputs):
+    """What the format's own runtime computes, without raymodel."""
+    if to == "onnx":
+        session = onnxruntime.InferenceSession(folder / GRAPHS[to])
+        return session.run(["logits"], dict(inputs))[0]
+    exactly = {"INFERENCE_PRECISION_HINT": "f32"}  # by default bf16, where a CPU has it
+    compiled = openvino.Core().compile_model(folder / GRAPHS[to], "CPU", exactly)
+    return compiled(dict(inputs))["logits"]
+
+
+@pytest.mark.parametrize("to", GRAPHS)
+def test_a_classifier_becomes_a_graph_that_computes_the_same(to, bert, tokenizer, tmp_path, capsys):
+    bert.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    out = tmp_path / "out"
+    assert run_export(tmp_path / "bert", "--to", to, "--out", out) == 0
+    assert "wrote" in capsys.readouterr().out
+    texts = ["the cat", "a dog and the cat and a dog", "cat"]
+    reader = AutoTokenizer.from_pretrained(out)
+    reader.pad_token = reader.pad_token or reader.eos_token
+    batch = reader(texts, padding=True, return_tensors="np", return_token_type_ids=False)
+    with torch.no_grad():
+        right = bert.eval()(**{name: torch.from_numpy(each) for name, each in batch.items()})
+    assert run_graph(to, out, batch) == pytest.approx(right.logits.numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("to", GRAPHS)
+def test_a_model_that_writes_is_no_graph(to, folder, tmp_path, capsys):
+    told = refuse(capsys, folder, "--to", to, "--out", tmp_path / "out", code=1)
+    assert "writes token by token" in told
+    assert "--to gguf" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize("to", GRAPHS)
+def test_a_graph_that_computes_something_else_is_not_written(
+    to, bert, tokenizer, tmp_path, capsys, monkeypatch
+):
+    bert.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    monkeypatch.setattr(trial, "_MOST_ERROR", {"float32": -1.0})
+    told = refuse(capsys, tmp_path / "bert", "--to", to, "--out", tmp_path / "out", code=1)
+    assert "does not compute what it computes in torch" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["bert"]
+
+
+def test_a_graph_without_its_library_says_how_to_get_it(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    told = refuse(capsys, folder, "--to", "onnx", "--out", tmp_path / "out")
+    assert "needs onnx, onnxscript, onnxruntime" in told
+    assert "pip install 'raymodel[onnx]'" in told
