@@ -355,4 +355,4 @@ def test_the_card_tells_how_loud_clips_are(tmp_path: Path, place: Location, exec
     (card,) = (place / "card.json").read_json()["sources"]
     lufs = card["sizes"]["lufs"]
     assert (lufs["count"], lufs["least"], lufs["most"]) == (16, 10, 44)
-    assert "from -10 LUFS to -44 LUFS" in (place / "card.html").read_text()
+    assert "from -44 LUFS to -10 LUFS" in (place / "card.html").read_text()

@@ -25,7 +25,7 @@ _SIZES = {
     "height": "Height of an image in pixels",
     "aspect": "Width of an image over its height",
     "milliseconds": "Duration of a clip",
-    "lufs": "Loudness of a clip, of some of each part of the data",
+    "lufs": "Loudness of a clip, the louder the further left, of some of each part of the data",
 }
 _NAMES = {
     "host": "Hosts",
@@ -204,11 +204,14 @@ def _figure(title: str, size: _Card, span: tuple[int, int], name: str) -> Elemen
     if size["least"] == size["most"]:
         words = [f"all {write(size['most'])}"]
     else:
+        ends = write(size["least"]), write(size["most"])
+        is_turned = name == _TURNED
         words = [
             f"median {write(size['median'])}",
             f"mean {write(round(size['mean']))}",
-            f"90 % up to {write(size['most_of_90'])}",
-            f"from {write(size['least'])} to {write(size['most'])}",
+            f"90 % {'from' if is_turned else 'up to'} {write(size['most_of_90'])}"
+            + (" on" if is_turned else ""),
+            "from {} to {}".format(*(reversed(ends) if is_turned else ends)),
         ]
     about = f"{_SIZES[name]}: {', '.join(words)}"
     return element(
@@ -232,6 +235,8 @@ def _level(lufs: float) -> str:
     return f"{-lufs:g} LUFS" if lufs else "0 LUFS"
 
 
+_TURNED = "lufs"
+"""What is written without the sign that it is counted in: its least is the most."""
 _WRITTEN: Mapping[str, Callable[[float], str]] = {
     "milliseconds": _duration,
     "aspect": _ratio,
