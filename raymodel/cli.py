@@ -131,6 +131,7 @@ def _add_reference_commands(commands: argparse._SubParsersAction[argparse.Argume
     status.set_defaults(call=print_status)
 
     _add_chat(commands)
+    _add_serve(commands)
     _add_export(commands)
 
     describe = commands.add_parser("describe", help="explain a section or field of a job file")
@@ -175,6 +176,36 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--storage", default="runs", help="where runs are looked up by name; default: runs"
     )
     chat.set_defaults(call=chat_with_model)
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model that is there, until Ctrl-C",
+        description="Serves a model behind an HTTP API until Ctrl-C, or on a running cluster for "
+        "good: what a job with nothing but the section `serve` does. `raymodel describe serve` "
+        "tells all that --set can say.",
+    )
+    serve.add_argument(
+        "model",
+        metavar="RUN|FOLDER|URI",
+        help="a run, whose best model it is; RUN/STAGE; a Hugging Face folder, here or in a "
+        "bucket; or python:PACKAGE/path",
+    )
+    serve.add_argument("--port", type=int, help="default: 8000; the same as --set serve.port=PORT")
+    serve.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="what a job file would say, such as serve.batch=16; may be repeated",
+    )
+    serve.add_argument("--address", help="a running Ray cluster; by default this machine")
+    serve.add_argument(
+        "--storage", default="runs", help="where runs are looked up by name; default: runs"
+    )
+    serve.set_defaults(call=serve_model)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -386,6 +417,21 @@ def chat_with_model(arguments: argparse.Namespace) -> int:
         token_env=arguments.token_env,
         storage=arguments.storage,
     )
+    return 0
+
+
+def serve_model(arguments: argparse.Namespace) -> int:
+    from raymodel.cluster.variables import load_variables
+    from raymodel.job.check import check_job
+    from raymodel.job.of_model import serving_job
+
+    port = [] if arguments.port is None else [f"serve.port={arguments.port}"]
+    loaded = serving_job(arguments.model, arguments.storage, [*arguments.overrides, *port])
+    check_job(loaded)
+    load_variables()
+    from raymodel.job.run import run
+
+    run(loaded.job, address=arguments.address, keep_serving=True, job_path=None)
     return 0
 
 

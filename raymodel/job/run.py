@@ -33,7 +33,7 @@ from raymodel.train.base import BaseModel
 def run(
     job: Job,
     *,
-    job_path: Path | str,
+    job_path: Path | str | None,
     settings: Sequence[str] = (),
     address: str | None = None,
     keep_serving: bool = False,
@@ -43,7 +43,8 @@ def run(
 
     Args:
         job: the loaded job.
-        job_path: its file; paths in it are relative to the current directory.
+        job_path: its file, None of a job that is in none; paths in it are relative to the current
+            directory.
         settings: the words of the command line that changed what the file says.
         address: a Ray cluster; by default `RAY_ADDRESS`, else a Ray started here.
         keep_serving: leave the model served when Ray was started here, until interrupted.
@@ -68,8 +69,9 @@ def run(
         story.say(line)
     if missed:
         raise GateError(missed)
-    for line in _next_steps(job, shlex.join([str(job_path), *settings]), the_run):
-        story.say(line)
+    if job_path is not None:
+        for line in _next_steps(job, shlex.join([str(job_path), *settings]), the_run):
+            story.say(line)
 
 
 def _run_stages(p: Pipeline, keep_serving: bool) -> str:
@@ -261,7 +263,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             classifiers=[each.artifact or each.location for each in p.stages.classifiers()],
             keep=not ends,
         ) as served:
-            question, values = _question(p)
+            question, values = _question(p, served.task)
             answer = served.ask(values)
             health = served.health()
             p.story.say(f"          {served.url} answers as {served.name!r}{_engine_text(health)}")
@@ -325,11 +327,12 @@ def _ends_with_command(p: Pipeline) -> bool:
     )
 
 
-def _question(p: Pipeline) -> tuple[str, dict[str, Any]]:
-    """A held-out example that the evaluation used, as people read it and as a server is asked; else
-    one that any model can answer."""
+def _question(p: Pipeline, task: str) -> tuple[str, dict[str, Any]]:
+    """A held-out example that the evaluation of the job's own model used, as people read it and as
+    a server is asked; else one that any model of the task can answer."""
+    assert p.job.serve is not None, "the caller looked"
     stage = "compress" if p.job.compress else "evaluate"
-    evaluated = p.run.latest(stage)
+    evaluated = None if p.job.serve.model else p.run.latest(stage)
     if evaluated is not None:
         told = (evaluated.location / "report/metrics.json").read_json()["samples"]
         samples = [sample for sample in told if sample["request"]]  # a task may know none
@@ -337,7 +340,7 @@ def _question(p: Pipeline) -> tuple[str, dict[str, Any]]:
             # The shortest leaves the most room for an answer, and reads well in a terminal.
             shortest = min(samples, key=lambda sample: len(sample["prompt"]))
             return str(shortest["prompt"]), dict(shortest["request"])
-    values = get_task(p.job.task).example_request()
+    values = get_task(task).example_request()
     return str(next(iter(values.values()))), values
 
 

@@ -21,12 +21,22 @@ def find_named(reference: str, storage: Location) -> tuple[str, BaseModel]:
         ArtifactError: there is no such model.
         SourceError: the package that should hold it is not installed.
     """
-    for folder in (Location.parse(reference), storage / reference):
-        if not reference.startswith("python:") and (folder / "best").exists():
-            best = Run(folder).best()
-            assert best is not None, folder
-            return folder.name, base_of(best)
+    run = find_run(reference, storage)
+    if run is not None:
+        best = run.best()
+        assert best is not None, run.location
+        return run.location.name, base_of(best)
     model = resolve_base(reference, storage, Path.cwd())
     if model.artifact is not None:
         return model.artifact.manifest.job_name, model
     return model.location.name, model
+
+
+def find_run(reference: str, storage: Location) -> Run | None:
+    """The run with a promoted model that a command names, by its name or its folder."""
+    if reference.startswith("python:"):
+        return None
+    for folder in (Location.parse(reference), storage / reference):
+        if (folder / "best").exists():
+            return Run(folder)
+    return None

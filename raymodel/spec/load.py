@@ -42,8 +42,13 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loa
             file, line, field, value and rule.
     """
     file = FilePath(path)
+    return load_text(_read(file), file, overrides)
+
+
+def load_text(text: str, file: FilePath, overrides: Sequence[str] = ()) -> LoadedJob:
+    """As `load_job`, of what would be in the file; raises SpecError alike."""
     name = shorten(str(file), _MAX_NAME)
-    document = apply_overrides(parse_document(_read(file), name), overrides)
+    document = apply_overrides(parse_document(text, name), overrides)
     if not isinstance(document.data, dict):
         raise SpecError(
             f"{name}: {show(document.data)} is not a job; write sections, as `raymodel init` does"

@@ -28,7 +28,7 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
         raise KeyboardInterrupt
 
     class Served:
-        url, name = "http://127.0.0.1:8000", "tiny"
+        url, name, task = "http://127.0.0.1:8000", "tiny", "causal_lm"
 
         def ask(self, values: Any) -> str:
             return interrupt() if interrupted == "while it asks" else "yes"
@@ -62,7 +62,7 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
         ),
         execute=lambda stage, work: work(None),
     )
-    monkeypatch.setattr(job_run, "_question", lambda p: ("a", {"prompt": "a"}))
+    monkeypatch.setattr(job_run, "_question", lambda *_: ("a", {"prompt": "a"}))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     model: Any = SimpleNamespace(artifact=None, location="model")
     with pytest.raises(KeyboardInterrupt) if interrupted == "while it asks" else nullcontext():
