@@ -148,7 +148,7 @@ def build_inbox(spec: InboxSpec, state: State, max_bytes: int, wake: Callable[[]
         requests_per_min=spec.requests_per_min,
         host=spec.host,
     )
-    flow = Flow(slots=1, room=_MOST_REQUESTS)
+    flow = Flow(rows=1, room=_MOST_REQUESTS)
     return Gate(app, health, flow, rules, name="monitor", page=None)
 
 

@@ -63,6 +63,8 @@ class Answer:
     deliver: Callable[[Chunk], None]
     ends: frozenset[int] = frozenset()
     """The tokens at which it ends."""
+    on_slot: Callable[[], None] = lambda: None
+    """Called when it has a slot."""
     tokens: list[int] = field(default_factory=list)
     """Generated so far."""
     prompt_scores: list[Scored] = field(default_factory=list)
@@ -111,9 +113,13 @@ class Answer:
             self._deliver(text, reason, is_whole=reason is not None and not is_stopped)
         return reason is not None
 
+    def take_up(self) -> None:
+        """It has a slot."""
+        self._tell(self.on_slot)
+
     def fail(self, error: Exception) -> None:
         """Ends the answer with an error."""
-        self._send(Chunk("", len(self.tokens), error=error))
+        self._tell(self.deliver, Chunk("", len(self.tokens), error=error))
 
     def _push(self, text: str) -> tuple[str, bool]:
         self._num_chars += len(text)
@@ -131,11 +137,12 @@ class Answer:
         told = tuple(p for p in self._placed if is_whole or p.offset < self._num_given)
         del self._placed[: len(told)]
         prompt, self.prompt_scores = tuple(self.prompt_scores), []
-        self._send(Chunk(text, len(self.tokens), reason, tokens=told, prompt=prompt))
+        chunk = Chunk(text, len(self.tokens), reason, tokens=told, prompt=prompt)
+        self._tell(self.deliver, chunk)
 
-    def _send(self, chunk: Chunk) -> None:
+    def _tell(self, call: Callable[..., None], *given: Chunk) -> None:
         try:
-            self.deliver(chunk)
+            call(*given)
         except RuntimeError as error:  # the receiver's event loop is closed: nobody is there
             log.warning("an answer could not be delivered (%s); it is ended", error)
             self.is_aborted = True

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from raymodel.serve.capacity import longest_wait_s
 from raymodel.serve.described import describe
 from raymodel.serve.flow import Flow
 from raymodel.serve.gate import SPARE_REQUESTS, Gate, Rules
@@ -34,7 +35,11 @@ def build_app(service: Service, rules: Rules | None = None) -> Gate:
 
     spec = service.spec
     # A little more than the service takes: it knows best which of them it refuses.
-    flow = Flow(service.num_rows, service.num_rows + spec.queue + SPARE_REQUESTS)
+    flow = Flow(
+        service.num_rows,
+        service.num_rows + spec.queue + SPARE_REQUESTS,
+        longest_wait_s=partial(longest_wait_s, spec, service.task.name),
+    )
     return Gate(build_inner(service), health, flow, rules, service.name)
 
 

@@ -28,6 +28,13 @@ WHOLE_TOKENS = 256
 LEAST_TOKENS = 32
 """Of prompt and answer, that it is worth to start a server for."""
 _ROW_TOKENS = 2 * UNASKED_TOKENS  # of prompt and answer, as most are
+LEAST_WAIT_S = 0.5
+"""That a request may wait wherever nothing else is said: hardly anybody notices it."""
+# Of the time that answers take. Where places become free one by one, more than half as many
+# requests as there are places only wait: a queue is for what comes unevenly
+# (https://sre.google/sre-book/addressing-cascading-failures/, Queue Management). Of passes the next
+# one must find as many as it takes.
+WAIT_FRAC, _WAIT_FRAC_OF_A_PASS = 0.5, 1.0
 
 
 def find_rows(spec: ServeSpec, task_name: str, device: str) -> int:
@@ -39,6 +46,19 @@ def find_rows(spec: ServeSpec, task_name: str, device: str) -> int:
     if spec.batch is not None:
         return spec.batch
     return _MOST_ROWS[device] if get_task(task_name).answers == "stream" else _ROWS_OF_A_PASS
+
+
+def longest_wait_s(spec: ServeSpec, task_name: str, answer_s: float) -> float:
+    """How long a request may have to wait until it is answered; one that would wait longer is
+    refused.
+
+    Args:
+        answer_s: what an answer takes once it has a place, of late.
+    """
+    if spec.max_wait is not None:
+        return spec.max_wait
+    is_stream = get_task(task_name).answers == "stream"
+    return max(LEAST_WAIT_S, answer_s * (WAIT_FRAC if is_stream else _WAIT_FRAC_OF_A_PASS))
 
 
 def key_value_bytes(config: Any, dtype: str) -> int:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ANSWERS, BEGUN, COUNTED = "raymodel.answers", "raymodel.begun", "raymodel.counted"
-FILTERED = "raymodel.filtered"
+ANSWERS, TAKEN, BEGUN = "raymodel.answers", "raymodel.taken", "raymodel.begun"
+COUNTED, FILTERED = "raymodel.counted", "raymodel.filtered"
 """Messages among those of a response that are notices."""
 _DRAIN_LOOK_S = 0.05
 
@@ -76,7 +76,7 @@ class Current:
         the version that answers, which says too that the request arrived."""
         loaded, outcome = self._take(), Outcome(BEGUN, COUNTED)
         try:
-            yield [{"type": ANSWERS, "version": loaded.version.name}]
+            yield [_answers(loaded.version.name, loaded.service.num_rows)]
             async for messages in run_app(loaded.app, scope, body):
                 outcome.look(messages)
                 if messages:
@@ -224,14 +224,21 @@ class Follower:
         self._loading = None
 
 
+def _answers(version: str, rows: int) -> Message:
+    return {"type": ANSWERS, "version": version, "rows": rows}
+
+
 class _Told:
     """Notices as messages among those of the response."""
 
     def __init__(self, sent: asyncio.Queue[Message | None]) -> None:
         self._sent = sent
 
-    def answer(self, version: str) -> None:
-        self._sent.put_nowait({"type": ANSWERS, "version": version})
+    def answer(self, version: str, rows: int) -> None:
+        self._sent.put_nowait(_answers(version, rows))
+
+    def take_up(self) -> None:
+        self._sent.put_nowait({"type": TAKEN})
 
     def begin(self) -> None:
         self._sent.put_nowait({"type": BEGUN})

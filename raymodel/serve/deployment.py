@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from ray.serve.exceptions import RayServeException
 from starlette.types import Message
 
 from raymodel.cluster.spec import ClusterSpec
-from raymodel.serve.capacity import UNASKED_TOKENS, find_rows
+from raymodel.serve.capacity import UNASKED_TOKENS, find_rows, longest_wait_s
 from raymodel.serve.current import Current, Follower
 from raymodel.serve.filters.load import build_filters
 from raymodel.serve.flow import Flow
@@ -439,7 +440,9 @@ def build_gate(behind: Relay | Grounded, deployed: Deployed) -> Gate:
     spec = deployed.spec
     at_once, gates = deployed.rows + spec.queue, num_gates(spec)
     flow = Flow(
-        slots=max(1, deployed.rows * max(1, spec.replicas.min) // gates),
+        rows=deployed.rows,
         room=at_once * math.ceil(spec.replicas.max / gates) + SPARE_REQUESTS,
+        replicas=max(1, spec.replicas.min) / gates,
+        longest_wait_s=partial(longest_wait_s, spec, deployed.model.task),
     )
     return Gate(behind, behind.health, flow, deployed.rules, deployed.name)

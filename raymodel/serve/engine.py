@@ -100,6 +100,7 @@ class Engine:
         self,
         requests: Sequence[tuple[Sequence[int], Sampling]],
         deliver: Callable[[int, Chunk], None],
+        on_slot: Callable[[], None] = lambda: None,
     ) -> list[Answer]:
         """Queues prompts, all or none.
 
@@ -108,6 +109,7 @@ class Engine:
                 tokens) and how to sample.
             deliver: called in the engine's thread with the prompt's index and each chunk; the last
                 chunk has a finish reason or an error.
+            on_slot: called in the engine's thread when one of them has a slot.
 
         Raises:
             QueueFullError: they do not all find a place.
@@ -120,6 +122,7 @@ class Engine:
                 self._decoder(sampling.shown),
                 _bind(deliver, index),
                 self._ends(sampling),
+                on_slot,
             )
             for index, (prompt, sampling) in enumerate(requests)
         ]
@@ -179,6 +182,8 @@ class Engine:
             try:
                 if joining:
                     self._active.extend(joining)
+                    for answer in joining:
+                        answer.take_up()
                     self._advance(self.runner.join(joining))
                 if self._active:
                     self._advance(self.runner.step())

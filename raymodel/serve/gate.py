@@ -174,6 +174,7 @@ class Gate:
         response = _Response(send, self._flow)
         try:
             body = await read_body(scope, receive, self._rules.max_body_bytes)
+            passage.arrive()
             tell_notices(passage)
             await self._run(passage, scope, replay(body, receive), response)
         except Refusal as refusal:

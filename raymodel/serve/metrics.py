@@ -64,8 +64,8 @@ class Metrics:
             ("model",), buckets=_TOKEN_S, **given,
         )  # fmt: skip
         for name, text, count in (
-            ("requests_waiting", "Requests that the model has not begun with.", num_waiting),
-            ("requests_running", "Requests that it has.", num_running),
+            ("requests_waiting", "Requests that the model has no place for yet.", num_waiting),
+            ("requests_running", "Requests that it has one for.", num_running),
         ):
             Gauge(name, text, ("model",), **given).labels(model).set_function(count)
 

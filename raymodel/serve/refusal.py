@@ -106,6 +106,18 @@ def queue_full(num_waiting: int, retry_after_s: int) -> Refusal:
     )
 
 
+def wait_too_long(wait_s: float, longest_s: float, retry_after_s: int) -> Refusal:
+    """503 for a request that would find its place too late."""
+    return Refusal(
+        503,
+        f"a request that comes now waits about {wait_s:.1f} s for a place, and {longest_s:.1f} s "
+        "is the longest; try again when Retry-After says, or raise serve.max_wait or "
+        "serve.replicas",
+        code="queue_full",
+        retry_after_s=retry_after_s,
+    )
+
+
 def failed(error: Exception) -> Refusal:
     """500 for what nobody foresaw."""
     return Refusal(500, f"the server failed with {type(error).__name__}; its log has more")

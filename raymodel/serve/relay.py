@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from starlette.types import Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import read_body
-from raymodel.serve.current import ANSWERS, BEGUN, COUNTED, FILTERED
+from raymodel.serve.current import ANSWERS, BEGUN, COUNTED, FILTERED, TAKEN
 from raymodel.serve.flow import Filtered, Notices, notices
 from raymodel.serve.refusal import Refusal, queue_full, starting, timed_out
 
@@ -182,7 +182,9 @@ async def _pass(messages: list[Message], told: Notices, send: Send) -> None:
     """Messages of a response to the client, and the notices among them to the gate."""
     for message in messages:
         if message["type"] == ANSWERS:
-            told.answer(message["version"])
+            told.answer(message["version"], message["rows"])
+        elif message["type"] == TAKEN:
+            told.take_up()
         elif message["type"] == BEGUN:
             told.begin()
         elif message["type"] == COUNTED:

@@ -165,6 +165,13 @@ class ServeSpec(ListenSpec):
     have room; rows of a pass of any other model 8. `raymodel plan` and `/health` say."""
     queue: int = Field(default=64, ge=1, le=1_000_000)
     """Requests that wait for a place; more are refused with 503 and Retry-After."""
+    max_wait: Annotated[Seconds | None, Field(gt=0), OPERATIONAL] = None
+    """How long a request may have to wait for a place, as far as can be told from what answers
+    took of late; one that would wait longer is refused at once, with 503 and a Retry-After of that
+    time. By default half as long as answers take once they have a place, of models that answer in
+    passes as long as a pass, so that the next one is full, and at least 0.5s: under any load what
+    is taken is answered in about 1.5 times, or twice, what it takes when all places are taken and
+    nobody waits."""
     max_tokens: Count | None = Field(default=None, ge=1, le=MAX_ROW_TOKENS)
     """Longest answer of one request, in tokens, and what one gets that names no limit. By default
     all that the context has room for, and 512 unasked; of answers that come whole (`seq2seq_lm`)

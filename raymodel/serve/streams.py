@@ -58,7 +58,9 @@ class AnswerStream:
         put = self._chunks.put_nowait
         try:
             self._answers = engine.submit(
-                requests, lambda index, chunk: _call(loop, put, (index, chunk))
+                requests,
+                lambda index, chunk: _call(loop, put, (index, chunk)),
+                lambda: _call(loop, self._notices.take_up),
             )
         except QueueFullError as error:
             raise queue_full(error.num_waiting, error.retry_after_s) from error
@@ -160,9 +162,5 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _call(
-    loop: asyncio.AbstractEventLoop,
-    put: Callable[[tuple[int, Chunk]], None],
-    item: tuple[int, Chunk],
-) -> None:
-    loop.call_soon_threadsafe(put, item)
+def _call(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *given: object) -> None:
+    loop.call_soon_threadsafe(call, *given)

@@ -209,6 +209,22 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(llama, tokenizer):
         engine.close()
 
 
+def test_who_gets_a_slot_is_told_so_and_who_waits_is_not(llama, tokenizer):
+    engine, listener, told = torch_engine(llama, tokenizer, batch=1, queue=1), Listener(), []
+    try:
+        first, second = (
+            engine.submit([([5, 6], greedy(500))], listener, lambda name=name: told.append(name))
+            for name in ("first", "second")
+        )
+        wait_until(lambda: engine.num_active == 1)
+        assert told == ["first"]
+        engine.abort(first)
+        wait_until(lambda: len(told) == 2)
+        engine.abort(second)
+    finally:
+        engine.close()
+
+
 def test_a_step_that_fails_ends_its_requests_and_not_the_engine(llama, tokenizer, caplog):
     engine, listener = torch_engine(llama, tokenizer, batch=3, queue=64), Listener()
     with caplog.at_level(logging.CRITICAL):

@@ -20,6 +20,7 @@ from raymodel.serve.spec import ServeSpec
 
 COMPLETION = {"model": "tiny", "prompt": "def read", "max_tokens": 40, "temperature": 0}
 SLOW = COMPLETION | {"max_tokens": 400}
+ONE = Version("one", None, "causal_lm")
 
 
 class Answer:
@@ -100,7 +101,7 @@ def replica(generation):
 @pytest.fixture
 def gate(replica):
     spec = ServeSpec(batch=2, queue=2, grace="0s")
-    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=2)
+    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=2, model=ONE)
     return build_gate(Relay(replica.ask, replica.ask_health, "tiny", spec.timeout), deployed)
 
 
@@ -197,7 +198,7 @@ def test_a_replica_that_hangs_is_504_before_ray_serve_gives_up(replica, monkeypa
 
     replica.current._loaded.app = hang
     spec = ServeSpec(timeout="50ms")
-    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=2)
+    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=2, model=ONE)
     gate = build_gate(Relay(replica.ask, replica.ask_health, "tiny", spec.timeout), deployed)
     check_error(ask(gate, COMPLETION)[0], 504, "0.05 s")
 

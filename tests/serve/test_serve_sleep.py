@@ -16,6 +16,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.observe.story import Story
 from raymodel.serve import deployment
 from raymodel.serve.deployment import build_gate
+from raymodel.serve.follow import Version
 from raymodel.serve.gate import Rules
 from raymodel.serve.relay import Relay, Replicas, Sleep
 from raymodel.serve.spec import ReplicasSpec, ServeSpec
@@ -79,7 +80,9 @@ def sleeper():
 def gate_of(sleeper, wake_s=5.0):
     spec = ServeSpec(replicas=ReplicasSpec(min=0))
     relay = Relay(sleeper.ask, sleeper.ask_health, "tiny", 5.0, Sleep(sleeper.count, wake_s))
-    return build_gate(relay, SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=8))
+    model = Version("one", None, "causal_lm")
+    deployed = SimpleNamespace(spec=spec, rules=Rules(), name="tiny", rows=8, model=model)
+    return build_gate(relay, deployed)
 
 
 def run(gate, *paths):

@@ -328,6 +328,8 @@ def test_what_counts_as_a_failure(messages, expected):
 class Fixed:
     """A service that answers with one status."""
 
+    num_rows = 1
+
     def __init__(self, status):
         self.status, self.is_closed = status, False
 
