@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
 
+from raymodel.cluster.connect import OWN_RAY_ENVIRONMENT
+
 
 @contextmanager
 def local_ray(num_cpus: int) -> Iterator[ModuleType]:
@@ -17,6 +19,8 @@ def local_ray(num_cpus: int) -> Iterator[ModuleType]:
     Its files lie below a short path: it holds Unix sockets, whose names may have only 107 bytes.
     """
     os.environ["RAY_AUTH_MODE"] = "disabled"  # read when ray is imported
+    for name, value in OWN_RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import ray
 
     with tempfile.TemporaryDirectory(prefix="raymodel-", ignore_cleanup_errors=True) as folder:

@@ -137,6 +137,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "transformers:PreTrainedConfig._attn_implementation",
         "transformers.cache_utils:DynamicLayer",
     ),
+    "serve/deployment.py": ("ray.serve.handle:DeploymentHandle._init",),
     # Reads the names of a forward pass: the one place that does.
     "serve/forward.py": ("inspect:signature",),
     "serve/openvino_pass.py": (
@@ -147,6 +148,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "ray.serve._private.constants:SERVE_CONTROLLER_NAME",
         "ray.serve._private.constants:SERVE_NAMESPACE",
         "ray.serve.context:_get_global_client",
+        "ray.serve.handle:DeploymentHandle._init",
     ),
     "serve/slots.py": ("transformers.cache_utils:CacheLayerMixin",),
     "tasks/autoencoder.py": (

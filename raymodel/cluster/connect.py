@@ -32,10 +32,20 @@ _OBJECT_STORE_BYTES = 512 * 2**20
 
 # After a lost node Ray first waits this long for the old number of workers.
 _ELASTIC_START_TIMEOUT_S = "5"
-_OWN_RAY_ENVIRONMENT = {
+OWN_RAY_ENVIRONMENT = {
     # Looks at every process, for the dashboard, each 5 s by default.
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
+    # What Ray Serve's proxy, a gate and a replica tell each other goes over gRPC, not as objects
+    # with owners and references, and is handled where it arrives, not in one event loop after the
+    # other: a token of 16 streams costs them half as much so (benchmarks/serve_http.py, `cpu`), and
+    # a replica sees when nobody takes what it says.
+    # (https://docs.ray.io/en/master/kuberay/user-guides/serve-high-throughput.html)
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
+"""Of a Ray that is started here; one's own values win. Clusters have the last three of their image,
+and Ray Serve runs without them too."""
 _DRIVER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # workers keep the directory that relative paths mean
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",
@@ -77,7 +87,7 @@ def connect(
     for name, value in _DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address is None:
-        for name, value in _OWN_RAY_ENVIRONMENT.items():
+        for name, value in OWN_RAY_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         # Ray's ports can be reached from other machines; a token that only this process and its
         # children know keeps them out. It must be set before Ray is imported.

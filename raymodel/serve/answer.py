@@ -52,6 +52,17 @@ class Chunk(NamedTuple):
     prompt: tuple[Scored, ...] = ()
     """On the first chunk, where those of the prompt are: its tokens but the first."""
 
+    def __add__(self, after: Chunk) -> Chunk:  # type: ignore[override]
+        """Both in one."""
+        return Chunk(
+            self.text + after.text,
+            after.num_tokens,
+            after.finish_reason,
+            after.error,
+            self.tokens + after.tokens,
+            self.prompt + after.prompt,
+        )
+
 
 @dataclass(eq=False)
 class Answer:

@@ -231,53 +231,89 @@ def _answers(version: str, rows: int) -> Message:
 class _Told:
     """Notices as messages among those of the response."""
 
-    def __init__(self, sent: asyncio.Queue[Message | None]) -> None:
-        self._sent = sent
+    def __init__(self, outbox: _Outbox) -> None:
+        self._put = outbox.put
+        self._has_begun = False
 
     def answer(self, version: str, rows: int) -> None:
-        self._sent.put_nowait(_answers(version, rows))
+        self._put(_answers(version, rows))
 
     def take_up(self) -> None:
-        self._sent.put_nowait({"type": TAKEN})
+        self._put({"type": TAKEN})
 
     def begin(self) -> None:
-        self._sent.put_nowait({"type": BEGUN})
+        if not self._has_begun:  # it is told at every token
+            self._has_begun = True
+            self._put({"type": BEGUN})
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self._sent.put_nowait({"type": COUNTED, "tokens": (prompt_tokens, completion_tokens)})
+        self._put({"type": COUNTED, "tokens": (prompt_tokens, completion_tokens)})
 
     def filter(self, found: Filtered, count: int) -> None:
-        self._sent.put_nowait({"type": FILTERED, "found": tuple(found), "count": count})
+        self._put({"type": FILTERED, "found": tuple(found), "count": count})
+
+
+class _Outbox:
+    """Messages that go out, between an application and who passes them on.
+
+    At most one piece of a body waits here: an application that is ahead waits too, and puts what
+    comes meanwhile into its next piece.
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._is_over = False
+        self._came, self._has_room = asyncio.Event(), asyncio.Event()
+        self._has_room.set()
+
+    def put(self, message: Message) -> None:
+        """At once."""
+        self._messages.append(message)
+        self._came.set()
+
+    async def send(self, message: Message) -> None:
+        """As an application sends."""
+        if message["type"] == "http.response.body":
+            await self._has_room.wait()
+            self._has_room.clear()
+        self.put(message)
+
+    def close(self) -> None:
+        """No more comes."""
+        self._is_over = True
+        self._came.set()
+
+    async def take(self) -> list[Message]:
+        """All that are there, at least one; none once it is over."""
+        while not self._messages and not self._is_over:
+            await self._came.wait()
+            self._came.clear()
+        taken, self._messages = self._messages, []
+        self._has_room.set()
+        return taken
 
 
 async def run_app(app: Any, scope: dict[str, Any], body: bytes) -> AsyncIterator[list[Message]]:
     """What an ASGI application sends; first nothing, which says that the request arrived."""
-    sent: asyncio.Queue[Message | None] = asyncio.Queue()
+    outbox = _Outbox()
 
     async def receive() -> Message:
         await asyncio.Event().wait()  # who leaves ends this generator
         raise AssertionError
 
     async def run() -> None:
-        tell_notices(_Told(sent))
+        tell_notices(_Told(outbox))
         try:
-            await app(scope, replay(body, receive), sent.put)
+            await app(scope, replay(body, receive), outbox.send)
         except Exception:
             log.exception("a request failed")  # the application has answered it
         finally:
-            sent.put_nowait(None)
+            outbox.close()
 
     yield []
     task = asyncio.ensure_future(run())
     try:
-        while True:
-            batch = [await sent.get()]
-            while not sent.empty():
-                batch.append(sent.get_nowait())
-            messages = [message for message in batch if message is not None]
-            if messages:
-                yield messages
-            if None in batch:
-                return
+        while messages := await outbox.take():
+            yield messages
     finally:
         task.cancel()

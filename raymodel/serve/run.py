@@ -352,6 +352,7 @@ def _cause(app_name: str) -> str:
 def _drain(app_name: str, spec: ServeSpec) -> None:
     """Returns when every gate has nobody left; a gate that does not answer is not waited for."""
     handle = serve.get_app_handle(app_name)
+    handle._init(_run_router_in_separate_loop=True)  # there is no event loop here
     deadline_s = time.monotonic() + spec.grace + _SHUTDOWN_TIMEOUT_S
     drained: set[str] = set()
     while len(drained) < num_gates(spec) and time.monotonic() < deadline_s:

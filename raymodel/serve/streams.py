@@ -23,6 +23,9 @@ T = TypeVar("T")
 class AnswerStream:
     """Submits a request's prompts and yields `(index, chunk)` as they are made.
 
+    Who is behind gets all that has come meanwhile of an answer as one chunk: what costs on the way
+    to a client are events, hardly their texts, so a server that is too busy sends fewer.
+
     Args:
         requests: prompts and samplings, those of one prompt behind one another.
         num_choices: answers to each prompt.
@@ -44,7 +47,9 @@ class AnswerStream:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._engine = engine
-        self._chunks: asyncio.Queue[tuple[int, Chunk]] = asyncio.Queue()
+        self._chunks: dict[int, Chunk] = {}
+        """What was not read yet, by its answer, in the order in which it began to come."""
+        self._came = asyncio.Event()
         self._first: tuple[int, Chunk] | None = None
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
@@ -55,11 +60,10 @@ class AnswerStream:
         """Each prompt counts once."""
         self.num_tokens = [0] * len(requests)
         """Tokens generated for each request so far."""
-        put = self._chunks.put_nowait
         try:
             self._answers = engine.submit(
                 requests,
-                lambda index, chunk: _call(loop, put, (index, chunk)),
+                lambda index, chunk: _call(loop, self._put, index, chunk),
                 lambda: _call(loop, self._notices.take_up),
             )
         except QueueFullError as error:
@@ -92,6 +96,7 @@ class AnswerStream:
         """Ends one of the answers, of which no more chunks come."""
         if index not in self._ended:
             self._engine.abort([self._answers[index]])
+            self._chunks.pop(index, None)
             self._close_one(index)
 
     def _close_one(self, index: int) -> None:
@@ -100,15 +105,27 @@ class AnswerStream:
         if not self._num_open:
             self._notices.count(self.num_prompt_tokens, sum(self.num_tokens))
 
+    def _put(self, index: int, chunk: Chunk) -> None:
+        if index in self._ended:  # it was on its way when it was ended
+            return
+        before = self._chunks.get(index)
+        self._chunks[index] = chunk if before is None else before + chunk
+        self._came.set()
+
     async def _take(self) -> tuple[int, Chunk]:
         try:
             async with asyncio.timeout(max(0.0, self._deadline_s - time.monotonic())):
-                index, chunk = await self._chunks.get()
-                while index in self._ended:  # what was on its way when it was ended
-                    index, chunk = await self._chunks.get()
-                self._notices.begin()
+                while not self._chunks:
+                    self._came.clear()
+                    await self._came.wait()
         except TimeoutError:
             raise timed_out(self._timeout_s) from None
+        self._notices.begin()
+        index = next(iter(self._chunks))
+        chunk = self._chunks.pop(index)
+        if chunk.error is not None and chunk.text:  # what came before it goes out before it
+            self._chunks[index] = Chunk("", chunk.num_tokens, error=chunk.error)
+            return index, chunk._replace(error=None)
         if isinstance(chunk.error, EngineClosedError):
             raise Refusal(503, f"{chunk.error}; try again", retry_after_s=1)
         if chunk.error is not None:

@@ -6,6 +6,8 @@ from string import Template
 
 from cluster_files import CLUSTER, ROOT, check_image
 
+from raymodel.cluster.connect import OWN_RAY_ENVIRONMENT
+
 LINES = re.sub(r"\\\n", " ", (CLUSTER / "Dockerfile").read_text(encoding="utf-8")).splitlines()
 
 
@@ -45,3 +47,8 @@ def test_the_install_finds_all_that_pyproject_names() -> None:
     text = "\n".join(before_install)
     for needed in ("pyproject.toml", "README.md", "LICENSE", "raymodel/__init__.py"):
         assert needed in text
+
+
+def test_its_ray_serve_talks_as_one_that_is_started_here() -> None:
+    told = dict(re.findall(r"(RAY_SERVE_\w+)=(\S+)", " ".join(LINES)))
+    assert told == {n: v for n, v in OWN_RAY_ENVIRONMENT.items() if n.startswith("RAY_SERVE_")}
