@@ -1,15 +1,19 @@
 """A served language model over HTTP and Ray Serve, beside its engine alone and `generate`.
 
-    python benchmarks/serve_http.py --model FOLDER [--parts rates,join,overload] [--seconds 60]
-        [--clients 16] [--tokens 64] [--rounds 3] [--threads N] [--queue 64]
+    python benchmarks/serve_http.py --model FOLDER [--parts rates,cpu,join,overload]
+        [--clients 16] [--tokens 64] [--rounds 3] [--threads N] [--queue 64] [--max-wait 2s]
+        [--overload-minutes 1]
 
 `rates`: all sides answer the same prompts greedily with equally many tokens; in each round they
 take turns, and the medians of the rounds are divided. Over HTTP the answers are streamed, and the
-time to the first token is measured in the same rounds. `join`: the longest gap between two pieces
+time to the first token is measured in the same rounds. `cpu`: what the processes between a client
+and the engine compute for 1,000 tokens, streamed to so many clients and to one, in CPU seconds,
+which hardly depend on what else the machine does. `join`: the longest gap between two pieces
 of streams that run while a long prompt is read, beside the longest before. `overload`: for so many
-seconds requests come at twice the rate that was sustained, at random times; how many were answered
-with which status, how long those took that were taken, beside one that is asked alone, and the
-memory of the replica's processes.
+minutes requests come at twice the rate that was sustained, at random times; how many were answered
+with which status, how long those took that were taken, beside one that is asked alone and beside
+one of as many as run at once, when nobody waits (what `serve.max_wait` is measured against), and
+the memory of the replica's processes from minute to minute.
 
 The model of the folder is copied without the tokens that end an answer, so that all are equally
 long. Without `--model` a Llama of about 30 M parameters with random weights is used. Classifiers
@@ -40,6 +44,7 @@ import torch
 from http_clients import Reply, Server, arrive, ask_at_once, keep_asking, quantile
 from serve_engines import answerer_of, cpu_name, draw_prompts, generate, load
 
+from raymodel.cluster.connect import OWN_RAY_ENVIRONMENT
 from raymodel.cluster.holders import app_name_of
 from raymodel.cluster.spec import ClusterSpec
 from raymodel.model.load import load_for_use
@@ -52,11 +57,13 @@ from raymodel.storage.uri import Location
 from raymodel.testing.distributed import free_port
 
 PATH = "/v1/completions"
-PARTS = ("rates", "join", "overload")
+PARTS = ("rates", "cpu", "join", "overload")
 RUNNING = 4  # streams that a long prompt meets
 LONG_TOKENS = 4000
 SETTLE_S, AFTER_S = 3.0, 0.5  # before it comes, and after it was read
 ALONE = 5  # requests that are asked alone
+SUSTAINED_S = 10.0
+LOOKS = 6  # at the memory, at least
 JOB = "bench"
 
 
@@ -68,8 +75,9 @@ def main() -> None:
         f"{arguments.tokens} tokens, medians of {arguments.rounds} rounds"
     )
     spec = ServeSpec(
-        port=free_port(), batch=arguments.clients, queue=arguments.queue, max_tokens=1024
-    )
+        port=free_port(), batch=arguments.clients, queue=arguments.queue, max_tokens=1024,
+        max_wait=arguments.max_wait,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, local_ray():
         write_endless(arguments.model, Path(folder))
         with serving(Path(folder), spec, arguments.threads) as served:
@@ -87,8 +95,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=16, help="that ask at the same time")
     parser.add_argument("--tokens", type=int, default=64, help="length of each answer")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60, help="of the overload")
+    parser.add_argument("--overload-minutes", type=float, default=1, help="of twice the load")
     parser.add_argument("--queue", type=int, default=64, help="serve.queue")
+    parser.add_argument("--max-wait", help="serve.max_wait")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of all sides")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
@@ -110,6 +119,8 @@ def write_endless(source: Path | None, target: Path) -> None:
 
 @contextlib.contextmanager
 def local_ray() -> Iterator[None]:
+    for name, value in OWN_RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         ray.init(
             address="local", num_cpus=4, include_dashboard=False, _temp_dir=folder,
@@ -129,16 +140,42 @@ def serving(folder: Path, spec: ServeSpec, threads: int) -> Iterator[Served]:
         yield served
 
 
-def replica_bytes() -> int:
-    """Resident memory of the replica's processes."""
+def find_actors(name: str) -> list[psutil.Process]:
+    """The processes of Ray's actors whose name begins so."""
     found = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if f"ServeReplica:{app_name_of(JOB)}:model" in " ".join(process.info["cmdline"] or ())
+        if f"ray::{name}" in " ".join(process.info["cmdline"] or ())
     ]
-    assert found, "there is no replica"
+    assert found, f"there is no {name}"
+    return found
+
+
+def replica_name(deployment: str) -> str:
+    return f"ServeReplica:{app_name_of(JOB)}:{deployment}"
+
+
+def replica_bytes() -> int:
+    """Resident memory of the replica's processes."""
+    found = find_actors(replica_name("model"))
     processes = itertools.chain.from_iterable([p, *p.children(recursive=True)] for p in found)
     return sum(process.memory_info().rss for process in processes)
+
+
+def cpu_seconds() -> dict[str, float]:
+    """What the processes that a token passes have computed; the engine's own, which is another
+    process where it is OpenVINO, apart."""
+    replicas = find_actors(replica_name("model"))
+    own = {
+        "engine": [child for replica in replicas for child in replica.children(recursive=True)],
+        "replica": replicas,
+        "gate": find_actors(replica_name("gate")),
+        "proxy": find_actors("ProxyActor"),
+    }
+    return {
+        name: sum(sum(process.cpu_times()[:2]) for process in processes)
+        for name, processes in own.items()
+    }
 
 
 # ---- what is measured ----------------------------------------------------------------------------
@@ -151,8 +188,6 @@ class Bench:
         self.arguments, self.folder, self.served = arguments, folder, served
         self.server = Server(served.url)
         self.vocab = json.loads((folder / "config.json").read_text())["vocab_size"]
-        self.rate: float | None = None
-        """Tokens per second that were sustained, once they were measured."""
 
     def body(self, prompt: list[int], tokens: int | None = None) -> dict[str, Any]:
         return {
@@ -190,8 +225,6 @@ class Bench:
                 medians = self._take_turns(sides, clients)
                 first_s = [reply.first_s for reply in replies[clients:]]  # the first round warms up
                 self._report(clients, medians, first_s)
-                if clients > 1:
-                    self.rate = medians["http"]
         finally:
             engine.close()
 
@@ -222,6 +255,26 @@ class Bench:
             f"{quantile(first_s, 0.95):.2f} s",
             flush=True,
         )
+
+    # ---- what tokens cost on their way -----------------------------------------------------------
+
+    def cpu(self) -> None:
+        for clients in (self.arguments.clients, 1):
+            self.ask(draw_prompts(clients, self.vocab, seed=200))
+            before, num_tokens, num_events = cpu_seconds(), 0, 0
+            for number in range(self.arguments.rounds):
+                replies = self.ask(draw_prompts(clients, self.vocab, seed=201 + number))
+                num_tokens += sum(reply.num_tokens for reply in replies)
+                num_events += sum(reply.body.count(b"data: ") for reply in replies)
+            spent = {name: s - before[name] for name, s in cpu_seconds().items()}
+            told = {name: 1000 * s / num_tokens for name, s in spent.items()}
+            between = sum(s for name, s in told.items() if name != "engine")
+            parts = ", ".join(f"{name} {s:.2f}" for name, s in told.items())
+            print(
+                f"{clients:>3} clients  {between:.2f} CPU s for 1,000 tokens beside the engine "
+                f"({parts}); {num_events / num_tokens:.2f} events a token",
+                flush=True,
+            )
 
     # ---- a long prompt that joins ----------------------------------------------------------------
 
@@ -268,41 +321,58 @@ class Bench:
     # ---- overload --------------------------------------------------------------------------------
 
     def overload(self) -> None:
-        if self.rate is None:
-            self.rate = self._sustained()
+        """Who runs at once are as many as ask in the measurement of what is sustained."""
+        seconds = 60 * self.arguments.overload_minutes
+        rate, together_s = self._sustained()
         alone = [self.ask(draw_prompts(1, self.vocab, seed=100 + n))[0] for n in range(ALONE)]
         alone_s = statistics.median(reply.took_s for reply in alone)
-        per_s = 2 * self.rate / self.arguments.tokens
+        per_s = 2 * rate / self.arguments.tokens
         draw = random.Random(0)
         gaps = iter(lambda: draw.expovariate(per_s), None)
-        at_s = list(itertools.takewhile(self.arguments.seconds.__gt__, itertools.accumulate(gaps)))
-        began_bytes = replica_bytes()
-        replies = asyncio.run(arrive(self.server, PATH, self._nth, at_s))
-        ended_bytes = replica_bytes()
+        at_s = list(itertools.takewhile(seconds.__gt__, itertools.accumulate(gaps)))
+        replies, seen_bytes = asyncio.run(self._arrive(at_s, min(60.0, seconds / LOOKS)))
         kept = [reply for reply in replies if reply.status == 200]
         broken = sum(not reply.is_whole for reply in kept)
         counts = collections.Counter(reply.status for reply in replies)
         unsaid = sum(reply.status == 503 and reply.retry_after is None for reply in replies)
         p50, p99 = (quantile([reply.took_s for reply in kept], share) for share in (0.5, 0.99))
+        done = sum(reply.num_tokens for reply in kept if reply.is_whole)
+        took_s = max(reply.ended_s for reply in kept) - replies[0].asked_s
         print(
-            f"{self.arguments.seconds:g} s at {per_s:.1f} requests/s, twice what is sustained: "
+            f"{seconds:g} s at {per_s:.1f} requests/s, twice what is sustained: "
             f"statuses {dict(counts)} asked 200 and 503 alone; {broken} of the 200 broken, "
-            f"{unsaid} of the 503 without Retry-After\n"
-            f"             of those taken p50 {p50:.1f} s, p99 {p99:.1f} s; one alone "
-            f"{alone_s:.1f} s: p99 ÷ alone {p99 / alone_s:.1f} asked 3\n"
-            f"             memory of the replica {began_bytes / 2**20:,.0f} → "
-            f"{ended_bytes / 2**20:,.0f} MiB",
+            f"{unsaid} of the 503 without Retry-After; {done / took_s:.0f} tokens/s, sustained "
+            f"{rate:.0f}\n"
+            f"             of those taken p50 {p50:.1f} s, p99 {p99:.1f} s; one of "
+            f"{self.arguments.clients} at once {together_s:.1f} s, one alone {alone_s:.1f} s: p99 "
+            f"÷ at once {p99 / together_s:.1f} asked 3, ÷ alone {p99 / alone_s:.1f}\n"
+            "             memory of the replica "
+            f"{' → '.join(f'{each / 2**20:,.0f}' for each in seen_bytes)} MiB",
             flush=True,
         )
 
-    def _sustained(self) -> float:
-        """Tokens per second of clients that ask again and again."""
-        replies = asyncio.run(
-            keep_asking(self.server, PATH, self._nth, self.arguments.clients, 10.0)
-        )
+    async def _arrive(self, at_s: list[float], every_s: float) -> tuple[list[Reply], list[int]]:
+        """The replies, and the replica's memory again and again, at first before they are asked."""
+        seen_bytes = [replica_bytes()]
+
+        async def look() -> None:
+            while True:
+                await asyncio.sleep(every_s)
+                seen_bytes.append(await asyncio.to_thread(replica_bytes))
+
+        looking = asyncio.ensure_future(look())
+        replies = await arrive(self.server, PATH, self._nth, at_s)
+        looking.cancel()
+        return replies, seen_bytes
+
+    def _sustained(self) -> tuple[float, float]:
+        """Of clients that ask again and again: tokens per second, and seconds of an answer."""
+        asking = keep_asking(self.server, PATH, self._nth, self.arguments.clients, SUSTAINED_S)
+        replies = asyncio.run(asking)
         start_s = min(reply.asked_s for reply in replies)
         end_s = max(reply.ended_s for reply in replies)
-        return sum(reply.num_tokens for reply in replies) / (end_s - start_s)
+        rate = sum(reply.num_tokens for reply in replies) / (end_s - start_s)
+        return rate, statistics.median(reply.took_s for reply in replies)
 
     def _nth(self, number: int) -> dict[str, Any]:
         return self.body(draw_prompts(1, self.vocab, seed=10_000 + number)[0])
