@@ -10,6 +10,7 @@ import time
 import httpx
 import pytest
 from local_ray import local_ray
+from promoted import promote
 from replicas import replica_pid
 
 from raymodel.cluster.spec import ClusterSpec
@@ -17,10 +18,8 @@ from raymodel.errors import ArtifactError
 from raymodel.observe.story import Story
 from raymodel.serve.canary import Outcome, Outcomes, is_worse
 from raymodel.serve.current import CanaryError, Current, Follower
-from raymodel.serve.follow import Told, Version, Watcher, find_followed, version_of
+from raymodel.serve.follow import Told, Version, Watcher, find_followed
 from raymodel.serve.spec import CanarySpec, ServeSpec
-from raymodel.storage.artifact import open_artifact
-from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import free_port
@@ -30,28 +29,6 @@ from raymodel.testing.tiny import build_tiny_llama, round_weights
 @pytest.fixture
 def run(tmp_path):
     return Run(Location.parse(str(tmp_path / "runs" / "tiny")))
-
-
-def promote(run, number, *, task="causal_lm", write=None):
-    """Makes a model of the run its best; returns its version."""
-    execution = run.execution("pretrain", f"{number:016x}")
-    folder = execution.local_path / "model"
-    folder.mkdir(parents=True)
-    if write is None:
-        (folder / "config.json").write_text("{}")
-    else:
-        write(folder)
-    commit_manifest(
-        execution,
-        job_name="tiny",
-        stage="pretrain",
-        fingerprint=f"{number:016x}",
-        parents={},
-        content={"task": task},
-    )
-    artifact = open_artifact(execution)
-    run.set_best(artifact)
-    return version_of(artifact)
 
 
 # ---- what is followed ----------------------------------------------------------------------------
