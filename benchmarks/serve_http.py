@@ -141,11 +141,12 @@ def serving(folder: Path, spec: ServeSpec, threads: int) -> Iterator[Served]:
 
 
 def find_actors(name: str) -> list[psutil.Process]:
-    """The processes of Ray's actors whose name begins so."""
+    """The processes of actors of this Ray whose name begins so."""
+    own = {process.pid for process in psutil.Process().children(recursive=True)}
     found = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if f"ray::{name}" in " ".join(process.info["cmdline"] or ())
+        if process.pid in own and f"ray::{name}" in " ".join(process.info["cmdline"] or ())
     ]
     assert found, f"there is no {name}"
     return found
@@ -323,6 +324,7 @@ class Bench:
     def overload(self) -> None:
         """Who runs at once are as many as ask in the measurement of what is sustained."""
         seconds = 60 * self.arguments.overload_minutes
+        cache_bytes = self.served.health().get("cache_bytes", 0)
         rate, together_s = self._sustained()
         alone = [self.ask(draw_prompts(1, self.vocab, seed=100 + n))[0] for n in range(ALONE)]
         alone_s = statistics.median(reply.took_s for reply in alone)
@@ -347,7 +349,8 @@ class Bench:
             f"{self.arguments.clients} at once {together_s:.1f} s, one alone {alone_s:.1f} s: p99 "
             f"÷ at once {p99 / together_s:.1f} asked 3, ÷ alone {p99 / alone_s:.1f}\n"
             "             memory of the replica "
-            f"{' → '.join(f'{each / 2**20:,.0f}' for each in seen_bytes)} MiB",
+            f"{' → '.join(f'{each / 2**20:,.0f}' for each in seen_bytes)} MiB, in which keys and "
+            f"values of what was asked before may stay, of up to {cache_bytes / 2**20:,.0f} MiB",
             flush=True,
         )
 

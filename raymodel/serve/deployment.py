@@ -158,7 +158,7 @@ def _model_class(deployed: Deployed) -> type:
             first = deployed.model
             if watcher is not None:
                 # It is asked in threads, where no event loop is.
-                watcher._init(_run_router_in_separate_loop=True)  # type: ignore[attr-defined]
+                watcher._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
                 first = _away_from_loop(_ask_good, watcher) or first
             # Before the model, which then has what memory they leave; the same for all models.
             self.filters = _load_filters(deployed)

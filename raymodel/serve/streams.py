@@ -113,8 +113,11 @@ class AnswerStream:
         self._came.set()
 
     async def _take(self) -> tuple[int, Chunk]:
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:  # also of one that always finds something here, as it is behind
+            raise timed_out(self._timeout_s)
         try:
-            async with asyncio.timeout(max(0.0, self._deadline_s - time.monotonic())):
+            async with asyncio.timeout(left_s):
                 while not self._chunks:
                     self._came.clear()
                     await self._came.wait()

@@ -143,3 +143,15 @@ def test_a_stream_says_the_same_in_fewer_events_where_nobody_keeps_up(generation
     assert "".join(texts) == json.loads(whole)["choices"][0]["text"]
     assert len(texts) <= 5 if is_behind else len(texts) > 15
     assert told.count("raymodel.begun") == 1
+
+
+def test_a_stream_that_is_behind_ends_in_time_too():
+    async def go():
+        engine = Engine()
+        stream = AnswerStream(engine, [([1, 2], Sampling(max_tokens=9))], 0.01)
+        engine.deliver(0, Chunk("a", 1))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Refusal, match="no complete answer within"):
+            await anext(stream)
+
+    asyncio.run(go())
