@@ -99,6 +99,7 @@ INSIDES: dict[str, tuple[str, ...]] = {
         "torch.nn:Module._apply",
         "torch:_make_per_channel_quantized_tensor",
     ),
+    "model/compressed_linear.py": ("torch.nn:Module._apply",),
     "model/kernels.py": (
         "transformers.convert_slow_tokenizer:SLOW_TO_FAST_CONVERTERS",
         "transformers:PreTrainedConfig._attn_implementation",

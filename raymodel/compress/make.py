@@ -11,9 +11,10 @@ from raymodel.compress.merge import MergedWeights
 from raymodel.compress.opened import Opened, check_alike, open_base, open_whole
 from raymodel.compress.prune import pruned
 from raymodel.compress.quantize import quantised
-from raymodel.compress.rules import is_written
+from raymodel.compress.rules import format_of, why_not_quantised
 from raymodel.compress.spec import CompressSpec
 from raymodel.compress.written import check_written, find_importance, save_written
+from raymodel.errors import SpecError
 from raymodel.model.export import save_model
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
@@ -53,11 +54,14 @@ def make_model(
     processors = [task.processor_class().load(folder) for folder in folders]
     models = [open_whole(folder, task) for folder in folders]
     card = {**card, "pipeline_tag": task.pipeline_tag}
-    if spec.quantize is not None and is_written(kind):
+    bits = spec.quantize
+    if bits is not None and (reason := why_not_quantised(kind, bits, spec.format)):
+        raise SpecError(f"compress.quantize: {reason}")
+    if bits is not None and format_of(kind, bits, spec.format) == "gguf":
         check_written(models[0])
         importance = find_importance(folders[0], tuned, calibration)
         with folder_for(target) as (folder, on_file):
-            save_written(models[0], spec.quantize, processors[0], folder, card, importance, on_file)
+            save_written(models[0], bits, processors[0], folder, card, importance, on_file)
         return
     made = _made(spec, models, processors, folders, base, tuned, calibration)
     with folder_for(target) as (folder, on_file):
@@ -87,7 +91,8 @@ def _made(
         weights = MergedWeights(spec.merge, models, first)
         return Opened(models[0].outline, weights, models[0].dtype)
     if spec.quantize is not None:
-        return quantised(models[0], task, spec.quantize)
+        importance = find_importance(folders[0], task, calibration)
+        return quantised(models[0], task, spec.quantize, importance)
     assert spec.prune is not None, "the spec has one method"
     if spec.prune.heads is not None:
         assert calibration is not None, "the method looks at rows"

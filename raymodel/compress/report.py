@@ -9,6 +9,7 @@ from raymodel.evaluate.cost import Costs
 from raymodel.evaluate.cost_text import cost_rows
 from raymodel.evaluate.measure import Measured
 from raymodel.evaluate.report import markdown_table, number_text
+from raymodel.model.compressed_form import find_form
 
 _ANSWERS, _SHOWN_CHARS = 3, 160  # of a card; the report has more, whole
 
@@ -46,6 +47,19 @@ def card_of(
         f"Cost, before → after, of {costs.what} on {costs.machine}": cost,
         "Answers, before → after": answers,
     }
+
+
+def numbers_words(config: Mapping[str, Any]) -> dict[str, str]:
+    """Lines of a card about weights that GPUs compute with; none for others.
+
+    Args:
+        config: the model's config.json.
+    """
+    form = find_form(config.get("quantization_config"))
+    if form is None:
+        return {}
+    shared = "output" if form.group is None else f"{form.group} neighbours of a row"
+    return {"scales": f"one for each {shared}"}
 
 
 def _shown(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from raymodel.tasks.base import WRITTEN, Task
 
 if TYPE_CHECKING:
-    from raymodel.compress.spec import Bits, CompressSpec
+    from raymodel.compress.spec import Bits, CompressSpec, Format
 
 
 def is_written(task: type[Task]) -> bool:
@@ -15,11 +15,17 @@ def is_written(task: type[Task]) -> bool:
     return task.answers == "stream"
 
 
-def why_not_quantised(task: type[Task], bits: Bits) -> str | None:
+def format_of(task: type[Task], bits: Bits, asked: Format | None) -> Format:
+    """What the folder of a model in fewer bits holds, by what `compress.format` says."""
+    is_gguf = is_written(task) and bits != "fp8"
+    return asked or ("gguf" if is_gguf else "compressed-tensors")
+
+
+def why_not_quantised(task: type[Task], bits: Bits, asked: Format | None = None) -> str | None:
     """Why models of a task are not made of numbers of so many bits here; None where they are.
 
-    What goes into a layer of 8 bits is rounded in one step over all rows of a batch. For a score or
-    a vector that is a rounding; what is written token by token would go on differently from there.
+    Args:
+        asked: what `compress.format` says.
     """
     if is_written(task):
         return None
@@ -29,10 +35,15 @@ def why_not_quantised(task: type[Task], bits: Bits) -> str | None:
             "the batch would change whole answers, and no engine reads its models in fewer bits; "
             "leave it out, or prune layers"
         )
-    if bits == "int4":
+    if asked == "gguf":
         return (
-            f"numbers of 4 bits are multiplied out by the engine of models that write, and "
-            f"{task.name} is none of these; set it to int8"
+            f"GGUF files are of models that write, and {task.name} is none of these; leave "
+            "`format` out"
+        )
+    if bits != "int8":
+        return (
+            f"with {bits} compute engines of models that write, and {task.name} is none of these; "
+            "set it to int8"
         )
     return None
 

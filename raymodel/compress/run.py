@@ -11,7 +11,7 @@ from raymodel.cluster.ray_errors import own_errors
 from raymodel.compress.calibrate import Calibration
 from raymodel.compress.make import make_model
 from raymodel.compress.origin import models_by_role, models_in, other_examples
-from raymodel.compress.report import card_of, parts_text
+from raymodel.compress.report import card_of, numbers_words, parts_text
 from raymodel.compress.rules import wants_calibration
 from raymodel.compress.spec import CompressSpec
 from raymodel.data.mixture import Mixture
@@ -87,6 +87,7 @@ def run_compress(
         f"{execution.stage}/{execution.fingerprint}",
         further,
     )
+    head |= numbers_words((new / "config.json").read_json())
     card = card_of(head, before, after, costs, sum(after.rows.values()))
     (new / "README.md").write_text(render_card(card))
     content: dict[str, Any] = {

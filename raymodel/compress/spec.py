@@ -13,7 +13,8 @@ from raymodel.spec.quantity import Fraction
 MAX_MODELS = 100
 MAX_HEADS = 1024  # of a layer; far above any
 METHODS = ("merge", "prune", "quantize")
-Bits = Literal["int8", "int4"]
+Bits = Literal["int8", "int4", "fp8"]
+Format = Literal["gguf", "compressed-tensors"]
 CALIBRATION_ROWS = 128  # as in arXiv:2210.17323
 
 
@@ -107,10 +108,18 @@ class CompressSpec(Spec):
     prune: PruneSpec | None = None
     """Layers or weights are taken out."""
     quantize: Bits | None = None
-    """Whole numbers of 8 or 4 bits take the place of the weights. Of models that write token by
-    token they are a GGUF file (Q8_0, Q4_1), which the engine openvino computes with and llama.cpp,
-    Ollama and LM Studio read: half of bf16, or a third. Of others the linear layers of the stack
-    compute with 8 bits on a CPU: a quarter of fp32. Such a model is used and not trained."""
+    """Numbers of 8 or 4 bits take the place of the weights. Of models that write token by token,
+    int8 and int4 are a GGUF file, and fp8 is for GPUs (see `format`). Of others the linear layers
+    of the stack compute with int8 on a CPU: a quarter of fp32. Such a model is used and not
+    trained."""
+    format: Format | None = None
+    """Of `quantize` for models that write token by token. `gguf`, the default of int8 and int4, is
+    a file that the engine openvino computes with and llama.cpp, Ollama and LM Studio read (Q8_0,
+    Q4_1): half of bf16, or a third. `compressed-tensors` is a folder that vLLM computes with on
+    GPUs, and transformers reads: fp8 (a GPU of 2023 or later) and int8 round weights, by a scale
+    for each output, and what goes into a layer, by one for each token; int4 rounds weights alone,
+    in groups of 128 neighbours or of 64 or 32, the largest that fits. Embeddings and the layer over
+    the vocabulary stay."""
     calibration_rows: int | None = Field(default=None, ge=1, le=100_000)
     """Of `quantize: int4` and `prune.heads`: so many rows of training, the first in its order, say
     which weights and heads count; 128 by default. The model is in memory, whole, while it reads
@@ -130,6 +139,10 @@ class CompressSpec(Spec):
             raise ValueError(
                 "calibration_rows belongs to `quantize: int4` and `prune.heads`; leave it out"
             )
+        if self.format is not None and self.quantize is None:
+            raise ValueError("format belongs to `quantize`; leave it out")
+        if self.quantize == "fp8" and self.format == "gguf":
+            raise ValueError("a GGUF file has no numbers in fp8; leave `format` out, or take int8")
         if self.merge is not None and self.model is not None:
             raise ValueError("`merge.models` says what is merged; leave `model` out")
         return self
@@ -137,6 +150,11 @@ class CompressSpec(Spec):
     @property
     def _calibrates(self) -> bool:
         return self.quantize == "int4" or (self.prune is not None and self.prune.heads is not None)
+
+    @property
+    def _is_of_another_format(self) -> bool:
+        """Than the one that is meant where none is given."""
+        return self.quantize != "fp8" and self.format == "compressed-tensors"
 
     @property
     def max_calibration_rows(self) -> int:
@@ -156,7 +174,7 @@ class CompressSpec(Spec):
         if self.merge is not None:
             return f"{self.merge.method} merge of {len(self.merge.models)} models"
         if self.quantize is not None:
-            return f"weights in {self.quantize}"
+            return self._quantized
         assert self.prune is not None, "the spec has one of them"
         ways = {
             "keep": f"{self.prune.keep} layers kept",
@@ -166,6 +184,13 @@ class CompressSpec(Spec):
             "pattern": f"weights set to zero by {self.prune.pattern}",
         }
         return next(words for name, words in ways.items() if getattr(self.prune, name) is not None)
+
+    @property
+    def _quantized(self) -> str:
+        if self.quantize != "fp8" and self.format != "compressed-tensors":
+            return f"weights in {self.quantize}"
+        what = "weights" if self.quantize == "int4" else "weights and inputs"
+        return f"{what} in {self.quantize}, each to the nearest number, in compressed-tensors"
 
     def identity(self) -> dict[str, Any]:
         """Without the names of models, which are inputs."""
@@ -179,5 +204,6 @@ class CompressSpec(Spec):
             "prune": prune,
             "quantize": self.quantize,
             "calibration_rows": rows,
+            "format": self.format if self._is_of_another_format else None,
         }
         return {name: value for name, value in known.items() if value is not None}

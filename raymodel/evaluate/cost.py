@@ -109,6 +109,7 @@ def measure_costs(
     """
     import torch
 
+    from raymodel.model.compressed_linear import is_compressed
     from raymodel.model.kernels import find_device
     from raymodel.model.load import load_for_use
 
@@ -128,6 +129,8 @@ def measure_costs(
         passes = forwards = [_Pass(model.to(device), task) for model, task in loaded]  # type: ignore[arg-type]
         is_whole = forwards[0].answers(_rows(held_out, 1, 0))
         what = "an answer" if is_whole else "a forward pass"
+        if any(is_compressed(model) for model, _ in loaded):
+            what += _MULTIPLIED_OUT
     times = {batch: _times(passes, held_out, batch, seconds) for batch in BATCHES}
     sizes = [size_of(Location.parse(str(folder))) for folder in (before, after)]
     costs = [
@@ -143,6 +146,7 @@ def measure_costs(
     )
 
 
+_MULTIPLIED_OUT = " with the weights multiplied out each time, which a GPU need not do"
 _WRITTEN = f"an answer of {ANSWER_TOKENS} tokens by OpenVINO (weights in {{}} and {{}})"
 
 

@@ -322,7 +322,7 @@ def check_quantised(job: Job) -> Iterator[Problem]:
         return
     from raymodel.tasks import get_task
 
-    reason = why_not_quantised(get_task(job.task), job.compress.quantize)
+    reason = why_not_quantised(get_task(job.task), job.compress.quantize, job.compress.format)
     if reason is not None:
         yield Problem(("compress", "quantize"), reason)
 

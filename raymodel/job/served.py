@@ -65,11 +65,12 @@ def find_offered(job: Job, stages: Stages, progress: Progress) -> Offered | None
     model = stages.served(newest if is_last else None)
     if model is None:
         return None
-    stored = find_stored_numbers(model.location)
+    task = find_task(model.artifact or model.location)
+    stored = find_stored_numbers(model.location, task)
     if stored is None:
         return None
     return Offered(
-        task=find_task(model.artifact or model.location),
+        task=task,
         config=(model.location / "config.json").read_json(),
         numbers=stored.fractions,
         dtype=stored.dtype,

@@ -2,9 +2,7 @@
 
 Each row of a matrix (an output) has a scale of its own, so that weight = number × scale; what goes
 in is rounded to 8 bits when it is known, in one step over all of it (dynamic quantisation,
-arXiv:1712.05877). The folder is in the form `int-quantized` of compressed-tensors
-(https://github.com/vllm-project/compressed-tensors), which vLLM and, with that package,
-transformers read; here its tensors are read as those of every model, and no code comes with them.
+arXiv:1712.05877). The folder is in the form `int8` of `compressed_form.py`, with scales in fp32.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from __future__ import annotations
 import functools
 import platform
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -22,12 +20,7 @@ from torch.nn import functional
 from raymodel.observe.slow_paths import take_slow_path
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
-
-LARGEST = 127
-"""Both ways: -128 is left out, so that zero is in the middle."""
-SCALE = "weight_scale"
-_METHOD, _FORMAT = "compressed-tensors", "int-quantized"
+    from transformers import PreTrainedModel
 
 
 class Int8Linear(nn.Module):
@@ -41,7 +34,7 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = inputs, outputs
         numbers = torch.empty(outputs, inputs, dtype=torch.int8, device=device)
         self.register_buffer("weight", numbers)
-        self.register_buffer(SCALE, torch.empty(outputs, 1, device=device))
+        self.register_buffer("weight_scale", torch.empty(outputs, 1, device=device))
         self.bias = nn.Parameter(torch.empty(outputs, device=device)) if bias else None
         self._packed: Any = None
 
@@ -78,45 +71,6 @@ class Int8Linear(nn.Module):
             matrix = torch._make_per_channel_quantized_tensor(self.weight, scales, zeros, 0)
         bias = None if self.bias is None else self.bias.detach().float()
         return torch.ops.quantized.linear_prepack(matrix, bias)
-
-
-def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix as whole numbers and the scale of each row. (out, in) → (out, in), (out, 1)"""
-    weight = weight.float()
-    scale = weight.abs().amax(1, keepdim=True) / LARGEST
-    numbers = (weight / scale.clamp(min=torch.finfo(torch.float32).tiny)).round()
-    return numbers.to(torch.int8), scale
-
-
-def int8_config(kept: Iterable[str]) -> dict[str, Any]:
-    """What config.json says of such weights.
-
-    Args:
-        kept: names of the linear layers that are not of this kind.
-    """
-    number = {"num_bits": 8, "type": "int", "symmetric": True}
-    return {
-        "quant_method": _METHOD,
-        "format": _FORMAT,
-        "quantization_status": "compressed",
-        "ignore": sorted(kept),
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {**number, "strategy": "channel", "dynamic": False},
-                "input_activations": {**number, "strategy": "token", "dynamic": True},
-            }
-        },
-    }
-
-
-def is_int8(config: PretrainedConfig) -> bool:
-    """Whether a configuration says that weights are in the form of `int8_config`."""
-    said = getattr(config, "quantization_config", None)
-    if not isinstance(said, Mapping) or said.get("quant_method") != _METHOD:
-        return False
-    mine = int8_config(said.get("ignore", ()))
-    return all(said.get(name) == mine[name] for name in ("format", "config_groups"))
 
 
 def linear_layers(model: nn.Module) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
@@ -13,9 +13,11 @@ import transformers
 from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.build import BUILD_ERRORS, auto_class, first_line, outline_model
+from raymodel.model.compressed_form import find_form, has_int8_layers, kept_layers
+from raymodel.model.compressed_linear import put_compressed
 from raymodel.model.gguf_file import GgufWeights, gguf_type
 from raymodel.model.initial import InitialWeights
-from raymodel.model.int8 import is_int8, linear_layers, put_int8
+from raymodel.model.int8 import linear_layers, put_int8
 from raymodel.model.materialise import materialise
 from raymodel.model.own import OwnConfig, OwnModel, check_source, load_own_model
 from raymodel.model.stored import StoredWeights
@@ -61,6 +63,11 @@ def load_model(
         )
     except BUILD_ERRORS as error:
         raise _cannot_load(folder, task, error) from error
+    except ImportError as error:
+        raise ArtifactError(
+            f"{folder} holds quantised weights that are read with a package which is not installed "
+            f"here: {first_line(error)}; install it, or give the model that they were made from"
+        ) from error
     task.trim(model)
     model.train(False)
     return model
@@ -69,8 +76,8 @@ def load_model(
 def _load_quantised(
     folder: Location, outline: PreTrainedModel, dtype: torch.dtype | Literal["auto"]
 ) -> PreTrainedModel:
-    """As any model: the whole numbers of `int8.py` are weights like others in the files, and those
-    of a GGUF file are multiplied out."""
+    """As any model: numbers with scales are weights like others in the files, and those of a GGUF
+    file are multiplied out."""
     stored = weights_of(folder, outline)
     wanted = stored.dtype if dtype == "auto" else dtype
     model = materialise(outline, InitialWeights(outline, 0, stored), wanted)
@@ -150,7 +157,8 @@ def check_folder(folder: Location, task: Task) -> PreTrainedModel | None:
     """Checks, by the headers of its weights, that a folder holds a whole model for a task.
 
     Returns: its outline on the meta device; None where its weights are quantised, in another way
-        than those of `int8.py` and `gguf_file.py`, which has names and shapes of its own.
+        than those of `compressed_form.py` and `gguf_file.py`, which has names and shapes of its
+        own.
 
     Raises:
         ArtifactError: no model folder, weights that are damaged, missing, of other shapes, or too
@@ -188,15 +196,27 @@ def _outline_of(
     folder: Location, task: Task, *, may_be_quantised: bool = False
 ) -> PreTrainedModel | None:
     with _config_of(folder, task) as (config, local):
-        is_ours = is_int8(config) or gguf_type(config) is not None
+        said = getattr(config, "quantization_config", None)
+        is_ours = find_form(said) is not None or gguf_type(config) is not None
         if is_quantised(config) and not (may_be_quantised and is_ours):
             return None
         model = outline_model(config, task)
-        if is_int8(config):
-            put_int8(model, {*linear_layers(model)} - {*config.quantization_config["ignore"]})
+        _put_numbers(model, task, said)
         if model.can_generate():
             model.generation_config = _generation_config(local)
     return model
+
+
+def _put_numbers(model: PreTrainedModel, task: Task, said: Any) -> None:
+    """Gives an outline the linear layers that a `quantization_config` says it has."""
+    form = find_form(said)
+    if form is None:
+        return
+    names = {*linear_layers(model)} - kept_layers(said)
+    if has_int8_layers(form, task):
+        put_int8(model, names)
+    else:
+        put_compressed(model, names, form, torch.float32)
 
 
 @contextmanager

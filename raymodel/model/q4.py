@@ -56,10 +56,10 @@ def _fit(blocks_N32: torch.Tensor, counts_N32: torch.Tensor) -> tuple[torch.Tens
     for share in torch.linspace(_NARROWEST, _WIDEST, _TRIALS).tolist():
         # What is left out at both ends together, or the room: half of it below.
         trial = span * share
-        below = -(least + (span - trial) * _LEVELS / 2) / _or_one(trial)
+        below = -(least + (span - trial) * _LEVELS / 2) / or_one(trial)
         for zero in (below.floor().clamp(0, _LEVELS), below.ceil().clamp(0, _LEVELS)):
-            step = _regressed(blocks_N32, counts_N32, trial, zero)
-            made = (_numbers(blocks_N32, step, zero) - zero) * step
+            step = regressed(blocks_N32, counts_N32, trial, zero, torch.float16)
+            made = (numbers_of(blocks_N32, step, zero) - zero) * step
             error = (counts_N32 * (made - blocks_N32).square()).sum(1, keepdim=True)
             is_better = error < best_error
             best_error = torch.where(is_better, error, best_error)
@@ -68,31 +68,33 @@ def _fit(blocks_N32: torch.Tensor, counts_N32: torch.Tensor) -> tuple[torch.Tens
     return best_step, best_zero
 
 
-def _regressed(
-    blocks: torch.Tensor, counts: torch.Tensor, step: torch.Tensor, zero: torch.Tensor
+def regressed(
+    blocks: torch.Tensor,
+    counts: torch.Tensor,
+    step: torch.Tensor,
+    zero: torch.Tensor,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """The best step for the numbers that a step gives: weighted least squares through zero."""
-    numbers = _numbers(blocks, step, zero) - zero
+    """The best step for the numbers that a step gives, by weighted least squares through zero, and
+    rounded to the type that is stored. (N, 1) fp32"""
+    numbers = numbers_of(blocks, step, zero) - zero
     spread = (counts * numbers * numbers).sum(1, keepdim=True)
     slope = (counts * numbers * blocks).sum(1, keepdim=True)
-    return _f16(torch.where(spread > 0, slope / _or_one(spread), step))
+    return torch.where(spread > 0, slope / or_one(spread), step).to(dtype).float()
 
 
-def _numbers(blocks: torch.Tensor, step: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-    return torch.where(step == 0, zero, ((blocks / _or_one(step)).round() + zero).clamp(0, _LEVELS))
+def numbers_of(blocks: torch.Tensor, step: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+    """The numbers of 0 to 15 that are nearest, as fractions."""
+    return torch.where(step == 0, zero, ((blocks / or_one(step)).round() + zero).clamp(0, _LEVELS))
 
 
-def _or_one(values: torch.Tensor) -> torch.Tensor:
+def or_one(values: torch.Tensor) -> torch.Tensor:
     """To divide by: 1 where there is nothing."""
     return torch.where(values == 0, 1.0, values)
 
 
-def _f16(values: torch.Tensor) -> torch.Tensor:
-    return values.to(torch.float16).float()
-
-
 def _packed(blocks: torch.Tensor, step: torch.Tensor, zero: torch.Tensor) -> np.ndarray:
-    numbers = _numbers(blocks, step, zero).to(torch.uint8)
+    numbers = numbers_of(blocks, step, zero).to(torch.uint8)
     halves = numbers.view(-1, 2, BLOCK // 2)
     pairs = halves[:, 0] | (halves[:, 1] << 4)
     ends = torch.cat([step, -zero * step], 1).to(torch.float16).contiguous().view(torch.uint8)

@@ -78,11 +78,12 @@ class StoredWeights:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of most numbers in the files; fp32 where none is a fraction."""
+        """The type of most numbers in the files, those that have scales aside; fp32 where none is
+        a fraction."""
         counts: Counter[torch.dtype] = Counter()
         for key, file in self._files.items():
             info = file.tensors[key]
-            if info.dtype.is_floating_point:
+            if info.dtype.is_floating_point and info.dtype.itemsize > 1:
                 counts[info.dtype] += math.prod(info.shape)
         return max(counts, key=counts.__getitem__, default=torch.float32)
 

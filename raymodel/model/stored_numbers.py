@@ -1,7 +1,7 @@
 """What a model's weights take in memory, by the headers of its files; loads no torch.
 
-A file says less: the numbers of a GGUF file are multiplied out when torch loads them, and many a
-model is stored in one type and computed in another.
+A file says less: numbers of fewer bits are multiplied out when a model is served, but for those
+that layers of 8 bits compute with, and many a model is stored in one type and computed in another.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from raymodel.model.compressed_form import find_form, has_int8_layers
 from raymodel.model.gguf_header import GGUF_FILE, read_gguf_header
 from raymodel.model.tensor_header import INDEX, ONE_FILE, read_tensor_header
 from raymodel.storage.uri import Location
+from raymodel.tasks import get_task
 
 NUMBER_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 """Type of a model's numbers → bytes of one."""
+_PACKED = {"fp8": ("F8_E4M3", 1), "int8": ("I8", 1), "int4": ("I32", 8)}
+"""Bits of numbers that have scales → the type of their tensors in a file, and how many of them one
+of that type holds."""
 _FRACTIONS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -54,8 +59,11 @@ class StoredNumbers:
         return self.held_bytes(most) + (self.largest * NUMBER_BYTES[twice] if twice else 0)
 
 
-def find_stored_numbers(folder: Location) -> StoredNumbers | None:
+def find_stored_numbers(folder: Location, task_name: str) -> StoredNumbers | None:
     """Reads the headers of a model folder; None for one without a configuration or its weights.
+
+    Args:
+        task_name: what it is served for.
 
     Raises:
         ArtifactError: a header is damaged.
@@ -63,7 +71,7 @@ def find_stored_numbers(folder: Location) -> StoredNumbers | None:
     if not (folder / "config.json").exists():
         return None
     config = (folder / "config.json").read_json()
-    tensors = list(_tensors(folder, config))
+    tensors = list(_tensors(folder, config, task_name))
     if not tensors:
         return None
     fractions = [tensor for tensor in tensors if tensor.type is not None]
@@ -89,7 +97,7 @@ def _commonest(fractions: list[_Tensor]) -> str:
     return max(counts, key=counts.__getitem__, default="float32")
 
 
-def _tensors(folder: Location, config: Mapping[str, Any]) -> Iterator[_Tensor]:
+def _tensors(folder: Location, config: Mapping[str, Any], task_name: str) -> Iterator[_Tensor]:
     if (folder / GGUF_FILE).exists():
         file = folder / GGUF_FILE
         with file.open_input() as stream:
@@ -97,14 +105,20 @@ def _tensors(folder: Location, config: Mapping[str, Any]) -> Iterator[_Tensor]:
         for info in infos.values():
             yield _Tensor(info.numbers, info.bytes, "float32")
         return
+    form = find_form(config.get("quantization_config"))
+    is_kept = form is None or has_int8_layers(form, get_task(task_name))
+    packed, count = ("", 1) if form is None or is_kept else _PACKED[form.bits]
     for file in _tensor_files(folder):
         with file.open_input() as stream:
             _, entries = read_tensor_header(file, stream)
         for entry in entries.values():
             first, last = entry["data_offsets"]
+            numbers = math.prod(entry["shape"])
+            if entry["dtype"] == packed:
+                yield _Tensor(numbers * count, last - first, _saved_dtype(config) or "bfloat16")
+                continue
             # What the scales of whole numbers are is lost among these, and is little.
-            kind = _FRACTIONS.get(entry["dtype"])
-            yield _Tensor(math.prod(entry["shape"]), last - first, kind)
+            yield _Tensor(numbers, last - first, _FRACTIONS.get(entry["dtype"]))
 
 
 def _tensor_files(folder: Location) -> list[Location]:

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from raymodel.errors import SpecError
-from raymodel.model.int8 import is_int8
+from raymodel.model.compressed_form import INT8, find_form
 from raymodel.model.kernels import has_fast_bf16
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.serve.calls import Call, find_obstacle
@@ -177,11 +177,15 @@ class Chooser:
 
     def _wanted_dtypes(self, asked: DtypeName) -> list[str]:
         """That of the model first."""
-        if asked != "auto" or self._given == "float16" or is_int8(self._model.config):
+        if asked != "auto" or self._given == "float16" or self._is_in_int8():
             return [self._given]
         is_fast = has_fast_bf16(self._model.device.type)
         others = ["float32", *(["bfloat16"] if is_fast else [])]
         return [self._given, *(name for name in others if name != self._given)]
+
+    def _is_in_int8(self) -> bool:
+        """What is served in another form has been multiplied out."""
+        return find_form(getattr(self._model.config, "quantization_config", None)) == INT8
 
     def _find_obstacle(self) -> str | None:
         """Why OpenVINO cannot compute it here."""
@@ -189,7 +193,7 @@ class Chooser:
             return f"the model is on a {self._model.device.type} device"
         if platform.machine() not in _X86 and self._asked == "auto":
             return f"on {platform.machine()} openvino has not been tried; ask for it"
-        if is_int8(self._model.config):
+        if self._is_in_int8():
             return "its weights are whole numbers of 8 bits"
         if importlib.util.find_spec("openvino") is None:
             return "openvino is not installed; pip install openvino"

@@ -76,10 +76,12 @@ def load_service(
 def _load(
     folder: Path, task_name: str, spec: ServeSpec, device: str
 ) -> tuple[PreTrainedModel, Task]:
+    from raymodel.model.compressed_linear import multiply_out
     from raymodel.model.load import load_for_use
     from raymodel.serve.probe import check_model
 
     model, task = load_for_use(folder, task_name)
+    multiply_out(model)
     check_model(model, task, folder)
     dtype = serving_dtype(model.config, device, spec.dtype)
     model.to(device, dtype)  # type: ignore[arg-type]  # mistyped
@@ -89,7 +91,7 @@ def _load(
 def _check_room(folder: Location, task_name: str, spec: ServeSpec, device: str) -> None:
     """Raises ClusterError for a model that the memory cannot hold."""
     try:
-        stored = find_stored_numbers(folder)
+        stored = find_stored_numbers(folder, task_name)
     except ArtifactError:
         stored = None
     if stored is None:  # what is damaged or missing, loading says in the words of all who load

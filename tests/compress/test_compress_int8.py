@@ -10,8 +10,10 @@ from raymodel.compress.rules import why_not_quantised
 from raymodel.compress.spec import CompressSpec
 from raymodel.errors import ArtifactError
 from raymodel.modality.text import TextProcessor
+from raymodel.model.compressed_form import INT8
+from raymodel.model.compressed_numbers import to_numbers
 from raymodel.model.export import save_model
-from raymodel.model.int8 import Int8Linear, to_int8
+from raymodel.model.int8 import Int8Linear
 from raymodel.model.load import load_for_use, load_model, open_model
 from raymodel.serve.load import load_service
 from raymodel.serve.spec import ServeSpec
@@ -77,7 +79,8 @@ def test_a_layer_computes_with_whole_numbers_and_rounds_nothing_else(bits, monke
     torch.manual_seed(0)
     whole, values = torch.nn.Linear(24, 8), torch.randn(3, 5, 24)
     layer = Int8Linear(24, 8, bias=True, device=torch.device("cpu"))
-    layer.weight, layer.weight_scale = to_int8(whole.weight.data)
+    made = to_numbers(whole.weight.data, INT8, torch.float32)
+    layer.weight, layer.weight_scale = made["weight"], made["weight_scale"]
     layer.bias.data = whole.bias.data
     # What goes in, in even steps from its least to its largest, of which one is zero.
     least, most = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
@@ -90,7 +93,8 @@ def test_a_layer_computes_with_whole_numbers_and_rounds_nothing_else(bits, monke
 
 
 def test_a_row_of_zeros_stays_one_and_the_ends_of_the_range_are_used():
-    numbers, scale = to_int8(torch.tensor([[0.0, 0.0], [-1.27, 0.635]]))
+    weight = torch.tensor([[0.0, 0.0], [-1.27, 0.635]])
+    numbers, scale = to_numbers(weight, INT8, torch.float32).values()
     assert numbers.tolist() == [[0, 0], [-127, 64]] or numbers.tolist() == [[0, 0], [-127, 63]]
     assert scale.shape == (2, 1)
     assert torch.isfinite(numbers * scale).all()
@@ -124,7 +128,10 @@ def test_it_is_served_by_what_serves_every_model(tmp_path, processor):
 def test_what_nothing_reads_in_eight_bits_is_refused_with_what_is_left():
     assert why_not_quantised(get_task("causal_lm"), "int8") is None
     assert "writes token by token" in why_not_quantised(get_task("seq2seq_lm"), "int8")
-    assert "set it to int8" in why_not_quantised(get_task("text_classification"), "int4")
+    for bits in ("int4", "fp8"):
+        assert "set it to int8" in why_not_quantised(get_task("text_classification"), bits)
+    why = why_not_quantised(get_task("text_classification"), "int8", "gguf")
+    assert "leave `format` out" in why
 
 
 def test_no_file_holds_a_pickle(tmp_path, processor):

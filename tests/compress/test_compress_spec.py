@@ -35,6 +35,8 @@ MODELS = ["a/finetune", "b/finetune"]
             {"quantize": "int8", "calibration_rows": 8},
             "belongs to `quantize: int4` and `prune.heads`",
         ),
+        ({"quantize": "fp8", "format": "gguf"}, "a GGUF file has no numbers in fp8"),
+        ({"prune": {"keep": 2}, "format": "gguf"}, "format belongs to `quantize`"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_what_would(said: dict[str, Any], why: str) -> None:
@@ -59,6 +61,21 @@ def test_what_came_later_is_not_in_the_names_of_what_was_there_before() -> None:
     assert identity(quantize="int8") == {"quantize": "int8"}
     assert "heads" not in identity(prune={"keep": 2})["prune"]
     assert identity(quantize="int4") != identity(quantize="int4", calibration_rows=8)
+    gpu = "compressed-tensors"
+    assert identity(quantize="int8", format="gguf") == identity(quantize="int8")
+    assert identity(quantize="int8", format=gpu) != identity(quantize="int8")
+    assert identity(quantize="fp8", format=gpu) == identity(quantize="fp8") == {"quantize": "fp8"}
+
+
+def test_the_method_says_what_is_rounded() -> None:
+    def method(**said: Any) -> str:
+        return CompressSpec.model_validate(said).method
+
+    gpu = "compressed-tensors"
+    assert method(quantize="int4") == "weights in int4"
+    assert method(quantize="fp8").startswith("weights and inputs in fp8, each to the nearest")
+    assert method(quantize="int8", format=gpu).startswith("weights and inputs in int8, each")
+    assert method(quantize="int4", format=gpu).startswith("weights in int4, each to the nearest")
 
 
 def job(**sections: Any) -> Job:
@@ -73,7 +90,15 @@ def test_the_jobs_in_the_documentation_are_jobs(tmp_path: Path) -> None:
         loaded = load_job(tmp_path / "job.yaml")
         check_job(loaded)
         names.append(loaded.job.name)
-    assert names == ["soup", "shallow", "shallow-tuned", "student", "small", "small-chat"]
+    assert names == [
+        "soup",
+        "shallow",
+        "shallow-tuned",
+        "student",
+        "small",
+        "small-chat",
+        "gpu-chat",
+    ]
 
 
 EVALUATE = {"metrics": ["accuracy"]}

@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from raymodel.errors import ClusterError, SpecError
+from raymodel.model.compressed_form import FP8, INT8, Form, form_config
 from raymodel.model.stored_numbers import find_stored_numbers
 from raymodel.serve import choice as choice_module
 from raymodel.serve import load as load_module
@@ -17,7 +18,7 @@ from raymodel.storage.uri import Location
 
 ROWS, WIDTH = 1000, 64
 NUMBERS = ROWS * WIDTH
-ITEM = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1}
+ITEM = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1, "F8_E4M3": 1, "I32": 4}
 
 
 def write_headers(folder, code, *, config=None, tensors=1):
@@ -55,7 +56,7 @@ def write_gguf_header(folder, config):
 
 
 def need(folder, dtype, device="cpu", task="causal_lm", **asked):
-    return find_need(find_stored_numbers(folder), task, device=device, dtype=dtype, **asked)
+    return find_need(find_stored_numbers(folder, task), task, device=device, dtype=dtype, **asked)
 
 
 def test_a_model_needs_the_bytes_of_the_type_that_it_is_served_in_and_one_tensor_twice(tmp_path):
@@ -77,8 +78,22 @@ def test_whole_numbers_stay_what_they_are(tmp_path):
     assert need(int8, "float32").host_bytes == NUMBERS
 
 
+@pytest.mark.parametrize(
+    ("form", "code", "count"),
+    [(FP8, "F8_E4M3", 1), (INT8, "I8", 1), (Form("int4", 128), "I32", 8)],
+)
+def test_numbers_that_gpus_compute_with_are_multiplied_out_for_models_that_write(
+    form, code, count, tmp_path
+):
+    config = {"dtype": "bfloat16", "quantization_config": form_config(form, ())}
+    folder = write_headers(tmp_path, code, config=config)
+    assert need(folder, "bfloat16").host_bytes == 2 * NUMBERS * count
+    if form == INT8:  # with which a classifier's layers compute here
+        assert need(folder, "bfloat16", task="text_classification").host_bytes == NUMBERS
+
+
 def test_a_gguf_file_is_multiplied_out(tmp_path):
-    stored = find_stored_numbers(write_gguf_header(tmp_path, {"dtype": "bfloat16"}))
+    stored = find_stored_numbers(write_gguf_header(tmp_path, {"dtype": "bfloat16"}), "causal_lm")
     assert stored.file_bytes == NUMBERS // 32 * 20
     assert stored.held_bytes("bfloat16") == 2 * NUMBERS
     # One tensor at a time is fp32.
@@ -102,7 +117,7 @@ def test_a_gpu_holds_what_is_served_and_the_machine_what_is_loaded(tmp_path):
     wide = write_headers(tmp_path, "F32", tensors=3)
     found = need(wide, "bfloat16", device="cuda")
     assert (found.host_bytes, found.device_bytes) == (3 * NUMBERS * 4, 3 * NUMBERS * 2)
-    stored = find_stored_numbers(wide)
+    stored = find_stored_numbers(wide, "causal_lm")
     check_room(found, stored, left_bytes=10**9, device_left_bytes=found.device_bytes)
     with pytest.raises(ClusterError, match="does not fit into the GPU's memory"):
         check_room(found, stored, left_bytes=10**9, device_left_bytes=found.device_bytes - 1)
@@ -120,9 +135,9 @@ def test_what_does_not_fit_is_told_before_anything_is_loaded(tmp_path, monkeypat
 
 
 def test_a_folder_without_weights_is_left_to_who_loads_it(tmp_path):
-    assert find_stored_numbers(Location.parse(str(tmp_path))) is None
+    assert find_stored_numbers(Location.parse(str(tmp_path)), "causal_lm") is None
     (tmp_path / "config.json").write_text("{}")
-    assert find_stored_numbers(Location.parse(str(tmp_path))) is None
+    assert find_stored_numbers(Location.parse(str(tmp_path)), "causal_lm") is None
 
 
 def test_openvino_is_not_taken_where_the_memory_holds_torch_alone(llama, tokenizer, monkeypatch):
