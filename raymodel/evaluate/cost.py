@@ -146,7 +146,7 @@ def measure_costs(
     )
 
 
-_MULTIPLIED_OUT = " with the weights multiplied out each time, which a GPU need not do"
+_MULTIPLIED_OUT = " with the weights multiplied out, which a GPU need not do"
 _WRITTEN = f"an answer of {ANSWER_TOKENS} tokens by OpenVINO (weights in {{}} and {{}})"
 
 

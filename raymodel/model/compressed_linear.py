@@ -1,9 +1,9 @@
 """Linear layers of a model whose weights are in a form that GPUs compute with.
 
 Torch has no such layers on a CPU, and on a GPU not for all forms: here the numbers are multiplied
-out, and what goes in is rounded as an engine that computes with such numbers rounds it. So what is
-measured is what that engine answers; it is not fast. What is served is multiplied out once, and its
-inputs are left as they are.
+out at the first use, and what goes in is rounded as an engine that computes with such numbers
+rounds it. So what is measured is what that engine answers, and neither as fast nor as small. What
+is served is multiplied out when it is loaded, and its inputs are left as they are.
 """
 
 from __future__ import annotations
@@ -50,12 +50,16 @@ class CompressedLinear(nn.Module):
             hold("weight_scale", outputs, -(-inputs // form.group), dtype=scale_dtype)
             hold("weight_shape", 2, dtype=torch.int64)
         self.bias = nn.Parameter(torch.empty(outputs, device=device)) if bias else None
+        self._multiplied_out: torch.Tensor | None = None
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(…, in) → (…, out), in the type of the input."""
         if self.form.rounds_inputs:
             values = rounded(values, self.form.bits)
-        return functional.linear(values, self.fractions().to(values.dtype), self.bias)
+        if self._multiplied_out is None or self._multiplied_out.dtype != values.dtype:
+            with torch.inference_mode(False), torch.no_grad():  # whoever asks first
+                self._multiplied_out = self.fractions().to(values.dtype)
+        return functional.linear(values, self._multiplied_out, self.bias)
 
     def fractions(self) -> torch.Tensor:
         """The weights, multiplied out. (out, in) fp32"""
@@ -65,6 +69,7 @@ class CompressedLinear(nn.Module):
         """What changes the format of a model leaves its numbers and scales as they are."""
         stored = dict(self.named_buffers())
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._multiplied_out = None
         for name, tensor in stored.items():
             self.register_buffer(name, tensor.to(self.get_buffer(name).device))
         return self
@@ -108,7 +113,7 @@ def multiply_out(model: PreTrainedModel) -> None:
         parent, _, key = name.rpartition(".")
         new = nn.Linear(old.in_features, old.out_features, bias=False, device="meta")
         new.weight = nn.Parameter(old.fractions().to(model.dtype))
-        new.bias = old.bias
+        new.register_parameter("bias", old.bias)
         setattr(model.get_submodule(parent), key, new.train(old.training))
     if not found:
         return

@@ -60,8 +60,8 @@ def multiplied_out(tensors: Mapping[str, torch.Tensor], form: Form) -> torch.Ten
     if form.bits != "int4":
         return tensors["weight"].float() * scale
     numbers = _unpacked(tensors["weight_packed"], tensors["weight_packed"].shape[1] * 8)
-    rows = numbers.unflatten(1, (scale.shape[1], -1)) * scale[:, :, None]
-    return rows.flatten(1)
+    groups = numbers.reshape(*scale.shape, -1) * scale[:, :, None]
+    return groups.flatten(1)
 
 
 def rounded(values: torch.Tensor, bits: Bits) -> torch.Tensor:
@@ -86,7 +86,7 @@ def _to_int4(
     floor = float(importance.mean()) * 1e-4 + torch.finfo(torch.float32).tiny
     counts = importance.float().clamp(min=floor).reshape(-1, form.group)
     numbers, scales = [], []
-    for rows in weight.split(max(1, _CHUNK // weight.shape[1])):
+    for rows in torch.split(weight, max(1, _CHUNK // weight.shape[1])):
         groups = rows.reshape(-1, form.group)
         step = _fit(groups, counts.repeat(len(rows), 1), scale_dtype)
         numbers.append(numbers_of(groups, step, _zeros(step)).reshape(len(rows), -1))
@@ -121,8 +121,8 @@ def _zeros(like: torch.Tensor) -> torch.Tensor:
 
 def _packed(numbers: torch.Tensor) -> torch.Tensor:
     """(O, I) of 0 to 15 → (O, I / 8) of 32 bits."""
-    low, high = numbers.unflatten(1, (-1, 2)).unbind(2)
-    return (low | (high << 4)).contiguous().view(torch.int32)
+    pairs = numbers[:, ::2] | (numbers[:, 1::2] << 4)
+    return pairs.contiguous().view(torch.int32)
 
 
 def _unpacked(packed: torch.Tensor, inputs: int) -> torch.Tensor:

@@ -190,6 +190,17 @@ def test_numbers_stay_what_they_are_when_the_format_of_a_model_changes(folders):
         assert logits_of(model).dtype == torch.bfloat16
 
 
+def test_what_was_multiplied_out_serves_every_format_and_whoever_asks(folders):
+    model = load_model(folders / "int8", get_task(TASK)())
+    layer, values = model.model.layers[0].mlp.up_proj, torch.randn(3, 32)
+    with torch.inference_mode():
+        first = layer(values)
+    assert torch.equal(layer(values.requires_grad_()), first)
+    assert layer(values.bfloat16()).dtype == torch.bfloat16
+    model.to(torch.bfloat16).float()
+    assert torch.equal(layer(values), first), "the scales are as they were"
+
+
 def test_the_rows_of_training_decide_the_scales_of_four_bits(folders, tmp_path):
     compress("int4", folders / "whole", tmp_path / "seen", Rows())
     assert size_of(tmp_path / "seen") == size_of(folders / "int4")

@@ -156,6 +156,23 @@ def test_numbers_of_four_bits_are_measured_timed_and_judged_as_the_engine_has_th
     assert "an answer of 32 tokens by OpenVINO" in card
 
 
+def test_numbers_that_gpus_compute_with_are_measured_as_a_gpu_rounds_and_say_so_on_the_card(
+    cluster, storage, tmp_path
+):
+    measures = EvaluateSpec(metrics=["perplexity"], gates={"perplexity": "< 1"})
+    content = compress({"model": "one/finetune", "quantize": "fp8"}, storage, tmp_path, measures)
+    assert not content["passed"]
+    costs = Costs.of(content["costs"])
+    assert costs.what.startswith("a forward pass with the weights multiplied out, which a GPU")
+    assert costs.after.size_bytes < 0.7 * costs.before.size_bytes
+    before, after = content["base_metrics"]["perplexity"], content["metrics"]["perplexity"]
+    assert before != after
+    assert after == pytest.approx(before, rel=0.05)
+    card = (tmp_path / "model/README.md").read_text()
+    assert "- Method: weights and inputs in fp8" in card
+    assert "- Scales: one for each output" in card
+
+
 def test_the_rows_of_another_run_are_those_that_its_model_was_tuned_on(storage, tmp_path):
     (two,) = resolve_models(["two/finetune"], storage, tmp_path)
     assert rows_of(two) == Rows(open_artifact(storage / "one/examples" / ("e" * 16)), ())
