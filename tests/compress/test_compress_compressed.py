@@ -288,6 +288,20 @@ def test_a_form_that_a_missing_package_reads_is_refused_in_one_line(folders, tmp
         load_model(tmp_path / "m", get_task(TASK)())
 
 
+@pytest.mark.parametrize(
+    ("form", "scheme"),
+    [(FP8, "FP8_DYNAMIC"), (Form("int8"), "INT8"), (Form("int4", 128), "W4A16")],
+)
+def test_a_form_is_the_scheme_that_the_package_has_under_that_name(form, scheme):
+    from compressed_tensors.quantization import QuantizationConfig, preset_name_to_scheme
+
+    config = form_config(form, ["lm_head"])
+    read = QuantizationConfig.model_validate(config)
+    wanted = preset_name_to_scheme(scheme, ["Linear"])
+    assert read.config_groups["group_0"].model_dump() == wanted.model_dump()
+    assert find_form(json.loads(read.model_dump_json())) == form
+
+
 def test_the_forms_of_other_writers_are_known_where_they_are_these():
     def said(form, **more):
         config = form_config(form, ["lm_head"])
