@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from raymodel.compress.opened import Opened
 from raymodel.compress.prune import layer_matrices
 from raymodel.errors import SpecError
 from raymodel.model.compressed_form import FP8, INT8, Form, form_config, has_int8_layers
-from raymodel.model.compressed_linear import put_compressed
+from raymodel.model.compressed_linear import find_stacked, put_compressed
 from raymodel.model.compressed_numbers import to_numbers
 from raymodel.model.initial import Weights
 from raymodel.model.int8 import linear_layers, put_int8
@@ -38,7 +37,7 @@ def quantised(
         importance: of four bits, from `find_importance`.
 
     Raises:
-        SpecError: it has none, is a user's own module, or has weights there in another form.
+        SpecError: it has none, is a user's own module, or several of its layers are one weight.
     """
     outline = copy.deepcopy(model.outline)
     every = linear_layers(outline)
@@ -54,7 +53,11 @@ def quantised(
         scale_dtype = torch.float32
         put_int8(outline, names)
     else:
-        _check_experts(outline, bits)
+        if stacked := find_stacked(outline):
+            raise SpecError(
+                f"compress.quantize: {stacked} of a {type(outline).__name__} holds several layers "
+                f"in one, such as experts, which are not made of {bits} here; leave it out"
+            )
         # In the model's type, in which vLLM has the scales of groups: in another it would round.
         scale_dtype = model.dtype
         put_compressed(outline, names, form, scale_dtype)
@@ -76,20 +79,6 @@ def _form(outline: PreTrainedModel, names: Iterable[str], bits: Bits) -> Form:
         f"{', '.join(map(str, GROUPS[:-1]))} or {GROUPS[-1]}, of which four bits are made; set it "
         "to fp8 or int8"
     )
-
-
-def _check_experts(outline: PreTrainedModel, bits: Bits) -> None:
-    """Raises SpecError for a model most of whose weights are in no linear layer."""
-    for name, module in outline.named_modules():
-        if not any(part.isdecimal() for part in name.split(".")) or isinstance(module, nn.Conv1d):
-            continue
-        for key, weight in module.named_parameters(recurse=False):
-            if weight.dim() > 2:
-                raise SpecError(
-                    f"compress.quantize: {name}.{key} of a {type(outline).__name__} holds several "
-                    f"layers in one, such as experts, which are not made of {bits} here; leave it "
-                    "out"
-                )
 
 
 class _NumberWeights:

@@ -94,6 +94,18 @@ def put_compressed(
         setattr(model.get_submodule(parent), key, new)
 
 
+def find_stacked(model: PreTrainedModel) -> str | None:
+    """The name of a weight in the layers that holds those of several, such as experts: it is in no
+    linear layer, and has no place for scales. None where there is none."""
+    for name, module in model.named_modules():
+        in_layer = any(part.isdecimal() for part in name.split("."))
+        if in_layer and not isinstance(module, nn.Conv1d | nn.Conv2d):
+            for key, weight in module.named_parameters(recurse=False):
+                if weight.dim() > 2:
+                    return f"{name}.{key}"
+    return None
+
+
 def is_compressed(model: nn.Module) -> bool:
     """Whether some of its layers are of this kind."""
     return any(isinstance(module, CompressedLinear) for module in model.modules())

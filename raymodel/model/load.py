@@ -14,7 +14,7 @@ from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.model.bfloat16 import speed_up_bf16
 from raymodel.model.build import BUILD_ERRORS, auto_class, first_line, outline_model
 from raymodel.model.compressed_form import find_form, has_int8_layers, kept_layers
-from raymodel.model.compressed_linear import put_compressed
+from raymodel.model.compressed_linear import find_stacked, put_compressed
 from raymodel.model.gguf_file import GgufWeights, gguf_type
 from raymodel.model.initial import InitialWeights
 from raymodel.model.int8 import linear_layers, put_int8
@@ -201,22 +201,27 @@ def _outline_of(
         if is_quantised(config) and not (may_be_quantised and is_ours):
             return None
         model = outline_model(config, task)
-        _put_numbers(model, task, said)
+        if not _put_numbers(model, task, said):
+            return None
         if model.can_generate():
             model.generation_config = _generation_config(local)
     return model
 
 
-def _put_numbers(model: PreTrainedModel, task: Task, said: Any) -> None:
-    """Gives an outline the linear layers that a `quantization_config` says it has."""
+def _put_numbers(model: PreTrainedModel, task: Task, said: Any) -> bool:
+    """Gives an outline the linear layers that a `quantization_config` says it has; False for one
+    of which not all that is in numbers is in linear layers."""
     form = find_form(said)
     if form is None:
-        return
+        return True
     names = {*linear_layers(model)} - kept_layers(said)
     if has_int8_layers(form, task):
         put_int8(model, names)
+    elif find_stacked(model):
+        return False
     else:
         put_compressed(model, names, form, torch.float32)
+    return True
 
 
 @contextmanager

@@ -225,6 +225,11 @@ def test_experts_in_one_tensor_are_refused(processor, tmp_path):
     save_model(model, ModelWeights(model), processor, tmp_path / "moe", torch.float32, {})
     with pytest.raises(SpecError, match="holds several layers in one, such as experts"):
         compress("fp8", tmp_path / "moe", tmp_path / "made")
+    # Where another writer has made some, transformers knows where their scales go.
+    file = tmp_path / "moe" / "config.json"
+    said = {"quantization_config": form_config(FP8, ["lm_head"])}
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    assert check_folder(Location.parse(str(tmp_path / "moe")), get_task(TASK)()) is None
 
 
 # ---- who takes it --------------------------------------------------------------------------------
