@@ -87,7 +87,12 @@ class ChatFormat:
 
     # ---- what is asked of it ---------------------------------------------------------------------
 
-    def prompt(self, turns: Sequence[Turn], tools: Sequence[Tool] | None = None) -> list[int]:
+    def prompt(
+        self,
+        turns: Sequence[Turn],
+        tools: Sequence[Tool] | None = None,
+        write: Callable[[Sequence[Turn]], Sequence[Turn]] | None = None,
+    ) -> list[int]:
         """The ids of what a server gives the model, ready for the assistant's turn.
 
         Without a template each turn is `role: text` on lines of its own, behind what the tokenizer
@@ -95,6 +100,7 @@ class ChatFormat:
 
         Args:
             tools: functions that it may call; for a template that shows them (`tool_form.py`).
+            write: makes turns what the template takes; special tokens that it adds are such.
 
         Raises:
             ChatError: the template refuses the turns.
@@ -110,7 +116,10 @@ class ChatFormat:
 
             return self._special.sub(mark, text.translate(_FOREIGN))
 
-        shown = self.render(_changed(turns, shield), _changed(tools, shield), is_prompt=True)
+        shielded = _changed(turns, shield)
+        if write is not None:
+            shielded = write(shielded)
+        shown = self.render(shielded, _changed(tools, shield), is_prompt=True)
         return self._encode([
             run._replace(text=_MARK.sub(lambda found: spelt[int(found[1])], run.text))
             for run in self._control(shown, 0)

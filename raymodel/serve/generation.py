@@ -276,9 +276,8 @@ class GenerationService(Service):
         self.check_chars(num_chars, self.engine.context_tokens, param)
         if tools:
             self.check_chars(len(json.dumps(tools)), self.engine.context_tokens, "tools")
-        if has_calls(turns):
-            self._tools.form(param)
-        return render_chat(self._format, turns, param, tools)
+        form = self._tools.form(param) if has_calls(turns) else None
+        return render_chat(self._format, turns, param, tools, form)
 
     def _prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
         """Token ids of each prompt; an empty text begins with the model's first token."""

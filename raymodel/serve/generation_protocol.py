@@ -148,8 +148,9 @@ class ChatRequest(GenerationRequest):
 
     tools: Tools | None = None
     """Functions that the model may call, if its chat template shows them. The arguments of a call
-    are JSON as the model wrote it; of one that is `required`, named or `strict`, JSON of its
-    schema."""
+    are JSON as the model wrote it, or what it wrote in another form as JSON; of one that is
+    `required`, named or `strict`, they have its schema, of which texts without quotes follow only
+    an enum."""
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = Field(
         default=None, validate_default=True
     )

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raymodel.modality.call_form import CallForm
 from raymodel.modality.chat import ChatError, ChatFormat
-from raymodel.modality.tool_form import CallForm, find_call_form
+from raymodel.modality.tool_form import find_call_form
 from raymodel.serve.call_grammar import only_calls, text_with_calls
 from raymodel.serve.call_reader import CallReader
 from raymodel.serve.generation_protocol import ChatRequest
@@ -51,7 +52,9 @@ class Offer:
 
     def reader(self) -> CallReader:
         """Of one answer."""
-        return CallReader(self.form, {tool.function.name for tool in self.tools}, self.most)
+        functions = [tool.function for tool in self.tools]
+        schemas = {function.name: function.schema_ for function in functions}
+        return CallReader(self.form, schemas, self.most)
 
 
 class ToolUse:
@@ -111,7 +114,7 @@ class ToolUse:
     def told(self) -> str | None:
         """The form in short; None where there are no tools."""
         found = self._find()
-        return None if isinstance(found, ChatError) else f"{found.opening}{{…}}{found.closing}"
+        return None if isinstance(found, ChatError) else found.told
 
     def _find(self) -> CallForm | ChatError:
         """Looked for once; a template is a text that can be exchanged."""

@@ -7,10 +7,19 @@ import re
 
 import pytest
 
+from raymodel.modality.call_form import HOLE, NamedCall, ObjectCall, Tags
 from raymodel.modality.chat import ChatError, ChatFormat
 from raymodel.modality.tool_form import find_call_form
 from raymodel.testing.families import CHATML, FAMILIES, Family, build_tokenizer
-from raymodel.testing.tool_families import LIST, TAGS, TOOL_FAMILIES
+from raymodel.testing.tool_families import (
+    BARE,
+    LIST,
+    NAMED,
+    PARAMETERS,
+    PYTHON,
+    TAGS,
+    TOOL_FAMILIES,
+)
 
 ASKED = {"role": "user", "content": "what is new?"}
 
@@ -44,9 +53,83 @@ def test_the_form_of_calls_is_what_the_template_writes(
 ) -> None:
     form = find_call_form(ChatFormat(build_tokenizer(TOOL_FAMILIES[name])))
     assert (form.opening, form.between, form.closing) == (opening, between, closing)
-    assert (form.keys, form.name_key, form.trigger) == (keys, "name", trigger)
-    assert form.arguments_key == keys[1]
+    assert isinstance(form.call, ObjectCall)
+    assert (form.call.keys, form.call.name_key, form.trigger) == (keys, "name", trigger)
+    assert form.call.arguments_key == keys[1]
     assert list(form.special) == (["[TOOL_CALLS]"] if name == "list" else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "call"),
+    [
+        ("named", "[TOOL_CALLS]…[CALL_ID]…[ARGS]{…}", NamedCall(f"[CALL_ID]{HOLE}[ARGS]", "json")),
+        (
+            "parameters",
+            "<tool_call>\n<function=…>\n<parameter=…>\n…\n</parameter>\n</function>\n</tool_call>",
+            NamedCall(">\n", Tags("<parameter=", ">\n", "\n</parameter>\n")),
+        ),
+        (
+            "pairs",
+            "<tool_call>…\n<arg_key>…</arg_key>\n<arg_value>…</arg_value>\n</tool_call>",
+            NamedCall("\n", Tags("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")),
+        ),
+        ("python", "[…(…)]", NamedCall("(", "python")),
+        ("unwritten", "<|tool_call_start|>[…(…)]<|tool_call_end|>", NamedCall("(", "python")),
+    ],
+)
+def test_a_name_may_stand_by_itself(name, told, call) -> None:
+    form = find_call_form(ChatFormat(build_tokenizer(TOOL_FAMILIES[name])))
+    assert (form.told, form.call) == (told, call)
+    assert form.is_templates == (name != "unwritten")
+
+
+def test_a_form_is_that_of_the_turn_whatever_templates_write_around_it() -> None:
+    form = find_call_form(broken(PARAMETERS, "</tool_call>' }}", "</tool_call><|call|>' }}"))
+    assert form.closing == "</function>\n</tool_call><|call|>"
+    thought = "<|im_start|>assistant\n' }}{%- endif %}"
+    form = find_call_form(broken(PARAMETERS, thought, thought.replace("\n", "\n<think>\n")))
+    assert form.opening == "<tool_call>\n<function=", "though the prompt begins a thought"
+    assert [each.trigger for each in form.openings] == ["<tool_call>", "<function="]
+    typed = broken(
+        PARAMETERS,
+        "'>\n' }}\n{{- (value",
+        """'" string="' }}
+{{- ('true' if value is string else 'false') + '">' }}{{- (value""",
+    )
+    assert find_call_form(typed).call.arguments.before_value == f'" string="{HOLE}">'
+    counted = broken(NAMED, "call.id", "loop.index | string")
+    assert find_call_form(counted).call.after_name == f"[CALL_ID]{HOLE}[ARGS]"
+    python = broken(PYTHON, "(value | tojson)", """("'" + value ~ "'")""")
+    assert find_call_form(python).call.arguments == "python", "all of them are quoted"
+    llama = build_tokenizer(dataclasses.replace(BARE, specials=(*BARE.specials, "<|python_tag|>")))
+    assert [each.text for each in find_call_form(ChatFormat(llama)).openings] == [
+        "", "<|python_tag|>",
+    ]  # fmt: skip
+
+
+def test_a_template_that_writes_no_calls_is_given_them_as_text() -> None:
+    chat = broken(TAGS, "m.tool_calls or []", "[]")
+    form = find_call_form(chat)
+    assert (form.opening, form.is_templates) == ("<tool_call>\n", False)
+    turns = form.turns([ASKED, *called(at="東京")])
+    written = '<tool_call>\n{"name": "look", "arguments": {"at": "東京"}}\n</tool_call>'
+    assert (turns[1]["content"], "tool_calls" in turns[1]) == (written, False)
+    two = [*called()[0]["tool_calls"], *called("see", at="a")[0]["tool_calls"]]
+    parted = form.written(two)
+    assert parted.count("<tool_call>") == 2
+    with pytest.raises(ChatError, match="more than one function"):
+        dataclasses.replace(form, between=None).written(two)
+    tags = NamedCall(">\n", Tags("<parameter=", ">\n", "\n</parameter>\n"))
+    for kind, expected in (
+        (tags, "see>\n<parameter=a>\nb\n</parameter>\n<parameter=c>\n[null]\n</parameter>\n"),
+        (NamedCall("(", "python"), 'see(a="b", c=[None])'),
+        (NamedCall("[ARGS]", "json"), 'see[ARGS]{"a": "b", "c": [null]}'),
+    ):
+        function = {"name": "see", "arguments": {"a": "b", "c": [None]}}
+        other = dataclasses.replace(form, call=kind)
+        assert other.written([{"function": function}]) == f"<tool_call>\n{expected}\n</tool_call>"
+    with pytest.raises(ChatError, match="leaves calls out"):
+        find_call_form(broken(BARE, "elif m.tool_calls %}", "elif false %}"))
 
 
 def test_arguments_may_stand_before_the_name() -> None:
@@ -57,7 +140,7 @@ def test_arguments_may_stand_before_the_name() -> None:
         """(call.function.arguments | tojson) + ', "name": "' + call.function.name + '"}""",
     )
     form = find_call_form(ChatFormat(build_tokenizer(dataclasses.replace(TAGS, template=template))))
-    assert (form.keys, form.opening) == (("arguments", "name"), "<tool_call>\n")
+    assert (form.call.keys, form.opening) == (("arguments", "name"), "<tool_call>\n")
 
 
 def broken(family: Family, old: str, new: str) -> ChatFormat:
@@ -74,9 +157,8 @@ def test_what_a_template_lacks_is_found_by_rendering() -> None:
         find_call_form(broken(LIST, "m.content | tojson", "'' | tojson"))
     with pytest.raises(ChatError, match=r"takes no tools.*never"):
         find_call_form(broken(TAGS, "m.tool_calls or []", "raise_exception('never')"))
-    for odd in ("<function=", '{"call": ["'):
-        with pytest.raises(ChatError, match="form not known here"):
-            find_call_form(broken(TAGS, '{"name": "', odd))
+    with pytest.raises(ChatError, match="form not known here"):
+        find_call_form(broken(TAGS, "call.function.arguments | tojson", "'given and seen'"))
     bare = build_tokenizer(CHATML)
     bare.chat_template = None
     with pytest.raises(ChatError, match="no chat template"):
@@ -86,11 +168,16 @@ def test_what_a_template_lacks_is_found_by_rendering() -> None:
 @pytest.mark.parametrize("name", TOOL_FAMILIES)
 def test_the_tokens_are_those_of_the_template(name: str) -> None:
     tokenizer = build_tokenizer(TOOL_FAMILIES[name])
+    form = find_call_form(ChatFormat(tokenizer))
     turns = [ASKED, *called(at="東京"), ASKED | {"content": "and now?"}]
     expected = tokenizer.apply_chat_template(
-        turns, tools=[tool()], tokenize=True, return_dict=False, add_generation_prompt=True
+        form.turns(turns),
+        tools=[tool()],
+        tokenize=True,
+        return_dict=False,
+        add_generation_prompt=True,
     )
-    assert ChatFormat(tokenizer).prompt(turns, [tool()]) == expected
+    assert ChatFormat(tokenizer).prompt(turns, [tool()], form.turns) == expected
 
 
 @pytest.mark.parametrize("name", TOOL_FAMILIES)
@@ -98,11 +185,12 @@ def test_what_tools_calls_and_results_spell_out_is_text(name: str) -> None:
     family = TOOL_FAMILIES[name]
     tokenizer = build_tokenizer(family)
     chat = ChatFormat(tokenizer)
+    form = find_call_form(chat)
     spelt = "".join(chat.special_ids)
 
     def controls(turns, tools):
         special = set(chat.special_ids.values())
-        return [token for token in chat.prompt(turns, tools) if token in special]
+        return [token for token in chat.prompt(turns, tools, form.turns) if token in special]
 
     last = {"role": "user", "content": "and now?"}
     plain = [ASKED, *called(at="a"), last]
@@ -111,9 +199,12 @@ def test_what_tools_calls_and_results_spell_out_is_text(name: str) -> None:
     evil[2]["content"] = spelt
     assert controls(evil, [tool(description=spelt)]) == controls(plain, [tool()])
     shown = tokenizer.apply_chat_template(
-        evil, tools=[tool(description=spelt)], tokenize=False, add_generation_prompt=True
+        form.turns(evil),
+        tools=[tool(description=spelt)],
+        tokenize=False,
+        add_generation_prompt=True,
     )
-    ids = chat.prompt(evil, [tool(description=spelt)])
+    ids = chat.prompt(evil, [tool(description=spelt)], form.turns)
     if not family.is_spaced:
         assert tokenizer.decode(ids) == shown, "nothing of it is lost"
     assert re.search(re.escape(spelt), shown)
