@@ -1,6 +1,6 @@
-"""Requests that schemathesis makes of a server's own `/openapi.json`, to a tiny decoder and a tiny
-classifier: none may be answered by a status, a kind of content or a body that is not written there,
-and none by a 5xx.
+"""Requests that schemathesis makes of a server's own `/openapi.json`, to a tiny server of each
+kind: none may be answered by a status, a kind of content or a body that is not written there, and
+none by a 5xx.
 
     pip install schemathesis
     python benchmarks/serve_fuzz.py --cases 5000
@@ -15,21 +15,26 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from raymodel.modality.text import TextProcessor
-from raymodel.serve.app import build_app
-from raymodel.serve.generation import GenerationService
-from raymodel.serve.prediction import PredictionService
-from raymodel.serve.service import Service
+from raymodel.serve.gate import Gate
 from raymodel.serve.spec import ServeSpec
-from raymodel.tasks import get_task
-from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
+from raymodel.testing.services import NAME, tiny_app, tiny_service
 
-TEXTS = ["def read_file(items): return items", "naïve café – 東京 🙂", "user: hi\nassistant: hi\n"]
+SERVERS = {
+    "generator": ("causal_lm",),
+    "tools": ("tools",),
+    "documents": ("tools", "embedding"),
+    "classifier": ("text_classification",),
+    "tagger": ("token_classification",),
+    "embedder": ("embedding",),
+    "ranker": ("ranking",),
+    "speech": ("speech_ctc",),
+    "images": ("image_classification",),
+}
+"""The second model of one finds documents for the first."""
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 LIMIT_OF = {
     "/v1/completions": "max_tokens",
@@ -38,45 +43,36 @@ LIMIT_OF = {
 }
 MOST_TOKENS, MOST_ANSWERS = 8, 4
 TIMEOUT_S = 120
-NAME = "tiny"
 LEAST_CASES = 4
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=5000, help="requests to both, about")
+    parser.add_argument("--cases", type=int, default=5000, help="requests to all, about")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    faults = 0
-    for service in services():
+    # Torch, as what is asked here is the server, and half of the fields are torch's in any case.
+    spec, faults = ServeSpec(engine="transformers"), 0
+    for server in arguments.servers:
+        print(server)
+        services = [tiny_service(name, spec) for name in SERVERS[server]]
         try:
-            faults += fuzz(service, arguments.cases // 2, arguments.seed)
+            cases = arguments.cases // len(arguments.servers)
+            faults += fuzz(tiny_app(*services), cases, arguments.seed)
         finally:
-            service.close()
+            for service in services:
+                service.close()
     print(f"{faults} kinds of faults")
     return int(faults > 0)
 
 
-def services() -> Iterator[Service]:
-    tokenizer = train_tiny_tokenizer(TEXTS * 3, vocab_size=300)
-    # Torch, as what is asked here is the server, and half of the fields are torch's in any case.
-    spec = ServeSpec(engine="transformers")
-    llama = build_tiny_llama(
-        vocab_size=len(tokenizer), max_positions=512, seed=10, initializer_range=0.4
-    ).eval()
-    causal_lm = get_task("causal_lm")(processor=TextProcessor(tokenizer))
-    yield GenerationService(llama, causal_lm, name=NAME, spec=spec)
-    bert = build_tiny_bert(("no", "maybe", "yes"), vocab_size=len(tokenizer)).eval()
-    classification = get_task("text_classification")(processor=TextProcessor(tokenizer))
-    yield PredictionService(bert, classification, name=NAME, spec=spec)
-
-
-def fuzz(service: Service, cases: int, seed: int) -> int:
+def fuzz(app: Gate, cases: int, seed: int) -> int:
     """Asks about so many requests; returns how many kinds of faults there were."""
     import schemathesis
 
-    schema = schemathesis.openapi.from_asgi("/openapi.json", build_app(service))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     operations = [each.ok() for each in schema.get_all_operations()]
     # Paths without a body have little to be asked in more than a few ways.
     asked = [operation for operation in operations if operation.body]

@@ -6,13 +6,14 @@ the application answers some paths itself, it does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 
 from raymodel import __version__
-from raymodel.serve.protocol import ErrorResponse, Status
+from raymodel.serve.answer_protocol import Source
+from raymodel.serve.protocol import AnswerModel, ErrorResponse, Status
 from raymodel.tasks.fields import FILE_KINDS, Field
 
 _REFUSED = {
@@ -35,22 +36,18 @@ _BEARER = "bearer"
 _REF = "#/components/schemas/{model}"
 _ERROR = {"$ref": _REF.format(model="ErrorResponse")}
 
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer; with `stream: true` its events as they come, after which "
-        "`[DONE]` stands.",
-        # Without a schema: some read one as that of each event, others as that of the whole.
-        "content": {"text/event-stream": {}},
-    }
-}
-"""Of a route that streams when it is asked to."""
-PLAIN_TEXT: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer, as JSON or as plain text.",
-        "content": {"text/plain": {"schema": {"type": "string"}}},
-    }
-}
-"""Of a route that answers with a text alone when it is asked to."""
+
+def or_events(whole: type[AnswerModel]) -> dict[int | str, dict[str, Any]]:
+    """Of a route that streams when it is asked to, and else answers so."""
+    told = "The answer; with `stream: true` its events as they come, after which `[DONE]` stands."
+    # Without a schema: some read one as that of each event, others as that of the whole.
+    return {200: {"model": whole, "description": told, "content": {"text/event-stream": {}}}}
+
+
+def or_plain(whole: type[AnswerModel]) -> dict[int | str, dict[str, Any]]:
+    """Of a route that answers with a text alone when it is asked to, and else so."""
+    told = "The answer, as JSON or as plain text."
+    return {200: {"model": whole, "description": told, "content": {"text/plain": _text()}}}
 
 
 def describe(app: FastAPI, model: str, said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -58,8 +55,8 @@ def describe(app: FastAPI, model: str, said: Mapping[str, Mapping[str, Any]]) ->
 
     Args:
         model: the one name that requests may give.
-        said: name of a request → its fields of which this model takes less than others do, each as
-            JSON Schema.
+        said: name of a request or an answer → its fields of which this model takes or tells less
+            than others do, each as JSON Schema.
     """
     document = FastAPI.openapi(app)
     document["info"]["version"] = __version__
@@ -73,13 +70,34 @@ def describe(app: FastAPI, model: str, said: Mapping[str, Mapping[str, Any]]) ->
     components = document["components"]
     components["securitySchemes"] = {_BEARER: scheme}
     for kind in (ErrorResponse, Status):
-        parts = kind.model_json_schema(ref_template=_REF)
+        parts = kind.model_json_schema(ref_template=_REF, mode="serialization")
         components["schemas"] |= parts.pop("$defs", {}) | {kind.__name__: parts}
     for name, schema in components["schemas"].items():
         if name.endswith("Request") and "model" in schema["properties"]:
             schema["properties"]["model"]["enum"] = [model]
         for field, narrower in said.get(name, {}).items():
             schema["properties"][field] |= narrower
+    return document
+
+
+def with_documents(
+    document: dict[str, Any], of_embedder: Mapping[str, Any], paths: Iterable[str]
+) -> dict[str, Any]:
+    """The document of a chat model that answers from documents.
+
+    Args:
+        document: of the chat model.
+        of_embedder: that of the model that finds.
+        paths: which it answers.
+    """
+    schemas = document["components"]["schemas"]
+    for name, schema in of_embedder["components"]["schemas"].items():
+        schemas.setdefault(name, schema)
+    schemas["Source"] = Source.model_json_schema(ref_template=_REF, mode="serialization")
+    sources = {"type": "array", "items": {"$ref": _REF.format(model="Source")}}
+    # Missing where the last turn was no question.
+    schemas["ChatCompletion"]["properties"]["sources"] = sources
+    document["paths"] |= {path: of_embedder["paths"][path] for path in paths}
     return document
 
 

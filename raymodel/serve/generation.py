@@ -14,12 +14,13 @@ from fastapi.responses import JSONResponse, Response
 
 from raymodel.errors import ClusterError, FormError
 from raymodel.modality.chat import Tool, Turn
+from raymodel.serve.answer_protocol import ChatCompletion, Completion, ModelResponse
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.capacity import longest_answer, unasked_answer
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
-from raymodel.serve.described import EVENTS
+from raymodel.serve.described import or_events
 from raymodel.serve.filters.outlet import FilteredPieces
 from raymodel.serve.filters.values import admit_turns, admit_whole
 from raymodel.serve.generation_protocol import (
@@ -78,12 +79,12 @@ class GenerationService(Service):
     def router(self) -> APIRouter:
         """OpenAI's three ways of asking for text, and `/tokenize`."""
         router = APIRouter(route_class=JsonRoute)
-        for path, answer in (
-            ("/v1/completions", self.complete),
-            ("/v1/chat/completions", self.chat),
-            ("/v1/responses", self.respond),
+        for path, answer, whole in (
+            ("/v1/completions", self.complete, Completion),
+            ("/v1/chat/completions", self.chat, ChatCompletion),
+            ("/v1/responses", self.respond, ModelResponse),
         ):
-            router.post(path, response_model=None, responses=EVENTS)(answer)
+            router.post(path, response_model=None, responses=or_events(whole))(answer)
         router.post("/tokenize", response_model=TokenizeResponse)(self.tokenize)
         return router
 

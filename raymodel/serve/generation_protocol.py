@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raymodel.serve.form_protocol import ResponseFormat, StructuredOutputs
 from raymodel.serve.message_protocol import Messages
-from raymodel.serve.protocol import Ignored, Text, WireModel, unless
+from raymodel.serve.protocol import AnswerModel, Ignored, Text, WireModel, unless
 from raymodel.serve.sampling import Form
 from raymodel.serve.sampling_protocol import MOST_TOP, SamplingRequest
 from raymodel.serve.tool_protocol import NamedChoice, Tools, check_choice
@@ -214,7 +214,7 @@ class TokenizeRequest(WireModel):
         return self
 
 
-class TokenizeResponse(BaseModel):
+class TokenizeResponse(AnswerModel):
     """The answer of `/tokenize`."""
 
     count: int

@@ -21,13 +21,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raymodel.serve.bodies import parse_json, read_body, replay
+from raymodel.serve.described import with_documents
 from raymodel.serve.flow import unnoticed
-from raymodel.serve.gate import Health
+from raymodel.serve.gate import Health, respond_json
 from raymodel.serve.library import Found
 from raymodel.serve.refusal import Refusal
 from raymodel.serve.shapes import event
 
-CHAT, TOKENIZE = "/v1/chat/completions", "/tokenize"
+CHAT, TOKENIZE, DESCRIBED = "/v1/chat/completions", "/tokenize", "/openapi.json"
 EMBEDDER_PATHS = ("/v1/embeddings", "/embed")
 """Answered by the embedder."""
 _ROOM_FRAC = 0.25  # of the context for the answer, where the request does not say how long it is
@@ -77,6 +78,8 @@ class Grounded:
             await self._embedder(scope, receive, send)
         elif scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", CHAT):
             await self._chat(scope, receive, send)
+        elif scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", DESCRIBED):
+            await self._describe(scope, send)
         else:
             await self._inner(scope, receive, send)
 
@@ -137,24 +140,41 @@ class Grounded:
 
     async def _ask(self, scope: Scope, body: dict[str, Any]) -> dict[str, Any] | None:
         """What `/tokenize` says; None when it refuses."""
-        data, status, parts = json.dumps(body).encode(), 0, list[bytes]()
-
-        async def send(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            parts.append(message.get("body", b""))
-
+        data = json.dumps(body).encode()
         asked = _with_length(scope, len(data))
         asked.update(path=TOKENIZE, raw_path=TOKENIZE.encode())
         try:
-            await unnoticed(lambda: self._inner(asked, _then_nothing(data), send))
+            status, told = await _ask_whole(self._inner, asked, data)
         except Refusal as refusal:
             if refusal.status >= 500:
                 raise
             return None
-        if status != 200:
-            return None
-        return dict(json.loads(b"".join(parts)))
+        return dict(told) if status == 200 else None
+
+    async def _describe(self, scope: Scope, send: Send) -> None:
+        """`/openapi.json`, with the routes of the embedder."""
+        both = (self._inner, self._embedder)
+        asked = _with_length(scope, 0)
+        own, others = await asyncio.gather(*(_ask_whole(app, asked, b"") for app in both))
+        for status, told in (own, others):
+            if status != 200:
+                await respond_json(send, told, status)
+                return
+        told = with_documents(own[1], others[1], EMBEDDER_PATHS)
+        await respond_json(send, told, 200)
+
+
+async def _ask_whole(app: ASGIApp, scope: Scope, body: bytes) -> tuple[int, dict[str, Any]]:
+    """The status and the JSON of an application's response. Raises Refusal as it does."""
+    status, parts = 0, list[bytes]()
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        parts.append(message.get("body", b""))
+
+    await unnoticed(lambda: app(scope, _then_nothing(body), send))
+    return status, json.loads(b"".join(parts))
 
 
 def _then_nothing(body: bytes) -> Receive:

@@ -24,10 +24,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from raymodel.heap import give_back_freed_memory
 from raymodel.model.positions import find_max_tokens
+from raymodel.serve.answer_schemas import schema_of_answer
 from raymodel.serve.bodies import JsonRoute
 from raymodel.serve.calls import Call, find_obstacle, recorded
 from raymodel.serve.capacity import WHOLE_TOKENS
-from raymodel.serve.described import PLAIN_TEXT, schema_of
+from raymodel.serve.described import or_plain, schema_of
 from raymodel.serve.fastest import Choice, Chooser
 from raymodel.serve.fill import next_batch
 from raymodel.serve.filters.chain import refused
@@ -39,6 +40,7 @@ from raymodel.serve.prediction_protocol import (
     ClassifyResponse,
     PredictRequest,
     PredictResponse,
+    Transcription,
 )
 from raymodel.serve.protocol import check_unicode, usage
 from raymodel.serve.refusal import Refusal, queue_full, timed_out, too_long
@@ -100,7 +102,9 @@ class PredictionService(Service):
                 router.post("/classify", response_model=ClassifyResponse)(self.classify)
             case "text", [_] if kinds == ["audio"]:
                 path = "/v1/audio/transcriptions"
-                router.post(path, response_model=None, responses=PLAIN_TEXT)(self.transcribe)
+                router.post(path, response_model=None, responses=or_plain(Transcription))(
+                    self.transcribe
+                )
             case "vector", [role] if kinds == ["text"]:
                 VectorRoutes(self, role).add_to(router)
             case "scores", [query, document]:
@@ -115,7 +119,11 @@ class PredictionService(Service):
             "additionalProperties": False,
         }
         several = {"type": "array", "items": one, "minItems": 1}
-        return {"PredictRequest": {"inputs": {"anyOf": [one, several]}}}
+        answers = {"type": "array", "items": schema_of_answer(self.task.answers), "minItems": 1}
+        return {
+            "PredictRequest": {"inputs": {"anyOf": [one, several]}},
+            "PredictResponse": {"data": answers},
+        }
 
     def state(self) -> dict[str, Any]:
         """What is asked for, labels, limits and load."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from raymodel.serve.protocol import Ignored, Text, Usage, WireModel
+from raymodel.serve.protocol import AnswerModel, Ignored, Text, Usage, WireModel
 
 
 class ClassifyRequest(WireModel):
@@ -42,7 +42,7 @@ class PredictRequest(WireModel):
         return [self.inputs] if isinstance(self.inputs, dict) else self.inputs
 
 
-class Classification(BaseModel):
+class Classification(AnswerModel):
     """The class of one input, the most probable where it may have several."""
 
     index: int
@@ -52,7 +52,7 @@ class Classification(BaseModel):
     num_classes: int
 
 
-class ClassifyResponse(BaseModel):
+class ClassifyResponse(AnswerModel):
     """The answer of `/classify`."""
 
     id: str
@@ -63,7 +63,7 @@ class ClassifyResponse(BaseModel):
     usage: Usage
 
 
-class PredictResponse(BaseModel):
+class PredictResponse(AnswerModel):
     """The answer of `/predict`."""
 
     id: str
@@ -73,3 +73,9 @@ class PredictResponse(BaseModel):
     data: list[dict[str, Any]]
     """`index`, and what the task answers: `label` and `probs`, …"""
     usage: Usage
+
+
+class Transcription(AnswerModel):
+    """The answer of `/v1/audio/transcriptions` as JSON."""
+
+    text: str

@@ -103,7 +103,17 @@ def unless(*allowed: Any) -> Any:
 Ignored = Annotated[Any, Field(description="Taken, and without effect.")]
 
 
-class Usage(BaseModel):
+class AnswerModel(BaseModel):
+    """A part of an answer: all that it has, and nothing else."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class Usage(AnswerModel):
     """Tokens read and written."""
 
     prompt_tokens: int
@@ -111,7 +121,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(AnswerModel):
     """What went wrong."""
 
     message: str
@@ -120,7 +130,7 @@ class ErrorDetail(BaseModel):
     code: str | None
 
 
-class ErrorResponse(BaseModel):
+class ErrorResponse(AnswerModel):
     """The body of every answer that is not 2xx."""
 
     error: ErrorDetail
@@ -134,7 +144,7 @@ class Status(BaseModel):
     status: str
 
 
-class ModelCard(BaseModel):
+class ModelCard(AnswerModel):
     """A model that is served."""
 
     id: str
@@ -144,7 +154,7 @@ class ModelCard(BaseModel):
     owned_by: str = "raymodel"
 
 
-class ModelList(BaseModel):
+class ModelList(AnswerModel):
     """All that are."""
 
     object: Literal["list"] = "list"

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from raymodel.serve.protocol import Ignored, Text, Usage, WireModel
+from raymodel.serve.protocol import AnswerModel, Ignored, Text, Usage, WireModel
 
 Texts = Text | Annotated[list[Text], Field(min_length=1)]
 
@@ -54,7 +54,7 @@ class EmbedRequest(WireModel):
     """Vectors are as long as the model makes them."""
 
 
-class Embedding(BaseModel):
+class Embedding(AnswerModel):
     """The vector of one input."""
 
     index: int
@@ -63,7 +63,7 @@ class Embedding(BaseModel):
     """Of length 1."""
 
 
-class EmbeddingsResponse(BaseModel):
+class EmbeddingsResponse(AnswerModel):
     """The answer of `/v1/embeddings`."""
 
     object: Literal["list"] = "list"
@@ -97,8 +97,10 @@ class RerankRequest(WireModel):
         return [each if isinstance(each, str) else each.text for each in self.documents]
 
 
-class RankedDocument(BaseModel):
+class RankedDocument(AnswerModel):
     """One of the results of `/rerank`."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
 
     index: int
     """Its place in the request."""
@@ -108,7 +110,7 @@ class RankedDocument(BaseModel):
     """`text`, where it was asked for."""
 
 
-class RerankResponse(BaseModel):
+class RerankResponse(AnswerModel):
     """The answer of `/rerank`."""
 
     id: str
@@ -145,7 +147,7 @@ class ScoreRequest(WireModel):
         return list(zip(queries, documents, strict=True))
 
 
-class Score(BaseModel):
+class Score(AnswerModel):
     """Of one pair."""
 
     index: int
@@ -154,7 +156,7 @@ class Score(BaseModel):
     """From 0 to 1."""
 
 
-class ScoreResponse(BaseModel):
+class ScoreResponse(AnswerModel):
     """The answer of `/score`."""
 
     id: str

@@ -68,8 +68,8 @@ class Service(ABC):
         """What `/health` tells of this kind: how it runs, how much it does now."""
 
     def described(self) -> dict[str, dict[str, Any]]:
-        """Name of a request → its fields of which this model takes less than others, each as JSON
-        Schema."""
+        """Name of a request or an answer → its fields of which this model takes or tells less than
+        others, each as JSON Schema."""
         return {}
 
     @abstractmethod
