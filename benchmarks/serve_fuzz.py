@@ -12,6 +12,7 @@ with 1 where there is one.
 """
 
 import argparse
+import base64
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,9 @@ import torch
 
 from raymodel.serve.gate import Gate
 from raymodel.serve.spec import ServeSpec
+from raymodel.tasks import get_task
 from raymodel.testing.services import NAME, tiny_app, tiny_service
+from raymodel.testing.sounds import clip
 
 SERVERS = {
     "generator": ("causal_lm",),
@@ -40,6 +43,11 @@ LIMIT_OF = {
     "/v1/completions": "max_tokens",
     "/v1/chat/completions": "max_tokens",
     "/v1/responses": "max_output_tokens",
+}
+SOUND = clip("abc")
+FILES = {
+    "audio": base64.b64encode(SOUND).decode(),
+    **get_task("image_classification").example_request(),
 }
 MOST_TOKENS, MOST_ANSWERS = 8, 4
 TIMEOUT_S = 120
@@ -111,6 +119,7 @@ def ask_all(
     import hypothesis
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis.errors import Unsatisfiable
+    from schemathesis import GenerationMode
     from schemathesis.checks import not_a_server_error
     from schemathesis.core.failures import FailureGroup
     from schemathesis.specs.openapi import checks
@@ -133,6 +142,8 @@ def ask_all(
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         shorten(case.body, operation.path)
+        if mode is GenerationMode.POSITIVE:
+            fill(case.body)
         response = case.call(timeout=TIMEOUT_S)
         statuses[response.status_code] += 1
         try:
@@ -157,6 +168,19 @@ def shorten(body: Any, path: str) -> None:
     for field, most in [*((limit, MOST_TOKENS) for limit in LIMITS), ("n", MOST_ANSWERS)]:
         if isinstance(body.get(field), float | int) and body[field] > most:
             body[field] = most
+
+
+def fill(body: Any) -> None:
+    """Puts a real file where chance has made some bytes, which are none."""
+    if not isinstance(body, dict):
+        return
+    if "file" in body:
+        body["file"] = SOUND
+    inputs = body.get("inputs")
+    for given in inputs if isinstance(inputs, list) else [inputs]:
+        for role, data in FILES.items():
+            if isinstance(given, dict) and role in given:
+                given[role] = data
 
 
 if __name__ == "__main__":

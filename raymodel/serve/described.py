@@ -33,6 +33,7 @@ _WITHOUT_BODY = (400, 404)
 _AT_GATE = (403,)
 """What the open paths can be refused with."""
 _BEARER = "bearer"
+_FORM = "Body_"  # as FastAPI calls what a route takes as a form
 _REF = "#/components/schemas/{model}"
 _ERROR = {"$ref": _REF.format(model="ErrorResponse")}
 
@@ -73,7 +74,8 @@ def describe(app: FastAPI, model: str, said: Mapping[str, Mapping[str, Any]]) ->
         parts = kind.model_json_schema(ref_template=_REF, mode="serialization")
         components["schemas"] |= parts.pop("$defs", {}) | {kind.__name__: parts}
     for name, schema in components["schemas"].items():
-        if name.endswith("Request") and "model" in schema["properties"]:
+        is_asked = name.endswith("Request") or name.startswith(_FORM)
+        if is_asked and "model" in schema["properties"]:
             schema["properties"]["model"]["enum"] = [model]
         for field, narrower in said.get(name, {}).items():
             schema["properties"][field] |= narrower

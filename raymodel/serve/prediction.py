@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BeforeValidator
 
 from raymodel.heap import give_back_freed_memory
 from raymodel.model.positions import find_max_tokens
@@ -236,7 +237,7 @@ class PredictionService(Service):
         file: Annotated[UploadFile, File()],
         model: Annotated[str, Form()],
         response_format: Annotated[Literal["json", "text"], Form()] = "json",
-        stream: Annotated[Literal[False], Form()] = False,
+        stream: Annotated[Literal[False], BeforeValidator(_false), Form()] = False,
     ) -> Response:
         """What is said in a file that is sent as a form."""
         self.check_model(model)
@@ -428,6 +429,11 @@ class PredictionService(Service):
             max_new_tokens=self.spec.max_tokens or WHOLE_TOKENS, beams=self.spec.beams
         )
         return self.task.predict(self._computed.model, columns, limits)
+
+
+def _false(given: Any) -> Any:
+    """In a form all is text, `false` too."""
+    return False if isinstance(given, str) and given.lower() == "false" else given
 
 
 def _value(value: Any, role: str, field: Field) -> Any:

@@ -157,7 +157,7 @@ ANSWERED = {
         ("/v1/score", SCORED),
     ],
 }
-SOUND = [{"response_format": "json"}, {"response_format": "text"}]
+SOUND = [{"response_format": "json"}, {"response_format": "text", "stream": "false"}]
 
 
 class Described:
