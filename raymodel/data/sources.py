@@ -29,7 +29,8 @@ from raymodel.data.readers.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SU
 from raymodel.data.spec import ROWS_VERSION, CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.archive import is_archive
-from raymodel.storage.hub import check_no_hub_id, check_no_url_of_hub
+from raymodel.storage.hub import check_no_hub_id
+from raymodel.storage.hub_place import SCHEME
 from raymodel.storage.uri import Location, sha256
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -88,10 +89,10 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
 
     Raises:
         SourceError: nothing is there, or nothing that fits the format.
-        ArtifactError: it is on the Hugging Face Hub.
+        LocationError: it is on the Hugging Face Hub, which has no such data set or revision.
+        StorageError: it may not be read.
     """
-    if spec.path.startswith("hf://"):
-        check_no_url_of_hub(spec.path)
+    spec = pinned(spec)
     if spec.path.startswith("python:"):
         return _resolve_python(spec)
     place, pattern = _split_glob(spec.path)
@@ -109,6 +110,23 @@ def resolve_source(spec: SourceSpec, base_dir: Path | None = None) -> SourceFile
     else:
         wanted = [file for file in listed.files if listed.is_file or _is_wanted(file.name, pattern)]
     return _source_files(spec, listed, wanted)
+
+
+def pinned(spec: SourceSpec) -> SourceSpec:
+    """The source at a commit, where it is on the Hugging Face Hub; what it is now, else as it is.
+
+    A job pins all of its sources once (`job/pins.py`), so that all of a run reads the same.
+
+    Raises:
+        LocationError: the Hub has no such data set or revision.
+        MissingSourceError: there is no network, by the environment.
+        StorageError: the Hub refuses to tell.
+    """
+    if not spec.path.startswith(SCHEME):
+        return spec
+    from raymodel.storage.hub_files import pin  # imports pyarrow
+
+    return spec.model_copy(update={"path": pin(spec.path)})
 
 
 def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[str, Any]:
@@ -153,6 +171,7 @@ def sources_identity(sources: Sequence[SourceSpec], base_dir: Path | None = None
     Raises:
         SourceError: one is missing.
     """
+    sources = [pinned(source) for source in sources]
     files = [resolve_source(source, base_dir).identity for source in sources]  # says what is wrong
     return {
         "sources": [each.identity() | {"path": _place(each, base_dir)} for each in sources],

@@ -45,8 +45,11 @@ class SourceSpec(Spec):
 
     path: Text
     """A file, folder or glob; `s3:// gs:// abfs:// hdfs://`; `python:stdlib` for this machine's
-    Python standard library; or `python:PACKAGE/path` for data inside an installed package, which
-    is found without importing it. An archive (`.zip`, `.tar`, `.tar.gz`, `.tar.bz2`, `.tar.xz`,
+    Python standard library; `python:PACKAGE/path` for data inside an installed package, which
+    is found without importing it; or `hf://datasets/OWNER/NAME[@REVISION]/path` for a data set on
+    the Hugging Face Hub, which is read there: a run stays with the commit at which the revision
+    (`main` by default) was when it began. What is not public is read with the token in `HF_TOKEN`,
+    or that of `hf auth login`. An archive (`.zip`, `.tar`, `.tar.gz`, `.tar.bz2`, `.tar.xz`,
     `.tar.zst`) is read in place, as the folder that it holds: `data.zip`, a part of it,
     `data.zip!/train/*.png`, or several, `parts/*.tar`; one that only lies in a folder is not
     entered."""

@@ -20,6 +20,7 @@ from raymodel.job.check_filters import check_filters
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
 from raymodel.job.check_monitor import check_monitor
+from raymodel.job.pins import source_places
 from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
@@ -29,6 +30,7 @@ from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
 from raymodel.storage.hub import check_no_url_of_hub
+from raymodel.storage.hub_place import SCHEME, HubPlace, check_can_ask
 from raymodel.storage.uri import Location
 from raymodel.tasks.fields import (
     PLAIN,
@@ -260,9 +262,14 @@ def check_objective(job: Job) -> Iterator[Problem]:
 
 
 def check_places(job: Job) -> Iterator[Problem]:
-    """Each place that the job names is written as one: a path, or a URI of a known scheme."""
-    for path, place in _places(job):
+    """Each place that the job names is written as one: a path, or a URI of a known scheme. What is
+    to be read from the Hugging Face Hub needs a network, which no other machine may have either."""
+    sources = dict(source_places(job))
+    for path, place in (*sources.items(), *_places(job)):
         try:
+            if path in sources and place.startswith(SCHEME):
+                check_can_ask(HubPlace.parse(place))
+                continue
             check_no_url_of_hub(place)
             if not place.startswith("python:"):
                 Location.parse(place)
@@ -271,14 +278,8 @@ def check_places(job: Job) -> Iterator[Problem]:
 
 
 def _places(job: Job) -> Iterator[tuple[Path, str]]:
+    """Those of all but the sources."""
     yield ("storage",), job.storage
-    for stage in ("prepare", "finetune"):
-        spec: PrepareSpec | FinetuneSpec | None = getattr(job, stage)
-        for i, source in enumerate(spec.sources if spec else ()):
-            yield (stage, "sources", i, "path"), source.path
-        sets = spec.clean.decontaminate.sets if spec and spec.clean.decontaminate else {}
-        for name, source in sets.items():
-            yield (stage, "clean", "decontaminate", "sets", name, "path"), source.path
     for file in job.finetune.task.files if job.finetune else ():
         yield ("finetune", "task"), file
     if job.prepare and job.prepare.tokenizer and job.prepare.tokenizer.load:

@@ -6,6 +6,7 @@ Exact where a dataset is complete; else an estimate from the sources, which says
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from raymodel.errors import (
     StorageUnavailableError,
 )
 from raymodel.job.known_rows import KnownRows, example_rows, plain_rows
+from raymodel.job.pins import pin_job
 from raymodel.job.preflight import Inputs, look_at_inputs, offered_to_own, question_of
 from raymodel.job.progress import Progress
 from raymodel.job.served import served_text, trained_model
@@ -101,6 +103,9 @@ def plan_job(job: Job, base_dir: Path, fleet: Fleet | None = None) -> JobPlan:
         base_dir: where relative paths start.
         fleet: the machines to plan for; None plans for what the job asks of any cluster.
     """
+    # What cannot be told of the Hub, a look at the sources says in its place.
+    with suppress(RaymodelError, OSError):
+        job = pin_job(job, Run(Location.parse(job.storage) / job.name)).job
     inputs = look_at_inputs(job, base_dir)
     progress = inputs.progress
     stages, unplanned, wrong = [], {}, inputs.wrong()

@@ -13,6 +13,7 @@ from typing import Any
 from raymodel.compress.origin import Rows
 from raymodel.data.mixture import Mixture
 from raymodel.errors import ArtifactError, GateError
+from raymodel.job.pins import find_moved, pin_job
 from raymodel.job.pipeline import Pipeline, log_file_of
 from raymodel.job.preflight import check_inputs
 from raymodel.job.spec import Job
@@ -53,14 +54,19 @@ def run(
         RaymodelError: with its exit code; a GateError comes after the closing table.
     """
     story = story or Story()
-    check_inputs(job, Path.cwd(), story.say)
     storage = Location.parse(job.storage)
+    the_run = Run(storage / job.name)
+    pinned = pin_job(job, the_run)
+    job = pinned.job
+    check_inputs(job, Path.cwd(), story.say)
     check_writable(storage)
     quiet_logs(log_file_of(job))
     started = time.monotonic()
-    the_run = Run(storage / job.name)
     with ExitStack() as stack:
         stack.enter_context(lock_run(the_run))
+        pinned.keep(the_run)
+        for note in find_moved(pinned):
+            story.say(note)
         stack.enter_context(quiet_streams(log_file_of(job)))
         pipeline = Pipeline(job, the_run, story, stack, address, Path.cwd())
         missed = _run_stages(pipeline, keep_serving)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from raymodel.errors import LocationError, StorageError
 from raymodel.storage.archive import MARK
+from raymodel.storage.hub_place import SCHEME
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-SCHEMES = ("s3", "gs", "abfs", "hdfs")
+SCHEMES = ("s3", "gs", "abfs", "hdfs", "hf")
 PART_SUFFIX = ".part"  # marks a file still being written
 
 
@@ -32,7 +33,9 @@ def open_filesystem(root: str) -> tuple[FileSystem, str]:
     Raises:
         StorageError: when it cannot be made.
     """
-    return _open_filesystem(root, os.environ.get("AWS_ENDPOINT_URL"))
+    # Where they are asked: another server has other files.
+    endpoint = "HF_ENDPOINT" if root.startswith(SCHEME) else "AWS_ENDPOINT_URL"
+    return _open_filesystem(root, os.environ.get(endpoint))
 
 
 @functools.lru_cache(maxsize=16)
@@ -46,6 +49,10 @@ def _open_filesystem(root: str, endpoint: str | None) -> tuple[FileSystem, str]:
         from raymodel.storage.uri import Location
 
         return fs.PyFileSystem(ArchiveFiles(Location(root.removesuffix(MARK)))), ""
+    if root.startswith(SCHEME):
+        from raymodel.storage.hub_files import HubFiles
+
+        return fs.PyFileSystem(HubFiles()), root.removeprefix(SCHEME).rstrip("/")
     if root.startswith("s3://") and endpoint and "?" not in root:
         # Given an endpoint, AWS must not be asked for the bucket's region, as `from_uri` does.
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"

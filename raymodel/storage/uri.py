@@ -74,7 +74,8 @@ class Location:
         """Reads a path or URI as a person writes it.
 
         Args:
-            uri: a local path, `file://…`, `s3://bucket/…`, `gs://…`, `abfs://…` or `hdfs://…`.
+            uri: a local path, `file://…`, `s3://bucket/…`, `gs://…`, `abfs://…`, `hdfs://…`, or
+                `hf://datasets/…`, where nothing is written.
             base: where relative paths start; the current directory when None.
 
         Raises:

@@ -12,9 +12,9 @@ from reading import read_source, write
 from raymodel.data.functions import read_functions
 from raymodel.data.read import slice_files
 from raymodel.data.record import FileSlice, RawRecord
-from raymodel.data.sources import resolve_source, sources_identity
+from raymodel.data.sources import resolve_source
 from raymodel.data.spec import SourceSpec
-from raymodel.errors import ArtifactError, SourceError
+from raymodel.errors import SourceError
 from raymodel.storage.uri import Location
 from raymodel.testing.s3 import Faults
 
@@ -284,11 +284,3 @@ def test_partitions_keep_the_order_and_cover_every_byte(tmp_path: Path) -> None:
     flat = [piece for partition in partitions for piece in partition]
     assert flat == [FileSlice(f"{i:02d}.txt", 0, 10 * i + 1, 10 * i + 1) for i in range(20)]
     assert all(sum(p.end for p in pieces) <= 300 for pieces in partitions)
-
-
-@pytest.mark.parametrize("rest", ["", "/data/train.parquet", "@main/data/*.parquet"])
-@pytest.mark.parametrize("ask", [resolve_source, lambda source: sources_identity([source])])
-def test_a_data_set_on_the_hub_is_to_be_fetched_first(rest: str, ask) -> None:
-    said = r"hf download OWNER/NAME --repo-type dataset --local-dir NAME\) and give that folder"
-    with pytest.raises(ArtifactError, match=said):
-        ask(SourceSpec(path=f"hf://datasets/OWNER/NAME{rest}"))

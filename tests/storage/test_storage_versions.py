@@ -31,6 +31,7 @@ NOT_RESULTS = {
         "tensorboard",
         "prometheus-client",
     ),
+    "huggingface-hub",  # reads what a commit holds
     "llguidance",  # answers of a server are no artifact
 }
 
