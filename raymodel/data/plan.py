@@ -57,6 +57,10 @@ READ_BY_BASE_TOKENS = 8192
 """Of one forward pass of the base, padding included, unless a single example has more: enough to
 fill a GPU, and of a vocabulary of 150,000 some 2 GiB of logits."""
 
+TRANSLATED_ROWS = 64
+"""Examples whose texts one task has translated: some minutes of a small server, and what a crash
+costs."""
+
 BUCKET_KEYS = 4_000_000
 """Document keys that one deduplication task holds in memory, 32 bytes each."""
 

@@ -22,6 +22,12 @@ from raymodel.data.card.save import CARD_PAGE, save_card
 from raymodel.data.clean import asked_for
 from raymodel.data.compare import compare, compared_content, reasons_to_compare
 from raymodel.data.ledger import Ledger
+from raymodel.data.paraphrases import (
+    ParaphraseStep,
+    counts_of,
+    plan_paraphrases,
+    with_paraphrases,
+)
 from raymodel.data.parts import PartPlan, plan_partitions, plan_parts, split_content
 from raymodel.data.plan import plan_buckets
 from raymodel.data.read_step import ReadStep
@@ -145,6 +151,7 @@ class _Preparation:
         classes = _count_labels(rows)
         self._tell_classes(labels, classes)
         parts = self._plan_parts(partitions, rows)
+        parts, paraphrases = self._paraphrase(parts, processor)
         slow = list[dict[str, str]]()
         if self._recipe.base is not None:
             parts, slow = self._ask_base(parts, self._recipe.base)
@@ -171,6 +178,7 @@ class _Preparation:
             "label_conflicts": compared.conflicts,
             "card": CARD_PAGE,
             **common,
+            **({"paraphrases": paraphrases} if paraphrases else {}),
             **({"slow_paths": slow} if slow else {}),
         }
         places = [partition.source_index for partition in partitions]
@@ -331,6 +339,29 @@ class _Preparation:
                 "there is nothing to validate and evaluate on. Raise `holdout`, or give more data"
             )
         return plans
+
+    def _paraphrase(
+        self, parts: list[PartPlan], processor: SavedProcessor
+    ) -> tuple[list[PartPlan], dict[str, Any] | None]:
+        """The texts of what is trained on in other words, beside them; and how many that are. None
+        where the job asks for none."""
+        kind = self._recipe.kind
+        spec = kind.task.back_translation if kind.task is not None else None
+        if spec is None:
+            return parts, None
+        step = ParaphraseStep(
+            work=self._work,
+            runs=plan_paraphrases(parts),
+            kind=kind,
+            processor=processor,
+            spec=spec,
+        )
+        summaries = self._do(step)
+        made, without = counts_of(summaries)
+        self._say(f"{made:,} examples have a paraphrase")
+        if without:
+            self._say(f"without a paraphrase: {_counts(without)}")
+        return list(with_paraphrases(parts, step, summaries)), {"made": made, "without": without}
 
     def _ask_base(
         self, parts: Sequence[PartPlan], base: AskedBase

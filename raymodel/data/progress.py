@@ -20,6 +20,7 @@ DOING = {
     "near": "comparing sketches",
     "tokenizer": "training the tokenizer",
     "rows": "making rows",
+    "paraphrases": "translating there and back",
     "references": "asking the base",
     "shards": "writing shards",
 }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from raymodel.data.columns import columns_of
 from raymodel.data.parts import PartPlan
-from raymodel.data.plan import READ_BY_BASE_ROWS, READ_BY_BASE_TOKENS, plan_shards
+from raymodel.data.plan import READ_BY_BASE_ROWS, READ_BY_BASE_TOKENS
+from raymodel.data.row_runs import RowRun, plan_runs, with_new_rows
 from raymodel.data.rows import row_tokens
 from raymodel.data.step import OfResults, item_file, read_rows, write_table
 from raymodel.errors import ArtifactError
@@ -46,15 +47,6 @@ class AskedBase:
     """That of the training: before its first update the model that is trained is its base, and so
     should be what it makes of an example."""
     wants_gpu: bool = False
-
-
-@dataclass(frozen=True)
-class RowRun:
-    """Rows of one file that are read together."""
-
-    file: Location
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,30 +76,15 @@ class ReferenceStep(OfResults):
 
 
 def plan_references(parts: Sequence[PartPlan]) -> tuple[RowRun, ...]:
-    """The items of the step: every file of rows in runs, in the order of the parts."""
-    return tuple(RowRun(*piece) for part in parts for piece in _pieces(part))
+    """The items of the step."""
+    return plan_runs(parts, READ_BY_BASE_ROWS)
 
 
 def with_references(
     parts: Sequence[PartPlan], step: ReferenceStep, summaries: Sequence[dict[str, Any]]
 ) -> Iterator[PartPlan]:
     """The same parts, of the files that the step has written."""
-    items = iter(range(step.num_items))
-    for part in parts:
-        own = [(next(items), stop - start) for _, start, stop in _pieces(part)]
-        memory_bytes = sum(summaries[item]["memory_bytes"] for item, _ in own)
-        yield replace(
-            part,
-            files=tuple((step.rows_file(item), rows) for item, rows in own),
-            totals=part.totals | {"memory_bytes": memory_bytes},
-            plan=plan_shards(part.totals["rows"], memory_bytes / part.totals["rows"]),
-        )
-
-
-def _pieces(part: PartPlan) -> Iterator[tuple[Location, int, int]]:
-    for file, rows in part.files:
-        for start in range(0, rows, READ_BY_BASE_ROWS):
-            yield file, start, min(start + READ_BY_BASE_ROWS, rows)
+    return with_new_rows(parts, step, summaries, READ_BY_BASE_ROWS)
 
 
 def add_readings(model: PreTrainedModel, task: Task, table: pa.Table) -> pa.Table:

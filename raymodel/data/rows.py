@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +27,14 @@ from raymodel.modality.base import Processor
 from raymodel.modality.text import load_encoder, unknown_id
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
-from raymodel.tasks.base import Example, LeftOut
+from raymodel.tasks.base import Example, LeftOut, Task
 from raymodel.tasks.fields import PLAIN, Fields, used_fields
 from raymodel.tasks.pictures import image_example, image_schema
 from raymodel.tasks.spec import AnyTask
+
+TEXT_BESIDE = "text:"
+"""Before a role, the name of a column: a text that is to be told in other words
+(`Task.paraphrased_roles`), until it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,22 +162,32 @@ class RowKind:
         labels: Sequence[str],
         account: Account,
     ) -> Rows:
+        task = self.task_with(processor, labels)
+        beside = {TEXT_BESIDE + role: role for role in task.paraphrased_roles}
+
+        def features(document: Document) -> Example | LeftOut:
+            try:
+                example = task.features(document.values, self.length)
+            except ValueError as error:
+                raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
+            if isinstance(example, LeftOut) or not beside:
+                return example
+            texts = {column: document.values[role] for column, role in beside.items()}
+            return replace(example, features={**example.features, **texts})
+
+        schema = pa.schema([*task.schema(), *((column, pa.string()) for column in beside)])
+        return self._one_each(documents, features, schema, task.processor, account)
+
+    def task_with(self, processor: SavedProcessor, labels: Sequence[str] = ()) -> Task:
+        """The task of the examples, which reads with the dataset's processor."""
         assert self.task is not None, "the caller looked"
         kind = get_task(self.task.name)
-        task = kind(
+        return kind(
             self.task,
             labels=labels,
             processor=_load(kind.processor_class(), processor.place),
             roles=self.fields,
         )
-
-        def features(document: Document) -> Example | LeftOut:
-            try:
-                return task.features(document.values, self.length)
-            except ValueError as error:
-                raise SourceError(f"source {source.path!r}, {account.place}: {error}") from error
-
-        return self._one_each(documents, features, task.schema(), task.processor, account)
 
     def _one_each(
         self,

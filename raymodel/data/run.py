@@ -197,7 +197,10 @@ def execute_step(step: Step, story: Story, stage: str, cluster: ClusterSpec) -> 
         # A function: of a class Ray Data would make actors.
         one = _Items(step, missing)
         tables = [pa.table({"id": each}) for each in _shares(len(missing), _num_cpus())]
-        done = quiet(ray.data.from_arrow(tables)).map_batches(lambda ids: one(ids), batch_size=None)
+        most_tasks = ray.data.TaskPoolStrategy(step.max_tasks) if step.max_tasks else None
+        done = quiet(ray.data.from_arrow(tables)).map_batches(
+            lambda ids: one(ids), batch_size=None, compute=most_tasks
+        )
     bundles = done.iter_internal_ref_bundles()
     with own_errors():
         if len(missing) == 1:  # of which no share can be told

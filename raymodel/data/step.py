@@ -49,6 +49,12 @@ class Step(Protocol):
         """Whether an item needs a model in memory, which lasts for all items of a process."""
         ...
 
+    @property
+    def max_tasks(self) -> int | None:
+        """Tasks at a time, where more of them would be too much for a server that all ask; None
+        where the cluster alone decides."""
+        ...
+
     def source_size(self, item: int) -> SourceSize:
         """How much of the sources an item stands for; nothing where that is not known."""
         ...
@@ -95,6 +101,10 @@ class OfPartitions:
     def num_items(self) -> int:
         return len(self.partitions)
 
+    @property
+    def max_tasks(self) -> int | None:
+        return None
+
     def source_size(self, item: int) -> SourceSize:
         return self.partitions[item].size
 
@@ -103,6 +113,10 @@ class OfPartitions:
 class OfResults:
     """What steps share whose items are made of what earlier steps left: they stand for nothing of
     the sources."""
+
+    @property
+    def max_tasks(self) -> int | None:
+        return None
 
     def source_size(self, item: int) -> SourceSize:
         return SourceSize()

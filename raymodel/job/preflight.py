@@ -175,6 +175,7 @@ class _Look:
             with self._collecting(stage.partition(".")[0]):
                 self._judge(stage, answer)
         progress = find_progress(job, self.base_dir)
+        self._translators(progress)
         self._rows("pretrain", job.pretrain, progress)
         self._rows("finetune", job.finetune, progress)
         return Inputs(
@@ -332,6 +333,17 @@ class _Look:
         makes = stage == "best" or getattr(self.job, stage) is not None
         known = Run(self._storage / run)
         return makes and (known.best() if stage == "best" else known.latest(stage)) is None
+
+    def _translators(self, progress: Progress) -> None:
+        """The servers that translate examples, where these are yet to be made."""
+        spec = self.job.finetune
+        if spec is None or not spec.sources or "examples" in progress.complete:
+            return
+        if (made_by := spec.task.back_translation) is not None:
+            from raymodel.data.paraphrases import check_translators  # imports pyarrow
+
+            with self._collecting("finetune"):
+                check_translators(made_by)
 
     # ---- what it holds ---------------------------------------------------------------------------
 

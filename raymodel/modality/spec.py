@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from raymodel.spec.base import Spec
+from raymodel.spec.base import OPERATIONAL, Spec, Text
 from raymodel.spec.quantity import Count, Fraction
 
 TEMPLATES = ("chatml", "roles", "plain")
@@ -133,9 +133,91 @@ class TextAugmentSpec(Spec):
     texts fewer words have one, unless `drop` makes room."""
 
     @property
+    def changes_words(self) -> bool:
+        """Whether any of these three are."""
+        return bool(self.drop or self.swap or self.noise)
+
+    @property
     def is_on(self) -> bool:
         """Whether anything is changed."""
-        return bool(self.drop or self.swap or self.noise)
+        return self.changes_words
+
+
+class TranslatorSpec(Spec):
+    """A served model that translates: one that writes answers in a chat, as OpenAI's API has it, or
+    a `seq2seq_lm` that `serve` serves."""
+
+    url: Text
+    """Of the server, with or without `/v1`, such as http://127.0.0.1:8000."""
+    model: Text | None = None
+    """Which of its models; it may be left out where there is one."""
+    prompt: Text | None = None
+    """What it is asked, with `{text}` where the text stands, such as `Translate into German, and
+    write nothing else: {text}`. In a chat it is needed; of a `seq2seq_lm` it is the text alone by
+    default."""
+    token_env: Annotated[Text, OPERATIONAL] = "RAYMODEL_TOKEN"
+    """Name of the environment variable with the server's token, where it wants one."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_one(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"{url!r} is no URL of a server; give one such as http://127.0.0.1:8000"
+            )
+        return url
+
+    @field_validator("prompt")
+    @classmethod
+    def _holds_the_text(cls, prompt: str | None) -> str | None:
+        if prompt is not None and "{text}" not in prompt:
+            raise ValueError(
+                f"{prompt!r} has no place for the text; write {{text}} where it stands"
+            )
+        return prompt
+
+
+class BackTranslationSpec(Spec):
+    """Paraphrases: texts that served models have translated into another language and back
+    (arXiv:1904.12848, section 2.2). Each is made once, when the examples are, and lies beside the
+    text in its row, so that training asks nobody."""
+
+    there: TranslatorSpec
+    """Translates into another language."""
+    back: TranslatorSpec
+    """Translates from there into the language of the texts."""
+    probability: Fraction = Field(default=0.5, gt=0)
+    """At each step the paraphrase of a row is shown in the place of its text with this probability,
+    where it has one. `drop`, `swap` and `noise` change what is shown."""
+    share: Fraction = Field(default=1.0, gt=0)
+    """Of the examples that are trained on, the share that is translated, chosen by a hash of their
+    texts: each costs two answers."""
+    max_tokens: Count = Field(default=1024, ge=1, le=100_000)
+    """Longest translation that is written in a chat. One that is cut there is none."""
+    concurrency: Annotated[Count, OPERATIONAL] = Field(default=8, ge=1, le=256)
+    """Requests at a time, to both servers together."""
+
+    def identity_of_examples(self) -> dict[str, Any]:
+        """What decides the paraphrases, and not when they are shown."""
+        return {name: value for name, value in self.identity().items() if name != "probability"}
+
+
+class WholeTextAugmentSpec(TextAugmentSpec):
+    """Also what a text as a whole may be changed to, where the answer is about all of it."""
+
+    back_translation: BackTranslationSpec | None = None
+    """Texts are shown in the words of a translation there and back."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is changed."""
+        return self.changes_words or self.back_translation is not None
+
+    def identity(self) -> dict[str, Any]:
+        """What was not said is what it was before it could be."""
+        known = super().identity()
+        off = self.back_translation is None
+        return {k: v for k, v in known.items() if not (off and k == "back_translation")}
 
 
 class AudioSpec(Spec):

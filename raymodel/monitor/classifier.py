@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raymodel.errors import RaymodelError, RequestError
-from raymodel.serve.remote import Remote
+from raymodel.remote import Remote
 from raymodel.spec.fields import nearest
 
 

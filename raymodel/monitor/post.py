@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from raymodel.errors import SpecError
 from raymodel.monitor.spec import WebhookSpec
 from raymodel.monitor.state import Notice, State
-from raymodel.serve.remote import open_directly
+from raymodel.remote import open_directly
 
 _FIRST_WAIT_S = 2.0
 _MOST_WAIT_S = 300.0

@@ -14,7 +14,7 @@ from raymodel.monitor.follow import Source
 from raymodel.monitor.loop import Monitor
 from raymodel.monitor.post import Log, Post, Webhook
 from raymodel.monitor.state import State
-from raymodel.serve.remote import Remote
+from raymodel.remote import Remote
 from raymodel.storage.uri import Location
 
 _STATE, _LOG = "state.sqlite", "alerts.jsonl"

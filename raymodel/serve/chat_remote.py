@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from http.client import HTTPException, HTTPResponse
 
 from raymodel.errors import RaymodelError
+from raymodel.remote import TOKEN, Remote
 from raymodel.serve.chat_model import ChatSettings, Turn, no_template, not_a_writer
-from raymodel.serve.remote import TOKEN, Remote
 
 
 class RemoteChat:

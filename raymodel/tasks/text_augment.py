@@ -145,7 +145,7 @@ def changer_of(spec: AnyTask | None, processor: Any) -> WordChanger | None:
     Raises:
         ValueError: its tokens do not tell where words begin.
     """
-    if not isinstance(spec, AnyChangedText) or not spec.augment.is_on:
+    if not isinstance(spec, AnyChangedText) or not spec.augment.changes_words:
         return None
     try:
         return WordChanger(processor.tokenizer, spec.augment)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from raymodel.tasks.base import Answer, Columns, Example, LeftOut, Limits, Sample, Task
 from raymodel.tasks.fields import Field, Fields, Kind
+from raymodel.tasks.paraphrase import PARAPHRASE, drawn_paraphrases
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,15 +85,30 @@ class TextHead(Task):
 
     def schema(self) -> pa.Schema:
         """`input_ids` list<int32>, `label`; of pairs also `pair_start` int32 and, where the
-        tokenizer makes some, `token_type_ids` list<int8>."""
+        tokenizer makes some, `token_type_ids` list<int8>. With paraphrases `paraphrase_input_ids`,
+        and where there are types `paraphrase_token_type_ids`."""
         import pyarrow as pa
 
-        columns = [("input_ids", pa.list_(pa.int32())), ("label", self.label_type())]
+        lists = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8())}
+        columns = [("input_ids", lists["input_ids"]), ("label", self.label_type())]
         if "text_pair" in self.roles:
             columns.append(("pair_start", pa.int32()))
-            if self.processor.makes_token_types:
-                columns.append(("token_type_ids", pa.list_(pa.int8())))
-        return pa.schema(columns)
+            if self._has_types:
+                columns.append(("token_type_ids", lists["token_type_ids"]))
+        paraphrases = self.paraphrase_columns.items()
+        return pa.schema([*columns, *((column, lists[name]) for column, name in paraphrases)])
+
+    @property
+    def _has_types(self) -> bool:
+        return "text_pair" in self.roles and bool(self.processor.makes_token_types)
+
+    @property
+    def paraphrase_columns(self) -> Mapping[str, str]:
+        """Tokens, and what numbers the texts of a pair."""
+        if self.spec is None or self.spec.back_translation is None:
+            return {}
+        names = ("input_ids", "token_type_ids") if self._has_types else ("input_ids",)
+        return {f"{PARAPHRASE}{name}": name for name in names}
 
     def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
         """Token ids with the tokenizer's special tokens; a text that is too long loses its end, of
@@ -126,7 +142,8 @@ class TextHead(Task):
         """`input_ids`, `attention_mask` (B, T), of pairs also `token_type_ids`; `labels` (B, …),
         where rows have labels."""
         labels = {"labels": self.batch_labels(rows["label"])} if "label" in rows else {}
-        return self._inputs(self._changed(rows, draw)) | labels
+        shown = drawn_paraphrases(rows, self.spec, draw)
+        return self._inputs(self._changed(shown, draw)) | labels
 
     def _changed(self, rows: Columns, draw: Draw | None) -> Columns:
         """The tokens of rows, and what numbers the texts of a pair, after changes by chance."""

@@ -68,11 +68,12 @@ def test_a_file_in_several_slices_is_counted_where_it_begins() -> None:
 
 
 def test_each_step_says_what_it_does() -> None:
-    from raymodel.data import read_step, references, steps, tokenizer_step
+    from raymodel.data import paraphrases, read_step, references, steps, tokenizer_step
     from raymodel.data.dedup import contamination, repeated
     from raymodel.data.dedup import steps as near_steps
 
-    modules = (read_step, steps, tokenizer_step, references, contamination, repeated, near_steps)
+    of_rows = (read_step, steps, tokenizer_step, references, paraphrases)
+    modules = (*of_rows, contamination, repeated, near_steps)
     names = {cls.name for module in modules for cls in vars(module).values() if _is_step(cls)}
     assert names == DOING.keys()
 

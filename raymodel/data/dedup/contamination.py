@@ -63,6 +63,10 @@ class SetStep:
     def num_items(self) -> int:
         return len(self.sets)
 
+    @property
+    def max_tasks(self) -> int | None:
+        return None
+
     def source_size(self, item: int) -> SourceSize:
         files = self.sets[item][2]
         return SourceSize(len(files.files), files.total_bytes)

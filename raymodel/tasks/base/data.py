@@ -42,6 +42,20 @@ class OfData(Declared):
         from makes of the example: column → which of its `readings`."""
         return {}
 
+    @property
+    def paraphrase_columns(self) -> Mapping[str, str]:
+        """Columns of `schema` that hold what `features` makes of a document in other words, where
+        the job has served models write these: column → which of its features. Both are lists; in
+        rows without a paraphrase the column's is empty."""
+        return {}
+
+    @property
+    def paraphrased_roles(self) -> tuple[str, ...]:
+        """Roles whose texts are told in other words then: all that a model is given."""
+        given = {r: f for r, f in self.fields.items() if r in self.roles and not f.is_target}
+        texts = tuple(role for role, field in given.items() if field.kind == "text")
+        return texts if self.paraphrase_columns else ()
+
     @abstractmethod
     def features(self, values: Mapping[str, Any], max_length: int | None) -> Example | LeftOut:
         """A document, its cleaned values by role → one example.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import model_validator
 
-from raymodel.modality.spec import TextAugmentSpec
+from raymodel.modality.spec import BackTranslationSpec, TextAugmentSpec
 from raymodel.spec.base import Spec
 from raymodel.spec.own import is_own, own_digest
 
@@ -60,6 +60,11 @@ class AnyTask(Spec):
         """Paths of the files that it names, each the value of a field; their text decides the
         examples."""
         return ()
+
+    @property
+    def back_translation(self) -> BackTranslationSpec | None:
+        """What makes paraphrases of its texts; None where there are none."""
+        return None
 
     @property
     def named_classes(self) -> tuple[str, ...]:

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from raymodel.tasks.spec.base import AnyChangedText, AnyTask
+from raymodel.modality.spec import BackTranslationSpec, WholeTextAugmentSpec
+from raymodel.tasks.spec.base import OF_TRAINING, AnyChangedText, AnyTask
 
 
-class TextClassificationSpec(AnyChangedText):
+class AnyWholeText(AnyChangedText):
+    """What the specs of those tasks share that say something of a text as a whole."""
+
+    augment: Annotated[WholeTextAugmentSpec, OF_TRAINING] = WholeTextAugmentSpec()
+    """How training changes the texts that it is shown, by chance; nothing is changed by default."""
+
+    @property
+    def back_translation(self) -> BackTranslationSpec | None:
+        """As `augment` has it."""
+        return self.augment.back_translation
+
+    def examples_identity(self) -> dict[str, Any]:
+        """Paraphrases lie in the rows."""
+        known, made_by = super().examples_identity(), self.back_translation
+        return known | {"back_translation": made_by.identity_of_examples()} if made_by else known
+
+
+class TextClassificationSpec(AnyWholeText):
     """One class of a fixed set for each text, or pair of texts."""
 
     name: Literal["text_classification"] = "text_classification"
     """Which task."""
 
 
-class MultiLabelClassificationSpec(AnyChangedText):
+class MultiLabelClassificationSpec(AnyWholeText):
     """Any number of classes of a fixed set for each text, or pair of texts."""
 
     name: Literal["multi_label_classification"] = "multi_label_classification"
     """Which task."""
 
 
-class TextRegressionSpec(AnyChangedText):
+class TextRegressionSpec(AnyWholeText):
     """A number for each text, or pair of texts."""
 
     name: Literal["text_regression"] = "text_regression"
