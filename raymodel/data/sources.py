@@ -30,7 +30,7 @@ from raymodel.data.spec import ROWS_VERSION, CleanSpec, PrepareSpec, SourceSpec,
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.archive import is_archive
 from raymodel.storage.hub import check_no_hub_id
-from raymodel.storage.hub_place import SCHEME
+from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.uri import Location, sha256
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -122,7 +122,7 @@ def pinned(spec: SourceSpec) -> SourceSpec:
         MissingSourceError: there is no network, by the environment.
         StorageError: the Hub refuses to tell.
     """
-    if not spec.path.startswith(SCHEME):
+    if not is_on_hub(spec.path):
         return spec
     from raymodel.storage.hub_files import pin  # imports pyarrow
 

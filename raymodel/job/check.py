@@ -1,7 +1,8 @@
 """Checks of a job that no single section can make: they ask the tasks, the presets, transformers.
 
 Nothing here loads torch, ray, transformers or pyarrow, and nothing touches the job's data or a
-cluster: what `raymodel check` accepts can still meet a missing file (`preflight.py` looks, when the
+cluster, but that the Hugging Face Hub is asked whether it answers, where a source is read there:
+what `raymodel check` accepts can still meet a missing file (`preflight.py` looks, when the
 job runs) or too small a cluster. What only transformers knows of a model a process of its own is
 asked, once for each change of the model, and only where all else is right.
 """
@@ -20,7 +21,7 @@ from raymodel.job.check_filters import check_filters
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
 from raymodel.job.check_monitor import check_monitor
-from raymodel.job.pins import source_places
+from raymodel.job.pins import source_places, sources_on_hub
 from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
@@ -30,7 +31,7 @@ from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
 from raymodel.storage.hub import check_no_url_of_hub
-from raymodel.storage.hub_place import SCHEME, HubPlace, check_can_ask
+from raymodel.storage.hub_place import HubPlace, check_can_ask, is_on_hub
 from raymodel.storage.uri import Location
 from raymodel.tasks.fields import (
     PLAIN,
@@ -262,17 +263,29 @@ def check_objective(job: Job) -> Iterator[Problem]:
 
 
 def check_places(job: Job) -> Iterator[Problem]:
-    """Each place that the job names is written as one: a path, or a URI of a known scheme. What is
-    to be read from the Hugging Face Hub needs a network, which no other machine may have either."""
-    sources = dict(source_places(job))
-    for path, place in (*sources.items(), *_places(job)):
+    """Each place that the job names is written as one: a path, or a URI of a known scheme."""
+    elsewhere = ((path, place) for path, place in source_places(job) if not is_on_hub(place))
+    for path, place in (*elsewhere, *_places(job)):
         try:
-            if path in sources and place.startswith(SCHEME):
-                check_can_ask(HubPlace.parse(place))
-                continue
             check_no_url_of_hub(place)
             if not place.startswith("python:"):
                 Location.parse(place)
+        except UserError as error:
+            yield Problem(path, str(error))
+
+
+def check_hub(job: Job) -> Iterator[Problem]:
+    """What is to be read on the Hugging Face Hub is written as that, and the Hub answers; if it
+    does not, that is told once."""
+    found = list[tuple[Path, HubPlace]]()
+    for path, place in sources_on_hub(job):
+        try:
+            found.append((path, HubPlace.parse(place)))
+        except UserError as error:
+            yield Problem(path, str(error))
+    for path, first in found[:1]:
+        try:
+            check_can_ask(first)
         except UserError as error:
             yield Problem(path, str(error))
 
@@ -375,6 +388,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_examples,
     check_objective,
     check_places,
+    check_hub,
     check_model,
     check_own,
     check_filters,

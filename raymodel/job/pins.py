@@ -16,7 +16,7 @@ from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.job.spec import Job
 from raymodel.spec.base import Spec
 from raymodel.spec.document import Path
-from raymodel.storage.hub_place import SCHEME, HubPlace
+from raymodel.storage.hub_place import HubPlace, is_on_hub
 from raymodel.storage.registry import Run
 from raymodel.storage.retry import one_try
 from raymodel.storage.uri import Location
@@ -100,7 +100,7 @@ def find_moved(pinned: Pinned) -> Iterator[str]:
 def sources_on_hub(job: Job) -> Iterator[tuple[Path, str]]:
     """Field → what it names on the Hub, of all sources and evaluation sets."""
     for path, place in source_places(job):
-        if place.startswith(SCHEME):
+        if is_on_hub(place):
             yield path, place
 
 

@@ -38,16 +38,17 @@ def check_no_url_of_hub(reference: str) -> None:
 
 
 def _not_downloaded(which: str, reference: str) -> ArtifactError:
-    path, kind = reference.rpartition("://")[2].rstrip("/"), ""
+    path, kind, or_read = reference.rpartition("://")[2].rstrip("/"), "", ""
     if "datasets/" in path:  # behind which stand the id and a path in the data set
         path = "/".join(path.partition("datasets/")[2].split("/")[:2]).partition("@")[0]
-        kind = " --repo-type dataset"
+        kind, or_read = " --repo-type dataset", f", or name hf://datasets/{path}/… as a source"
     # The last two parts of another URL are the id.
     wanted = "/".join(path.split("/")[-2:])
     name = wanted.rpartition("/")[2]
     return ArtifactError(
         f"{which} reads like an id on the Hugging Face Hub; nothing is downloaded while a job "
         f"runs. Fetch it first (hf download {wanted}{kind} --local-dir {name}) and give that folder"
+        f"{or_read}"
     )
 
 

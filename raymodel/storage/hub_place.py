@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, replace
 
 from raymodel.errors import LocationError, MissingSourceError
@@ -78,9 +76,14 @@ class HubPlace:
         """What to do where the Hub cannot be asked."""
         name = self.repository.rpartition("/")[2]
         return (
-            f"Fetch it where it can (hf download {self.repository} --repo-type dataset --local-dir "
+            f"Fetch it elsewhere (hf download {self.repository} --repo-type dataset --local-dir "
             f"{name}) and give that folder"
         )
+
+
+def is_on_hub(uri: str) -> bool:
+    """Whether a source is to be read there."""
+    return uri.startswith(SCHEME)
 
 
 def endpoint() -> str:
@@ -99,6 +102,9 @@ def check_may_ask(place: HubPlace) -> None:
 
 def check_can_ask(place: HubPlace) -> None:
     """Raises MissingSourceError where the Hub gives no answer at all; any answer is one."""
+    import urllib.error
+    import urllib.request
+
     check_may_ask(place)
     request = urllib.request.Request(endpoint(), method="HEAD")
     try:

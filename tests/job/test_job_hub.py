@@ -181,7 +181,7 @@ def test_an_attempt_that_goes_on_reads_what_it_began_with(
     [
         (
             {"HF_HUB_OFFLINE": "1"},
-            "HF_HUB_OFFLINE is set. Fetch it where it can (hf download",
+            "HF_HUB_OFFLINE is set. Fetch it elsewhere (hf download",
         ),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "does not answer"),
     ],
@@ -193,8 +193,11 @@ def test_without_a_network_no_command_starts(
     environment: dict[str, str],
     told: str,
 ) -> None:
-    Path("job.yaml").write_text(yaml.safe_dump(content()))
+    job = content(f"{DATA}/*.txt")
+    job["prepare"]["sources"].append({"path": f"{DATA}@v1/*.txt"})
+    Path("job.yaml").write_text(yaml.safe_dump(job))
     server.push("owner/data", files("a"))
+    server.push("owner/data", files("b"), branch="v1")
     assert cli.main(["check", "job.yaml"]) == 0
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -204,7 +207,7 @@ def test_without_a_network_no_command_starts(
         err = capsys.readouterr().err
         assert "prepare.sources.0.path" in err
         assert told in " ".join(err.split())
-        assert err.count("error: ") == 1
+        assert (err.count("error: "), err.count("hf download")) == (1, 1), "told once"
     assert not Path("runs").exists()
 
 
@@ -239,3 +242,13 @@ def test_what_is_not_there_is_told_before_anything_is_written(
     assert "Traceback" not in err
     assert "hf_wrong" not in err
     assert not Path("runs").exists()
+
+
+def test_the_address_of_a_page_is_told_as_what_can_be_read(
+    server: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = "https://huggingface.co/datasets/owner/data/viewer"
+    Path("job.yaml").write_text(yaml.safe_dump(content(page)))
+    assert cli.main(["check", "job.yaml"]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "or name hf://datasets/owner/data/… as a source" in err
