@@ -305,19 +305,22 @@ def _watcher_deployment(deployed: Deployed, run: Run) -> serve.Application:
                 use_folder(deployed.folder)  # a task may be the user's own
             self.watcher = Watcher(run, deployed.model)
             self.looked_s = -LOOK_S
+            self.turn = asyncio.Lock()  # one replica is told after the other
 
-        # On the event loop, so that one replica is told after the other.
         async def good(self) -> Version:
             return self.watcher.good
 
         async def tell(self, replica: str, has: Version, is_loading: bool) -> Told:
-            if time.monotonic() - self.looked_s >= LOOK_S:
-                self.watcher.look()
-                self.looked_s = time.monotonic()
-            return self.watcher.tell(replica, has, is_loading=is_loading)
+            async with self.turn:
+                if time.monotonic() - self.looked_s >= LOOK_S:
+                    # Beside the event loop, which also says that this process lives.
+                    await asyncio.to_thread(self.watcher.look)
+                    self.looked_s = time.monotonic()
+                return self.watcher.tell(replica, has, is_loading=is_loading)
 
         async def note(self, replica: str, version: Version, error: str | None) -> None:
-            self.watcher.note(replica, version, error)
+            async with self.turn:
+                self.watcher.note(replica, version, error)
 
     return serve.deployment(
         name=_WATCHER,

@@ -2,6 +2,7 @@
 
 import queue
 import random
+import time
 
 import torch
 
@@ -33,6 +34,18 @@ class Listener:
 
 def torch_engine(model, tokenizer, *, batch, queue):
     return build_engine(model, tokenizer, batch=batch, queue=queue, asked="transformers").engine
+
+
+def pace(service, monkeypatch, step_s=0.02):
+    """Has the engine of a service take its time, as larger models do: who reads keeps up with it,
+    and gets each token by itself."""
+    step = service.engine.runner.step
+
+    def slow():
+        time.sleep(step_s)
+        return step()
+
+    monkeypatch.setattr(service.engine.runner, "step", slow)
 
 
 def greedy(max_tokens=24, **kwargs):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from asked import call, check_error, client_of, complete, events, leave_early
+from engines import pace
 
 from raymodel.serve.app import build_app
 from raymodel.serve.generation import GenerationService
@@ -71,7 +72,8 @@ def test_an_empty_prompt_is_answered(generation):
     assert complete(generation, prompt="").json()["usage"]["completion_tokens"] == 5
 
 
-def test_a_stream_holds_the_same_text_and_the_usage(generation):
+def test_a_stream_holds_the_same_text_and_the_usage(generation, monkeypatch):
+    pace(generation, monkeypatch)
     whole = complete(generation, max_tokens=40).json()
     response = complete(
         generation, max_tokens=40, stream=True, stream_options={"include_usage": True}

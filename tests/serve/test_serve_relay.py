@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from asked import check_error, complete, events, leave_early
+from engines import pace
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
@@ -150,7 +151,8 @@ def test_a_replica_that_dies_before_it_answers_is_503_with_retry_after(gate, rep
     assert int(response.headers["retry-after"]) >= 5
 
 
-def test_a_replica_that_dies_in_a_stream_ends_it_with_an_error_event(gate, replica):
+def test_a_replica_that_dies_in_a_stream_ends_it_with_an_error_event(gate, replica, monkeypatch):
+    pace(replica.service, monkeypatch)
     replica.dies_after = 4
     [response] = ask(gate, COMPLETION | {"stream": True})
     assert response.status_code == 200

@@ -5,6 +5,7 @@ import json
 import openai
 import pytest
 from asked import call, check_error, complete, events
+from engines import pace
 from fastapi.testclient import TestClient
 
 from raymodel.serve.app import build_app
@@ -77,7 +78,8 @@ def test_turns_and_earlier_answers_are_read_as_a_chats(client):
     assert client.responses.create(**asked(input=developer)).output_text == told.output_text
 
 
-def test_a_stream_has_the_events_of_a_response(client):
+def test_a_stream_has_the_events_of_a_response(client, generation, monkeypatch):
+    pace(generation, monkeypatch)
     whole = client.responses.create(**asked())
     came = list(client.responses.create(**asked(), stream=True))
     names = [each.type for each in came]

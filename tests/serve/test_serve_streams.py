@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from engines import pace
 
 from raymodel.serve.answer import Chunk
 from raymodel.serve.current import Current, run_app
@@ -114,7 +115,10 @@ def test_an_application_waits_for_who_passes_its_body_on():
 
 
 @pytest.mark.parametrize("is_behind", [False, True])
-def test_a_stream_says_the_same_in_fewer_events_where_nobody_keeps_up(generation, is_behind):
+def test_a_stream_says_the_same_in_fewer_events_where_nobody_keeps_up(
+    generation, is_behind, monkeypatch
+):
+    pace(generation, monkeypatch)
     body = {"model": "tiny", "prompt": "def read", "max_tokens": 40, "temperature": 0}
     scope = {
         "type": "http", "method": "POST", "path": "/v1/completions", "query_string": b"",

@@ -10,6 +10,7 @@ import openai
 import pydantic
 import pytest
 from asked import call, check_error, events
+from engines import pace
 from fastapi.testclient import TestClient
 
 from raymodel.modality.call_form import ObjectCall
@@ -396,7 +397,8 @@ def test_a_strict_function_has_its_schema_where_it_need_not_be_called(family):
     assert follows(family, short, choice="auto") == (short, True), "without a form"
 
 
-def test_a_stream_has_the_name_first_and_then_the_arguments(client, family):
+def test_a_stream_has_the_name_first_and_then_the_arguments(client, service, family, monkeypatch):
+    pace(service, monkeypatch)
     choice = {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
     options = {"stream_options": {"include_usage": True}, "logprobs": True, "n": 2}
     whole = client.chat.completions.create(**asked(**choice, n=2, logprobs=True))
