@@ -202,7 +202,10 @@ class ChatFormat:
                     add_generation_prompt=is_prompt,
                 )
             )
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        except (
+            *(TemplateError, TypeError, ValueError, LookupError, ArithmeticError),
+            RecursionError,  # of a macro that follows a client's schema
+        ) as error:
             said = " ".join(str(error).split())[:_SHOWN_CHARS]
             raise ChatError(f"conversation that the chat template refuses ({said})") from error
 

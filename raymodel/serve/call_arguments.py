@@ -11,6 +11,7 @@ from raymodel.modality.call_form import HOLE, Tags, find_end
 from raymodel.serve.call_scan import ObjectScan
 from raymodel.serve.call_values import fit_value, read_python, read_value, schema_of, write_json
 
+_KEY = re.compile(r"[\w.-]+")  # those of Python's own words too, such as `from`
 # Behind a backslash, of what Python knows; others it leaves as they are, and warns.
 _ESCAPED = frozenset("\n\\'\"abfnrtvxuUN01234567")
 
@@ -92,6 +93,7 @@ class TagScan(ArgumentScan):
         return self._rest if self.is_done or self.is_wrong else ""
 
     def _take(self, key: str, value: str) -> None:
+        value = value.removeprefix("<![CDATA[").removesuffix("]]>") if _is_cdata(value) else value
         given = write_json(read_value(value, schema_of(key, self._schema)))
         self.json += f"{', ' if self.json else '{'}{write_json(key)}: {given}"
         self.is_begun = True
@@ -120,14 +122,17 @@ class PythonScan(ArgumentScan):
     def __init__(self, schema: Mapping[str, Any]) -> None:
         super().__init__()
         self._schema = schema
-        self._source = ""  # as Python takes it
+        self._given: dict[str, str] = {}  # values as Python takes them
+        self._key: str | None = None  # of the value that is being written
+        self._source = ""
         self._depth, self._quote, self._is_escaped = 1, "", False
 
     def push(self, text: str, *, is_over: bool) -> str:
         for place, character in enumerate(text):
             self._take(character)
-            if self._depth == 0:
+            if self._depth == 0 and not self.is_wrong:
                 self._read()
+            if self._depth == 0 or self.is_wrong:
                 return text[place + 1 :]
         return ""
 
@@ -135,27 +140,45 @@ class PythonScan(ArgumentScan):
         if self._is_escaped:
             self._is_escaped = False
             self._source += character if character in _ESCAPED else "\\" + character
-        elif self._quote and character == "\n":  # models write it as it is
-            self._source += "\\n"
+        elif self._quote:
+            self._is_escaped = character == "\\"
+            self._quote = "" if character == self._quote else self._quote
+            self._source += "\\n" if character == "\n" else character  # models write it as it is
+        elif self._depth == 1 and character in "=,)":
+            self._part(character)
         else:
             self._source += character
-            if self._quote:
-                self._is_escaped = character == "\\"
-                self._quote = "" if character == self._quote else self._quote
-            elif character in "'\"":
-                self._quote = character
-            else:
-                self._depth += (character in "([{") - (character in ")]}")
+            self._quote = character if character in "'\"" else ""
+            self._depth += (character in "([{") - (character in ")]}")
+            self.is_wrong = self._depth == 0  # a bracket of another kind
+
+    def _part(self, character: str) -> None:
+        """The end of a name, of a value, or of all."""
+        written, self._source = self._source.strip(), ""
+        if character == "=":
+            self.is_wrong = self._key is not None or _KEY.fullmatch(written) is None
+            self._key = written
+            return
+        if self._key is not None:
+            self._given[self._key] = written
+        elif written or character == ",":
+            self.is_wrong = True
+        self._key = None
+        self._depth -= character == ")"
 
     def _read(self) -> None:
         try:
-            given = read_python(f"f({self._source}")
+            given = {key: read_python(text) for key, text in self._given.items()}
         except ValueError:
             self.is_wrong = True
             return
         schema = self._schema
         self.json = write_json({k: fit_value(v, schema_of(k, schema)) for k, v in given.items()})
         self.is_begun = self.is_done = True
+
+
+def _is_cdata(text: str) -> bool:
+    return text.startswith("<![CDATA[") and text.endswith("]]>")
 
 
 def _first_tag(text: str) -> str:

@@ -63,17 +63,14 @@ def fit_value(value: Any, schema: Mapping[str, Any]) -> Any:
     return read_value(value, schema) if is_bare else value
 
 
-def read_python(text: str) -> dict[str, Any]:
-    """The arguments of a call, `f(key=value, …)`, as Python writes it.
+def read_python(text: str) -> Any:
+    """A value as Python writes it.
 
     Raises:
-        ValueError: they are none.
+        ValueError: it is none that JSON has.
     """
     try:
-        call = ast.parse(text, mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError("not a call with arguments by name")
-        return {_name(each.arg): _literal(each.value) for each in call.keywords}
+        return _literal(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError("not Python") from error
 
@@ -153,8 +150,8 @@ def _read_bare(text: str, types: set[str]) -> Any:
         if text[:1] not in ("[", "{"):
             return _NONE
         try:
-            value = _literal(ast.parse(text, mode="eval").body)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = read_python(text)
+        except ValueError:
             return _NONE
     return value if depth_of(value) <= MAX_DEPTH else _NONE
 
@@ -190,9 +187,3 @@ def _key(node: ast.AST | None) -> str:
         case ast.Constant(value=str() as key):
             return key
     raise ValueError("a key is no text")
-
-
-def _name(name: str | None) -> str:
-    if name is None:
-        raise ValueError("arguments without names")
-    return name

@@ -120,8 +120,9 @@ def _generator(spec: ServeSpec, *, with_tools: bool) -> Service:
     task = get_task("causal_lm")(processor=TextProcessor(tokenizer))
     if with_tools:
         closing = tokenizer.convert_tokens_to_ids(PARAMETERS.closing)
-        model.generation_config.eos_token_id = closing  # type: ignore[union-attr]
-    return GenerationService(round_weights(model).eval(), task, name=NAME, spec=spec)
+        model.generation_config.eos_token_id = closing
+    model.train(False)
+    return GenerationService(round_weights(model), task, name=NAME, spec=spec)
 
 
 def _model_of(name: str) -> tuple[tuple[str, ...], str, dict[str, Any]]:
@@ -164,4 +165,6 @@ def _build(task: Task, architecture: str, config: dict[str, Any]) -> Any:
     length = 64 if architecture == "bert" else None
     needed = task.processor.model_fields(length)
     outline = build_model(ModelSpec(architecture=architecture, config=config), task, needed)
-    return materialise(outline, InitialWeights(outline, 1), torch.float32).eval()
+    model = materialise(outline, InitialWeights(outline, 1), torch.float32)
+    model.train(False)
+    return model

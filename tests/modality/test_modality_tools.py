@@ -165,6 +165,13 @@ def test_what_a_template_lacks_is_found_by_rendering() -> None:
         find_call_form(ChatFormat(bare))
 
 
+def test_a_template_that_never_ends_is_one_that_refuses() -> None:
+    endless = "{% macro see(x) %}{{ see(x) }}{% endmacro %}{{ see(1) }}"
+    chat = ChatFormat(build_tokenizer(dataclasses.replace(TAGS, template=endless)))
+    with pytest.raises(ChatError, match="recursion"):
+        chat.prompt([ASKED])
+
+
 @pytest.mark.parametrize("name", TOOL_FAMILIES)
 def test_the_tokens_are_those_of_the_template(name: str) -> None:
     tokenizer = build_tokenizer(TOOL_FAMILIES[name])

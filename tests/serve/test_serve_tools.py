@@ -204,6 +204,8 @@ def test_markers_that_models_leave_out_or_add_are_understood():
     calls = [("get_weather", ARGUMENTS), ("get_time", "{}")]
     for written in (two, f"<tool_call>{two}"):
         assert read("parameters", *f"So:\n{written}\nDone.")[:2] == ("So:\nDone.", calls)
+    cdata = inline.replace("Köln", "<![CDATA[Köln]]>")
+    assert read("parameters", f"{cdata}</function>")[1] == calls[:1]
     open_ = f"{inline}\n</fun"
     assert read("parameters", *open_)[1] == [("get_weather", ARGUMENTS[:-1])], "it was cut off"
     specials = (*TOOL_FAMILIES["bare"].specials, "<|python_tag|>")
@@ -225,6 +227,7 @@ def test_markers_that_models_leave_out_or_add_are_understood():
         ("a=[1, (2, {'b': null})], c={}", {"a": [1, [2, {"b": None}]], "c": {}}),
         ("\na = 'two\nlines' ,\n b='\\d+)'", {"a": "two\nlines", "b": "\\d+)"}),
         ("a='\\ud800'", {"a": "\ud800"}),
+        ("from='Köln', my-key=1,", {"from": "Köln", "my-key": 1}),
     ],
 )
 def test_arguments_of_python_become_json(written, arguments):
