@@ -161,6 +161,12 @@ class TranslatorSpec(Spec):
     @field_validator("url")
     @classmethod
     def _is_one(cls, url: str) -> str:
+        authority = url.partition("://")[2].partition("/")[0]
+        if "@" in authority or "?" in url:
+            raise ValueError(
+                "a URL with a user or a question mark may hold a secret, which would end up in "
+                "manifests; leave these out, and put a token into the variable of `token_env`"
+            )
         if not url.startswith(("http://", "https://")):
             raise ValueError(
                 f"{url!r} is no URL of a server; give one such as http://127.0.0.1:8000"

@@ -58,10 +58,11 @@ def find_commit(place: HubPlace) -> str:
     api = HfApi(endpoint=endpoint())
 
     def ask() -> str:
-        found = api.dataset_info(
-            place.repository, revision=place.revision.replace("%2F", "/"), expand=["sha"]
-        )
+        revision = place.revision.replace("%2F", "/")
+        found = api.dataset_info(place.repository, revision=revision, expand=["sha", "gated"])
         assert found.sha is not None, "it was asked for"
+        if found.gated:  # then anybody is told what files there are, and not what is in them
+            api.auth_check(place.repository, repo_type="dataset")
         return found.sha
 
     return with_retries(lambda: _asked(place.branch, ask), f"asking for {place.branch}")

@@ -20,7 +20,9 @@ from raymodel.testing.s3 import Fault, Faults
 
 _PAGE = 3
 """Entries of a listing that come at once; the Hub gives a thousand."""
-_API = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+_API = re.compile(
+    r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?|/auth-check)?"
+)
 _FILE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.*)")
 
 
@@ -33,7 +35,7 @@ class Hub:
     tokens: dict[str, str] = field(default_factory=dict)
     """Data set that is not public → the token that reads it."""
     gated: set[str] = field(default_factory=set)
-    """Data sets that no token here may read."""
+    """Data sets whose files no token here may read; all are told which there are."""
     requests: list[str] = field(default_factory=list)
     """`METHOD /path?query`, those that were refused too."""
     _commits: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
@@ -113,7 +115,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if found is None:
                 return self._answer(200 if parts.path == "/" else 404, b"")
             data_set = found[1]
-            if self._is_refused(data_set):
+            wants_content = file is not None or parts.path.endswith("/auth-check")
+            if self._is_refused(data_set, wants_content):
                 return None
             if file:
                 return self._file(data_set, unquote(file[2]), unquote(file[3]))
@@ -124,13 +127,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self._error(404, "RevisionNotFound")
             commit, files = at
             if kind == "revision":
-                return self._json({"id": data_set, "sha": commit})
+                gated = "manual" if data_set in hub.gated else False
+                return self._json({"id": data_set, "sha": commit, "gated": gated})
             if kind == "paths-info":
                 paths = parse_qs(self._body.decode())["paths"]
                 return self._json([_entry(p, files[p]) for p in paths if p in files])
             return self._tree(files, unquote(api[4] or ""), parse_qs(parts.query))
 
-        def _is_refused(self, data_set: str) -> bool:
+        def _is_refused(self, data_set: str, wants_content: bool) -> bool:
             given = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
             wanted = hub.tokens.get(data_set)
             known = set(hub.tokens.values())
@@ -140,7 +144,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 )
             elif not hub.has(data_set) or (wanted is not None and given != wanted):
                 self._error(404 if given else 401, "RepoNotFound")
-            elif data_set in hub.gated:
+            elif data_set in hub.gated and wants_content:
                 self._error(403 if given else 401, "GatedRepo")
             else:
                 return False

@@ -59,6 +59,7 @@ def test_a_server_that_cannot_do_it_is_told_before_anything_is_made(
     ("made_by", "task", "told"),
     [
         ({"there": {"url": "here"}}, "text_classification", "'here' is no URL of a server"),
+        ({"there": {"url": "http://me:hunter2@a"}}, "text_classification", "may hold a secret"),
         (
             {"there": {"url": "http://a", "prompt": "translate"}},
             "text_classification",
@@ -76,4 +77,6 @@ def test_check_refuses_what_no_server_could_do(
     told: str,
 ) -> None:
     assert codes(job, {"back": {"url": "http://a"}} | made_by, task)["check"] == 2
-    assert told in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert told in err
+    assert "hunter2" not in err

@@ -194,10 +194,15 @@ def test_a_token_that_does_not_do_is_told_and_never_shown(
 
 
 def test_conditions_of_an_owner_are_told(server: Hub) -> None:
-    server.push(DATA, FILES)
+    commit = server.push(DATA, FILES)
     server.gated.add(DATA)
-    with pytest.raises(StorageError, match="asks who reads it to accept conditions on its page"):
+    told = "asks who reads it to accept conditions on its page"
+    with pytest.raises(StorageError, match=told):
         pin(f"hf://datasets/{DATA}")
+    named = Location.parse(f"hf://datasets/{DATA}@{commit}/data/d.txt")
+    assert named.size() == 4, "which files there are, anybody may know"
+    with pytest.raises(StorageError, match=told):
+        named.read_bytes()
 
 
 @pytest.mark.parametrize("is_off", [True, False])
