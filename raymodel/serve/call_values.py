@@ -14,6 +14,7 @@ from raymodel.serve.bodies import MAX_DEPTH, depth_of
 _TYPES = {"string", "number", "integer", "boolean", "array", "object", "null"}
 _AS_JSON = {"True": "true", "False": "false", "None": "null"}
 _WORDS = {"true": True, "false": False, "null": None}
+_MOST_BITS = 4096  # hexadecimal ones may have more than Python writes in decimals
 _WHOLE = re.compile(r"-?\d+\.0+")
 
 
@@ -44,8 +45,8 @@ def types_of(schema: Mapping[str, Any]) -> set[str]:
 def read_value(text: str, schema: Mapping[str, Any]) -> Any:
     """A value that stands bare, as a text does.
 
-    It is what its schema says that it may be: of several the one that it looks like, and a text
-    before all else where it can be nothing else.
+    It is what its schema says that it may be: of several the one that it looks like, and the text
+    itself where it looks like none of them.
     """
     types = types_of(schema)
     if types == {"string"}:
@@ -167,7 +168,9 @@ def _refuse(constant: str) -> NoReturn:
 
 def _literal(node: ast.AST) -> Any:
     match node:
-        case ast.Constant(value=bool() | int() | str() | None as value):
+        case ast.Constant(value=bool() | str() | None as value):
+            return value
+        case ast.Constant(value=int() as value) if value.bit_length() <= _MOST_BITS:
             return value
         case ast.Constant(value=float() as value) if math.isfinite(value):
             return value

@@ -250,6 +250,7 @@ def test_arguments_of_python_become_json(written, arguments):
         ({"type": ["string", "null"]}, "5", "5"),
         ({"type": "array"}, '["a", 1]', ["a", 1]),
         ({"type": "object"}, "{'a': None}", {"a": None}),
+        ({"type": "array"}, f"[0x{'f' * 4000}]", f"[0x{'f' * 4000}]"),
         ({"type": "object"}, "[" * 100 + "]" * 100, "[" * 100 + "]" * 100),
         ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "5", 5),
         ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "x", "x"),
