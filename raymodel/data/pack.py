@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from raymodel.modality.encode import Encoded
 
 
 def token_type(vocab_size: int) -> pa.DataType:
@@ -31,7 +32,7 @@ def packed_schema(sequence_length: int, vocab_size: int) -> pa.Schema:
 
 
 def pack_rows(
-    documents: Sequence[Sequence[int]],
+    documents: Encoded,
     *,
     sequence_length: int,
     end_of_text: int,
@@ -43,22 +44,21 @@ def pack_rows(
     Only the last row is padded; no token is lost.
     """
     schema = packed_schema(sequence_length, vocab_size)
-    if not documents:
+    if not len(documents.counts):
         return schema.empty_table()
-    lengths = np.array([len(document) + 1 for document in documents], dtype=np.int64)
+    lengths = documents.counts + 1
     ends = np.cumsum(lengths)
     num_rows = -(-int(ends[-1]) // sequence_length)
-    tokens = np.full(num_rows * sequence_length, padding, dtype=np.int64)
+    element = schema.field("tokens").type.value_type.to_pandas_dtype()
+    tokens = np.full(num_rows * sequence_length, padding, dtype=element)
     tokens[: ends[-1]] = end_of_text
     is_text = np.ones(int(ends[-1]), dtype=bool)
     is_text[ends - 1] = False
-    flat = [np.asarray(document, dtype=np.int64) for document in documents]
-    tokens[np.flatnonzero(is_text)] = np.concatenate(flat)
+    tokens[: ends[-1]][is_text] = documents.ids
     row_lengths = np.full(num_rows, sequence_length, dtype=np.int32)
     row_lengths[-1] = ends[-1] - (num_rows - 1) * sequence_length
-    values = pa.array(tokens.astype(schema.field("tokens").type.value_type.to_pandas_dtype()))
     columns: list[Any] = [
-        pa.FixedSizeListArray.from_arrays(values, sequence_length),
+        pa.FixedSizeListArray.from_arrays(pa.array(tokens), sequence_length),
         _starts_by_row(ends - lengths, num_rows, sequence_length),
         pa.array(row_lengths),
     ]

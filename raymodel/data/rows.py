@@ -24,7 +24,8 @@ from raymodel.data.spec import SourceSpec
 from raymodel.errors import SourceError
 from raymodel.modality import processor_of
 from raymodel.modality.base import Processor
-from raymodel.modality.text import load_encoder, unknown_id
+from raymodel.modality.encode import load_word_encoder
+from raymodel.modality.text import unknown_id
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.base import Example, LeftOut, Task
@@ -127,13 +128,10 @@ class RowKind:
         facts = processor.facts
         assert facts["end_of_text"] is not None, "checked when the tokenizer was found"
         assert self.length is not None, "rows are packed to a length"
-        encoder = load_encoder(processor.place)
-        encoded = encoder.encode_batch_fast(
-            [str(document.values["text"]) for document in documents], add_special_tokens=False
-        )
-        ids = [document.ids for document in encoded]
+        encoder = load_word_encoder(processor.place)
+        encoded = encoder.encode([str(document.values["text"]) for document in documents])
         table = pack_rows(
-            ids,
+            encoded,
             sequence_length=self.length,
             end_of_text=facts["end_of_text"],
             padding=facts["padding"],
@@ -149,8 +147,8 @@ class RowKind:
             cut=Counter(role for document in documents for role in document.cut),
             seen=RowsSeen(
                 documents=documents,
-                tokens=np.array([len(each) for each in ids], dtype=np.int64),
-                unknown=_count(table, ("tokens",), _unknown_of(encoder, facts)),
+                tokens=encoded.counts,
+                unknown=_count(table, ("tokens",), _unknown_of(encoder.encoder, facts)),
             ),
         )
 

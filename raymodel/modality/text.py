@@ -87,8 +87,8 @@ def train_tokenizer(
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from raymodel.modality.unspaced import MARK as CUT
     from raymodel.modality.unspaced import cut_runs  # imports numpy
+    from raymodel.modality.words import byte_words
 
     # What decides the vocabulary, and how it is applied, is written though it is the default.
     tokenizer = Tokenizer(models.BPE(dropout=None, byte_fallback=False, ignore_merges=False))
@@ -104,10 +104,9 @@ def train_tokenizer(
         show_progress=False,
     )
     marked = cut_runs(texts, vocab_size)
-    at_marks = pre_tokenizers.Split(CUT, behavior="removed")
-    cuts = [by_bytes] if marked is None else [at_marks, by_bytes]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
-    tokenizer.train_from_iterator(texts if marked is None else marked, trainer)
+    # They are words already, in its alphabet.
+    tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
+    tokenizer.train_from_iterator(byte_words(texts if marked is None else marked), trainer)
     tokenizer.pre_tokenizer = by_bytes
     return with_specials(tokenizer, others, hidden)
 

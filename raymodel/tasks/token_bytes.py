@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from raymodel.modality.byte_level import byte_alphabet
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
@@ -128,21 +130,10 @@ def _reader(decoders: tuple[Mapping[str, Any], ...]) -> Callable[[str], bytes]:
 
 
 def _from_byte_level(token: str) -> bytes:
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     if all(character in alphabet for character in token):
         return bytes(alphabet[character] for character in token)
     return token.encode()
-
-
-@lru_cache(maxsize=1)
-def _byte_alphabet() -> Mapping[str, int]:
-    """The character that stands for each byte in a byte-level vocabulary: a visible Latin-1 one
-    for itself, the others counted from 256, as GPT-2 does."""
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {
-        chr(256 + index): byte for index, byte in enumerate(hidden)
-    }
 
 
 def _from_word_piece(prefix: str) -> Callable[[str], bytes]:

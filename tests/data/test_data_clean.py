@@ -19,6 +19,7 @@ from raymodel.data.plan import BLOCK_BYTES, SHARD_BYTES, plan_shards
 from raymodel.data.record import digest_of
 from raymodel.data.spec import CleanSpec
 from raymodel.data.step import bucket_of
+from raymodel.modality.encode import Encoded
 
 DOCUMENTS = [digest_of(str(index).encode()) for index in range(4000)]
 
@@ -102,7 +103,11 @@ def unpack(table: pa.Table) -> list[int]:
 def test_packing_loses_no_token_and_knows_where_documents_begin(sequence_length: int) -> None:
     documents = [[5, 6, 7], [], [8], [9] * 20]
     table = pack_rows(
-        documents, sequence_length=sequence_length, end_of_text=0, padding=1, vocab_size=100
+        Encoded.of(documents),
+        sequence_length=sequence_length,
+        end_of_text=0,
+        padding=1,
+        vocab_size=100,
     )
     flat = [token for document in documents for token in [*document, 0]]
     assert unpack(table) == flat
@@ -117,7 +122,7 @@ def test_packing_loses_no_token_and_knows_where_documents_begin(sequence_length:
 
 def test_token_ids_take_two_bytes_while_they_fit() -> None:
     types = [
-        pack_rows([[1]], sequence_length=2, end_of_text=0, padding=1, vocab_size=size)
+        pack_rows(Encoded.of([[1]]), sequence_length=2, end_of_text=0, padding=1, vocab_size=size)
         .schema.field("tokens")
         .type.value_type
         for size in (2**16, 2**16 + 1)
@@ -126,7 +131,7 @@ def test_token_ids_take_two_bytes_while_they_fit() -> None:
 
 
 def test_no_documents_are_no_rows() -> None:
-    table = pack_rows([], sequence_length=4, end_of_text=0, padding=1, vocab_size=9)
+    table = pack_rows(Encoded.of([]), sequence_length=4, end_of_text=0, padding=1, vocab_size=9)
     assert table.num_rows == 0
 
 

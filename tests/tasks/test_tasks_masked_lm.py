@@ -18,6 +18,7 @@ from raymodel.errors import SpecError
 from raymodel.job.check import check_job
 from raymodel.job.preflight import look_at_inputs
 from raymodel.modality.characters import train_character_tokenizer
+from raymodel.modality.encode import Encoded
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.model.build import build_model
 from raymodel.model.examine import Question
@@ -68,7 +69,7 @@ def packed(task, texts=TEXTS):
 
     tokenizer = task.processor.tokenizer
     table = pack_rows(
-        [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
+        Encoded.of([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]),
         sequence_length=LENGTH,
         end_of_text=task.processor.end_of_text,
         padding=task.processor.padding,

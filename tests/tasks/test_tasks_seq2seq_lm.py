@@ -18,6 +18,7 @@ from raymodel.errors import SpecError
 from raymodel.job.check import check_job
 from raymodel.job.forecast import plan_job
 from raymodel.job.preflight import look_at_inputs
+from raymodel.modality.encode import Encoded
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.model.adapters import attach_adapter
 from raymodel.model.build import build_model
@@ -86,7 +87,7 @@ def packed(task, texts=TEXTS):
     """Columns of packed rows, as training reads them."""
     tokenizer = task.processor.tokenizer
     table = pack_rows(
-        [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts],
+        Encoded.of([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]),
         sequence_length=LENGTH,
         end_of_text=task.processor.end_of_text,
         padding=task.processor.padding,
