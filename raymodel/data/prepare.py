@@ -18,6 +18,7 @@ from typing import Any
 
 from raymodel.data.account import RECORDS
 from raymodel.data.card.plots import share_text
+from raymodel.data.card.profile import Profile
 from raymodel.data.card.save import CARD_PAGE, save_card
 from raymodel.data.clean import asked_for
 from raymodel.data.compare import compare, compared_content, reasons_to_compare
@@ -64,6 +65,7 @@ _MEAN_DOCUMENT_BYTES = 512  # for the number of deduplication tasks; being wrong
 _MAX_LABELS = 10_000  # more than this is a text field, not a label
 _LABELS_SHOWN = 8
 _READ_THREADS = 16  # hides the latency of object stores while summaries are read
+_READ_SUMMARIES = 256  # at a time: their profiles are most of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +116,14 @@ class _Preparation:
         self._work, self._processor = place / "work", place / PROCESSOR
         self._asked_for = asked_for(recipe.clean) | reasons_to_compare(recipe.clean)
         self._ledger = Ledger([source.path for source in recipe.sources])
+        self._profiles = [Profile() for _ in recipe.sources]
+        self._partitions: tuple[Partition, ...] = ()
 
     def run(self, base_dir: Path | None) -> dict[str, Any]:
         found = [resolve_source(source, base_dir) for source in self._recipe.sources]
         for note in (note for files in found for note in files.notes):
             self._say(note)
-        partitions = plan_partitions(self._recipe.sources, found)
+        partitions = self._partitions = plan_partitions(self._recipe.sources, found)
         total_bytes = sum(files.total_bytes for files in found)
         num_files = sum(len(files.files) for files in found)
         self._say(f"reading {num_files:,} files, {total_bytes / 1e6:,.1f} MB")
@@ -182,15 +186,33 @@ class _Preparation:
             **({"slow_paths": slow} if slow else {}),
         }
         places = [partition.source_index for partition in partitions]
-        save_card(self._place, content, self._recipe.sources, self._ledger, places, documents, rows)
+        save_card(
+            self._place,
+            content,
+            self._recipe.sources,
+            self._ledger,
+            places,
+            self._profiles,
+            documents,
+            rows,
+        )
         return content
 
     def _do(self, step: Step) -> list[dict[str, Any]]:
-        """Executes a step and returns the summaries of all its items."""
+        """Executes a step and returns the summaries of all its items, but for the profiles of
+        partitions: those of a source become one."""
         self._execute(step)
         files = [self._work / step.name / f"{item:07d}.json" for item in range(step.num_items)]
+        summaries = list[dict[str, Any]]()
         with ThreadPoolExecutor(_READ_THREADS) as pool:
-            return list(pool.map(Location.read_json, files))
+            for start in range(0, len(files), _READ_SUMMARIES):
+                for summary in pool.map(Location.read_json, files[start : start + _READ_SUMMARIES]):
+                    # Not there in work that was begun before there were cards.
+                    if profile := summary.pop("profile", None):
+                        source = self._partitions[len(summaries)].source_index
+                        self._profiles[source].merge(profile)
+                    summaries.append(summary)
+        return summaries
 
     def _read_step(
         self, found: Sequence[SourceFiles], partitions: tuple[Partition, ...], total_bytes: int
@@ -220,6 +242,7 @@ class _Preparation:
         """Enough of what was read is left to go on; returns the names of the labels, in order."""
         for partition, summary in zip(partitions, summaries, strict=True):
             self._ledger.add(partition.source_index, summary["account"])
+            summary["account"]["rejects"].clear()  # the ledger has those to be shown
         self._write_rejects()
         if not any(summary["documents"] for summary in summaries):
             fields: list[str] = next((s["fields"] for s in summaries if s["fields"]), [])
@@ -255,6 +278,7 @@ class _Preparation:
         """Says what became of every record, and stops if it does not add up or is too little."""
         for partition, summary in zip(partitions, summaries, strict=True):
             self._ledger.add(partition.source_index, summary["account"], met_before=True)
+            summary["account"]["rejects"].clear()
         self._write_rejects()
         documents = {split: sum(s[split]["documents"] for s in summaries) for split in SPLITS}
         self._say(self._ledger.check_balance(documents, duplicates))
@@ -262,7 +286,7 @@ class _Preparation:
             self._say(f"left out: {_counts(left_out)}{self._see()}")
         for step, counts in self._ledger.changed.items():
             self._say(_changed(step, counts))
-        if unknown := _unknown(summaries):
+        if unknown := _unknown(self._profiles):
             self._say(unknown)
         if cut := _cut(summaries):
             self._say(f"cut, since they were too long: {_counts(cut)}")
@@ -418,10 +442,9 @@ def _cut(summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
     return dict(sorted(sum((Counter(s["cut"]) for s in summaries), Counter[str]()).items()))
 
 
-def _unknown(summaries: Sequence[dict[str, Any]]) -> str:
+def _unknown(profiles: Sequence[Profile]) -> str:
     """What of the texts is lost to the model; empty where the tokenizer knows everything."""
-    sums = [summary["profile"]["sums"] for summary in summaries if "profile" in summary]
-    unknown, among = (sum(each.get(name, 0) for each in sums) for name in ("unknown", "known_by"))
+    unknown, among = (sum(each.sums[name] for each in profiles) for name in ("unknown", "known_by"))
     if not unknown:
         return ""
     return (

@@ -28,6 +28,7 @@ def build_card(
     content: Mapping[str, Any],
     sources: Sequence[Mapping[str, Any]],
     partition_sources: Sequence[int],
+    profiles: Sequence[Profile],
     found: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
     rejects: Sequence[Mapping[str, Any]],
@@ -38,6 +39,7 @@ def build_card(
         content: of the dataset's manifest.
         sources: of each the `path`, `format`, `weight`, and what was `read` and `left_out` of it.
         partition_sources: the source of each partition.
+        profiles: of each source.
         found: the summaries of the partitions when they were read.
         rows: and when they became rows.
         rejects: samples of what was left out.
@@ -46,6 +48,7 @@ def build_card(
         _source_card(
             source,
             [i for i, own in enumerate(partition_sources) if own == index],
+            profiles[index],
             found,
             rows,
             [each for each in rejects if each["source"] == source["path"]],
@@ -77,20 +80,18 @@ def build_card(
 def _source_card(
     source: Mapping[str, Any],
     items: Sequence[int],
+    profile: Profile,
     found: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
     rejects: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    profile, cut, changed = Profile(), Counter[str](), dict[str, Counter[str]]()
+    cut, changed = Counter[str](), dict[str, Counter[str]]()
     splits = {
         split: {name: sum(rows[item][split][name] for item in items) for name in _COUNTS}
         for split in SPLITS
     }
     kept = sum(counts["documents"] for counts in splits.values())
     for item in items:
-        for summary in (found[item], rows[item]):
-            if "profile" in summary:  # not so in work that was begun before there were cards
-                profile.merge(summary["profile"])
         cut.update(rows[item]["cut"])
         for step, counts in found[item]["account"].get("changed", {}).items():
             changed.setdefault(step, Counter()).update(counts)

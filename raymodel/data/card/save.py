@@ -7,6 +7,7 @@ from typing import Any
 
 from raymodel.data.card.build import build_card
 from raymodel.data.card.page import card_page
+from raymodel.data.card.profile import Profile
 from raymodel.data.ledger import Ledger
 from raymodel.data.spec import SourceSpec
 from raymodel.storage.uri import Location
@@ -21,6 +22,7 @@ def save_card(
     specs: Sequence[SourceSpec],
     ledger: Ledger,
     partition_sources: Sequence[int],
+    profiles: Sequence[Profile],
     found: Sequence[Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -29,6 +31,7 @@ def save_card(
     Args:
         content: of its manifest.
         partition_sources: the source of each partition.
+        profiles: of each source.
         found: the summaries of the partitions when they were read.
         rows: and when they became rows.
     """
@@ -36,6 +39,6 @@ def save_card(
         {**told, "format": spec.format, "weight": spec.weight}
         for spec, told in zip(specs, ledger.by_source, strict=True)
     ]
-    card = build_card(content, sources, partition_sources, found, rows, ledger.rejects)
+    card = build_card(content, sources, partition_sources, profiles, found, rows, ledger.rejects)
     (place / CARD_DATA).write_json(card)
     (place / CARD_PAGE).write_text(card_page(card))
