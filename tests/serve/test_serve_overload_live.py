@@ -40,10 +40,12 @@ def test_who_would_wait_is_refused_and_who_leaves_makes_room(tokenizer, tmp_path
                 return httpx.post(url, json=BODY, timeout=100)
 
             assert post().status_code == 200  # how long answers take
+            reading = []  # an iterator that nobody holds would close its stream
             with ExitStack() as streams:
                 for _ in range(2):
                     asked = httpx.stream("POST", url, json=LONG, timeout=100)
-                    next(streams.enter_context(asked).iter_lines())
+                    reading.append(streams.enter_context(asked).iter_lines())
+                    next(reading[-1])
                 assert served.health()["active"] == 2
                 for refused in [post() for _ in range(3)]:
                     assert refused.status_code == 503
