@@ -136,8 +136,10 @@ def synthetic(num_keys: int, plan: BandPlan) -> None:
     buckets = plan_near_buckets(num_keys)
     with tempfile.TemporaryDirectory() as folder:
         place, spill_s, bytes_spilled = Location.parse(folder), 0.0, 0
+        is_there = np.zeros(num_keys, dtype=bool)
         for partition in range(PARTITIONS):
-            records = synthetic_records(partition, num_keys // PARTITIONS)
+            ids, records = synthetic_records(partition, num_keys // PARTITIONS)
+            is_there[ids] = True
             started = time.perf_counter()
             bucket_of = (records["key"] % np.uint64(buckets)).astype(np.int64)
             write_spill(place / f"{partition}.bin", records, bucket_of, buckets)
@@ -152,7 +154,8 @@ def synthetic(num_keys: int, plan: BandPlan) -> None:
     print(
         f"one band of {num_keys:,} keys in {buckets} buckets: spilled {bytes_spilled / 1e9:.2f} GB "
         f"in {spill_s:.1f} s, read and compared in {compare_s:.1f} s "
-        f"({num_keys / compare_s / 1e6:.2f} M keys/s), {duplicates:,} near-duplicates, peak memory "
+        f"({num_keys / compare_s / 1e6:.2f} M keys/s), {duplicates:,} near-duplicates of "
+        f"{num_keys // PARTITIONS * PARTITIONS - int(is_there.sum()):,} planted, peak memory "
         f"{peak_bytes() / 2**20:,.0f} MiB ({after_spill / 2**20:,.0f} before comparing)"
     )
     hours = (spill_s + compare_s) / num_keys * 1e9 * plan.bands / 3600
@@ -162,8 +165,11 @@ def synthetic(num_keys: int, plan: BandPlan) -> None:
     )
 
 
-def synthetic_records(partition: int, count: int) -> np.ndarray:
-    """A fifth of the keys is that of another document, in any partition, with a sketch like it."""
+def synthetic_records(partition: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """A fifth of the keys is that of another document, in any partition, with a sketch like it.
+
+    Returns: what each key is made of, (n,), and the records.
+    """
     draw, records = np.random.default_rng(partition), np.zeros(count, RECORD)
     ids = np.arange(count, dtype=np.uint64) + np.uint64(partition * count)
     is_copy = draw.random(count) < NEAR_SHARE
@@ -173,7 +179,7 @@ def synthetic_records(partition: int, count: int) -> np.ndarray:
         for word in range(SKETCH_WORDS):
             records["sketch"][:, word] = records["key"] * np.uint64(2 * word + 3)
     records["partition"], records["index"] = partition, np.arange(count)
-    return records
+    return ids, records
 
 
 def peak_bytes() -> int:
