@@ -1,32 +1,35 @@
 """What `prepare` costs on a whole corpus, from the command to the artifact: when each phase ended,
-the rate at which rows are made beside that of the tokenizers library alone, and the peak of memory.
+the rate at which rows are made beside that of the tokenizers library alone, CPU and the peak of
+memory.
 
 The texts are JSON lines with a `text`, or a folder of plain files. With `--copies N` the corpus is
-written N times, each document behind a line that makes it another one, to see whether memory grows.
-Memory is the sum of the proportional set sizes of the command and all that it started (the object
-store is counted once), asked each half second.
+written N times, each document behind a line that makes it another one. With `--sizes 10 1000` it is
+that of so many MB, once after the other: does memory grow? It is the sum of the proportional set
+sizes of the command and all that it started, in which Ray's object store is counted once, asked
+four times a second; the most that each kind of process took is told too.
 
-`python benchmarks/prepare_corpus.py PATH… [--copies N] [--most-mb MB]`
+`python benchmarks/prepare_corpus.py PATH… [--copies N] [--most-mb MB | --sizes MB MB…]`
 """
 
 import argparse
 import itertools
 import json
+import math
 import os
-import subprocess
+import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import yaml
 from tokenizers import Tokenizer
+from watched import Watched
 
 FILE_BYTES = 32 * 2**20
+_KINDS_SHOWN = 6
 
 
 def texts_of(path: Path) -> Iterator[str]:
@@ -75,56 +78,23 @@ def job_of(corpus: Path, storage: Path) -> dict[str, object]:
     }
 
 
-def memory_of(pid: int) -> int:
-    """Bytes of a process and all below it."""
-    total = 0
-    with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for each in [root, *root.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                total += each.memory_full_info().pss
-    return total
-
-
-class Run:
+class Run(Watched):
     """One `prepare` by the command, which ends when its rows are there.
 
     Attributes:
         ended_s: when each phase ended, in seconds since the command was started.
-        peak_bytes: of the memory.
+        dataset: its manifest.
     """
 
     def __init__(self, job: Path, storage: Path) -> None:
         self.ended_s: dict[str, float] = {}
-        self.peak_bytes = 0
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "raymodel", "run", str(job)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        over = threading.Event()
-        watch = threading.Thread(target=self._watch, args=(process.pid, over))
-        watch.start()
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            phase = _PHASES.get(line.split(" ")[0])
-            if phase:
-                self.ended_s.setdefault(phase, time.monotonic() - began)
-        code = process.wait()
-        self.ended_s["all"] = time.monotonic() - began
-        over.set()
-        watch.join()
-        if code != 0:
-            raise SystemExit("".join(lines))
+        super().__init__([sys.executable, "-m", "raymodel", "run", str(job)], self._note)
+        self.ended_s["all"] = self.seconds
         [self.dataset] = (storage / "corpus" / "prepare").glob("*/manifest.json")
 
-    def _watch(self, pid: int, over: threading.Event) -> None:
-        while not over.wait(0.5):
-            self.peak_bytes = max(self.peak_bytes, memory_of(pid))
+    def _note(self, line: str, seconds: float) -> None:
+        if phase := _PHASES.get(line.split(" ")[0]):
+            self.ended_s.setdefault(phase, seconds)
 
 
 # By the first word of the line that ends the phase.
@@ -135,45 +105,71 @@ def alone(tokenizer: Path, corpus: Path, most_bytes: int = 40_000_000) -> float:
     """Bytes a second of the library's own batches, on all cores."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     encoder, done, spent_s = Tokenizer.from_file(str(tokenizer)), 0, 0.0
-    batch: list[str] = []
-    for file in sorted(corpus.iterdir()):
-        for line in file.open(encoding="utf-8"):
-            batch.append(json.loads(line)["text"])
-            if len(batch) == 1000:
-                before = time.monotonic()
-                encoder.encode_batch_fast(batch)
-                spent_s += time.monotonic() - before
-                done += sum(len(text.encode()) for text in batch)
-                batch = []
-        if done > most_bytes:
-            break
+    lines = (line for file in sorted(corpus.iterdir()) for line in file.open(encoding="utf-8"))
+    texts = (json.loads(line)["text"] for line in lines)
+    while done < most_bytes and (batch := [*itertools.islice(texts, 1000)]):
+        before = time.monotonic()
+        encoder.encode_batch_fast(batch)
+        spent_s += time.monotonic() - before
+        done += sum(len(text.encode()) for text in batch)
     return done / spent_s
+
+
+def measure(paths: Sequence[Path], copies: int, most_bytes: float, folder: Path) -> Run:
+    """Prepares a corpus of some size and tells what it took."""
+    folder.mkdir()
+    size = write_corpus(paths, folder / "corpus", copies, most_bytes)
+    job = folder / "job.yaml"
+    job.write_text(yaml.safe_dump(job_of(folder / "corpus", folder / "runs")))
+    run = Run(job, folder / "runs")
+    print(
+        f"{size / 1e6:.1f} MB of text, {run.cpu_s:.1f} s of CPU, peak of memory "
+        f"{run.peak_bytes / 2**20:,.0f} MiB"
+    )
+    for phase, seconds in run.ended_s.items():
+        print(f"  {phase:<18} after {seconds:6.1f} s")
+    for name, most in sorted(run.peaks.items(), key=lambda item: -item[1])[:_KINDS_SHOWN]:
+        print(f"  {name:<24} {most / 2**20:6,.0f} MiB at the most")
+    spent = run.ended_s["rows written"] - run.ended_s["tokenizer trained"]
+    [tokenizer] = run.dataset.parent.rglob("tokenizer.json")
+    rate = alone(tokenizer, folder / "corpus")
+    print(
+        f"  rows: {size / spent / 1e6:.2f} MB/s (tokenise, pack, write); tokenizers alone: "
+        f"{rate / 1e6:.2f} MB/s; ratio {size / spent / rate:.2f}"
+    )
+    return run
+
+
+def copies_for(paths: Sequence[Path], most_bytes: float) -> int:
+    """How often the texts are to be written to be so many; two at the least, so that all sizes have
+    documents of one form."""
+    size = sum(len(text.encode(errors="replace")) for path in paths for text in texts_of(path))
+    return max(2, math.ceil(most_bytes / size))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("path", type=Path, nargs="+")
     parser.add_argument("--copies", type=int, default=1)
-    parser.add_argument(
+    of_size = parser.add_mutually_exclusive_group()
+    of_size.add_argument(
         "--most-mb", type=float, default=float("inf"), help="of text, all copies together"
     )
+    of_size.add_argument("--sizes", type=float, nargs="+", metavar="MB", help="of text, each")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        size = write_corpus(asked.path, folder / "corpus", asked.copies, asked.most_mb * 1e6)
-        job = folder / "job.yaml"
-        job.write_text(yaml.safe_dump(job_of(folder / "corpus", folder / "runs")))
-        run = Run(job, folder / "runs")
-        print(f"{size / 1e6:.1f} MB of text, peak of memory {run.peak_bytes / 2**20:,.0f} MiB")
-        for phase, seconds in run.ended_s.items():
-            print(f"  {phase:<18} after {seconds:6.1f} s")
-        spent = run.ended_s["rows written"] - run.ended_s["tokenizer trained"]
-        [tokenizer] = run.dataset.parent.rglob("tokenizer.json")
-        rate = alone(tokenizer, folder / "corpus")
-        print(
-            f"  rows: {size / spent / 1e6:.2f} MB/s (tokenise, pack, write); tokenizers alone: "
-            f"{rate / 1e6:.2f} MB/s; ratio {size / spent / rate:.2f}"
-        )
+        if not asked.sizes:
+            measure(asked.path, asked.copies, asked.most_mb * 1e6, Path(temporary) / "one")
+            return
+        peaks = dict[float, int]()
+        for megabytes in asked.sizes:
+            folder = Path(temporary) / f"{megabytes:g}"
+            copies = copies_for(asked.path, megabytes * 1e6)
+            peaks[megabytes] = measure(asked.path, copies, megabytes * 1e6, folder).peak_bytes
+            shutil.rmtree(folder)
+        first, *others = peaks.items()
+        for megabytes, peak in others:
+            print(f"memory of {megabytes:g} MB ÷ {first[0]:g} MB: {peak / first[1]:.2f}")
 
 
 if __name__ == "__main__":
