@@ -4,11 +4,11 @@ of the same tokenizer.
 
 datatrove has an environment of its own (`pip install datatrove spacy orjson tokenizers nltk`;
 its words and sentences in English are spaCy's, which needs no model for that), whose Python
-`--datatrove-python` names. What each keeps is told: spaCy takes punctuation for words, white space
-does not part it from them, so of technical text Gopher's share of words with letters leaves fewer
-there, and less to be compared and encoded. Ratios mean something where both keep about as much:
-take prose, and enough of it that Ray's start, some ten seconds of CPU, is not most of it. Ours begins with a Ray of its own and splits off no
-holdout; what both have to start with, files of JSON lines and a tokenizer, is made before.
+`--datatrove-python` names. What each keeps is told, since it is not the same: to spaCy punctuation
+is words, and on technical text datatrove kept a tenth of what is kept here, and had as little to
+compare and to encode. The ratios mean something where both keep about as much. Ours begins with a
+Ray of its own, which is most of it where there is little text, and splits off no holdout; what both
+have to start with, files of JSON lines and a tokenizer, is made before.
 
 `python benchmarks/beside_datatrove.py PATH… --datatrove-python PYTHON [--most-mb MB]`
 """
