@@ -122,6 +122,7 @@ def work_here(monkeypatch):
         yield types.SimpleNamespace(
             url="",
             name="tiny",
+            task="causal_lm",
             ask=lambda values: values["prompt"],
             health=lambda: {"slow_paths": []},
         )
