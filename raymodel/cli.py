@@ -172,9 +172,7 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="RAYMODEL_TOKEN",
         help="the environment variable with the server's token; default: RAYMODEL_TOKEN",
     )
-    chat.add_argument(
-        "--storage", default="runs", help="where runs are looked up by name; default: runs"
-    )
+    _add_storage(chat)
     chat.set_defaults(call=chat_with_model)
 
 
@@ -193,18 +191,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "bucket; or python:PACKAGE/path",
     )
     serve.add_argument("--port", type=int, help="default: 8000; the same as --set serve.port=PORT")
-    serve.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="FIELD=VALUE",
-        action="append",
-        default=[],
-        help="what a job file would say, such as serve.batch=16; may be repeated",
-    )
+    _add_overrides(serve, "what a job file would say, such as serve.batch=16; may be repeated")
     serve.add_argument("--address", help="a running Ray cluster; by default this machine")
-    serve.add_argument(
-        "--storage", default="runs", help="where runs are looked up by name; default: runs"
-    )
+    _add_storage(serve)
     serve.set_defaults(call=serve_model)
 
 
@@ -229,9 +218,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="of the matrices in a GGUF file: q8_0 is half of f16, q4_0 a quarter; default: f16",
     )
     export.add_argument("--out", metavar="PATH", help="default: the name of the run or folder")
-    export.add_argument(
-        "--storage", default="runs", help="where runs are looked up by name; default: runs"
-    )
+    _add_storage(export)
     export.set_defaults(call=export_model)
 
 
@@ -248,13 +235,20 @@ def _add_job(
     nargs: str | None = None,
 ) -> None:
     command.add_argument("job", metavar=metavar, help=help, nargs=nargs)
+    _add_overrides(
+        command, "replace a value of the job file, such as cluster.workers=4; may be repeated"
+    )
+
+
+def _add_overrides(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="FIELD=VALUE",
-        action="append",
-        default=[],
-        help="replace a value of the job file, such as cluster.workers=4; may be repeated",
+        "--set", dest="overrides", metavar="FIELD=VALUE", action="append", default=[], help=help
+    )
+
+
+def _add_storage(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--storage", default="runs", help="where runs are looked up by name; default: runs"
     )
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from raymodel.modality.byte_level import Joins, byte_alphabet
 from raymodel.modality.text import load_encoder
-from raymodel.modality.words import END, batches, find_words
+from raymodel.modality.unspaced import batches
+from raymodel.modality.words import END, find_words
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ stand so more often than the rarest token that is learnt; a cut between others l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def cut_runs(texts: Sequence[str], vocab_size: int) -> Iterator[str] | None:
     The same for any order of the texts.
     """
     counts = np.zeros(2**HASH_BITS, dtype=np.int64)
-    for batch in _batches(texts):
+    for batch in batches(texts, _BATCH_CHARS):
         codes = _codes(batch)
         left = np.flatnonzero(_inside(codes))
         np.add.at(counts, pair_hashes(codes[left], codes[left + 1]), 1)
@@ -48,7 +48,7 @@ def cut_runs(texts: Sequence[str], vocab_size: int) -> Iterator[str] | None:
 
 def _cut(texts: Sequence[str], counts: Any, least: int) -> Iterator[str]:
     """Cuts between pairs that occur less often than `least`, and where a run is too long."""
-    for batch in _batches(texts):
+    for batch in batches(texts, _BATCH_CHARS):
         codes = _codes(batch)
         inside = _inside(codes)
         left = np.flatnonzero(inside)
@@ -65,12 +65,13 @@ def _cut(texts: Sequence[str], counts: Any, least: int) -> Iterator[str]:
         yield from marked.tobytes().decode("utf-32-le").split(_END)
 
 
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+def batches(texts: Iterable[str], most_chars: int) -> Iterator[list[str]]:
+    """Texts that are looked at together; a batch ends with the text that fills it."""
     batch, chars = list[str](), 0
     for text in texts:
         batch.append(text)
         chars += len(text)
-        if chars >= _BATCH_CHARS:
+        if chars >= most_chars:
             yield batch
             batch, chars = [], 0
     if batch:

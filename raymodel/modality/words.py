@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raymodel.modality.byte_level import Joins, byte_alphabet
-from raymodel.modality.unspaced import MARK
+from raymodel.modality.unspaced import MARK, batches
 
 END = "\U0010fffe"
 """Behind a text. A code point that no text may hold (Unicode 16, 23.7), like `MARK`."""
@@ -69,19 +69,6 @@ def _letters() -> Any:
 def _codes(texts: Sequence[str]) -> Any:
     """The characters of texts, each with `END` behind it. (n,) uint32"""
     return np.frombuffer("".join([text + END for text in texts]).encode("utf-32-le"), dtype="<u4")
-
-
-def batches(texts: Iterable[str], most_chars: int) -> Iterator[list[str]]:
-    """Texts that are looked at together; a batch ends with the text that fills it."""
-    batch, chars = list[str](), 0
-    for text in texts:
-        batch.append(text)
-        chars += len(text)
-        if chars >= most_chars:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
 
 
 def _marked(codes: Any, begins: Any) -> str:

@@ -80,7 +80,6 @@ def put_compressed(
 ) -> None:
     """Replaces linear layers of an outline by ones of this form."""
     for name in names:
-        parent, _, key = name.rpartition(".")
         old = model.get_submodule(name)
         assert isinstance(old, nn.Linear), name
         new = CompressedLinear(
@@ -91,7 +90,7 @@ def put_compressed(
             scale_dtype=scale_dtype,
             device=old.weight.device,
         )
-        setattr(model.get_submodule(parent), key, new)
+        model.set_submodule(name, new)
 
 
 def find_stacked(model: PreTrainedModel) -> str | None:
@@ -122,11 +121,10 @@ def multiply_out(model: PreTrainedModel) -> None:
         if isinstance(module, CompressedLinear)
     ]
     for name, old in found:
-        parent, _, key = name.rpartition(".")
         new = nn.Linear(old.in_features, old.out_features, bias=False, device="meta")
         new.weight = nn.Parameter(old.fractions().to(model.dtype))
         new.register_parameter("bias", old.bias)
-        setattr(model.get_submodule(parent), key, new.train(old.training))
+        model.set_submodule(name, new.train(old.training))
     if not found:
         return
     form = find_form(model.config.quantization_config)

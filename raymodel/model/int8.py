@@ -81,7 +81,6 @@ def linear_layers(model: nn.Module) -> list[str]:
 def put_int8(model: PreTrainedModel, names: Iterable[str]) -> None:
     """Replaces linear layers of an outline by ones of whole numbers."""
     for name in names:
-        parent, _, key = name.rpartition(".")
         old = model.get_submodule(name)
         assert isinstance(old, nn.Linear), name
         new = Int8Linear(
@@ -90,7 +89,7 @@ def put_int8(model: PreTrainedModel, names: Iterable[str]) -> None:
             bias=old.bias is not None,
             device=old.weight.device,
         )
-        setattr(model.get_submodule(parent), key, new)
+        model.set_submodule(name, new)
 
 
 @functools.cache

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from raymodel.serve.trial import Computes
 
 GraphFormat = Literal["openvino", "onnx"]
-FORMATS: tuple[GraphFormat, ...] = ("openvino", "onnx")
 OPENVINO_FILE, ONNX_FILE = "openvino_model.xml", "model.onnx"
 """As optimum names them, and whatever looks for them."""
 _PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime")}

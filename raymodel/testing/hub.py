@@ -6,16 +6,16 @@ import hashlib
 import json
 import os
 import re
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from raymodel.testing.http import listening
 from raymodel.testing.s3 import Fault, Faults
 
 _PAGE = 3
@@ -67,22 +67,13 @@ class Hub:
 def hub() -> Iterator[Hub]:
     """A Hub that is reached as users reach a mirror: by the environment, without a token."""
     made = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(made))
-    server.daemon_threads = True
-    thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
-    thread.start()
-    made.url = f"http://127.0.0.1:{server.server_port}"
     without = {"HF_HUB_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
     environment = {name: value for name, value in os.environ.items() if name not in without}
-    # Nobody's login on this machine is read.
-    environment |= {"HF_ENDPOINT": made.url, "HF_TOKEN_PATH": "/nonexistent"}
-    try:
+    with listening(_handler(made)) as made.url:
+        # Nobody's login on this machine is read.
+        environment |= {"HF_ENDPOINT": made.url, "HF_TOKEN_PATH": "/nonexistent"}
         with mock.patch.dict(os.environ, environment, clear=True):
             yield made
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:

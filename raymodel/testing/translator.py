@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from raymodel.testing.http import listening
 
 THERE, BACK = "Translate: ", "Translate back: "
 """Before the text of a prompt."""
@@ -71,17 +73,8 @@ class StubTranslator:
 def stub_translator() -> Iterator[StubTranslator]:
     """One that listens on a port of this machine."""
     stub = StubTranslator()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(stub))
-    server.daemon_threads = True
-    thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
-    thread.start()
-    stub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(_handler(stub)) as stub.url:
         yield stub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _handler(stub: StubTranslator) -> type[BaseHTTPRequestHandler]:

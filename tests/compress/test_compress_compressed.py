@@ -13,7 +13,6 @@ from raymodel import cli
 from raymodel.compress.make import make_model
 from raymodel.compress.spec import CompressSpec
 from raymodel.errors import ArtifactError, SpecError
-from raymodel.modality.text import TextProcessor
 from raymodel.model.compressed_form import FP8, Form, find_form, form_config
 from raymodel.model.compressed_linear import CompressedLinear, multiply_out
 from raymodel.model.compressed_numbers import multiplied_out, rounded, to_numbers
@@ -25,21 +24,11 @@ from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.spec import task_spec
-from raymodel.testing.tiny import ModelWeights, build_tiny_llama, train_tiny_tokenizer
+from raymodel.testing.tiny import ModelWeights, build_tiny_llama
 
 TASK = "causal_lm"
 ALL = ("fp8", "int8", "int4")
 IDS = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]])
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return TextProcessor(train_tiny_tokenizer(["some text to learn merges from"]))
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return build_tiny_llama(initializer_range=0.3, max_positions=128).eval()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from raymodel.compress.calibrate import mean_squares
 from raymodel.compress.make import make_model
 from raymodel.compress.spec import CompressSpec
 from raymodel.errors import ArtifactError, SpecError
-from raymodel.modality.text import TextProcessor
 from raymodel.model.export import save_model
 from raymodel.model.gguf_file import GgufWeights
 from raymodel.model.gguf_header import GGUF_FILE
@@ -23,7 +22,7 @@ from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.spec import task_spec
-from raymodel.testing.tiny import ModelWeights, build_tiny_llama, train_tiny_tokenizer
+from raymodel.testing.tiny import ModelWeights
 
 TASK = "causal_lm"
 Q4_1 = gguf.GGMLQuantizationType.Q4_1
@@ -39,16 +38,6 @@ class Rows:
     def rows(self):
         for ids in self._rows:
             yield {"input_ids": [np.array(ids)], "prompt_length": np.array([1])}
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return TextProcessor(train_tiny_tokenizer(["some text to learn merges from"]))
-
-
-@pytest.fixture(scope="module")
-def llama():
-    return build_tiny_llama(initializer_range=0.3, max_positions=128).eval()
 
 
 @pytest.fixture(scope="module")

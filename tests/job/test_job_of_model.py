@@ -31,7 +31,7 @@ FINGERPRINT = "0123456789abcdef"
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
-    """With a run, `Chat.1` in the folder of a model beside it."""
+    """With the run `chat`, and the folder of a model beside it."""
     run = Run(Location.parse(str(tmp_path / "runs" / "chat")))
     execution = run.execution("pretrain", FINGERPRINT)
     (execution.local_path / "model").mkdir(parents=True)
