@@ -293,16 +293,18 @@ def test_clients_cannot_tell_the_engines_apart(body, services):
     assert told.get("usage") == expected.get("usage")
 
 
-def test_a_stream_comes_token_by_token_and_ends_alike(services):
-    body = {"prompt": "def read", "temperature": 0, "stream": True, "max_tokens": 12}
+def test_a_stream_comes_in_pieces_and_says_the_same(services):
+    """Where they are parted is no promise: a stream that is behind gets several in one event."""
+    body = {"prompt": "def read", "temperature": 0, "stream": True, "max_tokens": 40}
     texts = []
     for service in services:
         lines = ask(service, "/v1/completions", **body).text.split("\n\n")
         chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
-        texts.append([chunk["choices"][0]["text"] for chunk in chunks])
+        texts.append("".join(chunk["choices"][0]["text"] for chunk in chunks))
         assert lines[-2] == "data: [DONE]"
+        assert len(chunks) > 1
     assert texts[0] == texts[1]
-    assert len(texts[0]) > 4
+    assert texts[0]
 
 
 def test_a_seed_gives_the_same_answer_again_and_none_another(services):
