@@ -151,7 +151,8 @@ class AudioProcessor(Processor):
     def check_config(self, config: PretrainedConfig) -> None:
         """Raises ValueError when a model so configured cannot take the features, or would compute
         another loss with every length that a batch is filled up to."""
-        if self.has_mask and config.model_type not in MASKED_FAMILIES:
+        heeds_mask = config.model_type in MASKED_FAMILIES or getattr(config, "own_mask", False)
+        if self.has_mask and not heeds_mask:
             raise ValueError(
                 f"{FILE} tells a model where clips end (return_attention_mask), and of a "
                 f"{config.model_type!r} model it is not known that what fills a batch up changes "

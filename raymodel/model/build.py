@@ -102,12 +102,12 @@ def outline_config(config: PretrainedConfig, task: Task) -> PreTrainedModel:
     Raises:
         SpecError: no model can be built of it, or none that can do the task.
     """
-    if isinstance(config, OwnConfig):
-        return outline_own(config, task)
     try:
         task.check_model(config)
     except ValueError as error:
         raise SpecError(str(error)) from error
+    if isinstance(config, OwnConfig):
+        return outline_own(config, task)
     try:
         return outline_model(config, task)
     except BUILD_ERRORS as error:

@@ -40,6 +40,8 @@ class OwnConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
     """`config.json` of a user's own module: where its class is, and what it was made with."""
 
     model_type = OWN
+    own_mask = True
+    """Its forward is offered the mask of what fills a batch up, and heeds it or need not."""
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ from raymodel.tasks import get_task
 from raymodel.testing.tiny import train_tiny_tokenizer
 
 TEMPLATES = Path(__file__).parents[2] / "docs/own"
+SOUND_TEMPLATES = TEMPLATES.parent / "audio"
 LABELS = ("no", "yes", "perhaps")
 IMAGES = ImageProcessor(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
 SOUNDS = AudioProcessor.fresh(AudioSpec(features="spectrogram", max_seconds=0.5))
@@ -70,6 +71,7 @@ def inputs_of(task) -> dict[str, torch.Tensor]:
     [
         ("networks:SmallCNN", "image_classification"),
         ("networks:TextLSTM", "text_classification"),
+        ("networks:TextCNN", "text_classification"),
         ("networks:SoundLSTM", "audio_classification"),
         ("networks:TextTransformer", "text_classification"),
     ],
@@ -86,6 +88,35 @@ def test_a_template_is_saved_and_loaded_with_the_same_logits(own_folder, tmp_pat
     assert loaded.config.id2label == dict(enumerate(LABELS))
     assert find_task(Location.parse(str(tmp_path))) == name
     assert (tmp_path / "networks.py").read_bytes() == (TEMPLATES / "networks.py").read_bytes()
+
+
+def glide(start: float, end: float, seconds: float) -> torch.Tensor:
+    """A buzz whose pitch moves evenly, at 16,000 samples a second. (T,)"""
+    hertz = torch.linspace(start, end, int(seconds * 16_000), dtype=torch.float64)
+    phase = 2 * torch.pi * (hertz / 16_000).cumsum(0)
+    return sum(torch.sin(number * phase) / number for number in range(1, 6)).float()
+
+
+def test_a_network_of_samples_is_offered_where_they_end_and_hears_the_pitch_alone(
+    own_folder, tmp_path
+):
+    own_folder(SOUND_TEMPLATES)
+    processor = AudioProcessor.fresh(AudioSpec(features="samples", max_seconds=0.5))
+    assert processor.has_mask
+    task = get_task("audio_classification")(labels=LABELS, processor=processor)
+    made = saved(outline("pitch:PitchContour", task), task, tmp_path)
+    loaded, _ = load_for_use(tmp_path, task.name)
+    find_contour = load_own("pitch:PitchContour").forward.__globals__["find_contour"]
+    clips = [glide(100, 140, 0.4), glide(220, 308, 0.25), glide(200, 120, 0.3)]
+    batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    with torch.no_grad():
+        assert torch.equal(loaded(input_values=batch).logits, made(input_values=batch).logits)
+        alone = made(input_values=clips[1][None]).logits[0]
+        assert torch.allclose(made(input_values=batch).logits[1], alone, atol=1e-3)
+    low, high, falling = find_contour(batch, 16)
+    assert torch.allclose(low, high, atol=0.1), "an octave and a half as long are no difference"
+    assert low[-1] - low[0] > 1.3, "five times the logarithm of 1.4"
+    assert falling[-1] - falling[0] < -2.0
 
 
 def test_plain_torch_reads_the_weights_too(own_folder, tmp_path):
