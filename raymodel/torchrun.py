@@ -131,9 +131,10 @@ def _plan_pretrain(job: Job, run: Run) -> _Plan:
     stages = Stages(job, Path.cwd())
     prepared = None if spec.data else _complete(run.latest("prepare"), "prepare")
     data = stages.data(prepared)
-    teacher = stages.teacher(spec)
-    stage = stages.pretrain(data, teacher)
-    return _Plan(stage, spec, spec.objective, data, teacher=teacher)
+    base, teacher = stages.pretrain_base(), stages.teacher(spec)
+    stage = stages.pretrain(data, base, teacher)
+    place = base.location if base else None
+    return _Plan(stage, spec, spec.objective, data, place, teacher)
 
 
 def _plan_finetune(job: Job, run: Run) -> _Plan:

@@ -300,9 +300,9 @@ def _places(job: Job) -> Iterator[tuple[Path, str]]:
     for i, dataset in enumerate(job.pretrain.datasets if job.pretrain else ()):
         is_alone = job.pretrain is not None and isinstance(job.pretrain.data, str)
         yield ("pretrain", "data", *(() if is_alone else (i, "path"))), dataset.path
-    if job.finetune and job.finetune.base:
-        yield ("finetune", "base"), job.finetune.base
     for stage, trains in (("pretrain", job.pretrain), ("finetune", job.finetune)):
+        if trains and trains.base:
+            yield (stage, "base"), trains.base
         if trains and trains.distill:
             yield (stage, "distill", "teacher"), trains.distill.teacher
     if job.finetune and job.finetune.tokenizer and job.finetune.tokenizer.load:

@@ -43,7 +43,7 @@ def check_model(job: Job) -> Iterator[Problem]:
 
 def _fresh_models(job: Job) -> Iterator[tuple[str, ModelSpec]]:
     """Stage → the model that it makes anew."""
-    if job.pretrain is not None:
+    if job.pretrain is not None and job.pretrain.model is not None:
         yield "pretrain", job.pretrain.model
     if job.finetune is not None and job.finetune.model is not None:
         yield "finetune", job.finetune.model
@@ -79,7 +79,7 @@ def check_parallel(job: Job) -> Iterator[Problem]:
 
     What a base folder holds, `preflight.py` sees.
     """
-    if job.pretrain is None:
+    if job.pretrain is None or job.pretrain.model is None:
         return
     try:
         architecture, config = resolve_model(job.pretrain.model)
@@ -113,7 +113,7 @@ def check_built(job: Job) -> Iterator[Problem]:
 
 
 def _pretrained_problems(job: Job) -> Iterator[Problem]:
-    if job.pretrain is None:
+    if job.pretrain is None or job.pretrain.model is None:
         return
     architecture, fields = resolve_model(job.pretrain.model)
     image, tokenizer = (job.prepare.image, job.prepare.tokenizer) if job.prepare else (None, None)

@@ -41,7 +41,7 @@ from raymodel.storage.registry import Run, artifact_text
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
 from raymodel.tasks.spec import AnyTask
-from raymodel.train.base import classes_of
+from raymodel.train.base import classes_of, resolve_base
 from raymodel.train.forecast.stage import Forecast, find_problem, forecast
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 from raymodel.tune.space import adapters_of
@@ -162,7 +162,7 @@ class _Stage:
     def plan(self, name: str, spec: TrainSpec) -> StagePlan:
         if isinstance(spec, PretrainSpec):
             data = self._plain(spec)
-            shape = self._shape(spec, data, *self._fresh(data))
+            shape = self._shape(spec, data, *self._pretrained(spec, data))
         else:
             assert isinstance(spec, FinetuneSpec), "there are two kinds of training"
             data = example_rows(spec, self.progress, self._before(spec))
@@ -209,10 +209,17 @@ class _Stage:
 
     # ---- the model -------------------------------------------------------------------------------
 
-    def _fresh(self, data: KnownRows) -> tuple[Question, Mapping[str, Any]]:
+    def _pretrained(
+        self, spec: PretrainSpec, data: KnownRows
+    ) -> tuple[Question, Mapping[str, Any]]:
         """What `pretrain:` makes: how it is asked about, and its configuration."""
-        assert self.job.pretrain is not None, "the caller looked"
-        spec = self.job.pretrain
+        if spec.base is not None:
+            base = resolve_base(spec.base, Location.parse(self.job.storage), self.base_dir)
+            config = (base.location / "config.json").read_json()
+            if (known := self.inputs.pretrain_base) is not None:  # with defaults that it leaves out
+                config |= known.config
+            return replace(question_of(spec.objective, self.base_dir), folder=base.location), config
+        assert spec.model is not None, "the spec has one of the two"
         architecture, fields = resolve_model(spec.model)
         sizes = data.sizes
         question = Question(task=spec.objective.name, architecture=architecture, fields=fields)
@@ -259,7 +266,9 @@ class _Stage:
             why = self.progress.unknown.get("finetune", "it is not there")
             raise NotPlannedError(f"nothing is known of finetune.base ({why})")
         before = self._plain(self.job.pretrain)
-        question, config = self._fresh(before)
+        question, config = self._pretrained(self.job.pretrain, before)
+        if question.folder is not None:
+            return replace(question_of(spec.task, self.base_dir), folder=question.folder), config
         question = replace(question, task=spec.task.name, takes_over=True)
         if before.modality != "text":
             return question, config

@@ -56,7 +56,8 @@ def _prepare(spec: PrepareSpec) -> str:
 
 
 def _pretrain(spec: PretrainSpec, cluster: ClusterSpec) -> str:
-    parts = [shorten(spec.model.called), *_teacher(spec), _training(spec, cluster)]
+    model = shorten(spec.model.called) if spec.model else f"from {shorten(spec.base or '')}"
+    parts = [model, *_teacher(spec), _training(spec, cluster)]
     return "; ".join(parts)
 
 

@@ -53,7 +53,7 @@ from raymodel.tasks.files import read_files
 from raymodel.tasks.spec import AnyTask
 from raymodel.train.base import BaseModel, resolve_base
 from raymodel.train.forecast.support import Trained, find_unsupported
-from raymodel.train.spec import FinetuneSpec, TrainSpec
+from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 from raymodel.tune.space import adapters_of
 
 
@@ -80,6 +80,8 @@ class Inputs:
     all of it, so that a run does not say it before."""
     base: Answer | None
     """About the folder that `finetune.base` names, where that is there."""
+    pretrain_base: Answer | None
+    """The same of `pretrain.base`."""
     progress: Progress
     """What the job's storage holds of it."""
     teachers: Mapping[str, Answer] = field(default_factory=dict)
@@ -141,6 +143,7 @@ class _Look:
     questions: list[tuple[str, Question]] = field(default_factory=list)
     """Stage or field → what is asked about a folder; all are asked at once."""
     base_answer: Answer | None = None
+    pretrain_base: Answer | None = None
     teachers: dict[str, Answer] = field(default_factory=dict)
     unavailable: StorageUnavailableError | None = None
 
@@ -152,13 +155,14 @@ class _Look:
         if job.pretrain and job.pretrain.data is not None:
             self._data()
         if job.pretrain:
+            self._base("pretrain", job.pretrain, job.pretrain.objective)
             self._teacher("pretrain", job.pretrain, job.pretrain.objective)
         if job.finetune:
             self._sources("finetune", (*job.finetune.sources, *sets_of(job.finetune.clean)))
             self._tokenizer("finetune", job.finetune.tokenizer)
             with self._collecting("finetune"):
                 read_files(job.finetune.task, self.base_dir)
-            self._base(job.finetune)
+            self._base("finetune", job.finetune, job.finetune.task)
             self._teacher("finetune", job.finetune, job.finetune.task)
         if job.compress:
             self._compressed(job.compress)
@@ -183,6 +187,7 @@ class _Look:
             notes=tuple(self.notes),
             found=tuple(self.found),
             base=self.base_answer,
+            pretrain_base=self.pretrain_base,
             progress=progress,
             teachers=self.teachers,
             unavailable=self.unavailable,
@@ -252,17 +257,17 @@ class _Look:
             repeats = plan_dataset(spec, data).repeats
             self.found += [f"{stage}: {repeats}"] if repeats else []
 
-    def _base(self, spec: FinetuneSpec) -> None:
+    def _base(self, stage: str, spec: PretrainSpec | FinetuneSpec, task: AnyTask) -> None:
         if spec.base is None or self._is_made_by_this_job(spec.base):
             return
-        with self._collecting("finetune"):
+        with self._collecting(stage):
             base = resolve_base(spec.base, self._storage, self.base_dir)
-            question = replace(
-                question_of(spec.task, self.base_dir),
-                folder=base.location,
-                adapters=adapters_of(spec),
-            )
-            self.questions.append(("finetune.base", question))
+            question = replace(question_of(task, self.base_dir), folder=base.location)
+            if isinstance(spec, FinetuneSpec):
+                question = replace(question, adapters=adapters_of(spec))
+            else:
+                question = replace(question, reads_like=self._reader(stage))
+            self.questions.append((f"{stage}.base", question))
 
     def _teacher(self, stage: str, spec: TrainSpec, task: AnyTask) -> None:
         """The model that another learns from; and that one, where it begins as a part of it."""
@@ -361,6 +366,9 @@ class _Look:
         elif stage == "finetune.base":
             self.base_answer = answer
             self._judge_base(answer)
+        elif stage == "pretrain.base":
+            self.pretrain_base = answer
+            self._judge_pretrain_base(answer)
         elif stage == "finetune.tokenizer":
             self._judge_tokenizer_of_examples(answer)
         elif owner in ("pretrain", "finetune") and stage.endswith(".teacher"):
@@ -402,13 +410,34 @@ class _Look:
         if not answer.config:
             return  # nobody here could tell
         length = spec.max_length_for(find_max_tokens(answer.config))
-        architecture = str(answer.config.get("model_type"))
-        kind = get_task(spec.task.name)
+        self._judge_layout("finetune", spec, spec.task, answer, length)
+
+    def _judge_pretrain_base(self, answer: Answer) -> None:
+        job, most = self.job, find_max_tokens(answer.config)
+        assert job.pretrain is not None, "the caller looked"
+        if not answer.config:
+            return  # nobody here could tell
+        length = job.prepare.sequence_length if job.prepare and not job.pretrain.data else None
+        if length is not None and most is not None and length > most:
+            self._add(
+                "pretrain",
+                f"base takes {most} tokens, and prepare.sequence_length is {length}; lower that, "
+                "or start from a base that takes as many",
+            )
+        self._judge_layout("pretrain", job.pretrain, job.pretrain.objective, answer, length)
+        if job.finetune is not None and job.finetune.starts_from_pretrain:
+            length = job.finetune.max_length_for(most)
+            self._judge_layout("finetune", job.finetune, job.finetune.task, answer, length)
+
+    def _judge_layout(
+        self, stage: str, spec: TrainSpec, task: AnyTask, answer: Answer, length: int | None
+    ) -> None:
+        architecture, kind = str(answer.config.get("model_type")), get_task(task.name)
         model = Trained(
             architecture, answer.config, kind.cuts_rows, length, kind.apart_architectures
         )
         for name, reason in find_unsupported(spec, model):
-            self._add("finetune", f"{name}: {reason}")
+            self._add(stage, f"{name}: {reason}")
 
     def _check_tokens(
         self, stage: str, where: object, facts: Mapping[str, Any], row_tokens: int
@@ -429,6 +458,8 @@ class _Look:
     def _check_sizes(self, vocab_size: int, row_tokens: int) -> None:
         """That a model which is given its sizes has room for the data."""
         assert self.job.pretrain is not None, "the caller looked"
+        if self.job.pretrain.model is None:
+            return  # a base has what it has
         _, fields = resolve_model(self.job.pretrain.model)
         needed = {"vocab_size": vocab_size, "max_position_embeddings": row_tokens}
         for name, size in needed.items():

@@ -87,8 +87,9 @@ class _Search:
 
     def _pretrain(self) -> None:
         if self._found.data:
+            base = self._stages.pretrain_base()
             teacher = self._stages.teacher(self._job.pretrain)
-            self._look(self._stages.pretrain(self._found.data, teacher))
+            self._look(self._stages.pretrain(self._found.data, base, teacher))
 
     def _finetune(self) -> None:
         base = self._stages.base(self._found.complete.get("pretrain"))
@@ -107,7 +108,7 @@ class _Search:
         if newest is not None:
             stage = self._stages.evaluate(
                 newest,
-                base=self._found.base,
+                base=self._found.base if self._job.finetune else self._stages.pretrain_base(),
                 examples=complete.get("examples"),
                 data=self._stages.held_out(self._found.data),
                 teacher=self._stages.newest_teacher(),

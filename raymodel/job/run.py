@@ -86,7 +86,7 @@ def _run_stages(p: Pipeline, keep_serving: bool) -> str:
     prepared = _prepare(p) if job.prepare else None
     data = stages.data(prepared)
     pretrained = _pretrain(p, data) if job.pretrain and data else None
-    base = examples = tuned = None
+    base, examples, tuned = stages.pretrain_base(), None, None
     if job.finetune:
         base = stages.base(pretrained)
         examples = _examples(p, stages.reader(base))
@@ -131,14 +131,15 @@ def _prepare(p: Pipeline) -> Artifact:
 def _pretrain(p: Pipeline, data: Mixture) -> Artifact:
     spec = p.job.pretrain
     assert spec is not None, "the caller looked"
-    teacher = p.stages.teacher(spec)
+    base, teacher = p.stages.pretrain_base(), p.stages.teacher(spec)
+    place = base.location if base else None
 
     def work(execution: Execution) -> dict[str, Any]:
         from raymodel.train.run import run_pretrain
 
-        return run_pretrain(spec, execution, p.story, data, teacher)
+        return run_pretrain(spec, execution, p.story, data, place, teacher)
 
-    return p.execute(p.stages.pretrain(data, teacher), work)
+    return p.execute(p.stages.pretrain(data, base, teacher), work)
 
 
 def _examples(p: Pipeline, base: BaseModel | None) -> Artifact:

@@ -15,6 +15,7 @@ from raymodel.monitor.spec import MonitorSpec
 from raymodel.serve.spec import ServeSpec
 from raymodel.spec.base import DISTINCT, Many, Spec, Text
 from raymodel.spec.own import is_own
+from raymodel.spec.show import show
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 
 
@@ -55,6 +56,13 @@ class Job(Spec):
             raise ValueError(f"no stage given; write at least one of {', '.join(stages)}")
         if self.pretrain and not (self.prepare or self.pretrain.data):
             raise ValueError("pretrain has no data; add a `prepare` section or set `pretrain.data`")
+        if self.pretrain and self.pretrain.base and not self.pretrain.data:
+            tokenizer = self.prepare.tokenizer if self.prepare else None
+            if tokenizer is not None and tokenizer.load is None:
+                raise ValueError(
+                    "pretrain.base reads with its own tokenizer, and prepare would train another; "
+                    f"write prepare.tokenizer: {{load: {show(self.pretrain.base)}}}"
+                )
         if self.finetune and self.finetune.starts_from_pretrain and not self.pretrain:
             raise ValueError(
                 "finetune has no model; add a `pretrain` section, or set `finetune.base` or "

@@ -105,14 +105,23 @@ class Stages:
             return None
         return resolve_base(spec.distill.teacher, self.storage, self.base_dir)
 
-    def pretrain(self, data: Mixture, teacher: BaseModel | None = None) -> Stage:
+    def pretrain_base(self) -> BaseModel | None:
+        """What `pretrain.base` names; None where the model is a fresh one, or nothing pretrains."""
+        spec = self.job.pretrain
+        if spec is None or spec.base is None:
+            return None
+        return resolve_base(spec.base, self.storage, self.base_dir)
+
+    def pretrain(
+        self, data: Mixture, base: BaseModel | None = None, teacher: BaseModel | None = None
+    ) -> Stage:
         spec = self.job.pretrain
         assert spec is not None, "the caller looked"
-        return Stage(
-            name="pretrain",
-            identity=spec.identity() | teacher_identity(teacher),
-            inputs=inputs_of(data) | _as_teacher(teacher),
-        )
+        identity = spec.identity() | teacher_identity(teacher)
+        if base is not None:
+            identity["base"] = base.identity
+        inputs = inputs_of(data) | (base.inputs if base else {}) | _as_teacher(teacher)
+        return Stage(name="pretrain", identity=identity, inputs=inputs)
 
     def base(self, pretrained: Artifact | None) -> BaseModel | None:
         """What `finetune.base` names, or the teacher that a student is a part of; else what the job
@@ -171,7 +180,7 @@ class Stages:
         """Measures a model, and beside it its teacher; else its base where that is an artifact.
 
         Args:
-            base: what fine-tuning started from; None when nothing was fine-tuned.
+            base: what the model's training started from; None of a fresh one.
             examples: those of the fine-tuning.
             data: from `held_out`.
             teacher: from `newest_teacher`.

@@ -86,6 +86,8 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
             task.check_processor(task.processor)
         note = fit(folder, model, task)
         found["notes"] += [note] if note else []
+        if question["reads_like"] is not None:
+            _compare(task.processor, folder, Location(question["reads_like"]), found)
     else:
         found["config"] = _plain(read_config(folder, task))
         outline = check_folder(folder, task)

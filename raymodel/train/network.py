@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from raymodel.data.shard import Dataset
+from raymodel.errors import ArtifactError
 from raymodel.model.adapters import AdaptedWeights, attach_adapter
 from raymodel.model.build import build_model
 from raymodel.model.initial import Weights
 from raymodel.model.layers import begin_with_layers
 from raymodel.model.load import fit, open_model
 from raymodel.model.own import first_weights
+from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
 
@@ -50,6 +52,8 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
         plain, stored = _fresh_model(work, task, dataset), None
     else:
         plain, stored = open_model(work.base, task)
+        if isinstance(spec, PretrainSpec):  # of examples the base is the reader
+            _check_reads_alike(work.base, task)
         fit(work.base, plain, task)
     first = first_weights(plain, work.seed, stored)
     if spec.distill is not None and spec.distill.student is not None:
@@ -60,6 +64,14 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
     module = attach_adapter(copy.deepcopy(plain), adapter, task)
     weights = AdaptedWeights(module, first, work.seed)
     return Network(module=module, weights=weights, plain=plain, first=first)
+
+
+def _check_reads_alike(base: Location, task: Task) -> None:
+    if not task.processor.reads_like(type(task)(task.spec).reading_as(base).processor):
+        raise ArtifactError(
+            f"pretrain.base, {base}, reads with another {task.processor.file} than the data: one "
+            "number is another thing to each. Prepare the data with that of the base"
+        )
 
 
 def _fresh_model(work: TrainWork, task: Task, dataset: Dataset) -> PreTrainedModel:

@@ -91,10 +91,12 @@ def run_pretrain(
     execution: Execution,
     story: Story,
     data: Mixture,
+    base: Location | None = None,
     teacher: BaseModel | None = None,
 ) -> dict[str, Any]:
-    """Trains a fresh model on `data`; returns the manifest's content."""
-    work = work_for(spec, execution, task=spec.objective, dataset=data, teacher=teacher)
+    """Trains on `data` a fresh model, or what lies in the folder `base`; returns the manifest's
+    content."""
+    work = work_for(spec, execution, task=spec.objective, dataset=data, base=base, teacher=teacher)
     return train_on_ray(work, execution.cluster, story, execution.trackers)
 
 

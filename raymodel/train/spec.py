@@ -242,23 +242,38 @@ class TrainSpec(Spec):
 
 
 class PretrainSpec(TrainSpec):
-    """Trains a fresh model on prepared rows."""
+    """Trains a model on prepared rows: a fresh one, or one that goes on from where it was."""
 
     objective: TaskSpec = CausalLMSpec()
     """What the model learns to predict."""
-    model: ModelSpec
-    """The model."""
+    model: ModelSpec | None = None
+    """A fresh model."""
+    base: Text | None = None
+    """The model to go on from in place of a fresh one: a Hugging Face folder,
+    `python:PACKAGE/path`, or `RUN/STAGE`. Its data must be read as it reads:
+    `prepare.tokenizer: {load: …}` the same. All of its weights are trained, with a fresh optimizer
+    and a schedule of its own."""
     data: Text | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
     """A dataset artifact (URI or `RUN/prepare`), or a list of them with weights, such as
     `[{path: code/prepare, weight: 2.0}, {path: prose/prepare}]`; by default this job's
     `prepare`."""
 
     @model_validator(mode="after")
+    def _starts_from_one(self) -> PretrainSpec:
+        if self.model is None and self.base is None:
+            raise ValueError(
+                "there is no model; give `model` (a fresh one), or `base` (go on from its weights)"
+            )
+        if self.model is not None and self.base is not None:
+            raise ValueError("give either `base` (go on from its weights) or `model` (a fresh one)")
+        return self
+
+    @model_validator(mode="after")
     def _student_is_the_model(self) -> PretrainSpec:
         if self.distill is not None and self.distill.student is not None:
             raise ValueError(
-                "distill.student begins as layers of the teacher, and pretraining has a fresh "
-                "`model`; leave student out, or distill in `finetune`"
+                "distill.student begins as layers of the teacher, and pretraining has a `model` "
+                "or a `base`; leave student out, or distill in `finetune`"
             )
         return self
 
@@ -275,6 +290,7 @@ class PretrainSpec(TrainSpec):
         weights = [dataset.identity() for dataset in self.datasets]
         is_plain = len(self.datasets) == 1 and self.datasets[0].weight == 1
         known = super().identity() | {"data": None if is_plain else weights or None}
+        del known["base"]  # which it is, the stage's input says, or its content
         if "mixture" in known:
             known["mixture"]["stages"] = [
                 {**stage, "weights": self._by_place(stage["weights"])}

@@ -89,6 +89,14 @@ def pretraining(model: Any = None, prepare: Any = None, **changes: Any) -> dict[
     return job(prepare=PREPARE | (prepare or {}), pretrain=pretrain)
 
 
+def going_on(base: str = "llama", tokenizer: str = "llama", **changes: Any) -> dict[str, Any]:
+    sections = job(
+        prepare=PREPARE | {"tokenizer": {"load": tokenizer}},
+        pretrain=PRETRAIN | {"model": None, "base": base} | changes,
+    )
+    return sections
+
+
 def with_config(architecture: str = "llama", **fields: Any) -> dict[str, Any]:
     sizes = SIZES if architecture == "llama" else {}
     return pretraining({"architecture": architecture, "config": sizes | fields})
@@ -153,6 +161,13 @@ def _here(here: Path, ask_here: list[Any]) -> None:
         ),
         (finetuning("hdfd://models/llama"), "finetune.base: 'hdfd://models/llama': the scheme"),
         (job(serve={"model": "s3://"}), "serve.model: 's3://' names no bucket"),
+        (pretraining(base="llama"), "give either `base` (go on from its weights) or `model`"),
+        (job(prepare=PREPARE, pretrain=PRETRAIN | {"model": None}), "there is no model; give"),
+        (
+            job(prepare=PREPARE, pretrain=PRETRAIN | {"model": None, "base": "llama"}),
+            "write prepare.tokenizer: {load: 'llama'}",
+        ),
+        (going_on("hdfd://models/llama"), "pretrain.base: 'hdfd://models/llama': the scheme"),
         (finetuning(holdout=0), "finetune.holdout: 0 leaves no documents"),
         (finetuning(holdout="100%"), "finetune.holdout: 100%"),
         (
@@ -357,6 +372,27 @@ Q = "model.layers.1.self_attn.q_proj.weight"
             lambda: edit_config("tied", max_position_embeddings=8),
             "distill.teacher: it takes 8 tokens, and prepare.sequence_length is 16",
         ),
+        (going_on(), None, None),
+        (going_on() | {"finetune": FINETUNE}, None, None),
+        (going_on("tied"), None, None),
+        (going_on("bert"), None, "reads its text in both directions"),
+        (going_on("gpt2"), None, "reads like an id on the Hugging Face Hub"),
+        (going_on(), lambda: cut("llama"), "not a whole safetensors file"),
+        (
+            going_on("tied"),
+            lambda: train_tiny_tokenizer(["another text"], 262).save_pretrained("tied"),
+            "pretrain: …reads with another tokenizer.json than",
+        ),
+        (
+            going_on("tied"),
+            lambda: edit_config("tied", max_position_embeddings=8),
+            "base takes 8 tokens, and prepare.sequence_length is 16",
+        ),
+        (
+            going_on(parallel={"tensor": 4}) | {"cluster": {"workers": 4}},
+            None,
+            "parallel.tensor: 4 workers cannot share 4 heads with 2",
+        ),
         (job(serve={"model": "gpt2"}), None, "reads like an id"),
         (job(serve={"model": "corpus.txt"}), None, "has no config.json"),
         (job(serve={"model": "other/prepare"}), lambda: prepared("other"), "result of prepare"),
@@ -435,6 +471,7 @@ def test_what_a_folder_holds_plan_and_run_refuse_before_the_first_stage(
         finetuning("/on/the/cluster/only"),
         finetuning("python:not_installed_here/model"),
         finetuning("other/pretrain"),
+        going_on("other/pretrain"),
         job(pretrain=PRETRAIN | {"data": "other/prepare"}),
         job(serve={"model": "other/best"}),
     ],

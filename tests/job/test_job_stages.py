@@ -78,6 +78,11 @@ def pretrain(data: Any) -> str:
     return found.pretrain(found.data(newest("prepare"))).fingerprint(0)
 
 
+def go_on(base: str | None) -> str:
+    found = stages(pretrain={"base": base, "data": "own/prepare"} | TRAINING)
+    return found.pretrain(found.data(None), found.pretrain_base()).fingerprint(0)
+
+
 def finetuning(base: str | None) -> Stages:
     sections = {"prepare": PREPARE, "pretrain": {"model": MODEL} | TRAINING}
     return stages(**sections, finetune=EXAMPLES | TRAINING | {"base": base})
@@ -228,6 +233,8 @@ MIXED_FOLDERS = [
         (examples, OWN_MODEL, ["other/pretrain", "one"]),
         (finetune, OWN_MODEL, ["other/pretrain", "one"]),
         (finetune, ("one", "./one", "another/../one"), ["another"]),
+        (go_on, OWN_MODEL[1:], ["other/pretrain", "one"]),
+        (go_on, ("one", "same", "./one"), ["another"]),
         (evaluate, OWN_MODEL, ["other/pretrain"]),
         (serve, OWN_MODEL, ["other/best", "one"]),
         (prepare, ("one", "same", "./one"), ["another"]),
@@ -268,7 +275,7 @@ def test_a_tokenizer_that_changed_in_its_place_makes_other_rows() -> None:
     assert all(old != new for old, new in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("stage", [examples, finetune, serve])
+@pytest.mark.parametrize("stage", [examples, finetune, go_on, serve])
 def test_weights_that_were_trained_on_under_the_same_name_are_another_base(
     stage: Callable[[str], str],
 ) -> None:
