@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from raymodel.data.step import Step
+from raymodel.data.step import SourceSize, Step
 from raymodel.observe.text import duration_text
 
 DOING = {
@@ -40,13 +40,17 @@ class StepProgress:
             clock: seconds.
         """
         self._step, self._clock, self._start_s = step, clock, clock()
-        self._total = [step.source_size(item) for item in range(step.num_items)]
-        self._done = set(range(step.num_items)) - set(missing)
-        self._before_bytes = self._bytes()
+        self._sizes = [step.source_size(item) for item in range(step.num_items)]
+        self._total = _sum_of(self._sizes)
+        self._done, self._done_size = set[int](), SourceSize()
+        self.add(set(range(step.num_items)) - set(missing))
+        self._before_bytes = self._done_size.bytes
 
     def add(self, items: Iterable[int]) -> None:
         """They are done."""
-        self._done.update(items)
+        new = set(items) - self._done
+        self._done |= new
+        self._done_size = _sum_of([self._done_size, *(self._sizes[item] for item in new)])
 
     @property
     def elapsed_s(self) -> float:
@@ -64,10 +68,9 @@ class StepProgress:
         Steps that read no source count their own items.
         """
         name = DOING[self._step.name]
-        total_files, total_bytes = (sum(sizes) for sizes in zip(*self._total, strict=True))
+        (total_files, total_bytes), (files, done_bytes) = self._total, self._done_size
         if not total_bytes:
             return f"{name}: {len(self._done):,} of {self._step.num_items:,}"
-        done_bytes, files = self._bytes(), sum(self._total[item].files for item in self._done)
         parts = [
             f"{name} {files:,} of {total_files:,} files",
             f"{done_bytes / 1e6:,.1f} of {total_bytes / 1e6:,.1f} MB",
@@ -80,5 +83,9 @@ class StepProgress:
                 parts.append(f"{left} left")
         return " · ".join(parts)
 
-    def _bytes(self) -> int:
-        return sum(self._total[item].bytes for item in self._done)
+
+def _sum_of(sizes: Iterable[SourceSize]) -> SourceSize:
+    files = total_bytes = 0
+    for size in sizes:
+        files, total_bytes = files + size.files, total_bytes + size.bytes
+    return SourceSize(files, total_bytes)
