@@ -93,7 +93,7 @@ def s3_bucket(faults: Faults | None = None) -> Iterator[Location]:
 
     app = _faulty(DomainDispatcherApplication(create_backend_app), faults or Faults())
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_quiet_handler())
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
     thread.start()
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",

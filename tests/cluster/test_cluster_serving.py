@@ -5,9 +5,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +19,7 @@ from raymodel.cluster import head as head_module
 from raymodel.job import pipeline
 from raymodel.spec.load import load_job
 from raymodel.testing.distributed import free_port
+from raymodel.testing.http import listening
 from raymodel.testing.nodes import Nodes
 from raymodel.testing.tiny import tiny_job, write_tiny_corpus
 
@@ -82,13 +82,8 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(Client, "known", [])
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
-    server = HTTPServer(("127.0.0.1", 0), Dashboard)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Dashboard) as url:
+        yield url
 
 
 def submission(name: str, status: JobStatus) -> SimpleNamespace:

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -21,6 +21,7 @@ from raymodel.cluster import submit as submit_module
 from raymodel.cluster.package import check_folder, find_excludes
 from raymodel.errors import ClusterError, RequestError
 from raymodel.spec.own import own_files
+from raymodel.testing.http import listening
 
 
 class Head(BaseHTTPRequestHandler):
@@ -45,13 +46,8 @@ class Head(BaseHTTPRequestHandler):
 def head(monkeypatch):
     """The address of a fake head."""
     monkeypatch.setattr(Head, "token", None)
-    server = HTTPServer(("127.0.0.1", 0), Head)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Head) as url:
+        yield url
 
 
 class FakeClient:
@@ -376,9 +372,9 @@ def test_what_cannot_be_packed_is_named_before_anything_is_sent(tmp_path: Path, 
     assert "is a link to a folder that holds it" in refused("loop")
     os.mkfifo(tmp_path / "pipe")  # Ray would wait for ever to read it
     assert "is a socket, a pipe or a device" in refused("pipe")
-    with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as listening:
+    with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as own:
         patch.chdir(tmp_path)
-        listening.bind("listening")
+        own.bind("listening")
         assert "is a socket, a pipe or a device" in refused("listening")
     (tmp_path / "secret").touch()
     with monkeypatch.context() as patch:  # root may read everything

@@ -4,7 +4,7 @@ import json
 import random
 import sqlite3
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from raymodel.monitor.loop import Monitor
 from raymodel.monitor.post import Log, Post, Webhook, notice_of
 from raymodel.monitor.spec import AlertSpec, FollowSpec, MonitorSpec, WebhookSpec
 from raymodel.monitor.state import State
+from raymodel.testing.http import listening
 
 RULE = {"labels": ["bad"], "window": "100s", "baseline": "1000s", "min_count": 20, "z": 3.0}
 
@@ -250,16 +251,15 @@ class Hook:
             def log_message(self, *given):
                 pass
 
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.handler = Handler
 
 
 @pytest.fixture
 def hook(monkeypatch):
     hook = Hook()
-    monkeypatch.setenv("HOOK", f"http://127.0.0.1:{hook.server.server_port}/secret")
-    yield hook
-    hook.server.shutdown()
+    with listening(hook.handler) as url:
+        monkeypatch.setenv("HOOK", f"{url}/secret")
+        yield hook
 
 
 def alert(number):

@@ -3,10 +3,12 @@
 import os
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from raymodel.testing import distributed
 from raymodel.testing.distributed import RankError, free_port, run_distributed
 
 
@@ -36,9 +38,15 @@ def test_the_traceback_of_the_failing_rank_is_raised_and_not_that_of_its_peer():
         run_distributed(fail_on_rank_one, 2)
 
 
-def test_a_hang_is_killed_at_the_timeout(tmp_path):
+def test_a_hang_is_killed_at_the_timeout(tmp_path, monkeypatch):
+    def monotonic():
+        """An hour later, once it hangs."""
+        return 3600.0 if (tmp_path / "0").exists() and (tmp_path / "0").read_text() else 0.0
+
+    clock = SimpleNamespace(monotonic=monotonic, sleep=time.sleep)
+    monkeypatch.setattr(distributed, "time", clock)
     with pytest.raises(RankError, match="did not finish"):
-        run_distributed(hang, 1, tmp_path, timeout_s=8, init=False)
+        run_distributed(hang, 1, tmp_path, timeout_s=1800, init=False)
     pid = int((tmp_path / "0").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
