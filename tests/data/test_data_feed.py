@@ -45,11 +45,11 @@ def test_a_source_that_gives_nothing_does_not_keep_its_reader(
     released = threading.Event()
 
     def source() -> Iterator[int]:
-        released.wait(30)
+        released.wait(600)
         yield 1
 
     ahead = Prefetch(source(), 2)
     began = time.monotonic()
     ahead.close()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     released.set()

@@ -22,7 +22,7 @@ from raymodel.data.readers.pickled import read_pickle
 
 FOREIGN = "pickle of more than lists, texts and arrays of bytes"
 DAMAGED = "damaged pickle"
-MAX_PEAK_BYTES, MAX_WAIT_S = 2**21, 30.0
+MAX_PEAK_BYTES, MAX_CPU_S = 2**21, 30.0
 
 
 class Call:
@@ -168,14 +168,14 @@ def test_a_pickle_that_would_grow_takes_little_memory_and_time(tmp_path: Path, n
     data = bombs()[name] + b"."
     (tmp_path / "x").mkdir()
     read_file(tmp_path / "x", "data_batch_1", pickled_batch(digits(1)), format="cifar")
-    begin = time.monotonic()
+    begin = time.process_time()
     tracemalloc.start()
     records, account = read_file(tmp_path, "data_batch_1", data, format="cifar")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (records, account.read, account.left_out.total()) == ([], 1, 1)
     assert peak < MAX_PEAK_BYTES
-    assert time.monotonic() - begin < MAX_WAIT_S
+    assert time.process_time() - begin < MAX_CPU_S
 
 
 def test_operations_and_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

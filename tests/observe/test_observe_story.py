@@ -75,7 +75,8 @@ def test_long_waits_say_what_for_and_that_they_ended(
     monkeypatch.setattr(story_module, "WAIT_BEFORE_SAYING_S", 0.05)
     monkeypatch.setattr(story_module, "WAIT_BETWEEN_SAYING_S", 60.0)
     with Story(stream).waiting("two workers"):
-        time.sleep(0.3)
+        while "waiting for" not in stream.getvalue():
+            time.sleep(0.01)
     said = stream.getvalue()
     assert said.count("waiting for two workers (") == 1
     assert "two workers: there after" in said

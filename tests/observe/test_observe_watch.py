@@ -147,10 +147,11 @@ def test_a_step_that_was_validated_shows_both_losses(execution: Location) -> Non
 
 
 def test_a_sweep_shows_how_far_its_running_trials_are(execution: Location) -> None:
-    stream, running = io.StringIO(), {"a1": 1, "b2": 2}
+    stream, running, looks = io.StringIO(), {"a1": 1, "b2": 2}, []
     folder = execution / "trials"
-    with watch_trials(folder, Story(stream), 4, lambda: running):
-        time.sleep(0.1)  # the trials have begun
+    with watch_trials(folder, Story(stream), 4, lambda: looks.append(1) or running):
+        while len(looks) < 2:  # the trials have begun, and were looked at
+            time.sleep(0.01)
         with RecordWriter(folder / "b2" / "failures.jsonl") as failures:
             failures.write({"level": "warning", "message": "worker 0 died"})
         for trial_id, step in (("a1", 2), ("b2", 1)):
