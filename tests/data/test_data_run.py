@@ -227,20 +227,21 @@ def test_a_step_whose_rows_are_all_there_does_not_wait_for_the_next_block(
 ) -> None:
     order = dataset.order(SEED, GLOBAL_BATCH)
     first, second = DirectFeed(dataset, order, 4, 6, 0, 1)
-    never = threading.Event()
+    never, gave_up = threading.Event(), threading.Event()
 
     def blocks(stream: object) -> Iterator[pa.Table]:
         both = to_block([first, second])
         yield both.slice(0, GLOBAL_BATCH - 3)  # a block may end within a step
         yield both.slice(GLOBAL_BATCH - 3, 3)
-        never.wait(20)
+        if not never.wait(60):
+            gave_up.set()
         yield both.slice(GLOBAL_BATCH)
 
     monkeypatch.setattr(stream, "_blocks", blocks)
     (feed,) = feeds_of(dataset, 1, 4, 6)
-    began, steps = time.monotonic(), iter(feed)
+    steps = iter(feed)
     assert next(steps).table == first.table
-    assert time.monotonic() - began < 10
+    assert not gave_up.is_set()
     never.set()
     assert next(steps).table == second.table
     assert list(steps) == []
@@ -413,13 +414,13 @@ def test_the_base_reads_the_examples_on_any_number_of_actors_with_the_same_resul
             "duration": "1 epoch",
         }
     )
-    for workers in (1, 3):
+    for workers in (1, 2):  # each is a process that imports transformers
         execution = replace(
             execution_at(tmp_path / str(workers)), cluster=ClusterSpec(workers=workers)
         )
         run_examples(spec, execution, Silent(), Location.parse(str(base)))
-    one, three = (shards_of(tmp_path / str(workers)) for workers in (1, 3))
-    assert one == three
+    one, two = (shards_of(tmp_path / str(workers)) for workers in (1, 2))
+    assert one == two
     table = pq.read_table(tmp_path / "1/data/train/part-000/0000000.parquet")
     assert min(table["chosen_reference"].to_pylist()) < max(table["chosen_reference"].to_pylist())
     assert max(table["chosen_reference"].to_pylist()) < 0

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import threading
 
 import httpx
+from engines import WAIT_S, steps_when
 
 from raymodel.serve.app import build_app
 from raymodel.serve.gate import Rules
@@ -34,6 +36,18 @@ def complete(service, **body):
     return call(service, "POST", "/v1/completions", json=body)
 
 
+async def post_many(client, service, body, count):
+    """The responses to so many requests at once, of which some find no room: the engine ends none
+    before one is refused."""
+    is_refused = threading.Event()
+    with steps_when(service.engine, is_refused.is_set):
+        calls = [client.post("/v1/completions", json=body) for _ in range(count)]
+        posts = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
+        is_refused.set()
+        return await asyncio.gather(*posts)
+
+
 def events(response):
     parts = response.text.split("\n\n")
     assert parts[-1] == ""
@@ -51,7 +65,7 @@ def check_error(response, status, *words, param=None):
 
 def leave_early(app, body, service):
     """Asks for a text and leaves as soon as the engine is at it; returns when its slot is free."""
-    left = asyncio.Event()
+    left, is_over = asyncio.Event(), threading.Event()
     requests = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
 
     async def receive():
@@ -74,8 +88,10 @@ def leave_early(app, body, service):
         while not service.engine.num_active:
             await asyncio.sleep(0.005)
         left.set()
-        await asyncio.wait_for(answering, 10)
+        await answering
+        is_over.set()
         while service.engine.num_active:
             await asyncio.sleep(0.005)
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    with steps_when(service.engine, is_over.is_set):
+        asyncio.run(asyncio.wait_for(run(), WAIT_S))

@@ -58,7 +58,7 @@ def text_classification(tokenizer):
 def generation(llama, causal_lm):
     from raymodel.serve.generation import GenerationService
 
-    spec = ServeSpec(engine="transformers", batch=2, queue=2, max_tokens=400, timeout="20s")
+    spec = ServeSpec(engine="transformers", batch=2, queue=2, max_tokens=400, timeout="5min")
     service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
     yield service
     service.close()

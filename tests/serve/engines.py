@@ -2,14 +2,17 @@
 
 import queue
 import random
+import threading
 import time
+from contextlib import contextmanager
 
 import torch
 
 from raymodel.serve.choice import build_engine
 from raymodel.serve.sampling import Sampling
+from raymodel.serve.streams import AnswerStream
 
-WAIT_S = 30
+WAIT_S = 120  # only a guard against hanging
 
 
 class Listener:
@@ -46,6 +49,46 @@ def pace(service, monkeypatch, step_s=0.02):
         return step()
 
     monkeypatch.setattr(service.engine.runner, "step", slow)
+
+
+@contextmanager
+def steps_when(engine, may_step):
+    """Has an engine make no step before `may_step()`, as on a machine that has no time for it.
+
+    After the block it is free. In torch the first token of an answer comes without a step.
+    """
+    runner, is_over = engine.runner, threading.Event()
+    step = runner.step
+
+    def held():
+        while not (is_over.is_set() or may_step()):
+            time.sleep(0.001)
+        return step()
+
+    runner.step = held
+    try:
+        yield
+    finally:
+        is_over.set()
+
+
+def first_steps(count):
+    """For `steps_when`: so many, and no more."""
+    steps = iter(range(count))
+    return lambda: next(steps, None) is not None
+
+
+def time_from_first_token(monkeypatch):
+    """Has `serve.timeout` count from the first token on: on a busy machine that alone may take
+    longer than a test waits."""
+    wait_for_first = AnswerStream.wait_for_first
+
+    async def wait(self):
+        self._deadline_s = time.monotonic() + WAIT_S
+        await wait_for_first(self)
+        self._deadline_s = time.monotonic() + self._timeout_s
+
+    monkeypatch.setattr(AnswerStream, "wait_for_first", wait)
 
 
 def greedy(max_tokens=24, **kwargs):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from asked import call, check_error, client_of, complete, events, leave_early
-from engines import pace
+from asked import call, check_error, client_of, complete, events, leave_early, post_many
+from engines import WAIT_S, first_steps, pace, steps_when, time_from_first_token
 
 from raymodel.serve.app import build_app
 from raymodel.serve.generation import GenerationService
@@ -328,8 +328,7 @@ def test_a_full_queue_is_503_with_retry_after(generation):
 
     async def run():
         async with client_of(generation) as client:
-            posts = [client.post("/v1/completions", json=body) for _ in range(8)]
-            return await asyncio.gather(*posts)
+            return await post_many(client, generation, body, 8)
 
     responses = asyncio.run(run())
     statuses = sorted(response.status_code for response in responses)
@@ -340,12 +339,15 @@ def test_a_full_queue_is_503_with_retry_after(generation):
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_a_request_that_takes_too_long_is_504_and_frees_its_slot(llama, causal_lm):
-    spec = ServeSpec(batch=1, queue=1, max_tokens=400, timeout="50ms")
+def test_a_request_that_takes_too_long_is_504_and_frees_its_slot(llama, causal_lm, monkeypatch):
+    time_from_first_token(monkeypatch)
+    spec = ServeSpec(engine="transformers", batch=1, queue=1, max_tokens=400, timeout="50ms")
     service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
     try:
-        check_error(complete(service, max_tokens=400), 504, "0.05 s", "serve.timeout")
-        streamed = events(complete(service, max_tokens=400, stream=True))
+        with steps_when(service.engine, lambda: False):
+            check_error(complete(service, max_tokens=400), 504, "0.05 s", "serve.timeout")
+        with steps_when(service.engine, first_steps(20)):
+            streamed = events(complete(service, max_tokens=400, stream=True))
         assert streamed[-1] == "[DONE]"
         assert json.loads(streamed[-2])["error"]["code"] == "timeout"
         _wait_until_idle(service)
@@ -358,7 +360,7 @@ def _wait_until_idle(service):
         while service.engine.num_active or service.engine.num_waiting:
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(wait(), 10))
+    asyncio.run(asyncio.wait_for(wait(), WAIT_S))
 
 
 @pytest.mark.parametrize("stream", [False, True])

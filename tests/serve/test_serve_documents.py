@@ -346,6 +346,7 @@ def test_a_served_embedder_finds_documents_and_sees_them_change(
     from raymodel.serve.load import load_service
 
     monkeypatch.setattr(documents_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(documents_module, "_WAIT_S", 60.0)
     service = load_service(embedder_folder, "embedding", name="e", spec=ServeSpec())
     spec = DocumentsSpec(path="help", embedder="e", piece_tokens=128, top=1, min_score=-1)
     documents = Documents(service, spec, folder)

@@ -6,7 +6,15 @@ import time
 
 import pytest
 import torch
-from engines import WAIT_S, Listener, generate, greedy, random_prompts, torch_engine
+from engines import (
+    WAIT_S,
+    Listener,
+    generate,
+    greedy,
+    random_prompts,
+    steps_when,
+    torch_engine,
+)
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from raymodel.errors import SlowPathError
@@ -79,11 +87,12 @@ def pieces(llama, tokenizer, monkeypatch):
 
 def test_a_long_prompt_is_read_between_the_steps_of_others(pieces, llama):
     seen, short = [], Listener()
-    [running] = pieces.submit([([5, 6, 7], greedy(300))], short)
-    wait_until(lambda: running.tokens)
-    prompt = random_prompts(1, seed=11, longest=1)[0] * 150 + random_prompts(1, seed=12)[0] * 8
-    [long] = pieces.submit([(prompt, greedy(20))], lambda *_: seen.append(len(running.tokens)))
-    begun = len(running.tokens)
+    with steps_when(pieces, lambda: False):
+        [running] = pieces.submit([([5, 6, 7], greedy(300))], short)
+        wait_until(lambda: running.tokens)
+        prompt = random_prompts(1, seed=11, longest=1)[0] * 150 + random_prompts(1, seed=12)[0] * 8
+        [long] = pieces.submit([(prompt, greedy(20))], lambda *_: seen.append(len(running.tokens)))
+        begun = len(running.tokens)
     short.wait()
     wait_until(lambda: len(long.tokens) == 20)
     assert seen[0] - begun >= len(prompt) // 16 - 2
@@ -179,11 +188,12 @@ def test_a_seed_gives_the_same_answer_alone_and_in_company(engine):
 def test_an_aborted_answer_frees_its_slot(llama, tokenizer, asked):
     engine = build_engine(llama, tokenizer, batch=1, queue=4, asked=asked).engine
     try:
-        endless, next_one = Listener(), Listener()
-        running = engine.submit([([5, 6], greedy(500))], endless)
-        waiting = engine.submit([([7, 8], greedy(500))], endless)
-        wait_until(lambda: running[0].tokens)
-        engine.abort(running + waiting)
+        endless, next_one, running = Listener(), Listener(), []
+        with steps_when(engine, lambda: running and not running[0].tokens):
+            running += engine.submit([([5, 6], greedy(500))], endless)
+            waiting = engine.submit([([7, 8], greedy(500))], endless)
+            wait_until(lambda: running[0].tokens)
+            engine.abort(running + waiting)
         [answer] = engine.submit([([9, 10], greedy(4))], next_one)
         next_one.wait()
         assert answer.tokens == generate(llama, [9, 10], 4)
@@ -197,11 +207,12 @@ def test_an_aborted_answer_frees_its_slot(llama, tokenizer, asked):
 def test_a_full_queue_refuses_and_says_when_to_come_back(llama, tokenizer):
     engine, listener = torch_engine(llama, tokenizer, batch=1, queue=1), Listener()
     try:
-        running = engine.submit([([5, 6], greedy(500))], listener)
-        wait_until(lambda: engine.num_active == 1)
-        engine.submit([([5, 6], greedy(500))], listener)
-        with pytest.raises(QueueFullError) as caught:
+        with steps_when(engine, lambda: False):
+            running = engine.submit([([5, 6], greedy(500))], listener)
+            wait_until(lambda: engine.num_active == 1)
             engine.submit([([5, 6], greedy(500))], listener)
+            with pytest.raises(QueueFullError) as caught:
+                engine.submit([([5, 6], greedy(500))], listener)
         assert caught.value.num_waiting == 1
         assert caught.value.retry_after_s >= 1
         engine.abort(running)
@@ -212,13 +223,14 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(llama, tokenizer):
 def test_who_gets_a_slot_is_told_so_and_who_waits_is_not(llama, tokenizer):
     engine, listener, told = torch_engine(llama, tokenizer, batch=1, queue=1), Listener(), []
     try:
-        first, second = (
-            engine.submit([([5, 6], greedy(500))], listener, lambda name=name: told.append(name))
-            for name in ("first", "second")
-        )
-        wait_until(lambda: engine.num_active == 1)
-        assert told == ["first"]
-        engine.abort(first)
+        with steps_when(engine, lambda: False):
+            first, second = (
+                engine.submit([([5, 6], greedy(500))], listener, lambda n=name: told.append(n))
+                for name in ("first", "second")
+            )
+            wait_until(lambda: told)
+            assert (told, engine.num_active) == (["first"], 1)
+            engine.abort(first)
         wait_until(lambda: len(told) == 2)
         engine.abort(second)
     finally:
@@ -241,8 +253,9 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine(llama, tokenizer
 def test_closing_tells_those_who_wait(llama, tokenizer, asked):
     engine = build_engine(llama, tokenizer, batch=1, queue=1, asked=asked).engine
     listener = Listener()
-    engine.submit([([5, 6], greedy(500))], listener)
-    engine.close()
+    with steps_when(engine, lambda: engine._closed):
+        engine.submit([([5, 6], greedy(500))], listener)
+        engine.close()
     _, chunk = listener.wait()[0]
     assert isinstance(chunk.error, EngineClosedError)
     with pytest.raises(EngineClosedError):

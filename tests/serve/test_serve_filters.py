@@ -200,7 +200,7 @@ def test_an_answer_that_is_refused_has_no_text_and_says_why(speaker):
     assert whole["choices"][0]["finish_reason"] == "content_filter"
     assert whole["choices"][0]["logprobs"] is None
     assert 0 < whole["usage"]["completion_tokens"] <= LONG
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while service.engine.num_active:  # it is free before the next step
         assert time.monotonic() < deadline_s
         time.sleep(0.01)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
-from asked import client_of
+from asked import client_of, post_many
 
 from raymodel.serve import flow as flow_module
 from raymodel.serve.capacity import longest_wait_s
@@ -228,8 +228,7 @@ def test_a_full_engine_is_told_by_the_gates_measure(generation):
             passage.begin()
             passage.taken_s -= answer_s
             flow.leave(passage, is_answered=True)
-            posts = [client.post("/v1/completions", json=body) for _ in range(8)]
-            return await asyncio.gather(*posts)
+            return await post_many(client, generation, body, 8)
 
     refused = [each for each in asyncio.run(run()) if each.status_code == 503]
     assert refused

@@ -10,7 +10,7 @@ import signal
 import httpx
 import pytest
 import torch
-from engines import Listener, generate, greedy, random_prompts
+from engines import Listener, generate, greedy, random_prompts, steps_when
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -223,8 +223,9 @@ def test_memory_is_that_of_the_machine_and_of_the_container(tmp_path):
 def test_when_its_process_ends_requests_fail_and_the_engine_is_not_healthy(llama, tokenizer):
     engine = build_engine(llama, tokenizer, batch=1, queue=2, asked="openvino").engine
     listener = Listener()
-    engine.submit([([5, 6], greedy(500))], listener)
-    os.kill(engine.runner.first._process.pid, signal.SIGKILL)
+    with steps_when(engine, lambda: False):
+        engine.submit([([5, 6], greedy(500))], listener)
+        os.kill(engine.runner.first._process.pid, signal.SIGKILL)
     _, chunk = listener.wait()[0]
     assert "has ended with -9" in str(chunk.error)
     assert not engine.is_healthy

@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 from asked import call, check_error, complete, events
-from engines import pace
+from engines import first_steps, pace, steps_when, time_from_first_token
 from fastapi.testclient import TestClient
 
 from raymodel.serve.app import build_app
@@ -157,10 +157,12 @@ def test_values_that_change_nothing_are_taken(generation):
     assert respond(generation, stop=[]).json()["output"][0]["content"] == plain
 
 
-def test_an_answer_that_fails_on_the_way_ends_with_an_event(llama, causal_lm):
+def test_an_answer_that_fails_on_the_way_ends_with_an_event(llama, causal_lm, monkeypatch):
+    time_from_first_token(monkeypatch)
     spec = ServeSpec(engine="transformers", batch=1, queue=1, max_tokens=400, timeout="50ms")
     service = GenerationService(llama, causal_lm, name="tiny", spec=spec)
-    came = events(respond(service, stream=True, max_output_tokens=400))
+    with steps_when(service.engine, first_steps(20)):
+        came = events(respond(service, stream=True, max_output_tokens=400))
     service.close()
     name, data = came[-1].split("\ndata: ")
     response = json.loads(data)["response"]

@@ -16,6 +16,7 @@ from raymodel.serve.port import check_port, wait_for_port
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.uri import Location
 from raymodel.testing.distributed import free_port
+from raymodel.testing.http import listening
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,7 @@ def _ask_with(client, expected):
 
 
 def test_the_command_comes_again_when_it_is_told_to():
-    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from http.server import BaseHTTPRequestHandler
 
     from raymodel.serve.run import Served
 
@@ -195,22 +196,20 @@ def test_the_command_comes_again_when_it_is_told_to():
         def log_message(self, *args):
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with listening(Handler) as url:
         served = Served(
-            url=f"http://127.0.0.1:{server.server_port}",
+            url=url,
             name="tiny",
             task="causal_lm",
             app_name="tiny",
             keep=True,
             token=None,
-            spec=ServeSpec(timeout="10s"),
+            spec=ServeSpec(timeout="60s"),
             started_serve=False,
         )
         assert served.health() == {"status": "ok"}
         with pytest.raises(RaymodelError, match="answered 500"):
             served.health()
-        server.shutdown()
 
 
 def test_a_controller_that_ends_before_it_answers_has_ended(monkeypatch):

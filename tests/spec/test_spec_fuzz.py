@@ -18,16 +18,16 @@ MOST_CHARS = 25_000
 WITHOUT_LINE = ("nothing is written here", "more than 128 KiB", " is not a job; write sections")
 
 
-def test_two_hundred_mutated_job_files_are_jobs_or_short_messages(tmp_path):
-    outcomes = _outcomes(range(200), tmp_path)
+def test_a_hundred_mutated_job_files_are_jobs_or_short_messages(tmp_path):
+    outcomes = _outcomes(range(100), tmp_path)
     # Files that all failed at their first line would prove little.
     accepted = sum(outcome is None for outcome in outcomes)
     bad_syntax = sum("not YAML" in (outcome or "") for outcome in outcomes)
-    assert min(accepted, bad_syntax, len(outcomes) - accepted - bad_syntax) > 10
+    assert min(accepted, bad_syntax, len(outcomes) - accepted - bad_syntax) > 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(200, 2200, 500))
+@pytest.mark.parametrize("start", range(100, 2100, 500))
 def test_two_thousand_mutated_job_files_are_jobs_or_short_messages(start, tmp_path):
     _outcomes(range(start, start + 500), tmp_path)
 
