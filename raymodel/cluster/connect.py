@@ -35,6 +35,8 @@ _ELASTIC_START_TIMEOUT_S = "5"
 OWN_RAY_ENVIRONMENT = {
     # Looks at every process, for the dashboard, each 5 s by default.
     "REPORTER_UPDATE_INTERVAL_MS": "60000",
+    # A process beside each training asks which nodes the cloud takes away: this machine stays.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # What Ray Serve's proxy, a gate and a replica tell each other goes over gRPC, not as objects
     # with owners and references, and is handled where it arrives, not in one event loop after the
     # other: a token of 16 streams costs them half as much so (benchmarks/serve_http.py, `cpu`), and
