@@ -1,8 +1,9 @@
 """What tests of several parts share."""
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,41 @@ sys.path.append(str(Path(__file__).parent / "train"))  # for tiny_runs
 # In this process, and in those that tests start: what falls back because of a library fails.
 os.environ[slow_paths.VARIABLE] = slow_paths.REFUSE
 
+# What one process compiled the others find: hundreds are started, and each imports the package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+_SHIPPED = "tests/journey/test_journey_shipped.py"
+
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under `-n` a file stays in one process: its tests share what is dear, such as one Ray.
+    """Under `-n` a file stays in one process: its tests share what is dear, such as one Ray. So do
+    two files of journeys, which share a run that others begin with, and its Ray.
 
     Files come as they are collected. By the number of their tests, the default, the few and long
     journeys would come last, when the other processes have nothing left.
     """
     from xdist.scheduler import LoadFileScheduling
 
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return _SHIPPED if file.endswith("test_journey_shapes.py") else file
+
     config.option.loadscopereorder = False
-    return LoadFileScheduling(config, log)
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported meanwhile stays: it is not looked at for garbage again and again, nor later,
+    which takes half a second each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

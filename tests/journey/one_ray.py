@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from raymodel.testing.distributed import free_port
 
@@ -37,6 +39,7 @@ class OneRay:
         paths = (str(folder), own.get("PYTHONPATH", ""))
         environment = own | {
             "RAY_TMPDIR": str(self._ray_folder),
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # it sees only then that a training ended
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         }
@@ -84,9 +87,17 @@ def answer_commands() -> None:
     from raymodel.cluster.connect import connect
     from raymodel.cluster.spec import ClusterSpec
     from raymodel.job import pipeline
+    from raymodel.model import examine
 
+    def ask_here(questions: Sequence[examine.Question]) -> list[dict[str, Any]]:
+        from raymodel.model import examiner
+
+        return [examiner.answer(question.to_dict()) for question in questions]
+
+    # A process of its own for each job would import transformers, for five seconds.
+    examine.ask_apart = ask_here
     answers = sys.stdout
-    with connect(None, ClusterSpec(workers=2)) as connection:
+    with connect(None, ClusterSpec(workers=1)) as connection:
         pipeline.connect = lambda *_, **__: nullcontext(connection)  # type: ignore[assignment]
         _start_serve(int(sys.argv[1]))
         for line in sys.stdin:

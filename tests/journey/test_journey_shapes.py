@@ -52,6 +52,7 @@ def test_the_chosen_shapes_have_every_set_of_stages_and_every_origin() -> None:
     assert places(FEW) == every
 
 
+@pytest.mark.timeout(900)  # the first has the quickstart run
 @pytest.mark.parametrize("shape", PLANNED, ids=name_of)
 def test_every_set_of_stages_is_checked_and_planned(
     workplace: Workplace, parts: Parts, shape: dict[str, str]

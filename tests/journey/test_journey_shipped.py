@@ -5,15 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
 import pytest
 import yaml
 from journeys import JobRunner, Workplace  # type: ignore[import-not-found]
-from one_ray import OneRay  # type: ignore[import-not-found]
 from shapes import origins  # type: ignore[import-not-found]
 from shipped import FIRST, JOBS, run_shortened  # type: ignore[import-not-found]
 
@@ -25,35 +22,6 @@ from raymodel.testing.distributed import free_port
 STAGES = origins().keys()
 
 
-@pytest.fixture(scope="module")
-def runs(workplace: Workplace, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[str]]]:
-    """File → what its shortened run says, of the files whose tests were chosen.
-
-    Two at a time, each on a Ray of its own: half of a short run is waiting for processes.
-    """
-    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    chosen = [
-        item.callspec.params["path"]
-        for item in items
-        if item.originalname == test_a_shipped_job_file_runs_whole.__name__
-    ]
-    with OneRay(workplace.folder) as second, ThreadPoolExecutor(2) as pool:
-        free: Queue[Workplace] = Queue()
-        for place in (workplace, workplace._replace(ray=second)):
-            free.put(place)
-
-        def run(path: Path) -> str:
-            place = free.get()
-            try:
-                return str(run_shortened(place, path, "evaluate.gates={}"))
-            finally:
-                free.put(place)
-
-        files = [path for path in chosen if path.name != "quickstart.yaml"]
-        yield {path.name: pool.submit(run, path) for path in files}
-        pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "path",
@@ -61,13 +29,13 @@ def runs(workplace: Workplace, request: pytest.FixtureRequest) -> Iterator[dict[
     ids=lambda path: path.name,
 )
 def test_a_shipped_job_file_runs_whole(
-    path: Path, runs: dict[str, Future[str]], request: pytest.FixtureRequest
+    path: Path, workplace: Workplace, request: pytest.FixtureRequest
 ) -> None:
     job = yaml.safe_load(path.read_text())
     if path.name == "quickstart.yaml":  # which other tests need too
         said = request.getfixturevalue("given")
     else:
-        said = runs[path.name].result()
+        said = run_shortened(workplace, path, "evaluate.gates={}")
     begun = {line.partition(" ")[0] for line in said.splitlines()}
     assert begun >= STAGES & job.keys()
     assert "answered:" in said or "serve" not in job
