@@ -97,7 +97,7 @@ def answer_commands() -> None:
     # A process of its own for each job would import transformers, for five seconds.
     examine.ask_apart = ask_here
     answers = sys.stdout
-    with connect(None, ClusterSpec(workers=1)) as connection:
+    with connect(None, ClusterSpec(workers=2)) as connection:
         pipeline.connect = lambda *_, **__: nullcontext(connection)  # type: ignore[assignment]
         _start_serve(int(sys.argv[1]))
         for line in sys.stdin:
