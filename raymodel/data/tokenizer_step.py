@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from raymodel.modality.subwords import train_unigram, train_wordpiece
 from raymodel.modality.text import TextProcessor, train_tokenizer
 from raymodel.storage.uri import Location
 
+_READ_TEXTS = 1000  # at a time
 _TRIED_TEXTS, _TRIED_CHARS = 1000, 2000
 """Texts that are encoded and decoded to see whether they come back, and how much of each."""
 
@@ -34,54 +37,76 @@ class TokenizerStep(OfResults):
     loads_model: bool = False
 
     def run(self, item: int) -> dict[str, Any]:
-        texts = self._chosen_texts()
-        tokenizer = train(self.spec, texts)
+        sample = Sample(self.work, self.num_partitions, self.spec.sample_chars)
+        tokenizer = train(self.spec, sample)
         TextProcessor(tokenizer).save(self.output)
         return {
-            "characters": sum(map(len, texts)),
+            "characters": sample.characters,
             "vocab_size": len(tokenizer),
-            "tried": min(len(texts), _TRIED_TEXTS),
-            "came_back": _count_whole(tokenizer, texts),
+            "tried": min(len(sample), _TRIED_TEXTS),
+            "came_back": _count_whole(tokenizer, sample),
         }
 
-    def _chosen_texts(self) -> list[str]:
-        """Each text once, in the order of the partitions. Where there are more characters than are
-        asked for, those with the lowest hashes: of every source and file the same share."""
-        keys, lengths = list[bytes](), list[int]()
+
+class Sample(Collection[str]):
+    """The texts to train on: each once, in the order of the partitions. Where there are more
+    characters than are asked for, those with the lowest hashes: of every source and file the same
+    share.
+
+    They are read whenever they are gone through. Held are 24 bytes of each.
+    """
+
+    def __init__(self, work: Location, num_partitions: int, most_chars: int) -> None:
+        self._work, self._num_partitions = work, num_partitions
+        keys, lengths = bytearray(), array("q")
         for text in self._texts():
-            keys.append(digest_of(text.encode()))
+            keys += digest_of(text.encode())
             lengths.append(len(text))
-        room_of = _rooms(keys, lengths, self.spec.sample_chars)
-        texts = []
-        for place, text in enumerate(self._texts()):
-            if room := int(room_of[place]):
-                texts.append(text[:room])
-        return texts
+        self._rooms = _rooms(keys, lengths, most_chars)
+
+    def __iter__(self) -> Iterator[str]:
+        for text, room in zip(self._texts(), self._rooms, strict=True):
+            if room:
+                yield text[:room]
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._rooms))
+
+    def __contains__(self, text: object) -> bool:
+        return any(text == each for each in self)
+
+    @property
+    def characters(self) -> int:
+        """Of all texts together."""
+        return int(self._rooms.sum())
 
     def _texts(self) -> Iterator[str]:
-        for partition in range(self.num_partitions):
-            with item_file(self.work, "sample", partition).open_input() as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(columns=["text"]):
+        for partition in range(self._num_partitions):
+            with item_file(self._work, "sample", partition).open_input() as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(_READ_TEXTS, columns=["text"]):
                     yield from batch.column(0).to_pylist()
 
 
-def _rooms(keys: list[bytes], lengths: list[int], most: int) -> Any:
+def _rooms(keys: bytes | bytearray, lengths: Any, most: int) -> Any:
     """How many characters of each text are taken: all, none, or of the last one what is left.
 
     (n,) int64
+
+    Args:
+        keys: a digest of each, one after the other.
     """
-    hashes = np.array(keys, dtype="S16")
+    hashes = np.frombuffer(keys, dtype="S16")
     order = np.argsort(hashes, kind="stable")
-    is_first = np.ones(len(keys), dtype=bool)
+    is_first = np.ones(len(hashes), dtype=bool)
     is_first[1:] = hashes[order][1:] != hashes[order][:-1]
-    own = np.where(is_first, np.array(lengths, dtype=np.int64)[order], 0)
+    own = np.where(is_first, np.asarray(lengths, dtype=np.int64)[order], 0)
     before = np.cumsum(own) - own
-    rooms = np.empty(len(keys), dtype=np.int64)
+    rooms = np.empty(len(hashes), dtype=np.int64)
     rooms[order] = np.clip(most - before, 0, own)
     return rooms
 
 
-def train(spec: TokenizerSpec, texts: list[str]) -> Any:
+def train(spec: TokenizerSpec, texts: Collection[str]) -> Any:
     """The tokenizer that a spec asks for, of transformers."""
     size = spec.vocab_size
     assert size is not None, "a tokenizer to load is not trained"
@@ -103,10 +128,10 @@ def train(spec: TokenizerSpec, texts: list[str]) -> Any:
     )
 
 
-def _count_whole(tokenizer: Any, texts: list[str]) -> int:
+def _count_whole(tokenizer: Any, texts: Collection[str]) -> int:
     """How many texts are what they were after their tokens were decoded."""
-    shown = [text[:_TRIED_CHARS] for text in texts[:: max(1, len(texts) // _TRIED_TEXTS)]]
-    shown = shown[:_TRIED_TEXTS]
+    some = islice(texts, 0, None, max(1, len(texts) // _TRIED_TEXTS))
+    shown = [text[:_TRIED_CHARS] for text in islice(some, _TRIED_TEXTS)]
     encoder = tokenizer.backend_tokenizer
     encoded = encoder.encode_batch_fast(shown, add_special_tokens=False)
     decoded = encoder.decode_batch([each.ids for each in encoded], skip_special_tokens=False)

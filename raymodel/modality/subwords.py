@@ -9,7 +9,7 @@ tokenizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -51,7 +51,7 @@ class _Seen(NamedTuple):
 
 
 def train_wordpiece(
-    texts: Sequence[str],
+    texts: Collection[str],
     vocab_size: int,
     *,
     lowercase: bool = False,
@@ -61,7 +61,7 @@ def train_wordpiece(
     white space, of which nothing stays, around signs and around Chinese characters.
 
     Args:
-        texts: what to train on.
+        texts: what to train on; gone through several times.
         vocab_size: tokens in all, specials included; fewer when the texts do not hold as many.
         lowercase: capitals are small letters, and accents are left out, as for BERT's uncased.
         normalization: Unicode's, before all else.
@@ -104,7 +104,7 @@ def train_wordpiece(
 
 
 def train_unigram(
-    texts: Sequence[str],
+    texts: Collection[str],
     vocab_size: int,
     *,
     mask: bool = False,
@@ -116,7 +116,7 @@ def train_unigram(
     as it is, so a text of known characters decodes to itself as it was normalised.
 
     Args:
-        texts: what to train on.
+        texts: what to train on; gone through several times.
         vocab_size: tokens in all, specials included; fewer when the texts do not hold as many.
         mask: one of the special tokens stands for a hidden one.
         sentinels: so many of them stand for runs of hidden ones.

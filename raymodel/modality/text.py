@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -72,7 +72,7 @@ def with_specials(
 
 
 def train_tokenizer(
-    texts: Sequence[str], vocab_size: int, *, mask: bool = False, sentinels: int = 0
+    texts: Collection[str], vocab_size: int, *, mask: bool = False, sentinels: int = 0
 ) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE (arXiv:1508.07909, GPT-2's pre-tokenisation by bytes).
 
@@ -80,7 +80,8 @@ def train_tokenizer(
     texts give the same tokenizer, in whatever order and on however many threads.
 
     Args:
-        texts: what to train on.
+        texts: what to train on; gone through several times and never held. What is held is each
+            distinct word.
         vocab_size: tokens in all, specials included; fewer when the text does not hold as many.
         mask: one of the special tokens stands for a hidden one.
         sentinels: so many of them stand for runs of hidden ones.

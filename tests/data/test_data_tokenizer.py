@@ -10,7 +10,7 @@ import pytest
 
 from raymodel.data.spec import TokenizerSpec
 from raymodel.data.step import item_file, write_table
-from raymodel.data.tokenizer_step import TokenizerStep, lost_text
+from raymodel.data.tokenizer_step import Sample, TokenizerStep, lost_text
 from raymodel.storage.uri import Location
 
 NUM_PARTITIONS = 4
@@ -38,21 +38,29 @@ def step(work: Location, sample_chars: int, **said: object) -> TokenizerStep:
     return TokenizerStep(work=work, output=output, num_partitions=NUM_PARTITIONS, spec=spec)
 
 
+def chosen(work: Location, most_chars: int) -> list[str]:
+    sample = Sample(work, NUM_PARTITIONS, most_chars)
+    texts = [*sample]
+    assert [*sample] == texts, "they are read again"
+    assert (len(sample), sample.characters) == (len(texts), sum(map(len, texts)))
+    return texts
+
+
 def test_a_sample_that_fits_is_taken_whole_and_each_text_once(work: Location) -> None:
-    texts = step(work, 10**6)._chosen_texts()
+    texts = chosen(work, 10**6)
     assert len(texts) == len(set(texts)) == 3000
     assert texts[0] == text_of(0, 0)
     assert texts[-1].startswith("partition3")
 
 
 def test_one_that_does_not_fit_is_spread_over_the_partitions_by_their_sizes(work: Location) -> None:
-    texts = step(work, 50_000)._chosen_texts()
+    texts = chosen(work, 50_000)
     assert sum(map(len, texts)) == 50_000
     counts = [sum(f"partition{p} " in text for text in texts) for p in range(NUM_PARTITIONS)]
     for partition, count in enumerate(counts):
         assert count / len(texts) == pytest.approx((partition + 1) / 10, rel=0.25)
-    assert step(work, 50_000)._chosen_texts() == texts
-    more = step(work, 60_000)._chosen_texts()
+    assert chosen(work, 50_000) == texts
+    more = chosen(work, 60_000)
     assert len(set(texts) - set(more)) <= 1, "a larger sample holds a smaller one, but for its end"
 
 
