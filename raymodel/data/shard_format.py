@@ -15,8 +15,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -93,34 +94,63 @@ def shard_location(part_folder: Location, shard_index: int) -> Location:
     return part_folder / f"{shard_index:07d}.parquet"
 
 
-def write_shard(place: Location, table: pa.Table, rows_per_block: int, tokens: int) -> ShardRecord:
-    """Writes one shard, atomically. The same rows always give the same bytes with one pyarrow.
+def write_shard(
+    place: Location,
+    tables: Iterable[pa.Table],
+    rows_per_block: int,
+    count_tokens: Callable[[pa.Table], int],
+) -> ShardRecord:
+    """Writes one shard, atomically. The same rows always give the same bytes with one pyarrow,
+    whatever tables they come in; of these a block is held at a time, beside the file.
 
     What decides the bytes is written though it is pyarrow's default. Its version stands in the file
     too, so bytes of different ones differ there; rows and the digests taken of them do not.
+
+    Args:
+        tables: the rows in their order, one at the least.
+        count_tokens: of some of the rows.
     """
-    buffer = io.BytesIO()
-    pq.write_table(
-        table.combine_chunks(),
+    buffer, rows, tokens = io.BytesIO(), 0, 0
+    blocks = _blocks(tables, rows_per_block)
+    first = next(blocks)
+    with pq.ParquetWriter(
         buffer,
-        row_group_size=rows_per_block,
+        first.schema,
         **_WRITTEN_AS,
         use_dictionary=False,
         write_statistics=False,  # of no use for token ids, and a page of them per row group
         write_page_checksum=True,
-        column_encoding=_encodings(table.schema),
-    )
-    data = buffer.getvalue()
+        column_encoding=_encodings(first.schema),
+    ) as writer:
+        for block in itertools.chain([first], blocks):
+            writer.write_table(block, row_group_size=rows_per_block)
+            rows, tokens = rows + block.num_rows, tokens + count_tokens(block)
+    data = buffer.getbuffer()
     place.write_bytes(data)
     footer = data[-(int.from_bytes(data[-8:-4], "little") + 8) :]
     return ShardRecord(
-        rows=table.num_rows,
+        rows=rows,
         tokens=tokens,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         footer_bytes=len(footer),
         footer_crc32=zlib.crc32(footer),
     )
+
+
+def _blocks(tables: Iterable[pa.Table], rows_per_block: int) -> Iterator[pa.Table]:
+    """The same rows, so many at a time; the last time what is left."""
+    parts, rows = list[pa.Table](), 0
+    for table in tables:
+        while table.num_rows:
+            part = table.slice(0, rows_per_block - rows)
+            parts.append(part)
+            table, rows = table.slice(part.num_rows), rows + part.num_rows
+            if rows == rows_per_block:
+                yield pa.concat_tables(parts).combine_chunks()
+                parts, rows = [], 0
+    if parts:
+        yield pa.concat_tables(parts).combine_chunks()
 
 
 def _encodings(schema: pa.Schema) -> dict[str, str]:

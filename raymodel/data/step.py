@@ -8,7 +8,7 @@ many items run at a time, so the bytes of the shards do not either.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -163,8 +163,14 @@ def write_table(place: Location, table: pa.Table) -> None:
 
 def read_rows(place: Location, start: int, stop: int) -> pa.Table:
     """A run of rows of such a file."""
+    return pa.concat_tables(read_groups(place, start, stop))
+
+
+def read_groups(place: Location, start: int, stop: int) -> Iterator[pa.Table]:
+    """The same, a group of rows of the file at a time."""
     with place.open_input() as stream:
-        first, last = start // _GROUP_ROWS, (stop - 1) // _GROUP_ROWS
-        groups: Sequence[int] = range(first, last + 1)
-        table = pq.ParquetFile(stream).read_row_groups(list(groups))
-    return table.slice(start - first * _GROUP_ROWS, stop - start)
+        file = pq.ParquetFile(stream)
+        for group in range(start // _GROUP_ROWS, (stop - 1) // _GROUP_ROWS + 1):
+            first = group * _GROUP_ROWS
+            low, high = max(start - first, 0), min(stop - first, _GROUP_ROWS)
+            yield file.read_row_group(group).slice(low, high - low)

@@ -25,7 +25,7 @@ from raymodel.data.step import (
     OfPartitions,
     OfResults,
     item_file,
-    read_rows,
+    read_groups,
     rows_file,
     write_table,
 )
@@ -158,10 +158,9 @@ class ShardStep(OfResults):
 
     def run(self, item: int) -> dict[str, Any]:
         shard = self.shards[item]
-        table = pa.concat_tables(
-            read_rows(place, start, stop) for place, start, stop in shard.pieces
-        )
+        tables = (table for piece in shard.pieces for table in read_groups(*piece))
         place = shard_location(shard.folder, shard.shard_index)
-        tokens = int(row_tokens(table).sum())
-        record = write_shard(place, table, shard.rows_per_block, tokens)
+        record = write_shard(
+            place, tables, shard.rows_per_block, lambda rows: int(row_tokens(rows).sum())
+        )
         return {**vars(record)}

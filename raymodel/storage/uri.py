@@ -314,7 +314,7 @@ class Location:
 
     # ---- writing -------------------------------------------------------------------------------
 
-    def write_bytes(self, data: bytes) -> None:
+    def write_bytes(self, data: bytes | memoryview) -> None:
         """Writes the whole file: afterwards it holds the old or the new content, never a part."""
         self._retry(lambda: self._write(lambda stream: stream.write(data)), "writing")
 

@@ -34,7 +34,7 @@ def save_held_out(
 
 def _part(folder: Location, table: pa.Table, split: str) -> PartContent:
     part_folder = folder / f"data/{split}/0"
-    record = write_shard(part_folder / "0000000.parquet", table, table.num_rows, tokens=1)
+    record = write_shard(part_folder / "0000000.parquet", [table], table.num_rows, lambda rows: 1)
     write_index(part_folder, [record])
     return PartContent(
         source="x",

@@ -2,9 +2,11 @@
 
 import pickle
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from copies import copy_of
@@ -12,7 +14,8 @@ from copies import copy_of
 from raymodel.data.feed import DirectFeed, StepRows, read_steps
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.shard import Dataset
-from raymodel.data.shard_format import load_record, shard_location
+from raymodel.data.shard_format import load_record, shard_location, write_shard
+from raymodel.data.step import read_groups, read_rows, write_table
 from raymodel.errors import ShardError, StorageUnavailableError
 from raymodel.storage import retry
 from raymodel.storage.uri import Location, sha256
@@ -62,6 +65,34 @@ def test_the_index_knows_each_shard(dataset: Dataset, shard: Path) -> None:
     assert record.bytes == shard.stat().st_size
     assert record.sha256 == sha256(Location.parse(str(shard)))
     assert record.rows == dataset.parts[0].rows
+
+
+def test_a_shard_has_the_same_bytes_in_whatever_tables_its_rows_come(
+    dataset: Dataset, shard: Path, tmp_path: Path
+) -> None:
+    rows = pq.read_table(shard).replace_schema_metadata()
+    block = pq.read_metadata(shard).row_group(0).num_rows
+    record = load_record(dataset.parts[0].folder, 0)
+
+    def written(tables: list[pa.Table]) -> None:
+        place = Location.parse(str(tmp_path / "shard.parquet"))
+        assert write_shard(place, tables, block, lambda some: sum(some["length"].to_pylist())) == (
+            record
+        )
+        assert (tmp_path / "shard.parquet").read_bytes() == shard.read_bytes()
+
+    written([rows])
+    cuts = [0, 1, 1, block, block + 3, 2 * block, rows.num_rows]
+    written([rows.slice(a, b - a) for a, b in pairwise(cuts)])
+    written([rows.slice(place, 1) for place in range(rows.num_rows)])
+
+
+def test_rows_of_a_file_are_read_a_group_at_a_time(tmp_path: Path) -> None:
+    rows, place = pa.table({"number": range(9000)}), Location.parse(str(tmp_path / "rows.parquet"))
+    write_table(place, rows)
+    assert [table.num_rows for table in read_groups(place, 4000, 8200)] == [96, 4096, 8]
+    for start, stop in ((0, 9000), (4095, 4097), (4096, 8192), (8999, 9000)):
+        assert read_rows(place, start, stop).equals(rows.slice(start, stop - start))
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.999])
