@@ -22,6 +22,7 @@ from raymodel.data.sources import find_tokenizer
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
 from raymodel.data.step import Step, complete_item, missing_items
 from raymodel.errors import ArtifactError
+from raymodel.heap import give_back_freed_memory
 from raymodel.modality import processor_of
 from raymodel.modality.base import Processor
 from raymodel.modality.image import ImageProcessor
@@ -171,6 +172,10 @@ class _Items:
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if len(self._missing) == 1 else "false"
         for index in batch["id"]:
             complete_item(self._step, self._missing[int(index)])
+        # This process stays for the next step, and may be idle in it: what one item took at the
+        # most, as the training of a tokenizer does, would be held to the end.
+        pa.default_memory_pool().release_unused()
+        give_back_freed_memory()
         return {"id": batch["id"]}
 
 
