@@ -332,6 +332,7 @@ class _Preparation:
             )
             if lost := lost_text(summary):
                 self._say(lost)
+            step.processor().save(self._processor)
             if self._recipe.adapt is not None:
                 self._recipe.adapt(self._recipe.reads.load(self._processor)).save(self._processor)
         elif isinstance(found, Location):

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 from raymodel.data.record import digest_of
 from raymodel.data.spec import TokenizerSpec
 from raymodel.data.step import OfResults, item_file
-from raymodel.modality.characters import train_character_tokenizer
-from raymodel.modality.subwords import train_unigram, train_wordpiece
-from raymodel.modality.text import TextProcessor, train_tokenizer
+from raymodel.modality.characters import as_bert, learn_characters
+from raymodel.modality.subwords import as_unigram, learn_unigram, learn_wordpiece
+from raymodel.modality.text import TextProcessor, learn_bytes, with_specials
 from raymodel.storage.uri import Location
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _READ_TEXTS = 1000  # at a time
 _TRIED_TEXTS, _TRIED_CHARS = 1000, 2000
@@ -38,14 +41,21 @@ class TokenizerStep(OfResults):
 
     def run(self, item: int) -> dict[str, Any]:
         sample = Sample(self.work, self.num_partitions, self.spec.sample_chars)
-        tokenizer = train(self.spec, sample)
-        TextProcessor(tokenizer).save(self.output)
+        tokenizer = learn(self.spec, sample)
+        (self.output / TextProcessor.file).write_text(tokenizer.to_str())
         return {
             "characters": sample.characters,
-            "vocab_size": len(tokenizer),
+            "vocab_size": tokenizer.get_vocab_size(),
             "tried": min(len(sample), _TRIED_TEXTS),
             "came_back": _count_whole(tokenizer, sample),
         }
+
+    def processor(self) -> TextProcessor:
+        """What has become of the sample; once more the same."""
+        from tokenizers import Tokenizer
+
+        learnt = (self.output / TextProcessor.file).read_text()
+        return finish(self.spec, Tokenizer.from_str(learnt))
 
 
 class Sample(Collection[str]):
@@ -106,19 +116,20 @@ def _rooms(keys: bytes | bytearray, lengths: Any, most: int) -> Any:
     return rooms
 
 
-def train(spec: TokenizerSpec, texts: Collection[str]) -> Any:
-    """The tokenizer that a spec asks for, of transformers."""
+def learn(spec: TokenizerSpec, texts: Collection[str]) -> Tokenizer:
+    """The tokenizer that a spec asks for, without what its special tokens are for: that takes
+    transformers, whose seconds and 100 MB this process is spared."""
     size = spec.vocab_size
     assert size is not None, "a tokenizer to load is not trained"
     if spec.tokens == "characters":
-        return train_character_tokenizer(texts, size)
+        return learn_characters(texts, size)
     if spec.tokens == "bytes":
-        return train_tokenizer(texts, size, mask=spec.mask, sentinels=spec.sentinels)
+        return learn_bytes(texts, size, mask=spec.mask, sentinels=spec.sentinels)
     if spec.tokens == "wordpiece":
-        return train_wordpiece(
+        return learn_wordpiece(
             texts, size, lowercase=spec.lowercase, normalization=spec.normalization
         )
-    return train_unigram(
+    return learn_unigram(
         texts,
         size,
         mask=spec.mask,
@@ -128,13 +139,21 @@ def train(spec: TokenizerSpec, texts: Collection[str]) -> Any:
     )
 
 
-def _count_whole(tokenizer: Any, texts: Collection[str]) -> int:
+def finish(spec: TokenizerSpec, tokenizer: Tokenizer) -> TextProcessor:
+    """The processor of what was learnt, as transformers has it."""
+    if spec.tokens in ("characters", "wordpiece"):
+        return TextProcessor(as_bert(tokenizer))
+    if spec.tokens == "bytes":
+        return TextProcessor(with_specials(tokenizer, mask=spec.mask, sentinels=spec.sentinels))
+    return TextProcessor(as_unigram(tokenizer, mask=spec.mask, sentinels=spec.sentinels))
+
+
+def _count_whole(tokenizer: Tokenizer, texts: Collection[str]) -> int:
     """How many texts are what they were after their tokens were decoded."""
     some = islice(texts, 0, None, max(1, len(texts) // _TRIED_TEXTS))
     shown = [text[:_TRIED_CHARS] for text in islice(some, _TRIED_TEXTS)]
-    encoder = tokenizer.backend_tokenizer
-    encoded = encoder.encode_batch_fast(shown, add_special_tokens=False)
-    decoded = encoder.decode_batch([each.ids for each in encoded], skip_special_tokens=False)
+    encoded = tokenizer.encode_batch_fast(shown, add_special_tokens=False)
+    decoded = tokenizer.decode_batch([each.ids for each in encoded], skip_special_tokens=False)
     return sum(text == back for text, back in zip(shown, decoded, strict=True))
 
 

@@ -17,6 +17,11 @@ SPECIALS = (PADDING, UNKNOWN, START, SEPARATOR, MASK)
 
 
 def train_character_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """`learn_characters`, as transformers has it."""
+    return as_bert(learn_characters(texts, vocab_size))
+
+
+def learn_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """The most frequent characters of the texts, each a token; the others are `[UNK]`.
 
     A character is a code point, white space too, and as it is written: upper and lower case, full
@@ -36,7 +41,7 @@ def train_character_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrain
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.FixedLength(1)
     tokenizer.decoder = decoders.Fuse()
-    return as_bert(tokenizer)
+    return tokenizer
 
 
 def as_bert(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

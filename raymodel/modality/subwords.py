@@ -57,6 +57,19 @@ def train_wordpiece(
     lowercase: bool = False,
     normalization: Normalization = "none",
 ) -> PreTrainedTokenizerFast:
+    """`learn_wordpiece`, as transformers has it."""
+    return as_bert(
+        learn_wordpiece(texts, vocab_size, lowercase=lowercase, normalization=normalization)
+    )
+
+
+def learn_wordpiece(
+    texts: Collection[str],
+    vocab_size: int,
+    *,
+    lowercase: bool = False,
+    normalization: Normalization = "none",
+) -> Tokenizer:
     """Trains a WordPiece tokenizer with BERT's special tokens, and its way of cutting text: at
     white space, of which nothing stays, around signs and around Chinese characters.
 
@@ -100,7 +113,7 @@ def train_wordpiece(
     vocab = untrained.get_vocab()
     tokenizer = fresh(vocab)
     tokenizer.decoder = decoders.WordPiece(prefix=GOES_ON, cleanup=False)
-    return as_bert(tokenizer)
+    return tokenizer
 
 
 def train_unigram(
@@ -112,6 +125,32 @@ def train_unigram(
     lowercase: bool = False,
     normalization: Normalization = "none",
 ) -> PreTrainedTokenizerFast:
+    """`learn_unigram`, as transformers has it."""
+    tokenizer = learn_unigram(
+        texts,
+        vocab_size,
+        mask=mask,
+        sentinels=sentinels,
+        lowercase=lowercase,
+        normalization=normalization,
+    )
+    return as_unigram(tokenizer, mask=mask, sentinels=sentinels)
+
+
+def as_unigram(tokenizer: Tokenizer, *, mask: bool, sentinels: int) -> PreTrainedTokenizerFast:
+    """With what its special tokens are for."""
+    return with_specials(tokenizer, mask=mask, sentinels=sentinels, unk_token=UNKNOWN_PIECE)
+
+
+def learn_unigram(
+    texts: Collection[str],
+    vocab_size: int,
+    *,
+    mask: bool = False,
+    sentinels: int = 0,
+    lowercase: bool = False,
+    normalization: Normalization = "none",
+) -> Tokenizer:
     """Trains a Unigram tokenizer with the special tokens of our byte-level BPE. White space stays
     as it is, so a text of known characters decodes to itself as it was normalised.
 
@@ -128,9 +167,8 @@ def train_unigram(
     from tokenizers.trainers import UnigramTrainer
 
     small = [normalizers.Lowercase()] if lowercase else []
-    others = other_specials(sentinels)
-    hidden = hidden_tokens(mask)
-    specials = [END_OF_TEXT, PADDING, UNKNOWN_PIECE, *others, *map(str, hidden)]
+    hidden = map(str, hidden_tokens(mask))
+    specials = [END_OF_TEXT, PADDING, UNKNOWN_PIECE, *other_specials(sentinels), *hidden]
     spaces: dict[str, Any] = {"replacement": "▁", "prepend_scheme": "never", "split": False}
 
     def fresh(model: Any, *before: Any) -> Tokenizer:
@@ -161,7 +199,7 @@ def train_unigram(
     vocab = [*((special, 0.0) for special in specials), *_in_order(learnt)]
     tokenizer = fresh(models.Unigram(vocab, specials.index(UNKNOWN_PIECE), byte_fallback=False))
     tokenizer.decoder = decoders.Metaspace(**spaces)
-    return with_specials(tokenizer, others, hidden, unk_token=UNKNOWN_PIECE)
+    return tokenizer
 
 
 def _normalizers(normalization: Normalization) -> list[Any]:

@@ -48,24 +48,25 @@ def hidden_tokens(mask: bool) -> list[AddedToken]:
 
 
 def with_specials(
-    tokenizer: Tokenizer, others: list[str], hidden: list[AddedToken], **named: str
+    tokenizer: Tokenizer, *, mask: bool, sentinels: int, **named: str
 ) -> PreTrainedTokenizerFast:
     """A trained tokenizer that knows what its special tokens are for.
 
     Args:
-        others: see `other_specials`.
-        hidden: see `hidden_tokens`.
+        mask: see `hidden_tokens`.
+        sentinels: see `other_specials`.
         named: further ones, by transformers' names.
     """
     from transformers import PreTrainedTokenizerFast
 
+    hidden = hidden_tokens(mask)
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,  # a text begins where another ended
         eos_token=END_OF_TEXT,
         pad_token=PADDING,
         **named,
-        additional_special_tokens=others,
+        additional_special_tokens=other_specials(sentinels),
         **({"mask_token": hidden[0]} if hidden else {}),
         clean_up_tokenization_spaces=False,
     )
@@ -74,6 +75,14 @@ def with_specials(
 def train_tokenizer(
     texts: Collection[str], vocab_size: int, *, mask: bool = False, sentinels: int = 0
 ) -> PreTrainedTokenizerFast:
+    """`learn_bytes`, as transformers has it."""
+    tokenizer = learn_bytes(texts, vocab_size, mask=mask, sentinels=sentinels)
+    return with_specials(tokenizer, mask=mask, sentinels=sentinels)
+
+
+def learn_bytes(
+    texts: Collection[str], vocab_size: int, *, mask: bool = False, sentinels: int = 0
+) -> Tokenizer:
     """Trains a byte-level BPE (arXiv:1508.07909, GPT-2's pre-tokenisation by bytes).
 
     Every byte is in the vocabulary, so every text is represented and decodes to itself. The same
@@ -95,12 +104,10 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.BPE(dropout=None, byte_fallback=False, ignore_merges=False))
     by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    hidden = hidden_tokens(mask)
-    others = other_specials(sentinels)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=0,
-        special_tokens=[END_OF_TEXT, PADDING, *others, *hidden],
+        special_tokens=[END_OF_TEXT, PADDING, *other_specials(sentinels), *hidden_tokens(mask)],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -109,7 +116,7 @@ def train_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit(" ")
     tokenizer.train_from_iterator(byte_words(texts if marked is None else marked), trainer)
     tokenizer.pre_tokenizer = by_bytes
-    return with_specials(tokenizer, others, hidden)
+    return tokenizer
 
 
 class EncodedPair(NamedTuple):

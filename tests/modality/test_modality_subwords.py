@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from raymodel.data.spec import TokenizerSpec
-from raymodel.data.tokenizer_step import train
+from raymodel.data.tokenizer_step import finish, learn
 from raymodel.modality.subwords import UNKNOWN_PIECE, train_unigram, train_wordpiece
 from raymodel.modality.text import MASK, TextProcessor, load_encoder, unknown_id
 from raymodel.serve.probe import check_tokenizer
@@ -155,6 +155,7 @@ def test_what_does_not_go_together_is_refused(said: dict[str, Any], wrong: str) 
 def test_a_spec_says_all_that_is_trained() -> None:
     spec = TokenizerSpec(tokens="wordpiece", vocab_size=300, lowercase=True, normalization="nfc")
     assert spec.has_mask
-    assert names(train(spec, TEXTS), "Leading") == names(train(spec, TEXTS), "leading")
+    tokenizer = finish(spec, learn(spec, TEXTS)).tokenizer
+    assert names(tokenizer, "Leading") == names(tokenizer, "leading")
     spec = TokenizerSpec(tokens="unigram", vocab_size=300, sentinels=2, mask=True)
-    assert len(TextProcessor(train(spec, TEXTS)).sentinels) == 2
+    assert len(finish(spec, learn(spec, TEXTS)).sentinels) == 2

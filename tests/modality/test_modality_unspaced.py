@@ -55,6 +55,14 @@ def test_the_order_of_texts_does_not_matter() -> None:
     assert cut(turned, 300)[::-1] == cut(TEXTS, 300)
 
 
+def test_nor_does_it_matter_how_many_are_looked_at_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = cut(TEXTS, 300)
+    monkeypatch.setattr("raymodel.modality.unspaced._BATCH_CHARS", 500)
+    assert cut(TEXTS, 300) == whole
+
+
 @pytest.mark.parametrize("vocab_size", [600, 1200])
 def test_a_tokenizer_that_learns_from_pieces_takes_as_few_tokens(
     vocab_size: int, monkeypatch: pytest.MonkeyPatch
