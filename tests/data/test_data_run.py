@@ -2,11 +2,12 @@
 
 import json
 import os
+import platform
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,16 @@ from raymodel.data.dedup.drops import NEAR
 from raymodel.data.feed import DirectFeed
 from raymodel.data.order import DataDigest, local_sum
 from raymodel.data.plan import PAUSE_S, REST_S
-from raymodel.data.run import _shares, run_examples, run_prepare
+from raymodel.data.run import _Items, _shares, run_examples, run_prepare
 from raymodel.data.shard import Dataset, dataset_of
 from raymodel.data.shard_format import shard_location
 from raymodel.data.spec import CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
+from raymodel.data.step import OfResults
 from raymodel.data.stream import Pace, RayFeed, start_helpers, start_readers
 from raymodel.errors import ShardError, SourceError
 from raymodel.storage.execution import Execution
 from raymodel.storage.uri import Location
+from raymodel.testing.memory import resident_bytes
 
 GLOBAL_BATCH, SEED = 10, 7
 
@@ -74,6 +77,30 @@ def execution_at(place: Path) -> Execution:
         seed=SEED,
         cluster=ClusterSpec(),
     )
+
+
+@dataclass(frozen=True)
+class Wide(OfResults):
+    """Takes much memory for a moment, and leaves things in all of it."""
+
+    work: Location
+    name: str = "wide"
+    num_items: int = 1
+    loads_model: bool = False
+    left: list[bytes] = field(default_factory=list)
+
+    def run(self, item: int) -> dict[str, Any]:
+        self.left.extend([bytes(4096) for _ in range(50_000)][::100])
+        return {}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere nothing holds")
+def test_a_process_gives_back_what_an_item_took(tmp_path: Path) -> None:
+    step = Wide(Location.parse(str(tmp_path)))
+    before = resident_bytes("VmRSS")
+    _Items(step, [0])({"id": np.array([0])})
+    assert len(step.left) == 500
+    assert resident_bytes("VmRSS") - before < 50_000_000
 
 
 @pytest.mark.parametrize("num_items", [2, 3, 71, 10_000])
