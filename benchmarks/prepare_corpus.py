@@ -8,7 +8,11 @@ that of so many MB, once after the other: does memory grow? It is the sum of the
 sizes of the command and all that it started, in which Ray's object store is counted once, asked
 four times a second; the most that each kind of process took is told too.
 
-`python benchmarks/prepare_corpus.py PATH… [--copies N] [--most-mb MB | --sizes MB MB…]`
+The first item is there when its summary is. By default the command starts a Ray of its own. With
+`--warm` it is given one that runs and has prepared something, as `raymodel submit` finds it; CPU
+and memory are then those of the command alone.
+
+`python benchmarks/prepare_corpus.py PATH… [--copies N] [--most-mb MB | --sizes MB MB…] [--warm]`
 """
 
 import argparse
@@ -21,15 +25,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import yaml
 from tokenizers import Tokenizer
 from watched import Watched
 
+from raymodel.testing.nodes import Nodes
+
 FILE_BYTES = 32 * 2**20
 _KINDS_SHOWN = 6
+_WARMING_BYTES = 1e6
 
 
 def texts_of(path: Path) -> Iterator[str]:
@@ -86,15 +93,29 @@ class Run(Watched):
         dataset: its manifest.
     """
 
-    def __init__(self, job: Path, storage: Path) -> None:
+    def __init__(self, job: Path, storage: Path, nodes: Nodes | None) -> None:
         self.ended_s: dict[str, float] = {}
-        super().__init__([sys.executable, "-m", "raymodel", "run", str(job)], self._note)
+        self._storage, self._began = storage, time.time()
+        command = [sys.executable, "-m", "raymodel", "run", str(job)]
+        if nodes is None:
+            super().__init__(command, self._note, self._look_for_item)
+        else:
+            command += ["--address", nodes.address]
+            super().__init__(command, self._note, self._look_for_item, nodes.environment)
         self.ended_s["all"] = self.seconds
         [self.dataset] = (storage / "corpus" / "prepare").glob("*/manifest.json")
 
     def _note(self, line: str, seconds: float) -> None:
         if phase := _PHASES.get(line.split(" ")[0]):
             self.ended_s.setdefault(phase, seconds)
+
+    def _look_for_item(self) -> None:
+        if "first item" in self.ended_s:
+            return
+        with suppress(FileNotFoundError):  # what is deleted meanwhile
+            found = self._storage.glob("corpus/prepare/*/work/read/*.json")
+            if times := [file.stat().st_mtime for file in found]:
+                self.ended_s["first item"] = min(times) - self._began
 
 
 # By the first word of the line that ends the phase.
@@ -115,18 +136,27 @@ def alone(tokenizer: Path, corpus: Path, most_bytes: int = 40_000_000) -> float:
     return done / spent_s
 
 
-def measure(paths: Sequence[Path], copies: int, most_bytes: float, folder: Path) -> Run:
-    """Prepares a corpus of some size and tells what it took."""
+def prepare(
+    paths: Sequence[Path], copies: int, most_bytes: float, folder: Path, nodes: Nodes | None
+) -> tuple[int, Run]:
+    """Prepares a corpus of some size; the bytes of its texts, and what it took."""
     folder.mkdir()
     size = write_corpus(paths, folder / "corpus", copies, most_bytes)
     job = folder / "job.yaml"
     job.write_text(yaml.safe_dump(job_of(folder / "corpus", folder / "runs")))
-    run = Run(job, folder / "runs")
+    return size, Run(job, folder / "runs", nodes)
+
+
+def measure(
+    paths: Sequence[Path], copies: int, most_bytes: float, folder: Path, nodes: Nodes | None
+) -> Run:
+    """Prepares a corpus of some size and tells what it took."""
+    size, run = prepare(paths, copies, most_bytes, folder, nodes)
     print(
         f"{size / 1e6:.1f} MB of text, {run.cpu_s:.1f} s of CPU, peak of memory "
         f"{run.peak_bytes / 2**20:,.0f} MiB"
     )
-    for phase, seconds in run.ended_s.items():
+    for phase, seconds in sorted(run.ended_s.items(), key=lambda item: item[1]):
         print(f"  {phase:<18} after {seconds:6.1f} s")
     for name, most in sorted(run.peaks.items(), key=lambda item: -item[1])[:_KINDS_SHOWN]:
         print(f"  {name:<24} {most / 2**20:6,.0f} MiB at the most")
@@ -156,16 +186,25 @@ def main() -> None:
         "--most-mb", type=float, default=float("inf"), help="of text, all copies together"
     )
     of_size.add_argument("--sizes", type=float, nargs="+", metavar="MB", help="of text, each")
+    parser.add_argument("--warm", action="store_true", help="on a Ray that runs already")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Nodes() if asked.warm else nullcontext() as nodes,
+    ):
+        if nodes is not None:
+            nodes.add(os.cpu_count() or 1)
+            prepare(asked.path, 1, _WARMING_BYTES, Path(temporary) / "before", nodes)
         if not asked.sizes:
-            measure(asked.path, asked.copies, asked.most_mb * 1e6, Path(temporary) / "one")
+            most = asked.most_mb * 1e6
+            measure(asked.path, asked.copies, most, Path(temporary) / "one", nodes)
             return
         peaks = dict[float, int]()
         for megabytes in asked.sizes:
             folder = Path(temporary) / f"{megabytes:g}"
             copies = copies_for(asked.path, megabytes * 1e6)
-            peaks[megabytes] = measure(asked.path, copies, megabytes * 1e6, folder).peak_bytes
+            run = measure(asked.path, copies, megabytes * 1e6, folder, nodes)
+            peaks[megabytes] = run.peak_bytes
             shutil.rmtree(folder)
         first, *others = peaks.items()
         for megabytes, peak in others:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import psutil
@@ -24,18 +24,25 @@ class Watched:
     """
 
     def __init__(
-        self, command: Sequence[str], each_line: Callable[[str, float], None] | None = None
+        self,
+        command: Sequence[str],
+        each_line: Callable[[str, float], None] | None = None,
+        each_look: Callable[[], None] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Ends the benchmark where the command fails.
 
         Args:
             each_line: is called with each line of its output, and the seconds since it started.
+            each_look: is called whenever it is looked at.
+            environment: of the command; by default this one's.
         """
         self.peak_bytes, self.peaks = 0, dict[str, int]()
         self._cpu_s = dict[tuple[int, float], float]()
+        self._each_look = each_look
         began = time.monotonic()
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
         over = threading.Event()
         watch = threading.Thread(target=self._watch, args=(process.pid, over))
@@ -59,6 +66,8 @@ class Watched:
 
     def _watch(self, pid: int, over: threading.Event) -> None:
         while not over.wait(_LOOK_S):
+            if self._each_look:
+                self._each_look()
             by_name = dict[str, int]()
             with suppress(psutil.NoSuchProcess):
                 root = psutil.Process(pid)
