@@ -8,12 +8,14 @@
 take turns, and the medians of the rounds are divided. Over HTTP the answers are streamed, and the
 time to the first token is measured in the same rounds. `cpu`: what the processes between a client
 and the engine compute for 1,000 tokens, streamed to so many clients and to one, in CPU seconds,
-which hardly depend on what else the machine does. `join`: the longest gap between two pieces
-of streams that run while a long prompt is read, beside the longest before. `overload`: for so many
-minutes requests come at twice the rate that was sustained, at random times; how many were answered
-with which status, how long those took that were taken, beside one that is asked alone and beside
-one of as many as run at once, when nobody waits (what `serve.max_wait` is measured against), and
-the memory of the replica's processes from minute to minute.
+which hardly depend on what else the machine does, and how many events tell a token; beside it what
+the clients here and Ray's other processes compute, which are no part of the way. `join`: the
+longest gap between two pieces of streams that run while a long prompt is read, beside the longest
+before. `overload`: for so many minutes requests come at twice the rate that was sustained, at
+random times; how many were answered with which status, how long those took that were taken, beside
+one that is asked alone and beside one of as many as run at once, when nobody waits (what
+`serve.max_wait` is measured against), and the memory of the replica's processes from minute to
+minute.
 
 The model of the folder is copied without the tokens that end an answer, so that all are equally
 long. Without `--model` a Llama of about 30 M parameters with random weights is used. Classifiers
@@ -164,8 +166,8 @@ def replica_bytes() -> int:
 
 
 def cpu_seconds() -> dict[str, float]:
-    """What the processes that a token passes have computed; the engine's own, which is another
-    process where it is OpenVINO, apart."""
+    """What processes have computed: those that a token passes, the engine's own, which is another
+    one where it is OpenVINO, this one, which has the clients, and all others of Ray together."""
     replicas = find_actors(replica_name("model"))
     own = {
         "engine": [child for replica in replicas for child in replica.children(recursive=True)],
@@ -173,10 +175,18 @@ def cpu_seconds() -> dict[str, float]:
         "gate": find_actors(replica_name("gate")),
         "proxy": find_actors("ProxyActor"),
     }
-    return {
-        name: sum(sum(process.cpu_times()[:2]) for process in processes)
-        for name, processes in own.items()
-    }
+    told = {process.pid for processes in own.values() for process in processes}
+    children = psutil.Process().children(recursive=True)
+    own["Ray"] = [process for process in children if process.pid not in told]
+    own["clients"] = [psutil.Process()]
+    return {name: sum(map(computed_s, processes)) for name, processes in own.items()}
+
+
+def computed_s(process: psutil.Process) -> float:
+    try:
+        return sum(process.cpu_times()[:2])
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return 0.0
 
 
 # ---- what is measured ----------------------------------------------------------------------------
@@ -269,7 +279,7 @@ class Bench:
                 num_events += sum(reply.body.count(b"data: ") for reply in replies)
             spent = {name: s - before[name] for name, s in cpu_seconds().items()}
             told = {name: 1000 * s / num_tokens for name, s in spent.items()}
-            between = sum(s for name, s in told.items() if name != "engine")
+            between = sum(told[name] for name in ("replica", "gate", "proxy"))
             parts = ", ".join(f"{name} {s:.2f}" for name, s in told.items())
             print(
                 f"{clients:>3} clients  {between:.2f} CPU s for 1,000 tokens beside the engine "

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from raymodel.serve.answer import Chunk
 from raymodel.serve.engine import Engine, EngineClosedError, QueueFullError
 from raymodel.serve.flow import notices
+from raymodel.serve.post import post_here
 from raymodel.serve.refusal import Refusal, queue_full, timed_out
 from raymodel.serve.sampling import Sampling
 
@@ -23,8 +24,8 @@ T = TypeVar("T")
 class AnswerStream:
     """Submits a request's prompts and yields `(index, chunk)` as they are made.
 
-    Who is behind gets all that has come meanwhile of an answer as one chunk: what costs on the way
-    to a client are events, hardly their texts, so a server that is too busy sends fewer.
+    Who is behind gets all that has come meanwhile of an answer as one chunk, and so does everyone
+    where events cost the server too much, see `Post`; never the first and the last of an answer.
 
     Args:
         requests: prompts and samplings, those of one prompt behind one another.
@@ -45,11 +46,13 @@ class AnswerStream:
         *,
         num_choices: int = 1,
     ) -> None:
-        loop = asyncio.get_running_loop()
+        self._post = post_here()
         self._engine = engine
         self._chunks: dict[int, Chunk] = {}
         """What was not read yet, by its answer, in the order in which it began to come."""
-        self._came = asyncio.Event()
+        self._may_go = asyncio.Event()
+        """Set while what is there, if anything, may go out."""
+        self._begun: set[int] = set()
         self._first: tuple[int, Chunk] | None = None
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
@@ -63,8 +66,8 @@ class AnswerStream:
         try:
             self._answers = engine.submit(
                 requests,
-                lambda index, chunk: _call(loop, self._put, index, chunk),
-                lambda: _call(loop, self._notices.take_up),
+                lambda index, chunk: self._post.put(self._put, index, chunk),
+                lambda: self._post.put(self._notices.take_up),
             )
         except QueueFullError as error:
             raise queue_full(error.num_waiting, error.retry_after_s) from error
@@ -110,7 +113,13 @@ class AnswerStream:
             return
         before = self._chunks.get(index)
         self._chunks[index] = chunk if before is None else before + chunk
-        self._came.set()
+        self._post.pace.came((id(self), index))
+        is_last = chunk.finish_reason is not None or chunk.error is not None
+        if is_last or index not in self._begun:
+            self._begun.add(index)
+            self._may_go.set()
+        elif before is None:
+            self._post.hold(self._may_go.set)
 
     async def _take(self) -> tuple[int, Chunk]:
         left_s = self._deadline_s - time.monotonic()
@@ -118,16 +127,19 @@ class AnswerStream:
             raise timed_out(self._timeout_s)
         try:
             async with asyncio.timeout(left_s):
-                while not self._chunks:
-                    self._came.clear()
-                    await self._came.wait()
+                while not (self._chunks and self._may_go.is_set()):
+                    self._may_go.clear()
+                    await self._may_go.wait()
         except TimeoutError:
             raise timed_out(self._timeout_s) from None
         self._notices.begin()
+        self._post.pace.went()
         index = next(iter(self._chunks))
         chunk = self._chunks.pop(index)
+        if not self._chunks:
+            self._may_go.clear()
         if chunk.error is not None and chunk.text:  # what came before it goes out before it
-            self._chunks[index] = Chunk("", chunk.num_tokens, error=chunk.error)
+            self._put(index, Chunk("", chunk.num_tokens, error=chunk.error))
             return index, chunk._replace(error=None)
         if isinstance(chunk.error, EngineClosedError):
             raise Refusal(503, f"{chunk.error}; try again", retry_after_s=1)
@@ -180,7 +192,3 @@ async def while_connected(request: Request, work: Awaitable[T]) -> T:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _call(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *given: object) -> None:
-    loop.call_soon_threadsafe(call, *given)

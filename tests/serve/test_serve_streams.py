@@ -9,9 +9,12 @@ from engines import pace
 from raymodel.serve.answer import Chunk
 from raymodel.serve.current import Current, run_app
 from raymodel.serve.follow import Version
+from raymodel.serve.post import post_here
 from raymodel.serve.refusal import Refusal
 from raymodel.serve.sampling import Sampling
 from raymodel.serve.streams import AnswerStream
+
+HELD_S = 0.2
 
 
 class Engine:
@@ -23,6 +26,18 @@ class Engine:
 
     def abort(self, answers):
         self.aborted += answers
+
+
+class Held:
+    """A pace as of a loop with much to tell."""
+
+    hold_s = HELD_S
+
+    def came(self, answer):
+        pass
+
+    def went(self):
+        pass
 
 
 async def settle():
@@ -75,6 +90,51 @@ def test_several_answers_take_turns():
     seen, rest, aborted = asyncio.run(go())
     assert seen == [(0, Chunk("ab", 2)), (1, Chunk("abc", 3)), (0, Chunk("c", 3, "stop"))]
     assert (rest, aborted) == ([], [1])  # nothing comes of what was ended
+
+
+def test_between_its_first_and_its_last_chunk_an_answer_is_held_where_events_cost_much():
+    async def go():
+        engine = Engine()
+        stream, seen = stream_of(engine, 2), []
+        post_here().pace = Held()
+
+        async def read():
+            async for item in stream:
+                seen.append(item)
+
+        reading = asyncio.ensure_future(read())
+        states = []
+
+        async def deliver(index, *given):
+            for chunk in given:
+                engine.deliver(index, chunk)
+            await settle()
+            states.append(len(seen))
+
+        await deliver(0, Chunk("a", 1))
+        await deliver(0, Chunk("b", 2), Chunk("c", 3))
+        await deliver(1, Chunk("x", 1))  # nobody waits for its first, and what is there goes too
+        await deliver(0, Chunk("d", 4), Chunk("e", 5))
+        await asyncio.sleep(2 * HELD_S)
+        states.append(len(seen))
+        await deliver(1, Chunk("y", 2))
+        await deliver(1, Chunk("z", 3, "stop"))
+        await deliver(0, Chunk("f", 6))
+        await deliver(0, Chunk("", 6, error=RuntimeError("broken")))
+        with pytest.raises(Refusal):
+            await reading
+        return seen, states
+
+    seen, states = asyncio.run(go())
+    assert seen == [
+        (0, Chunk("a", 1)),
+        (0, Chunk("bc", 3)),
+        (1, Chunk("x", 1)),
+        (0, Chunk("de", 5)),
+        (1, Chunk("yz", 3, "stop")),
+        (0, Chunk("f", 6)),
+    ]
+    assert states == [1, 1, 3, 3, 4, 4, 5, 5, 6]
 
 
 def test_what_came_before_an_error_goes_out_before_it():
