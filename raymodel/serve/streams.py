@@ -74,6 +74,11 @@ class AnswerStream:
         except EngineClosedError as error:
             raise Refusal(503, f"{error}; try again", retry_after_s=1) from error
 
+    @property
+    def is_open(self) -> bool:
+        """Whether more comes of one of them."""
+        return self._num_open > 0
+
     async def wait_for_first(self) -> None:
         """Returns once the first chunk is there, so that an error can still set the status."""
         self._first = await self._take()

@@ -8,6 +8,7 @@ from engines import pace
 
 from raymodel.serve.answer import Chunk
 from raymodel.serve.current import Current, run_app
+from raymodel.serve.flow import notices
 from raymodel.serve.follow import Version
 from raymodel.serve.post import post_here
 from raymodel.serve.refusal import Refusal
@@ -174,6 +175,30 @@ def test_an_application_waits_for_who_passes_its_body_on():
     assert ahead == [0, 2, 3, 4, 4]
 
 
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_notices_go_with_what_comes_soon_or_alone_and_say_how_old_they_are(is_slow):
+    async def app(scope, receive, send):
+        notices().take_up()
+        notices().begin()
+        notices().begin()
+        await asyncio.sleep(0.2 if is_slow else 0.01)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def go():
+        return [messages async for messages in run_app(app, {}, b"")]
+
+    _, *batches = asyncio.run(go())
+    told = [[message["type"].rpartition(".")[2] for message in batch] for batch in batches]
+    if is_slow:
+        assert told == [["taken", "begun"], ["start", "body", "body"]]
+        assert 0.03 < batches[0][0]["ago_s"] < 0.2
+    else:
+        assert told == [["taken", "begun", "start", "body", "body"]]
+        assert 0.005 < batches[0][0]["ago_s"] < 0.2
+
+
 @pytest.mark.parametrize("is_behind", [False, True])
 def test_a_stream_says_the_same_in_fewer_events_where_nobody_keeps_up(
     generation, is_behind, monkeypatch
@@ -186,10 +211,13 @@ def test_a_stream_says_the_same_in_fewer_events_where_nobody_keeps_up(
         "asgi": {"version": "3.0"},
     }  # fmt: skip
 
+    last = []
+
     async def ask(**more):
         current = Current(lambda version: generation, Version("v1", None, "causal_lm"))
         told, data = [], b""
         async for messages in current.answer(scope, json.dumps(body | more).encode()):
+            last[:] = messages
             for message in messages:
                 told.append(message["type"])
                 data += message.get("body", b"")
@@ -207,6 +235,10 @@ def test_a_stream_says_the_same_in_fewer_events_where_nobody_keeps_up(
     assert "".join(texts) == json.loads(whole)["choices"][0]["text"]
     assert len(texts) <= 5 if is_behind else len(texts) > 15
     assert told.count("raymodel.begun") == 1
+    end = b"".join(message.get("body", b"") for message in last)
+    assert b'"length"' in end
+    assert b"[DONE]" in end
+    assert last[-1]["more_body"] is False
 
 
 def test_a_stream_that_is_behind_ends_in_time_too():
