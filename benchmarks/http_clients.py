@@ -1,7 +1,7 @@
 """Clients of a served model that cost little beside it, and what they saw.
 
 They speak HTTP/1.1 over asyncio's streams and parse no JSON until an answer is whole, as the cores
-that they run on are the server's too.
+that they run on are the server's too. Connections are kept, as the clients of all libraries do.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _EVENT = b"data: "
+_END = b"0\r\n\r\n"  # of chunks; events end otherwise
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
@@ -60,40 +62,82 @@ class Server:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname, parts.port
+        self._idle: list[tuple[asyncio.AbstractEventLoop, Streams]] = []
+        """Connections whose answer is whole, and the event loop of each."""
 
     async def ask(self, path: str, body: dict[str, Any], reply: Reply | None = None) -> Reply:
-        """One request on a connection of its own; what is seen can be looked at meanwhile."""
+        """One request; what is seen can be looked at meanwhile."""
         data = json.dumps(body).encode()
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nConnection: close\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         reply = reply or Reply()
         reply.asked_s = time.monotonic()
         try:
-            reader, writer = await asyncio.open_connection(self._host, self._port)
-            try:
-                writer.write(head.encode() + data)
-                await self._read(reader, reply)
-            finally:
-                writer.close()
+            await self._ask(head.encode() + data, reply)
         except (OSError, asyncio.IncompleteReadError) as error:
             reply.status, reply.body = 0, repr(error).encode()
         reply.ended_s = time.monotonic()
         return reply
 
-    async def _read(self, reader: asyncio.StreamReader, reply: Reply) -> None:
+    async def _ask(self, request: bytes, reply: Reply) -> None:
+        while streams := self._take_idle():
+            try:
+                await self._talk(streams, request, reply)
+            except (OSError, asyncio.IncompleteReadError):
+                if reply.status:
+                    raise
+            else:
+                return
+            # The server had closed it before it read anything.
+        await self._talk(await asyncio.open_connection(self._host, self._port), request, reply)
+
+    def _take_idle(self) -> Streams | None:
+        own = asyncio.get_running_loop()
+        while self._idle:
+            loop, streams = self._idle.pop()
+            if loop is own:
+                return streams
+            if not loop.is_closed():
+                streams[1].close()
+        return None
+
+    async def _talk(self, streams: Streams, request: bytes, reply: Reply) -> None:
+        reader, writer = streams
+        is_kept = False
+        try:
+            writer.write(request)
+            is_kept = await self._read(reader, reply)
+        finally:
+            if is_kept:
+                self._idle.append((asyncio.get_running_loop(), streams))
+            else:
+                writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader, reply: Reply) -> bool:
+        """Whether the connection may be asked again."""
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
         reply.status, reply.retry_after = int(lines[0].split()[1]), headers.get("retry-after")
-        pieces = []
-        while piece := await reader.read(2**16):
+        length = headers.get("content-length")
+        if length is not None:
+            reply.body = await reader.readexactly(int(length))
+        else:
+            await self._read_chunks(reader, reply)
+        return headers.get("connection") != "close"
+
+    async def _read_chunks(self, reader: asyncio.StreamReader, reply: Reply) -> None:
+        pieces, tail = [], b""
+        while not tail.endswith(_END):
+            piece = await reader.read(2**16)
+            if not piece:
+                raise asyncio.IncompleteReadError(b"".join(pieces), None)
             pieces.append(piece)
+            tail = (tail + piece)[-len(_END) :]
             if _EVENT in piece:
                 reply.event_s.append(time.monotonic())
         reply.body = b"".join(pieces)
-        if "content-length" not in headers and not reply.body.endswith(b"0\r\n\r\n"):
-            raise asyncio.IncompleteReadError(reply.body, None)
 
 
 async def ask_at_once(server: Server, path: str, bodies: Iterable[dict[str, Any]]) -> list[Reply]:

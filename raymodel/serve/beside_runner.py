@@ -59,6 +59,9 @@ class BesideRunner(Runner):
         self._loading = threading.Lock()
         self._runners: dict[int, Runner] = {}  # by the id of each answer that runs
 
+    def is_prepared(self, sampling: Sampling) -> bool:
+        return self.first.find_lacking(sampling) is None and self.first.is_prepared(sampling)
+
     def prepare(self, sampling: Sampling) -> None:
         self._runner_for(sampling).prepare(sampling)
 

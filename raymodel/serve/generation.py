@@ -332,7 +332,8 @@ class GenerationService(Service):
         # In a thread of its own: while a model is loaded, others' prompts are read.
         try:
             for sampling in samplings[:1]:  # all prompts of a request are answered in one way
-                await asyncio.to_thread(self.engine.runner.prepare, sampling)
+                if not self.engine.runner.is_prepared(sampling):
+                    await asyncio.to_thread(self.engine.runner.prepare, sampling)
         except ClusterError as error:
             raise Refusal(400, str(error), code="unsupported_by_engine") from error
         except FormError as error:

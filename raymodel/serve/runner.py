@@ -46,6 +46,10 @@ class Runner(ABC):
         """Whether a prompt may be read together with others that join now."""
         return True
 
+    def is_prepared(self, sampling: Sampling) -> bool:
+        """Whether an answer of this kind needs nothing that `prepare` would get ready."""
+        return True
+
     def prepare(self, sampling: Sampling) -> None:  # noqa: B027 - most need nothing
         """Gets ready what an answer of this kind needs, in any thread; it may take seconds.
 

@@ -61,6 +61,9 @@ class TorchRunner(Runner):
         self._rows: list[Answer] = []  # in the order of the decoder's rows
         self._reading: Answer | None = None  # has the row behind them
 
+    def is_prepared(self, sampling: Sampling) -> bool:
+        return sampling.form is None
+
     def prepare(self, sampling: Sampling) -> None:
         if sampling.form is not None:
             self._grammars.begin(sampling.form)
