@@ -314,10 +314,13 @@ async def run_app(app: Any, scope: dict[str, Any], body: bytes) -> AsyncIterator
         await asyncio.Event().wait()  # who leaves ends this generator
         raise AssertionError
 
+    # From this version of ASGI on a response need not listen for who leaves, and does not.
+    spoken = scope | {"asgi": scope.get("asgi", {}) | {"spec_version": "2.4"}}
+
     async def run() -> None:
         tell_notices(_Told(outbox))
         try:
-            await app(scope, replay(body, receive), outbox.send)
+            await app(spoken, replay(body, receive), outbox.send)
         except Exception:
             log.exception("a request failed")  # the application has answered it
         finally:
