@@ -184,9 +184,9 @@ async def _pass(messages: list[Message], told: Notices, send: Send) -> None:
         if message["type"] == ANSWERS:
             told.answer(message["version"], message["rows"])
         elif message["type"] == TAKEN:
-            told.take_up(message["ago_s"])
+            told.take_up(message.get("ago_s", 0.0))
         elif message["type"] == BEGUN:
-            told.begin(message["ago_s"])
+            told.begin(message.get("ago_s", 0.0))
         elif message["type"] == COUNTED:
             told.count(*message["tokens"])
         elif message["type"] == FILTERED:
