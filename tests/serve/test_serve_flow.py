@@ -48,6 +48,17 @@ def run(flow):
     return passage
 
 
+def test_an_answer_takes_as_long_as_it_did_however_late_its_notices_come(clock):
+    flow = Flow(rows=1, room=100)
+    passage = flow.enter()
+    clock.now_s += 3
+    passage.begin(2.0)  # with the answer
+    assert (passage.taken_s, passage.begun_s) == (101, 101)
+    flow.leave(passage, is_answered=True)
+    run(flow)
+    assert flow.expected_wait_s == 2
+
+
 def test_the_wait_is_the_rounds_of_the_queue_times_what_answers_took(clock):
     flow = Flow(rows=4, room=100)
     assert flow.retry_after_s() == 1
