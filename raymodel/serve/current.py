@@ -299,8 +299,8 @@ class _Outbox:
             await self._came.wait()
         self._came.clear()
         now_s = time.monotonic()
-        taken = [message | {"ago_s": now_s - since_s} for message, since_s in self._soon]
-        taken += self._messages
+        notices = ({**message, "ago_s": now_s - since_s} for message, since_s in self._soon)
+        taken: list[Message] = [*notices, *self._messages]
         self._messages, self._soon = [], []
         self._has_room.set()
         return taken

@@ -405,8 +405,14 @@ def _answers_of(handle: DeploymentHandle[Any]) -> Callable[[dict[str, Any], byte
     def ask(scope: dict[str, Any], body: bytes) -> Any:
         if not found:
             # Plain data goes both ways, which needs no pickle that takes code along.
-            plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
-            found.append(handle.options(method_name="answer", stream=True, **plain))
+            found.append(
+                handle.options(
+                    method_name="answer",
+                    stream=True,
+                    request_serialization="pickle",
+                    response_serialization="pickle",
+                )
+            )
         return found[0].remote(scope, body)
 
     return ask

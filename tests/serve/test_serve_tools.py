@@ -437,6 +437,7 @@ def test_a_call_that_a_filter_refuses_is_not_made(client, service, monkeypatch):
     assert told.finish_reason == "content_filter"
     assert not told.message.content
     assert not told.message.tool_calls
+    pace(service, monkeypatch)
     chunks = list(client.chat.completions.create(**asked(**choice), stream=True))
     assert chunks[-1].choices[0].finish_reason == "content_filter"
     sent = "".join(chunk.to_json() for chunk in chunks)
