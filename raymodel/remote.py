@@ -19,6 +19,10 @@ TOKEN = "RAYMODEL_TOKEN"
 """The environment variable with the server's token, unless another is named."""
 _SILENCE_S = 300.0  # of a server that has taken the request; a long queue is told by 503
 _PATIENCE_S = 120.0  # with one that says when to come again
+_BUSY = (429, 503)
+_FIRST_WAIT_S = 1.0
+"""For one that is busy and does not say until when; doubled after each try."""
+_UNTOLD_TRIES = 6  # half a minute in all, as with storages that fail (`storage/retry.py`)
 _SHOWN = 300  # characters of an answer that is none
 
 
@@ -85,25 +89,29 @@ class Remote:
         return told if isinstance(told, dict) else {}
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
-        """The response to a request that was taken; comes again as long as it is told to.
+        """The response to a request that was taken. Of a server that is too busy it is asked for
+        again: when that says, else after waits that grow.
 
         Raises:
             RequestError: it refuses this request, and would again.
-            RaymodelError: it cannot be reached, or fails.
+            RaymodelError: it cannot be reached, fails, or was busy for too long.
         """
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
-        deadline_s = time.monotonic() + _PATIENCE_S
+        deadline_s, untold = time.monotonic() + _PATIENCE_S, 0
         while True:
             request = urllib.request.Request(self.url + path, data, headers)
             try:
                 response: HTTPResponse = self._opener.open(request, timeout=_SILENCE_S)
                 return response
             except urllib.error.HTTPError as error:
-                again_s = _again_s(error)
-                if again_s is None or time.monotonic() + again_s > deadline_s:
+                again_s = _told_again_s(error)
+                if again_s is None:
+                    again_s, untold = _FIRST_WAIT_S * 2**untold, untold + 1
+                is_late = untold == _UNTOLD_TRIES or time.monotonic() + again_s > deadline_s
+                if error.code not in _BUSY or is_late:
                     raise self._refused(path, error) from None
                 self._say(f"{_message(error)} (asking again in {again_s:g} s)")
                 time.sleep(again_s)
@@ -120,7 +128,8 @@ class Remote:
             fix = f"put its token into the environment: export {self._token_env}=…"
             return RequestError(f"{self.url} {seen}; {fix}")
         told = f"{self.url}{path} answered {error.code}: {_message(error)}"
-        return RequestError(told) if 300 <= error.code < 500 else RaymodelError(told)
+        is_lasting = 300 <= error.code < 500 and error.code not in _BUSY
+        return RequestError(told) if is_lasting else RaymodelError(told)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -158,10 +167,10 @@ def _is_here(url: str) -> bool:
         return host == "localhost"
 
 
-def _again_s(error: urllib.error.HTTPError) -> float | None:
-    """When to come again, of who said so; None of others."""
+def _told_again_s(error: urllib.error.HTTPError) -> float | None:
+    """When to come again, of who said so in seconds; None of others."""
     told = error.headers.get("Retry-After", "")
-    return float(told) if error.code in (429, 503) and told.isdigit() else None
+    return float(told) if told.isdigit() else None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

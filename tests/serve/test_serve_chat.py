@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from asked import rules_of
@@ -18,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, RedirectResponse, StreamingResponse
 from starlette.routing import Route
 
-from raymodel import cli
+from raymodel import cli, remote
 from raymodel.errors import RaymodelError
 from raymodel.serve.app import build_app
 from raymodel.serve.chat_terminal import Chat
@@ -248,6 +249,26 @@ def test_a_busy_server_is_asked_again_when_it_says(monkeypatch, capsys):
         code, _, err = chat(monkeypatch, capsys, b"hi\n", url)
     assert code == 1
     assert "answered 503: full" in err
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_that_does_not_say_until_when_is_asked_after_growing_waits(
+    status, monkeypatch, capsys
+):
+    waits = []
+    clock = types.SimpleNamespace(sleep=waits.append, monotonic=time.monotonic)
+    monkeypatch.setattr(remote, "time", clock)
+    busy = JSONResponse({"error": {"message": "full"}}, status)
+    server = Server(*[busy] * 3, streamed(said("yes"), {"choices": [], "usage": {}}))
+    with listening(server.app) as url:
+        assert chat(monkeypatch, capsys, b"hi\n", url)[:2] == (0, "yes\n")
+    assert waits == [1, 2, 4]
+    waits.clear()
+    server = Server(*[busy] * 9)
+    with listening(server.app) as url:
+        code, _, err = chat(monkeypatch, capsys, b"hi\n", url)
+    assert (code, len(server.asked), waits) == (1, 6, [1, 2, 4, 8, 16]), "no fault of the request"
+    assert f"answered {status}: full" in err
 
 
 @pytest.mark.parametrize(
