@@ -188,7 +188,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "model",
         metavar="RUN|FOLDER|URI",
         help="a run, whose best model it is; RUN/STAGE; a Hugging Face folder, here or in a "
-        "bucket; or python:PACKAGE/path",
+        "bucket; hf://OWNER/NAME[@REVISION]; or python:PACKAGE/path",
     )
     serve.add_argument("--port", type=int, help="default: 8000; the same as --set serve.port=PORT")
     _add_overrides(serve, "what a job file would say, such as serve.batch=16; may be repeated")
@@ -207,8 +207,9 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     export.add_argument(
         "model",
-        metavar="RUN|FOLDER",
-        help="a run, whose best model it is; RUN/STAGE; a Hugging Face folder",
+        metavar="RUN|FOLDER|URI",
+        help="a run, whose best model it is; RUN/STAGE; a Hugging Face folder; or "
+        "hf://OWNER/NAME[@REVISION]",
     )
     formats = ["gguf", "onnx", "openvino", "folder"]
     export.add_argument("--to", required=True, choices=formats, help="the format")
@@ -265,8 +266,8 @@ def load_checked(arguments: argparse.Namespace) -> LoadedJob:
 def run_job(arguments: argparse.Namespace) -> int:
     from raymodel.cluster.variables import load_variables
 
+    load_variables()  # with them the Hub is asked
     loaded = load_checked(arguments)
-    load_variables()
     from raymodel.job.run import run
 
     run(
@@ -419,10 +420,10 @@ def serve_model(arguments: argparse.Namespace) -> int:
     from raymodel.job.check import check_job
     from raymodel.job.of_model import serving_job
 
+    load_variables()  # with them the Hub is asked
     port = [] if arguments.port is None else [f"serve.port={arguments.port}"]
     loaded = serving_job(arguments.model, arguments.storage, [*arguments.overrides, *port])
     check_job(loaded)
-    load_variables()
     from raymodel.job.run import run
 
     run(loaded.job, address=arguments.address, keep_serving=True, job_path=None)

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import yaml
 from raymodel.data.mixture import Mixture, mixture_of
 from raymodel.errors import ArtifactError, RaymodelError, SpecError
 from raymodel.job.check import check_job
+from raymodel.job.pins import pin_job
 from raymodel.job.preflight import check_inputs
 from raymodel.job.spec import Job
 from raymodel.job.stages import Stage, Stages
@@ -51,6 +52,7 @@ from raymodel.train.work import (
     read_ledger,
     summary,
     tell_mixture,
+    told_of_base,
     told_of_task,
     told_of_teacher,
     work_for,
@@ -71,10 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     def call() -> int:
         with _told_once():
             loaded = load_job(arguments.job, arguments.overrides)
-            plan = _plan(loaded.job, arguments.stage)
+            # With the commits that its run keeps, which has made the inputs.
+            job = pin_job(loaded.job, _run_of(loaded.job)).job
+            plan = _plan(job, arguments.stage)
             if _is_first_here():
-                _look(loaded, arguments.stage)
-        train_stage(loaded.job, arguments.stage, plan)
+                _look(replace(loaded, job=job), arguments.stage)
+        train_stage(job, arguments.stage, plan)
         return 0
 
     return run_command(call)
@@ -219,6 +223,7 @@ def _make(run: Run, execution: Execution, plan: _Plan) -> None:
             parents={role: artifact.fingerprint for role, artifact in plan.stage.inputs.items()},
             content={
                 **told_of_task(plan.task),
+                **told_of_base(work),
                 **told_of_teacher(work),
                 **card,
                 **summary(location, plan.spec),

@@ -12,6 +12,7 @@ from raymodel.errors import ArtifactError
 from raymodel.model.initial import InitialWeights, Weights
 from raymodel.model.load import check_folder, is_quantised, open_model
 from raymodel.model.stored import StoredWeights
+from raymodel.storage.local import near
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def open_base(folder: Location, tuned: Opened, task: Task) -> StoredWeights:
     Raises:
         ArtifactError: as `open_model`; or it is another model's base.
     """
-    outline, stored = open_model(folder, task)
+    outline, stored = open_model(near(folder), task)
     shapes = _shapes(tuned)
     for name, tensor in outline.state_dict().items():
         if name in stored and shapes.get(name) != tuple(tensor.shape):

@@ -31,8 +31,8 @@ class MergeSpec(Spec):
     on the arc between two, matrix by matrix. `ties` adds to the base what most models changed in
     the same direction (arXiv:2306.01708)."""
     base: Text | None = None
-    """Of `ties`: what all were tuned from, a Hugging Face folder, `python:PACKAGE/path`, or
-    `RUN/STAGE`."""
+    """Of `ties`: what all were tuned from, a Hugging Face folder, `hf://OWNER/NAME[@REVISION]`,
+    `python:PACKAGE/path`, or `RUN/STAGE`."""
     density: Fraction = Field(default=0.2, gt=0)
     """Of `ties`: the share of each matrix, those changed most, that is kept of a model's changes.
     The default is the paper's."""

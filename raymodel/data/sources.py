@@ -29,8 +29,9 @@ from raymodel.data.readers.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA_SU
 from raymodel.data.spec import ROWS_VERSION, CleanSpec, PrepareSpec, SourceSpec, TokenizerSpec
 from raymodel.errors import MissingSourceError, SourceError
 from raymodel.storage.archive import is_archive
-from raymodel.storage.hub import check_no_hub_id
+from raymodel.storage.hub import check_no_hub_id, locate_on_hub
 from raymodel.storage.hub_place import is_on_hub
+from raymodel.storage.local import near
 from raymodel.storage.uri import Location, sha256
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -124,9 +125,9 @@ def pinned(spec: SourceSpec) -> SourceSpec:
     """
     if not is_on_hub(spec.path):
         return spec
-    from raymodel.storage.hub_files import pin  # imports pyarrow
+    from raymodel.storage.hub_ask import pin  # imports the client
 
-    return spec.model_copy(update={"path": pin(spec.path)})
+    return spec.model_copy(update={"path": pin(spec.path, "dataset")})
 
 
 def prepare_identity(spec: PrepareSpec, base_dir: Path | None = None) -> dict[str, Any]:
@@ -374,7 +375,7 @@ def tokenizer_identity(spec: TokenizerSpec, base_dir: Path | None = None) -> dic
     """
     if spec.load is None:
         return spec.identity()
-    folder = find_tokenizer(spec.load, base_dir)
+    folder = near(find_tokenizer(spec.load, base_dir), weights=False)
     places = {name: folder / name for name in _TOKENIZER_FILES}
     return {"files": {name: sha256(file) for name, file in places.items() if file.exists()}}
 
@@ -385,9 +386,13 @@ def find_tokenizer(path: str, base_dir: Path | None = None) -> Location:
     Raises:
         SourceError: it does not exist, or holds no `tokenizer.json`.
     """
-    is_package = path.startswith("python:")
-    check_no_hub_id("tokenizer.load", path, base_dir)
-    place = locate_in_package(path) if is_package else Location.parse(path, base_dir)
+    if is_on_hub(path):
+        place = locate_on_hub(path)
+    elif path.startswith("python:"):
+        place = locate_in_package(path)
+    else:
+        check_no_hub_id("tokenizer.load", path, base_dir)
+        place = Location.parse(path, base_dir)
     if not place.exists():
         raise MissingSourceError(
             f"tokenizer {path!r}: {place} does not exist; it must be a Hugging Face folder with a "

@@ -371,7 +371,8 @@ class TokenizerSpec(Spec):
     part of their letters; `nfkc`, as T5 and XLNet have it, also full width, ligatures and
     superscripts plain. By default texts stay as they are."""
     load: Text | None = None
-    """A Hugging Face folder with a `tokenizer.json`, or `python:PACKAGE/path`."""
+    """A Hugging Face folder with a `tokenizer.json`, `hf://OWNER/NAME[@REVISION]`, or
+    `python:PACKAGE/path`."""
     sample_chars: Count = Field(default=50_000_000, ge=1, le=10**12)
     """At most this many characters of text are used to train: whole documents, chosen by a hash
     from all files of all sources alike."""

@@ -154,8 +154,8 @@ def _writers(
     folders: Sequence[Path], task_spec: AnyTask, processor: Location | None
 ) -> list[Writer]:
     """What lets both models write; nothing where neither is a GGUF file, or nothing reads it."""
-    from raymodel.model.gguf_header import GGUF_FILE
     from raymodel.model.openvino import is_at_home
+    from raymodel.storage.model_files import GGUF_FILE
 
     if not (any((folder / GGUF_FILE).exists() for folder in folders) and is_at_home()):
         return []

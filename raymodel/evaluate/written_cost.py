@@ -39,9 +39,9 @@ class Writer:
         from raymodel.modality.text import TextProcessor
         from raymodel.model.gguf import num_rows, write_gguf
         from raymodel.model.gguf_file import gguf_type
-        from raymodel.model.gguf_header import GGUF_FILE
         from raymodel.model.load import check_folder, weights_of
         from raymodel.model.openvino import cpu_properties, find_precision
+        from raymodel.storage.model_files import GGUF_FILE
 
         where = Location.parse(str(folder))
         outline = check_folder(where, task)

@@ -1,10 +1,10 @@
 """Checks of a job that no single section can make: they ask the tasks, the presets, transformers.
 
 Nothing here loads torch, ray, transformers or pyarrow, and nothing touches the job's data or a
-cluster, but that the Hugging Face Hub is asked whether it answers, where a source is read there:
-what `raymodel check` accepts can still meet a missing file (`preflight.py` looks, when the
-job runs) or too small a cluster. What only transformers knows of a model a process of its own is
-asked, once for each change of the model, and only where all else is right.
+cluster, but that the Hugging Face Hub is asked for what is read there (`check_places.py`): what
+`raymodel check` accepts can still meet a missing file (`preflight.py` looks, when the job runs) or
+too small a cluster. What only transformers knows of a model a process of its own is asked, once for
+each change of the model, and only where all else is right.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ from raymodel.data.cleaning.spec import steps_for
 from raymodel.data.cleaning.spec.base import Sees
 from raymodel.data.dedup.texts import find_wrong_dedup, has_texts
 from raymodel.data.spec import PrepareSpec, TokenizerSpec
-from raymodel.errors import SpecError, UserError
+from raymodel.errors import SpecError
 from raymodel.job.check_filters import check_filters
 from raymodel.job.check_measures import check_beams, check_measures
 from raymodel.job.check_models import check_built, check_model, check_own, check_parallel
 from raymodel.job.check_monitor import check_monitor
-from raymodel.job.pins import source_places, sources_on_hub
+from raymodel.job.check_places import check_hub, check_places
 from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
-from raymodel.serve.filters.spec import ClassifierFilterSpec
 from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
 from raymodel.spec.problems import Problem, spec_error
-from raymodel.storage.hub import check_no_url_of_hub
-from raymodel.storage.hub_place import HubPlace, check_can_ask, is_on_hub
-from raymodel.storage.uri import Location
 from raymodel.tasks.fields import (
     PLAIN,
     PLAIN_TEXT,
@@ -260,74 +256,6 @@ def check_objective(job: Job) -> Iterator[Problem]:
     elif text is not None and text.tokenizer.load is None:  # what else one has, preflight.py sees
         for lack in lacking_in_pretraining(job, _trained(text.tokenizer), text.length):
             yield Problem(("prepare", "tokenizer"), f"{lack.text}; add {lack.fix}")
-
-
-def check_places(job: Job) -> Iterator[Problem]:
-    """Each place that the job names is written as one: a path, or a URI of a known scheme."""
-    elsewhere = ((path, place) for path, place in source_places(job) if not is_on_hub(place))
-    for path, place in (*elsewhere, *_places(job)):
-        try:
-            check_no_url_of_hub(place)
-            if not place.startswith("python:"):
-                Location.parse(place)
-        except UserError as error:
-            yield Problem(path, str(error))
-
-
-def check_hub(job: Job) -> Iterator[Problem]:
-    """What is to be read on the Hugging Face Hub is written as that, and the Hub answers; if it
-    does not, that is told once."""
-    found = list[tuple[Path, HubPlace]]()
-    for path, place in sources_on_hub(job):
-        try:
-            found.append((path, HubPlace.parse(place)))
-        except UserError as error:
-            yield Problem(path, str(error))
-    for path, first in found[:1]:
-        try:
-            check_can_ask(first)
-        except UserError as error:
-            yield Problem(path, str(error))
-
-
-def _places(job: Job) -> Iterator[tuple[Path, str]]:
-    """Those of all but the sources."""
-    yield ("storage",), job.storage
-    for file in job.finetune.task.files if job.finetune else ():
-        yield ("finetune", "task"), file
-    if job.prepare and job.prepare.tokenizer and job.prepare.tokenizer.load:
-        yield ("prepare", "tokenizer", "load"), job.prepare.tokenizer.load
-    for i, dataset in enumerate(job.pretrain.datasets if job.pretrain else ()):
-        is_alone = job.pretrain is not None and isinstance(job.pretrain.data, str)
-        yield ("pretrain", "data", *(() if is_alone else (i, "path"))), dataset.path
-    for stage, trains in (("pretrain", job.pretrain), ("finetune", job.finetune)):
-        if trains and trains.base:
-            yield (stage, "base"), trains.base
-        if trains and trains.distill:
-            yield (stage, "distill", "teacher"), trains.distill.teacher
-    if job.finetune and job.finetune.tokenizer and job.finetune.tokenizer.load:
-        yield ("finetune", "tokenizer", "load"), job.finetune.tokenizer.load
-    for path, place in _compressed(job):
-        yield ("compress", *path), place
-    if job.serve and job.serve.model:
-        yield ("serve", "model"), job.serve.model
-    for i, member in enumerate(job.serve.ensemble if job.serve else ()):
-        yield ("serve", "ensemble", i), member
-    if job.serve and job.serve.documents:
-        yield ("serve", "documents", "embedder"), job.serve.documents.embedder
-    for i, each in enumerate(job.serve.filters if job.serve else ()):
-        if isinstance(each, ClassifierFilterSpec):
-            yield ("serve", "filters", i, "model"), each.model
-
-
-def _compressed(job: Job) -> Iterator[tuple[Path, str]]:
-    spec = job.compress
-    if spec and spec.model:
-        yield ("model",), spec.model
-    for i, model in enumerate(spec.merge.models if spec and spec.merge else ()):
-        yield ("merge", "models", i), model
-    if spec and spec.merge and spec.merge.base:
-        yield ("merge", "base"), spec.merge.base
 
 
 def check_quantised(job: Job) -> Iterator[Problem]:

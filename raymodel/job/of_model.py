@@ -24,7 +24,8 @@ def serving_job(reference: str, storage: str, overrides: Sequence[str] = ()) -> 
 
     Args:
         reference: a run's name or folder, whose promoted model it is; `RUN/STAGE`; a Hugging Face
-            folder, on a disk or in a bucket; or `python:PACKAGE/path`.
+            folder, on a disk or in a bucket; `hf://OWNER/NAME[@REVISION]`; or
+            `python:PACKAGE/path`.
         storage: where runs are looked up by their names.
         overrides: `--set` texts, such as `serve.port=8080`.
 

@@ -16,13 +16,13 @@ from raymodel.errors import ArtifactError, RaymodelError
 from raymodel.job.spec import Job
 from raymodel.spec.base import Spec
 from raymodel.spec.document import Path
-from raymodel.storage.hub_place import HubPlace, is_on_hub
+from raymodel.storage.hub_place import HubPlace, Kind, is_on_hub
 from raymodel.storage.registry import Run
 from raymodel.storage.retry import one_try
 from raymodel.storage.uri import Location
 
 FILE_NAME = "commits.json"
-"""In the folder of a run: data set at a branch or tag → its commit."""
+"""In the folder of a run: repository at a branch or tag → its commit."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Pinned:
 
     job: Job
     commits: dict[str, str]
-    """Data set at a branch or tag → its commit; of this job and of what its run read before."""
+    """Repository at a branch or tag → its commit; of this job and of what its run read before."""
     kept: tuple[HubPlace, ...] = ()
     """The branches and tags of this job whose commits the run had."""
 
@@ -60,15 +60,15 @@ def pin_job(job: Job, run: Run) -> Pinned:
         run: where commits are kept; nothing is written.
 
     Raises:
-        LocationError: the Hub has no such data set or revision.
+        LocationError: the Hub has no such repository or revision.
         MissingSourceError: there is no network, by the environment.
         StorageError: the Hub refuses to tell, or cannot be asked.
     """
-    places = {uri: HubPlace.parse(uri) for _, uri in sources_on_hub(job)}
+    places = {uri: HubPlace.parse(uri, kind) for _, uri, kind in places_on_hub(job)}
     moving = {uri: place for uri, place in places.items() if not place.is_pinned}
     if not moving:
         return Pinned(job, {})
-    from raymodel.storage.hub_files import find_commit  # imports pyarrow
+    from raymodel.storage.hub_ask import find_commit  # imports the client
 
     commits = _kept(run)
     kept = {place.branch: place for place in moving.values() if place.branch in commits}
@@ -84,7 +84,7 @@ def find_moved(pinned: Pinned) -> Iterator[str]:
     be told goes on with what the run has."""
     if not pinned.kept:
         return
-    from raymodel.storage.hub_files import find_commit  # imports pyarrow
+    from raymodel.storage.hub_ask import find_commit  # imports the client
 
     for place in pinned.kept:
         with suppress(RaymodelError, OSError), one_try():
@@ -97,11 +97,14 @@ def find_moved(pinned: Pinned) -> Iterator[str]:
                 )
 
 
-def sources_on_hub(job: Job) -> Iterator[tuple[Path, str]]:
-    """Field → what it names on the Hub, of all sources and evaluation sets."""
-    for path, place in source_places(job):
-        if is_on_hub(place):
-            yield path, place
+def places_on_hub(job: Job) -> Iterator[tuple[Path, str, Kind]]:
+    """Field, what it names on the Hub, and of what kind that must be."""
+    kinds: dict[Kind, Iterator[tuple[Path, str]]] = {
+        "dataset": source_places(job),
+        "model": model_places(job),
+    }
+    for kind, places in kinds.items():
+        yield from ((path, place, kind) for path, place in places if is_on_hub(place))
 
 
 def source_places(job: Job) -> Iterator[tuple[Path, str]]:
@@ -117,8 +120,41 @@ def source_places(job: Job) -> Iterator[tuple[Path, str]]:
             yield (stage, "clean", "decontaminate", "sets", name, "path"), source.path
 
 
+def model_places(job: Job) -> Iterator[tuple[Path, str]]:
+    """Field → where the folder of a model, or of a tokenizer, lies, or which run made it."""
+    for stage, reads in (("prepare", job.prepare), ("finetune", job.finetune)):
+        if reads and reads.tokenizer and reads.tokenizer.load:
+            yield (stage, "tokenizer", "load"), reads.tokenizer.load
+    for stage, trains in (("pretrain", job.pretrain), ("finetune", job.finetune)):
+        if trains and trains.base:
+            yield (stage, "base"), trains.base
+        if trains and trains.distill:
+            yield (stage, "distill", "teacher"), trains.distill.teacher
+    for path, place in _compressed(job):
+        yield ("compress", *path), place
+    if job.serve and job.serve.model:
+        yield ("serve", "model"), job.serve.model
+    for i, member in enumerate(job.serve.ensemble if job.serve else ()):
+        yield ("serve", "ensemble", i), member
+    if job.serve and job.serve.documents:
+        yield ("serve", "documents", "embedder"), job.serve.documents.embedder
+    for i, each in enumerate(job.serve.filters if job.serve else ()):
+        if each.name == "classifier":
+            yield ("serve", "filters", i, "model"), each.model
+
+
+def _compressed(job: Job) -> Iterator[tuple[Path, str]]:
+    spec = job.compress
+    if spec and spec.model:
+        yield ("model",), spec.model
+    for i, model in enumerate(spec.merge.models if spec and spec.merge else ()):
+        yield ("merge", "models", i), model
+    if spec and spec.merge and spec.merge.base:
+        yield ("merge", "base"), spec.merge.base
+
+
 def _replaced(value: Any, names: Mapping[str, str]) -> Any:
-    """The same with other names of sources, wherever they stand: what limits or weighs a source
+    """The same with other names of places, wherever they stand: what limits or weighs a source
     names it by its path too."""
     if isinstance(value, str):
         return names.get(value, value)

@@ -45,6 +45,7 @@ from raymodel.serve.filters.check import check_classifier
 from raymodel.serve.filters.spec import ClassifierFilterSpec, classifiers_of
 from raymodel.spec.document import dotted
 from raymodel.storage.artifact import Artifact
+from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.registry import Run
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task, make_task
@@ -261,7 +262,7 @@ class _Look:
         if spec.base is None or self._is_made_by_this_job(spec.base):
             return
         with self._collecting(stage):
-            base = resolve_base(spec.base, self._storage, self.base_dir)
+            base = self._resolve(stage, spec.base)
             question = replace(question_of(task, self.base_dir), folder=base.location)
             if isinstance(spec, FinetuneSpec):
                 question = replace(question, adapters=adapters_of(spec))
@@ -274,7 +275,7 @@ class _Look:
         if spec.distill is None or self._is_made_by_this_job(spec.distill.teacher):
             return
         with self._collecting(stage):
-            model = resolve_base(spec.distill.teacher, self._storage, self.base_dir)
+            model = self._resolve(stage, spec.distill.teacher)
             check_same_task(model, task, spec.distill.teacher)
             question = replace(question_of(task, self.base_dir), folder=model.location)
             asked = replace(question, trains=False, reads_like=self._reader(stage))
@@ -283,6 +284,16 @@ class _Look:
                 layers, adapters = spec.distill.student.layers, adapters_of(spec)
                 part = replace(question, layers=layers, adapters=adapters)
                 self.questions.append(("finetune.base", part))
+
+    def _resolve(self, stage: str, named: str) -> BaseModel:
+        """Says how much is to be fetched of what lies on the Hugging Face Hub."""
+        model = resolve_base(named, self._storage, self.base_dir)
+        if is_on_hub(uri := model.location.uri):
+            from raymodel.storage.hub_model import size_text  # imports the client
+
+            note = f"{stage}: {uri} is {size_text(uri)}, fetched once by each machine that reads it"
+            self.notes += [note] if note not in self.notes else []
+        return model
 
     def _reader(self, stage: str) -> Location | None:
         named = named_reader(self.job, stage)
@@ -295,7 +306,7 @@ class _Look:
         if self._is_made_by_this_job(named):
             return
         with self._collecting("serve"):
-            model: BaseModel = resolve_base(named, self._storage, self.base_dir)
+            model = self._resolve("serve", named)
             found = model.artifact or model.location
             task, folder = find_task(found), model_location(found)
             self.questions.append((field, Question(task=task, folder=folder, trains=False)))
@@ -306,7 +317,7 @@ class _Look:
         """The models of other runs that it names, and that they can be measured as asked."""
         if spec.merge and spec.merge.base and not self._is_made_by_this_job(spec.merge.base):
             with self._collecting("compress"):
-                resolve_base(spec.merge.base, self._storage, self.base_dir)
+                self._resolve("compress", spec.merge.base)
         if any(map(self._is_made_by_this_job, spec.named)):
             return
         with self._collecting("compress"):

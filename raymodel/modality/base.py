@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from raymodel.storage.local import near
+from raymodel.storage.model_files import is_small
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
@@ -96,13 +98,14 @@ class Processor(ABC):
 @contextmanager
 def as_local(place: Location) -> Iterator[Path]:
     """The small files of a folder on this machine: a model's weights beside them are not needed."""
+    place = near(place, weights=False)
     if place.is_local:
         yield place.local_path
         return
     folder = Path(tempfile.mkdtemp())
     try:
         for entry in place.list():
-            if entry.name.endswith((".json", ".txt", ".model", ".jinja")):
+            if is_small(entry.name):
                 (folder / entry.name).write_bytes((place / entry.name).read_bytes())
         yield folder
     finally:

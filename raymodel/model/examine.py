@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -29,6 +28,8 @@ from raymodel.model.fields import is_plain, is_plain_adapter
 from raymodel.model.presets import OWN
 from raymodel.model.spec import AdapterSpec
 from raymodel.spec.own import is_own, own_digest
+from raymodel.storage.cache import cache_folder, keep
+from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 
@@ -84,6 +85,11 @@ class Question:
             "adapters": [adapter.to_dict() for adapter in self.adapters],
             "counting": self.counting.to_dict() if self.counting else None,
         }
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether a folder lies on the Hugging Face Hub."""
+        return any(each and is_on_hub(each.uri) for each in (self.folder, self.reads_like))
 
     @property
     def is_plain(self) -> bool:
@@ -179,7 +185,7 @@ def _examine(questions: Sequence[Question]) -> list[Answer]:
         answers = ask_apart(list(missing.values()))
         for file, answer in zip(missing, answers, strict=True):
             known[file] = answer
-            _remember(file, answer)
+            keep(file, json.dumps(answer))
     return [_answer(known[file] or {}) for file in files]
 
 
@@ -193,7 +199,7 @@ def ask_apart(questions: Sequence[Question]) -> list[dict[str, Any]]:
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
-            env=_environment(),
+            env=_environment(may_ask_hub=any(each.is_on_hub for each in questions)),
         )
     except subprocess.TimeoutExpired as error:
         raise RaymodelError(
@@ -224,20 +230,13 @@ def _unknown(question: Question) -> dict[str, Any]:
     return {"config": config, "not_counted": "transformers, which builds it, is not installed here"}
 
 
-def cache_folder() -> Path:
-    """Where this machine's user keeps what can be found out again (XDG Base Directory, 0.8)."""
-    place = os.environ.get("XDG_CACHE_HOME", "")
-    # "All paths must be absolute. If an implementation encounters a relative path it should
-    # consider the path invalid and ignore it."
-    return (Path(place) if os.path.isabs(place) else Path.home() / ".cache") / "raymodel"
-
-
-def _environment() -> dict[str, str]:
-    """Without the network, without GPUs, and with this package as it was found here."""
+def _environment(*, may_ask_hub: bool) -> dict[str, str]:
+    """Without GPUs, and with this package as it was found here; without the Hub, where no folder
+    lies there."""
     package = str(Path(__file__).parents[2])
     paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return os.environ | {
-        "HF_HUB_OFFLINE": "1",
+        **({} if may_ask_hub else {"HF_HUB_OFFLINE": "1"}),
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": "1",
@@ -250,18 +249,6 @@ def _recall(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None  # never asked, or another process was killed while it wrote: asked again
     return found if isinstance(found, dict) else None
-
-
-def _remember(file: Path, answer: Mapping[str, Any]) -> None:
-    """In one step, since several jobs may ask at a time. A folder that cannot be written is no
-    reason to stop: the answer is here, and will be asked for again."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as part:
-            json.dump(answer, part)
-        os.replace(part.name, file)
-    except OSError:
-        return
 
 
 def _answer(data: Mapping[str, Any]) -> Answer:

@@ -16,11 +16,10 @@ import torch
 from raymodel.model.card import render_card
 from raymodel.model.gguf import GgufType, write_gguf
 from raymodel.model.gguf_file import gguf_config
-from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.initial import Weights
 from raymodel.model.own import OwnModel, save_source
-from raymodel.model.tensor_header import INDEX, ONE_FILE
 from raymodel.model.tensorfile import TensorInfo, write_tensors
+from raymodel.storage.model_files import GGUF_FILE, INDEX, ONE_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,7 +15,8 @@ import torch
 
 from raymodel.errors import ArtifactError
 from raymodel.model.gguf import GgufType, is_computed, tensors_of, unpaired
-from raymodel.model.gguf_header import GGUF_FILE, read_gguf_header
+from raymodel.model.gguf_header import read_gguf_header
+from raymodel.storage.model_files import GGUF_FILE
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:

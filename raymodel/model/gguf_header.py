@@ -13,8 +13,6 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from raymodel.errors import ArtifactError
 from raymodel.storage.uri import Location
 
-GGUF_FILE = "model.gguf"
-"""In a model folder, in the place of safetensors."""
 FAMILIES = ("llama", "qwen2", "qwen3")
 """`model_type` of those that are written, which is GGUF's name of the architecture too."""
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)

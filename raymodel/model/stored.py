@@ -25,8 +25,8 @@ from transformers.core_model_loading import (
 )
 
 from raymodel.errors import ArtifactError
-from raymodel.model.tensor_header import INDEX, ONE_FILE
 from raymodel.model.tensorfile import TensorFile
+from raymodel.storage.model_files import INDEX, ONE_FILE
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:

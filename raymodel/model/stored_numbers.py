@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from raymodel.model.compressed_form import find_form, has_int8_layers
-from raymodel.model.gguf_header import GGUF_FILE, read_gguf_header
-from raymodel.model.tensor_header import INDEX, ONE_FILE, read_tensor_header
+from raymodel.model.gguf_header import read_gguf_header
+from raymodel.model.tensor_header import read_tensor_header
+from raymodel.storage.model_files import GGUF_FILE, INDEX, ONE_FILE
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 

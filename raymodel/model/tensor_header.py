@@ -10,9 +10,6 @@ from typing import Any
 from raymodel.errors import ArtifactError
 from raymodel.storage.uri import Location
 
-ONE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-"""Of a model folder: its weights, or which of several files has which."""
 # The library refuses larger ones too: more than that is a file that is none.
 _MAX_HEADER_BYTES = 100_000_000
 

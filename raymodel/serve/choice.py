@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.gguf import check_gguf, num_rows, rope_scaling
 from raymodel.model.gguf_file import gguf_type
-from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.openvino import LIBRARY, X86, find_precision
 from raymodel.observe.slow_paths import take_slow_path
@@ -26,6 +25,7 @@ from raymodel.serve.room import openvino_bytes
 from raymodel.serve.runner import Runner
 from raymodel.serve.spec import EngineName, EngineWeights
 from raymodel.serve.torch_runner import TorchRunner
+from raymodel.storage.model_files import GGUF_FILE
 from raymodel.tasks.boundaries import end_tokens
 
 _UNLIMITED_CONTEXT_TOKENS = 4096  # for models that state no limit

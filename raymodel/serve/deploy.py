@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raymodel.errors import ArtifactError, SpecError
+from raymodel.job.pins import pin_job
 from raymodel.serve.filters.spec import classifiers_of
 from raymodel.serve.follow import find_followed
 from raymodel.spec.load import load_job
@@ -44,8 +45,10 @@ def application(arguments: dict[str, Any]) -> Application:
     job = load_job(arguments["job"], arguments.get("set", [])).job
     if job.serve is None:
         raise SpecError(f"{arguments['job']} has no `serve:` section; add one, even `serve: {{}}`")
-    model = find_model(job, Path.cwd())
     storage = Location.parse(job.storage)
+    job = pin_job(job, Run(storage / job.name)).job
+    assert job.serve is not None, "pinning leaves sections as they are"
+    model = find_model(job, Path.cwd())
 
     def found(name: str) -> Artifact | Location:
         base = resolve_base(name, storage, Path.cwd())

@@ -12,12 +12,12 @@ from raymodel.errors import ArtifactError, RequestError, StorageError
 from raymodel.modality.text import TextProcessor
 from raymodel.model.gguf import GgufType, check_gguf, whole_file, write_gguf
 from raymodel.model.gguf_file import gguf_type
-from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.load import check_folder, is_quantised
 from raymodel.model.purpose import find_task
 from raymodel.model.stored import StoredWeights
 from raymodel.serve.named import find_named
-from raymodel.storage.local import copy_to_disk
+from raymodel.storage.local import copy_to_disk, near
+from raymodel.storage.model_files import GGUF_FILE
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.train.base import BaseModel
@@ -86,10 +86,11 @@ def export_model(
 
 def _write_gguf(model: BaseModel, target: Path, type: GgufType | None, name: str) -> None:
     task = get_task(find_task(model.artifact or model.location))()
-    outline = check_folder(model.location, task)
+    folder = near(model.location)
+    outline = check_folder(folder, task)
     own = None if outline is None else gguf_type(outline.config)
     if own is not None and type in (None, own):
-        _copy_file(model.location / GGUF_FILE, target)
+        _copy_file(folder / GGUF_FILE, target)
         return
     if outline is None or is_quantised(outline.config):
         raise ArtifactError(
@@ -97,8 +98,8 @@ def _write_gguf(model: BaseModel, target: Path, type: GgufType | None, name: str
             " export the model that they were made from, in the type that you want (--type q8_0)"
         )
     check_gguf(outline)
-    tokenizer = TextProcessor.load(model.location).tokenizer
-    weights = StoredWeights(model.location, outline)
+    tokenizer = TextProcessor.load(folder).tokenizer
+    weights = StoredWeights(folder, outline)
     write_gguf(target, outline, weights, tokenizer, type or "f16", name=name)
 
 
@@ -119,9 +120,10 @@ def _write_graph(model: BaseModel, target: Path, to: GraphFormat) -> None:
 def _copy_folder(model: BaseModel, target: Path) -> None:
     """The files of a model that is whole, as they are."""
     check_folder(model.location, get_task(find_task(model.artifact or model.location))())
+    folder = near(model.location)
     with _whole_folder(target) as partial:
-        for entry in model.location.walk():
-            copy_to_disk(model.location / entry.name, partial / entry.name)
+        for entry in model.location.walk():  # beside its copy here may lie more than is read of it
+            copy_to_disk(folder / entry.name, partial / entry.name)
 
 
 @contextmanager

@@ -21,12 +21,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from raymodel.errors import ArtifactError, ClusterError
 from raymodel.model.gguf import GgufType, num_rows, write_gguf
-from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.openvino import cpu_properties, find_precision
 from raymodel.serve.answer import Answer, Scored
 from raymodel.serve.capacity import key_value_bytes
 from raymodel.serve.runner import Made, Runner, Tokens
 from raymodel.serve.sampling import Sampling
+from raymodel.storage.model_files import GGUF_FILE
 
 _PROCESS = Path(__file__).with_name("openvino_process.py")
 _BLOCK_TOKENS = 32  # of the cache's blocks on a CPU

@@ -103,8 +103,9 @@ class DocumentsSpec(Spec):
     """A folder on this machine; `.md`, `.txt` and `.rst` below it are read, and read again when
     they change."""
     embedder: Text
-    """The model that finds: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`, for the
-    task embedding. It is served too, at `/v1/embeddings`."""
+    """The model that finds: a Hugging Face folder, `hf://OWNER/NAME[@REVISION]`,
+    `python:PACKAGE/path`, or `RUN/STAGE`, for the task embedding. It is served too, at
+    `/v1/embeddings`."""
     top: int = Field(default=4, ge=1, le=50)
     """Excerpts that a question is given; fewer where they do not fit into the model's context."""
     piece_tokens: int = Field(default=128, ge=16, le=4096)
@@ -118,8 +119,9 @@ class ServeSpec(ListenSpec):
     """One HTTP application for the promoted model."""
 
     model: Text | None = None
-    """A Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by default this job's newest
-    model, once its gates are met."""
+    """A Hugging Face folder, `hf://OWNER/NAME[@REVISION]` on the Hugging Face Hub,
+    `python:PACKAGE/path`, or `RUN/STAGE`; by default this job's newest model, once its gates are
+    met."""
     name: Text | None = None
     """The model's name in the API; by default the job's name."""
     watch: Annotated[Literal["best"] | None, OPERATIONAL] = None

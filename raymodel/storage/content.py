@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.uri import Location
 
 WHOLE_BYTES = 4 * 2**20
@@ -38,7 +39,14 @@ def content_of(folder: Location) -> list[list[Any]]:
     blocks where a file has more than 2,048 tensors), of any other over 256 blocks of 16 KiB from
     its first to its last bytes. So it tells where any tensor was trained; an edit of single numbers
     in a large tensor it may miss.
+
+    Of a model on the Hugging Face Hub they are those that are read, with the digests that the Hub
+    tells, which are over all bytes.
     """
+    if is_on_hub(folder.uri):
+        from raymodel.storage.hub_model import files_of  # imports the client
+
+        return [[each.name, each.bytes, each.digest] for each in files_of(folder.uri)]
     files = [entry for entry in folder.walk() if not _is_aside(entry.name)]
     with ThreadPoolExecutor(_READERS) as readers:
         return [

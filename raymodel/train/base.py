@@ -20,7 +20,8 @@ from raymodel.spec.base import fingerprint
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.content import content_of
 from raymodel.storage.execution import ATTEMPTS_FILE
-from raymodel.storage.hub import check_no_hub_id
+from raymodel.storage.hub import check_no_hub_id, locate_on_hub
+from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.registry import resolve_artifact
 from raymodel.storage.uri import Location
@@ -45,10 +46,13 @@ class BaseModel:
 
     @property
     def named(self) -> str:
-        """For a card: which run made it, else the name of its folder and what is in that."""
+        """For a card: which run made it, or which commit of the Hub it is; else the name of its
+        folder and what is in that."""
         if self.artifact is not None:
             made = self.artifact
             return f"{made.manifest.job_name}/{made.stage} ({made.fingerprint})"
+        if is_on_hub(self.location.uri):
+            return self.location.uri
         return f"{self.location.name} ({fingerprint(self.identity)})"
 
     @cached_property
@@ -67,9 +71,13 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
 
     Raises:
         ArtifactError: no model lies there.
+        LocationError: the Hugging Face Hub has no such model or revision.
         SourceError: the package that should hold it is not installed.
+        StorageError: the Hub refuses to have it read, or cannot be asked.
     """
-    if reference.startswith("python:"):
+    if is_on_hub(reference):
+        location = locate_on_hub(reference)
+    elif reference.startswith("python:"):
         location = locate_in_package(reference)
     else:
         check_no_hub_id("a model", reference, base_dir)
@@ -79,13 +87,14 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
         location = Location.parse(reference, base_dir)
         if location.name == "model" and (owner := find_artifact(location.parent)) is not None:
             return _checked(reference, base_of(owner))  # the same by another name
-    _check_is_finished(reference, location)
+    if not is_on_hub(reference):
+        _check_is_finished(reference, location)
     if not (location / "config.json").exists():
         kind = ArtifactError if location.exists() else MissingArtifactError
         why = "has no config.json" if location.exists() else "does not exist"
         raise kind(
             f"{reference!r} is no model: {location} {why}; give a Hugging Face "
-            "folder, python:PACKAGE/path, or RUN/STAGE of a finished run"
+            "folder, hf://OWNER/NAME, python:PACKAGE/path, or RUN/STAGE of a finished run"
         )
     return BaseModel(location=location)
 

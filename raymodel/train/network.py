@@ -16,6 +16,7 @@ from raymodel.model.initial import Weights
 from raymodel.model.layers import begin_with_layers
 from raymodel.model.load import fit, open_model
 from raymodel.model.own import first_weights
+from raymodel.storage.local import near
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
 from raymodel.train.spec import FinetuneSpec, PretrainSpec
@@ -51,9 +52,10 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
     if work.base is None:
         plain, stored = _fresh_model(work, task, dataset), None
     else:
-        plain, stored = open_model(work.base, task)
+        base = near(work.base)
+        plain, stored = open_model(base, task)
         if isinstance(spec, PretrainSpec):  # of examples the base is the reader
-            _check_reads_alike(work.base, task)
+            _check_reads_alike(base, task)
         fit(work.base, plain, task)
     first = first_weights(plain, work.seed, stored)
     if spec.distill is not None and spec.distill.student is not None:

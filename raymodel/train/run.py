@@ -40,6 +40,7 @@ from raymodel.train.work import (
     read_ledger,
     summary,
     tell_mixture,
+    told_of_base,
     told_of_task,
     told_of_teacher,
     work_for,
@@ -145,7 +146,7 @@ def train_on_ray(
     books = read_ledger(work.run).books()
     story.table(activity_rows(books))
     story.table(loss_rows(books))
-    told = {**told_of_task(work.task), **told_of_teacher(work), **card}
+    told = {**told_of_task(work.task), **told_of_base(work), **told_of_teacher(work), **card}
     return {**told, **summary(work.run, work.spec), "goodput": books.goodput}
 
 

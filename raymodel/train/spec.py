@@ -250,7 +250,7 @@ class PretrainSpec(TrainSpec):
     """A fresh model."""
     base: Text | None = None
     """The model to go on from in place of a fresh one: a Hugging Face folder,
-    `python:PACKAGE/path`, or `RUN/STAGE`. Its data must be read as it reads:
+    `hf://OWNER/NAME[@REVISION]`, `python:PACKAGE/path`, or `RUN/STAGE`. Its data must be read as it reads:
     `prepare.tokenizer: {load: …}` the same. All of its weights are trained, with a fresh optimizer
     and a schedule of its own."""
     data: Text | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
@@ -330,8 +330,9 @@ class FinetuneSpec(TrainSpec):
     max_length: Count = Field(default=512, gt=1, le=MAX_ROW_TOKENS)
     """Longest example in tokens; longer ones are cut. By default 512, or what the base can take."""
     base: Text | None = None
-    """The model to start from: a Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`; by
-    default this job's `pretrain`. Nothing is downloaded: an id of the Hub is no folder."""
+    """The model to start from: a Hugging Face folder, `hf://OWNER/NAME[@REVISION]` on the Hugging
+    Face Hub, `python:PACKAGE/path`, or `RUN/STAGE`; by default this job's `pretrain`. Of the Hub
+    safetensors are read, at a commit that the run keeps; each machine fetches them once."""
     model: ModelSpec | None = None
     """A fresh model in place of a base, for tasks that learn from their examples alone."""
     tokenizer: TokenizerSpec | None = None

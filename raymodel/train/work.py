@@ -27,6 +27,7 @@ from raymodel.observe.goodput import Ledger
 from raymodel.observe.records import read_records
 from raymodel.observe.slow_paths import as_content, from_events
 from raymodel.storage.execution import Execution
+from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.uri import Location
 from raymodel.tasks.spec import AnyTaskSpec
 from raymodel.train.base import BaseModel, check_teacher_classes
@@ -203,6 +204,14 @@ def told_of_teacher(work: TrainWork) -> dict[str, Any]:
         "teacher_weight": distill.weight,
     }
     return about | ({"layers_of_teacher": distill.student.layers} if distill.student else {})
+
+
+def told_of_base(work: TrainWork) -> dict[str, Any]:
+    """What a model's card and manifest say of the model on the Hugging Face Hub that it was trained
+    on from; nothing of another, which its artifact says, or its content."""
+    if work.base is None or not is_on_hub(work.base.uri):
+        return {}
+    return {"base": work.base.uri}
 
 
 def told_of_task(task: AnyTaskSpec) -> dict[str, Any]:

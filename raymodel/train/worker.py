@@ -23,6 +23,7 @@ from raymodel.model.kernels import note_compilation
 from raymodel.model.positions import find_max_tokens
 from raymodel.observe.measures import holds
 from raymodel.observe.slow_paths import SlowPath, slow_paths
+from raymodel.storage.local import near
 from raymodel.tasks import make_task
 from raymodel.tasks.base import Task
 from raymodel.train.checkpoint.export import export_model
@@ -69,6 +70,7 @@ def run_worker(work: TrainWork, session: Session) -> None:
     """
     clock = Clock()
     _prepare_torch(work, session)
+    _fetch_models(work)
     join_group(work.use_gpu)
     _check_nodes(work, session)
     dataset = open_train(work.spec, work.dataset)
@@ -104,6 +106,14 @@ def run_worker(work: TrainWork, session: Session) -> None:
         training.notice.close()
         training.journal.close()
     engine.close()
+
+
+def _fetch_models(work: TrainWork) -> None:
+    """What lies on the Hugging Face Hub is here before the workers wait for one another, which they
+    do for so long only."""
+    for model in (work.base, work.teacher.location if work.teacher else None):
+        if model is not None:
+            near(model)
 
 
 def _tell_what_was_learnt(training: Training, loss: float) -> None:

@@ -38,6 +38,7 @@ from raymodel.train.work import (
     TrainWork,
     open_plan,
     summary,
+    told_of_base,
     told_of_task,
     told_of_teacher,
     work_for,
@@ -98,6 +99,7 @@ def run_sweep(
     _copy_folder(chosen / "model", work.run / "model")
     return {
         **told_of_task(spec.task),
+        **told_of_base(work),
         **told_of_teacher(replace(work, spec=apply_setting(spec, best.config))),
         **summary(chosen, work.spec),
         "setting": best.config,

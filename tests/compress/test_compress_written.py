@@ -13,12 +13,12 @@ from raymodel.compress.spec import CompressSpec
 from raymodel.errors import ArtifactError, SpecError
 from raymodel.model.export import save_model
 from raymodel.model.gguf_file import GgufWeights
-from raymodel.model.gguf_header import GGUF_FILE
 from raymodel.model.load import check_folder, load_for_use, load_model, open_model
 from raymodel.model.q4 import to_q4_1
 from raymodel.serve.choice import build_engine
 from raymodel.serve.load import load_service
 from raymodel.serve.spec import ServeSpec
+from raymodel.storage.model_files import GGUF_FILE
 from raymodel.storage.uri import Location
 from raymodel.tasks import get_task
 from raymodel.tasks.spec import task_spec

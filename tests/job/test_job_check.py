@@ -57,8 +57,8 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
     [
         (
             "  adapter: {lora: {rank: 8}}",
-            "  adapter: {lora: {rank: 8}}\n  distill: {teacher: 'hf://a/b'}",
-            "job.yaml:17: finetune.distill.teacher: 'hf://a/b'",
+            "  adapter: {lora: {rank: 8}}\n  distill: {teacher: 'hf://datasets/a/b'}",
+            "job.yaml:17: finetune.distill.teacher: 'hf://datasets/a/b' names no model of the",
         ),
         (
             "  adapter: {lora: {rank: 8}}",

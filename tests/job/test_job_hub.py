@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from raymodel import cli
+from raymodel.cluster.variables import write_package
 from raymodel.data.prepare import Recipe, prepare_dataset
 from raymodel.data.rows import RowKind
 from raymodel.data.step import complete_item, missing_items
@@ -81,6 +82,52 @@ def test_all_that_names_a_source_names_its_commit(server: Hub) -> None:
     assert pinned.job.pretrain.mixture.max_visits_of == {place: 3.0}
     again = pin_job(pinned.job, run_of(job))
     assert (again.job, again.commits) == (pinned.job, {}), "commits stay"
+
+
+def test_all_that_names_a_model_names_its_commit(server: Hub) -> None:
+    commits = {
+        name: server.push(f"owner/{name}", {"config.json": name.encode()}, kind="model")
+        for name in ("base", "teacher", "words", "member", "finder", "judge", "older")
+    }
+    old = server.push("owner/base", {"config.json": b"old"}, "v1", "model")
+    labelled = {"path": "a.jsonl", "fields": {"label": "label"}}
+    job = Job.model_validate(
+        content("a.txt", tokenizer={"load": "hf://owner/words"})
+        | {
+            "pretrain": {"base": "hf://owner/older", "global_batch": 2, "duration": "2 steps"},
+            "finetune": {
+                "task": "text_classification",
+                "sources": [labelled],
+                "base": "hf://owner/base",
+                "distill": {"teacher": "hf://owner/teacher"},
+                "global_batch": 2,
+                "duration": "2 steps",
+            },
+            "serve": {
+                "model": "hf://owner/base@v1",
+                "ensemble": ["hf://owner/member/folder"],
+                "documents": {"path": "a.txt", "embedder": "hf://owner/finder"},
+                "filters": [{"name": "classifier", "model": "hf://owner/judge", "label": "bad"}],
+            },
+        }
+    )
+    pinned = pin_job(job, run_of(job))
+    at = {name: f"hf://owner/{name}@{commit}" for name, commit in commits.items()}
+    made: Any = pinned.job
+    assert made.prepare.tokenizer.load == at["words"]
+    assert made.pretrain.base == at["older"]
+    assert made.finetune.base == at["base"]
+    assert made.finetune.distill.teacher == at["teacher"]
+    assert made.serve.model == f"hf://owner/base@{old}"
+    assert made.serve.ensemble == (f"{at['member']}/folder",)
+    assert made.serve.documents.embedder == at["finder"]
+    assert made.serve.filters[0].model == at["judge"]
+    assert pinned.commits["hf://owner/base@main"] == commits["base"]
+    pinned.keep(run_of(job))
+    server.push("owner/base", {"config.json": b"new"}, kind="model")
+    again = pin_job(job, run_of(job))
+    assert again.job == made, "a run stays with what it began with"
+    assert len([*find_moved(again)]) == 1
 
 
 def test_a_run_keeps_its_commits_and_tells_of_newer_ones(server: Hub) -> None:
@@ -242,6 +289,59 @@ def test_what_is_not_there_is_told_before_anything_is_written(
     assert "Traceback" not in err
     assert "hf_wrong" not in err
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("hf://owner/nothing", "the Hugging Face Hub has no model 'owner/nothing'"),
+        ("hf://owner/data", "the Hugging Face Hub has no model 'owner/data'; check its name"),
+        ("hf://datasets/owner/data", "names no model of the Hugging Face Hub; write hf://OWNER/"),
+        ("hf://owner/gated", "its owner asks who reads it to accept conditions on its page"),
+        ("hf://owner/closed", "the token is wrong, or may not read this"),
+        ("hf://owner/model@v9", "the model owner/model on the Hugging Face Hub has no revision"),
+        ("owner/model", None),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_told_by_check_and_no_token_is(
+    server: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    told: str | None,
+) -> None:
+    server.push("owner/data", files("a"))
+    for name in ("model", "gated", "closed"):
+        server.push(f"owner/{name}", {"config.json": b"{}"}, kind="model")
+    server.gated.add("owner/gated")
+    server.tokens |= {"owner/closed": "hf_right", "owner/other": "hf_other"}
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    if model.endswith("closed"):
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    job = {"name": "tiny", "storage": "runs", "serve": {"model": model}}
+    Path("job.yaml").write_text(yaml.safe_dump(job))
+    assert cli.main(["check", "job.yaml"]) == (2 if told else 0)
+    err = " ".join(capsys.readouterr().err.split())
+    assert (told or "") in err
+    assert ("serve.model" in err) == bool(told)
+    assert "hf_wrong" not in err
+    assert "hf_other" not in err
+
+
+def test_the_token_that_a_submitted_job_brings_is_there_when_the_hub_is_asked(
+    server: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    write_package({"HF_TOKEN": "hf_right"}, tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    server.tokens["owner/closed"] = "hf_right"
+    server.push("owner/closed", {"README.md": b"# about"}, kind="model")
+    job = {"name": "tiny", "storage": "runs", "serve": {"model": "hf://owner/closed"}}
+    Path("job.yaml").write_text(yaml.safe_dump(job))
+    assert cli.main(["run", "job.yaml"]) == 2
+    assert "has no config.json" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_address_of_a_page_is_told_as_what_can_be_read(

@@ -2,6 +2,7 @@
 anything starts or is written; and what is merely not there yet stops no plan."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import yaml
 
 from raymodel import cli
+from raymodel.storage import retry
 from raymodel.storage.execution import ATTEMPTS_FILE
 from raymodel.storage.manifest import commit_manifest
 from raymodel.storage.uri import Location
+from raymodel.testing.hub import Hub, hub
 from raymodel.testing.tiny import build_tiny_bert, build_tiny_llama, train_tiny_tokenizer
 
 SIZES = {
@@ -156,8 +159,8 @@ def _here(here: Path, ask_here: list[Any]) -> None:
         (pretraining(prepare={"holdout": 0}), "prepare.holdout: 0 leaves no documents"),
         (pretraining(prepare={"holdout": 1.0}), "prepare.holdout: 100% of the documents"),
         (
-            finetuning("hf://openai-community/gpt2"),
-            "finetune.base: 'hf://openai-community/gpt2'",
+            finetuning("https://huggingface.co/openai-community/gpt2"),
+            "write hf://openai-community/gpt2 where a model or a tokenizer is named",
         ),
         (finetuning("hdfd://models/llama"), "finetune.base: 'hdfd://models/llama': the scheme"),
         (job(serve={"model": "s3://"}), "serve.model: 's3://' names no bucket"),
@@ -320,7 +323,11 @@ Q = "model.layers.1.self_attn.q_proj.weight"
 @pytest.mark.parametrize(
     ("content", "breaking", "told"),
     [
-        (finetuning("gpt2"), None, "reads like an id on the Hugging Face Hub; nothing is downl"),
+        (
+            finetuning("gpt2"),
+            None,
+            "reads like an id on the Hugging Face Hub…write hf://OWNER/gpt2",
+        ),
         (finetuning("openai-community/gpt2"), None, "hf download openai-community/gpt2"),
         (finetuning("corpus.txt"), None, "has no config.json"),
         (finetuning(), lambda: no_tokenizer("llama"), "holds no tokenizer"),
@@ -455,6 +462,57 @@ def test_what_a_folder_holds_plan_and_run_refuse_before_the_first_stage(
     missing = told == "no complete dataset"
     assert codes(content, capsys) == {"check": 0, "plan": 0 if missing else 2, "run": 2}
     assert all(part in errors[-1] for part in told.split("…")), errors[-1]
+
+
+# ---- what lies on the Hub ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.01)
+    with hub() as made:
+        yield made
+
+
+def sharded(name: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(name).save_pretrained(name, max_shard_size="20KB")
+    (Path(name) / "model.safetensors").unlink()
+
+
+def pickled(name: str) -> None:
+    (Path(name) / "model.safetensors").rename(Path(name) / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("breaking", [None, sharded], ids=["one file", "shards"])
+def test_a_model_on_the_hub_is_looked_at_where_it_lies_and_its_size_is_told(
+    breaking, server, here, capsys
+):
+    if breaking:
+        breaking("llama")
+    size = sum(f.stat().st_size for f in (here / "llama").iterdir() if f.name != "README.md")
+    count = len([*(here / "llama").iterdir()])
+    commit = server.push_model("owner/llama", here / "llama", **{"README.md": b"#" * 9999})
+    Path("job.yaml").write_text(yaml.safe_dump(finetuning("hf://owner/llama")))
+    assert cli.main(["check", "job.yaml"]) == 0
+    assert cli.main(["plan", "job.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    note = f"hf://owner/llama@{commit} is {size / 1e6:,.1f} MB in {count} files, fetched once by"
+    assert f"finetune: {note}" in told
+    assert [name for name in server.contents() if name.endswith(".safetensors")], "their headers"
+    asked = [each for each in server.requests if each.startswith("HEAD")]
+    assert not [each for each in asked if each.endswith(".safetensors")], "and not all of them"
+
+
+def test_pickled_weights_of_the_hub_are_refused_as_those_of_a_folder(server, here, capsys):
+    pickled("llama")
+    server.push_model("owner/llama", here / "llama")
+    found = codes(finetuning("hf://owner/llama"), capsys)
+    assert found == {"check": 0, "plan": 2, "run": 2}
+    assert "holds no weights as safetensors" in errors[-1]
+    assert "pickled weights are never read" in errors[-1]
+    assert "pytorch_model.bin" not in server.contents()
 
 
 # ---- what is not there yet -----------------------------------------------------------------------

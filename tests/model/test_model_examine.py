@@ -11,10 +11,11 @@ import pytest
 from raymodel.errors import RaymodelError
 from raymodel.model import examine as module
 from raymodel.model.counted import Counting, text_rows
-from raymodel.model.examine import Question, cache_folder, examine
+from raymodel.model.examine import Question, examine
 from raymodel.model.fields import find_wrong_fields
 from raymodel.model.presets import load_presets
 from raymodel.model.spec import AdapterSpec
+from raymodel.storage.cache import cache_folder
 from raymodel.storage.uri import Location
 
 SIZES = {

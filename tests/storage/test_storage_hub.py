@@ -8,8 +8,8 @@ import pytest
 
 from raymodel.errors import LocationError, MissingSourceError, StorageError, StorageUnavailableError
 from raymodel.storage import retry
-from raymodel.storage.hub_files import pin
-from raymodel.storage.hub_place import HubPlace, check_can_ask
+from raymodel.storage.hub_ask import pin
+from raymodel.storage.hub_place import HubPlace, Kind, check_can_ask
 from raymodel.storage.uri import Location
 from raymodel.testing.hub import Hub, hub
 from raymodel.testing.s3 import Fault
@@ -35,7 +35,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def at(uri: str) -> Location:
-    return Location.parse(pin(uri))
+    return Location.parse(pin(uri, "dataset"))
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,15 @@ def at(uri: str) -> Location:
         ("hf://datasets/a/b@refs/convert/parquet/x", "a/b", "refs/convert/parquet", "x"),
         ("hf://datasets/a/b@topic%2Fone/x", "a/b", "topic%2Fone", "x"),
         ("hf://datasets/a.b/c-d_e/x@2/y", "a.b/c-d_e", "main", "x@2/y"),
+        ("hf://a/b", "a/b", "main", ""),
+        ("hf://a/b@refs/pr/1", "a/b", "refs/pr/1", ""),
+        ("hf://a.b/c-d_e@v2/sub/folder", "a.b/c-d_e", "v2", "sub/folder"),
     ],
 )
 def test_what_a_person_writes_is_read(uri: str, repository: str, revision: str, path: str) -> None:
-    assert HubPlace.parse(uri) == HubPlace(repository, revision, path)
+    kind: Kind = "dataset" if uri.startswith("hf://datasets/") else "model"
+    assert HubPlace.parse(uri, kind) == HubPlace(repository, revision, path, kind)
+    assert HubPlace.parse(uri) == HubPlace.parse(HubPlace.parse(uri).uri)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_what_a_person_writes_is_read(uri: str, repository: str, revision: str, 
 )
 def test_what_names_no_data_set_is_told(uri: str) -> None:
     with pytest.raises(LocationError, match="write hf://datasets/OWNER/NAME/path"):
-        pin(uri)
+        pin(uri, "dataset")
 
 
 def test_files_are_listed_and_read_as_elsewhere(server: Hub) -> None:
@@ -102,19 +107,19 @@ def test_a_large_file_is_read_in_ranges(server: Hub) -> None:
 
 def test_a_pinned_place_stays_what_it_is_when_its_branch_moves(server: Hub) -> None:
     first = server.push(DATA, {"x.txt": b"old"})
-    place = pin(f"hf://datasets/{DATA}/x.txt")
+    place = pin(f"hf://datasets/{DATA}/x.txt", "dataset")
     assert place == f"hf://datasets/{DATA}@{first}/x.txt"
     second = server.push(DATA, {"x.txt": b"newer", "y.txt": b"y"})
     assert Location.parse(place).read_bytes() == b"old"
-    assert pin(place) == place, "of a commit nothing is asked"
-    assert second in pin(f"hf://datasets/{DATA}@main/x.txt")
+    assert pin(place, "dataset") == place, "of a commit nothing is asked"
+    assert second in pin(f"hf://datasets/{DATA}@main/x.txt", "dataset")
     assert at(f"hf://datasets/{DATA}/x.txt").read_bytes() == b"newer"
 
 
 def test_other_branches_are_read(server: Hub) -> None:
     commit = server.push(DATA, {"x.txt": b"x"}, branch="topic/one")
     server.push(DATA, {"x.txt": b"p"}, branch="refs/convert/parquet")
-    assert commit in pin(f"hf://datasets/{DATA}@topic%2Fone/x.txt")
+    assert commit in pin(f"hf://datasets/{DATA}@topic%2Fone/x.txt", "dataset")
     assert at(f"hf://datasets/{DATA}@refs/convert/parquet/x.txt").read_bytes() == b"p"
 
 
@@ -148,7 +153,7 @@ def test_a_hub_that_does_not_recover_is_no_empty_folder(server: Hub) -> None:
         with pytest.raises(StorageUnavailableError, match="failed 3 times"):
             ask()
     with pytest.raises(StorageUnavailableError, match="asking for hf://datasets/owner/data@main"):
-        pin(f"hf://datasets/{DATA}")
+        pin(f"hf://datasets/{DATA}", "dataset")
     server.faults.clear()
     assert root.exists(), "what could not be looked for is looked for again"
 
@@ -158,9 +163,9 @@ def test_what_is_not_there_is_told_at_once(server: Hub, monkeypatch: pytest.Monk
     server.tokens["owner/other"] = "hf_right"
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     with pytest.raises(LocationError, match="has no data set 'owner/nothing'; check its name"):
-        pin("hf://datasets/owner/nothing")
+        pin("hf://datasets/owner/nothing", "dataset")
     with pytest.raises(LocationError, match="owner/data on the Hugging Face Hub has no revision"):
-        pin(f"hf://datasets/{DATA}@v9")
+        pin(f"hf://datasets/{DATA}@v9", "dataset")
     gone = Location.parse(f"hf://datasets/{DATA}@{'0' * 40}/x")
     with pytest.raises(LocationError, match="has no revision '0000000"):
         gone.exists()
@@ -182,7 +187,7 @@ def test_a_token_that_does_not_do_is_told_and_never_shown(
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     for ask in (
-        lambda: pin(f"hf://datasets/{DATA}"),
+        lambda: pin(f"hf://datasets/{DATA}", "dataset"),
         lambda: Location.parse(f"hf://datasets/{DATA}@{commit}/data").walk(),
     ):
         with pytest.raises(StorageError, match=why) as told:
@@ -198,7 +203,7 @@ def test_conditions_of_an_owner_are_told(server: Hub) -> None:
     server.gated.add(DATA)
     told = "asks who reads it to accept conditions on its page"
     with pytest.raises(StorageError, match=told):
-        pin(f"hf://datasets/{DATA}")
+        pin(f"hf://datasets/{DATA}", "dataset")
     named = Location.parse(f"hf://datasets/{DATA}@{commit}/data/d.txt")
     assert named.size() == 4, "which files there are, anybody may know"
     with pytest.raises(StorageError, match=told):
@@ -219,4 +224,4 @@ def test_without_a_network_it_is_said_how_to_fetch_it(
         check_can_ask(place)
     if is_off:
         with pytest.raises(MissingSourceError, match="while HF_HUB_OFFLINE is set"):
-            pin(place.uri)
+            pin(place.uri, "dataset")

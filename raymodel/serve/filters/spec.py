@@ -108,8 +108,8 @@ class ClassifierFilterSpec(FilterSpec):
     """As of all filters, but that it only refuses: it says of a text that it has something, and not
     where."""
     model: Text
-    """A Hugging Face folder, `python:PACKAGE/path`, or `RUN/STAGE`, for a task whose answer to a
-    text is one class, or any number of them."""
+    """A Hugging Face folder, `hf://OWNER/NAME[@REVISION]`, `python:PACKAGE/path`, or `RUN/STAGE`,
+    for a task whose answer to a text is one class, or any number of them."""
     label: Text
     """The class that is not to be said."""
     at_least: Fraction = Field(default=0.5, gt=0, le=1)

@@ -30,7 +30,7 @@ from raymodel.train.checkpoint.state import checkpoint_location, find_checkpoint
 from raymodel.train.network import Network, build_network
 from raymodel.train.step.engine import DTYPES
 from raymodel.train.step.zero import WEIGHT
-from raymodel.train.work import told_of_teacher
+from raymodel.train.work import told_of_base, told_of_teacher
 
 if TYPE_CHECKING:
     from raymodel.train.work import TrainWork
@@ -65,6 +65,7 @@ def export_model(work: TrainWork, task: Task, dataset: Dataset) -> Index:
         "steps": index.step,
         "tokens": index.state["tokens"],
         "data_digest": index.state["data_digest"],
+        **told_of_base(work),
         **told_of_teacher(work),
     }
     with folder_for(work.run / "model") as (folder, on_file):

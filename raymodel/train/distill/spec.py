@@ -26,8 +26,8 @@ class DistillSpec(Spec):
     of a training without a teacher."""
 
     teacher: Text
-    """A model of the same task, tokenizer and classes: a Hugging Face folder, `python:PACKAGE/path`
-    or `RUN/STAGE`."""
+    """A model of the same task, tokenizer and classes: a Hugging Face folder,
+    `hf://OWNER/NAME[@REVISION]`, `python:PACKAGE/path` or `RUN/STAGE`."""
     temperature: float = Field(default=2.0, ge=0.1, le=100)
     """The logits of both models are divided by it before they are compared: the higher, the more
     counts what the teacher finds improbable."""

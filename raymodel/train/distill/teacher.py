@@ -14,6 +14,7 @@ from raymodel.model.load import check_folder, fit, is_quantised
 from raymodel.model.own import first_weights
 from raymodel.model.positions import find_max_tokens
 from raymodel.model.stored import StoredWeights
+from raymodel.storage.local import near
 from raymodel.storage.uri import Location
 from raymodel.tasks.base import Task
 from raymodel.tasks.distilled import distilled_loss_sum
@@ -44,14 +45,14 @@ def open_teacher(folder: Location, task: Task, row_tokens: int | None) -> OpenTe
         ArtifactError: no whole model for the task, a quantised one, or one that reads with another
             processor, or fewer tokens.
     """
-    own = type(task)(task.spec)
-    outline = check_folder(folder, own)
+    own, here = type(task)(task.spec), near(folder)
+    outline = check_folder(here, own)
     if outline is None or is_quantised(outline.config):
         raise ArtifactError(
             f"distill.teacher, {folder}, holds quantised weights, of which no frozen copy in the "
             "format of the training is made; give the model that they were made from"
         )
-    own = own.reading_as(folder)
+    own = own.reading_as(here)
     if own.modality != "text":  # of a text its files are a chat template, which is the student's
         own.adapt_processor({})
     if not task.processor.reads_like(own.processor):
@@ -63,7 +64,7 @@ def open_teacher(folder: Location, task: Task, row_tokens: int | None) -> OpenTe
             "make them shorter, or take a teacher that takes as many"
         )
     fit(folder, outline, task)
-    weights = first_weights(outline, 0, StoredWeights(folder, outline))
+    weights = first_weights(outline, 0, StoredWeights(here, outline))
     return OpenTeacher(outline=outline.requires_grad_(False), weights=weights)
 
 
