@@ -25,6 +25,7 @@ from raymodel.observe.story import Story
 from raymodel.observe.text import many
 from raymodel.storage.artifact import Artifact
 from raymodel.storage.execution import Execution
+from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.registry import Run, lock_run
 from raymodel.storage.uri import Location, check_writable
 from raymodel.tasks import get_task
@@ -277,7 +278,9 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             p.story.say(
                 f"          asked:    {_shown(question)}\n          answered: {_shown(answer)}"
             )
+            where = model.location.uri
             p.told["serve"] = content = {
+                **({"model": where} if is_on_hub(where) else {}),  # of others the inputs say it
                 "question": question,
                 "answer": answer,
                 "slow_paths": health["slow_paths"],

@@ -61,5 +61,7 @@ def test_a_model_on_the_hub_is_tuned_measured_and_served(
         output = runner.run("run", str(runner.write(serving)))
         assert f"hf://owner/tiny@{moved}" in " ".join(output.split())
         assert "answers as 'served'" in output
+        told = json.loads((runner.artifact("serve", "served") / "manifest.json").read_text())
+        assert told["content"]["model"] == f"hf://owner/tiny@{moved}"
     written = [file for file in (runner.folder / "runs").rglob("*") if file.is_file()]
     assert "hf_right" not in "".join(file.read_text("utf-8", "ignore") for file in written)
