@@ -250,9 +250,9 @@ class PretrainSpec(TrainSpec):
     """A fresh model."""
     base: Text | None = None
     """The model to go on from in place of a fresh one: a Hugging Face folder,
-    `hf://OWNER/NAME[@REVISION]`, `python:PACKAGE/path`, or `RUN/STAGE`. Its data must be read as it reads:
-    `prepare.tokenizer: {load: …}` the same. All of its weights are trained, with a fresh optimizer
-    and a schedule of its own."""
+    `hf://OWNER/NAME[@REVISION]`, `python:PACKAGE/path`, or `RUN/STAGE`. Its data must be read as it
+    reads: `prepare.tokenizer: {load: …}` the same. All of its weights are trained, with a fresh
+    optimizer and a schedule of its own."""
     data: Text | Annotated[Many[DatasetSpec], Field(min_length=1)] | None = None
     """A dataset artifact (URI or `RUN/prepare`), or a list of them with weights, such as
     `[{path: code/prepare, weight: 2.0}, {path: prose/prepare}]`; by default this job's
