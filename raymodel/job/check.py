@@ -25,6 +25,7 @@ from raymodel.job.check_places import check_hub, check_places
 from raymodel.job.preflight import find_other_modality
 from raymodel.job.spec import Job
 from raymodel.job.special_tokens import lacking_in_pretraining, lacking_tokens
+from raymodel.serve.draft_rules import why_no_draft
 from raymodel.spec.document import Path
 from raymodel.spec.fields import nearest
 from raymodel.spec.load import LoadedJob
@@ -269,6 +270,14 @@ def check_quantised(job: Job) -> Iterator[Problem]:
         yield Problem(("compress", "quantize"), reason)
 
 
+def check_draft(job: Job) -> Iterator[Problem]:
+    """A model that the job makes and serves with a draft writes text."""
+    if job.serve is None or job.serve.draft is None or job.serve.model:
+        return
+    if (why := why_no_draft(job.task)) is not None:
+        yield Problem(("serve", "draft"), f"the model that is served is for {job.task}, {why}")
+
+
 def check_holdouts(job: Job) -> Iterator[Problem]:
     """What is trained has rows to train on, and some to validate it on."""
     if job.prepare is not None:
@@ -322,6 +331,7 @@ CHECKS: tuple[Callable[[Job], Iterator[Problem]], ...] = (
     check_filters,
     check_holdouts,
     check_quantised,
+    check_draft,
     check_lengths,
     check_parallel,
     check_sweep,

@@ -136,6 +136,8 @@ def model_places(job: Job) -> Iterator[tuple[Path, str]]:
         yield ("serve", "model"), job.serve.model
     for i, member in enumerate(job.serve.ensemble if job.serve else ()):
         yield ("serve", "ensemble", i), member
+    if job.serve and job.serve.draft:
+        yield ("serve", "draft", "model"), job.serve.draft.model
     if job.serve and job.serve.documents:
         yield ("serve", "documents", "embedder"), job.serve.documents.embedder
     for i, each in enumerate(job.serve.filters if job.serve else ()):

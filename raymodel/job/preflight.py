@@ -41,6 +41,7 @@ from raymodel.model.examine import Answer, Question, examine
 from raymodel.model.positions import find_max_tokens
 from raymodel.model.presets import resolve_model
 from raymodel.model.purpose import find_task, model_location
+from raymodel.serve.draft_rules import check_draft
 from raymodel.serve.filters.check import check_classifier
 from raymodel.serve.filters.spec import ClassifierFilterSpec, classifiers_of
 from raymodel.spec.document import dotted
@@ -171,6 +172,8 @@ class _Look:
             self._served("serve.model", job.serve.model)
         for i, member in enumerate(job.serve.ensemble if job.serve else ()):
             self._served(f"serve.ensemble.{i}", member)
+        if job.serve and job.serve.draft:
+            self._draft(job.serve.model, job.serve.draft.model)
         if job.serve and job.serve.documents:
             self._served("serve.documents.embedder", job.serve.documents.embedder)
         for judge in classifiers_of(job.serve.filters if job.serve else ()):
@@ -313,6 +316,21 @@ class _Look:
             if judge is not None:
                 check_classifier(judge, folder, task)
 
+    def _draft(self, served: str | None, named: str) -> None:
+        """The model that writes ahead of another; that it reads as that one does, where that is
+        there."""
+        if self._is_made_by_this_job(named):
+            return
+        with self._collecting("serve"):
+            draft = resolve_base(named, self._storage, self.base_dir)
+            task = find_task(draft.artifact or draft.location)
+            question = Question(task=task, folder=draft.location, trains=False)
+            if served is not None and not self._is_made_by_this_job(served):
+                model = resolve_base(served, self._storage, self.base_dir)
+                check_draft(find_task(model.artifact or model.location), task)
+                question = replace(question, reads_like=model.location)
+            self.questions.append(("serve.draft", question))
+
     def _compressed(self, spec: CompressSpec) -> None:
         """The models of other runs that it names, and that they can be measured as asked."""
         if spec.merge and spec.merge.base and not self._is_made_by_this_job(spec.merge.base):
@@ -368,6 +386,7 @@ class _Look:
         for subject, message in answer.problems:
             where = "adapter: " if subject == "adapter" else ""
             where = "distill.teacher: " if stage.endswith(".teacher") else where
+            where = "draft: " if stage == "serve.draft" else where
             self._add(owner, where + message)
         self.notes += [f"{owner}: {note}" for note in answer.notes]
         if answer.problems:

@@ -258,7 +258,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
         from raymodel.serve.follow import find_followed
         from raymodel.serve.run import run_serve
 
-        embedder = p.stages.embedder()
+        embedder, draft = p.stages.embedder(), p.stages.draft()
         with run_serve(
             spec,
             model.artifact or model.location,
@@ -269,6 +269,7 @@ def _serve(p: Pipeline, model: BaseModel, keep_serving: bool) -> None:
             members=[each.artifact or each.location for each in p.stages.members()],
             embedder=(embedder.artifact or embedder.location) if embedder else None,
             classifiers=[each.artifact or each.location for each in p.stages.classifiers()],
+            draft=(draft.artifact or draft.location) if draft else None,
             keep=not ends,
         ) as served:
             question, values = _question(p, served.task)

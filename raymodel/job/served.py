@@ -19,11 +19,12 @@ from raymodel.model.counted import Shape
 from raymodel.model.gguf_header import FAMILIES
 from raymodel.model.purpose import find_task
 from raymodel.model.stored_numbers import NUMBER_BYTES, find_stored_numbers
-from raymodel.observe.text import gib_text
+from raymodel.observe.text import gib_text, many
 from raymodel.serve.capacity import (
     CACHE_FRAC,
     WHOLE_TOKENS,
     CachePlan,
+    find_draft_tokens,
     find_rows,
     key_value_bytes,
     longest_answer,
@@ -34,6 +35,7 @@ from raymodel.serve.memory import available_memory_bytes
 from raymodel.serve.room import openvino_bytes
 from raymodel.serve.spec import ServeSpec
 from raymodel.tasks import get_task
+from raymodel.train.base import BaseModel
 from raymodel.train.spec import FinetuneSpec, PretrainSpec, TrainSpec
 
 _SAVED_IN = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -53,6 +55,12 @@ class Offered:
     """It is saved in."""
 
 
+def find_draft(stages: Stages) -> Offered | None:
+    """What writes ahead of the model. Raises RaymodelError where it cannot be told from here."""
+    draft = stages.draft()
+    return None if draft is None else _offered(draft)
+
+
 def find_offered(job: Job, stages: Stages, progress: Progress) -> Offered | None:
     """The model that lies there already: what `serve.model` names, or the newest of the job.
 
@@ -63,8 +71,10 @@ def find_offered(job: Job, stages: Stages, progress: Progress) -> Offered | None
     newest = next((artifact for artifact in made if artifact is not None), None)
     is_last = newest is not None and newest.stage == _last_stage(job)
     model = stages.served(newest if is_last else None)
-    if model is None:
-        return None
+    return None if model is None else _offered(model)
+
+
+def _offered(model: BaseModel) -> Offered | None:
     task = find_task(model.artifact or model.location)
     stored = find_stored_numbers(model.location, task)
     if stored is None:
@@ -96,14 +106,16 @@ def _last_stage(job: Job) -> str | None:
     return next((name for name in ("compress", "finetune", "pretrain") if getattr(job, name)), None)
 
 
-def served_lines(job: Job, offered: Offered, fleet: Fleet | None) -> Iterator[tuple[str, str]]:
+def served_lines(
+    job: Job, offered: Offered, fleet: Fleet | None, draft: Offered | None = None
+) -> Iterator[tuple[str, str]]:
     """What the plan tells, each with its name."""
     spec = job.serve
     assert spec is not None, "the caller looked"
     on_gpu = bool(job.cluster.gpus_per_worker or (fleet and fleet.device))
     device = "cuda" if on_gpu else "cpu"
-    dtype = offered.dtype if spec.dtype == "auto" else spec.dtype
-    held = offered.numbers * NUMBER_BYTES[dtype]
+    dtype = _dtype(offered, spec)
+    held = _held_bytes(offered, spec)
     yield "weights", f"{gib_text(held)} in {dtype}"
     if get_task(offered.task).answers != "stream":
         yield "at once", f"{find_rows(spec, offered.task, device)} rows of a pass{_by(spec.batch)}"
@@ -115,6 +127,11 @@ def served_lines(job: Job, offered: Offered, fleet: Fleet | None) -> Iterator[tu
         yield "at once", f"up to {find_rows(spec, offered.task, device)} requests{_by(spec.batch)}"
         return
     token_bytes = key_value_bytes(config, dtype)
+    if draft is not None:
+        yield "draft", _draft(spec, offered, draft)
+        small = _decoder_config(draft.config)
+        held += _held_bytes(draft, spec)
+        token_bytes += 0 if small is None else key_value_bytes(small, _dtype(draft, spec))
     yield "cache", f"{token_bytes / 1024:.1f} KiB of keys and values a token"
     left, where = _left(job, fleet, on_gpu)
     if left is None:
@@ -135,6 +152,23 @@ def served_lines(job: Job, offered: Offered, fleet: Fleet | None) -> Iterator[tu
         return
     yield "at once", _at_once(plan, spec, where, CACHE_FRAC[device])
     yield "answers", _answers(plan, spec)
+
+
+def _dtype(offered: Offered, spec: ServeSpec) -> str:
+    return offered.dtype if spec.dtype == "auto" else spec.dtype
+
+
+def _held_bytes(offered: Offered, spec: ServeSpec) -> int:
+    return offered.numbers * NUMBER_BYTES[_dtype(offered, spec)]
+
+
+def _draft(spec: ServeSpec, offered: Offered, draft: Offered) -> str:
+    assert spec.draft is not None, "there is one"
+    count = find_draft_tokens(spec.draft.tokens, draft.numbers, offered.numbers)
+    return (
+        f"{gib_text(_held_bytes(draft, spec))} in {_dtype(draft, spec)}; writes "
+        f"{many(count, 'token')} ahead"
+    )
 
 
 def _at_once(plan: CachePlan, spec: ServeSpec, where: str, frac: float) -> str:
@@ -177,7 +211,8 @@ def _decoder_config(config: Mapping[str, Any]) -> _Fields | None:
 
 def _beside(spec: ServeSpec, offered: Offered, dtype: str) -> int:
     """Of OpenVINO's process, where it may be taken."""
-    if spec.engine == "transformers" or offered.config.get("model_type") not in FAMILIES:
+    is_torch = spec.engine == "transformers" or spec.draft is not None
+    if is_torch or offered.config.get("model_type") not in FAMILIES:
         return 0
     return openvino_bytes(offered.numbers, dtype, spec.weights)
 
@@ -205,4 +240,8 @@ def served_text(
         return (("model", f"cannot be told from here: {error}"),)
     if offered is None:
         return ()
-    return tuple(served_lines(job, offered, fleet))
+    try:
+        return tuple(served_lines(job, offered, fleet, find_draft(stages)))
+    except RaymodelError as error:  # perhaps this job makes it
+        untold = "draft", f"its share of the memory cannot be told from here: {error}"
+        return (*served_lines(job, offered, fleet), untold)

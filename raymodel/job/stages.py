@@ -271,6 +271,12 @@ class Stages:
             return None
         return resolve_base(self.job.serve.documents.embedder, self.storage, self.base_dir)
 
+    def draft(self) -> BaseModel | None:
+        """What writes ahead of the model that is served; None without one."""
+        if self.job.serve is None or self.job.serve.draft is None:
+            return None
+        return resolve_base(self.job.serve.draft.model, self.storage, self.base_dir)
+
     def classifiers(self) -> list[BaseModel]:
         """The models of the filters that have one, in their order."""
         filters = self.job.serve.filters if self.job.serve else ()
@@ -284,6 +290,9 @@ class Stages:
         identity = spec.identity() | {"model": None, "base": model.identity}
         if spec.ensemble:
             identity["ensemble"] = [each.identity for each in self.members()]
+        if spec.draft and (draft := self.draft()):
+            made = draft.artifact and draft.artifact.fingerprint
+            identity["draft"] = [spec.draft.tokens, made or draft.identity]
         if spec.documents:
             identity["documents"] = spec.documents.identity()
         if spec.filters:

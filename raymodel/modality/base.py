@@ -76,9 +76,12 @@ class Processor(ABC):
     def check_fits(self, model: PreTrainedModel) -> None:
         """Raises ValueError when a model cannot take what the processor makes."""
 
-    def reads_like(self, other: Processor) -> bool:
-        """Whether the same raw data is the same numbers to both."""
-        return self.file == other.file and self._saved() == other._saved()
+    def find_difference(self, other: Processor) -> str | None:
+        """What another reads otherwise, in words; None where the same raw data is the same numbers
+        to both."""
+        if self.file != other.file:
+            return f"one reads with {self.file} and the other with {other.file}"
+        return None if self._saved() == other._saved() else f"their {self.file} differ"
 
     def _saved(self) -> bytes:
         """What decides how it reads, as this version of its library writes it."""

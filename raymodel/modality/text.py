@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from raymodel.errors import ArtifactError
 from raymodel.modality.base import ModelFields, Processor, as_local
+from raymodel.spec.show import show
 from raymodel.storage.uri import Location
 
 if TYPE_CHECKING:
@@ -284,15 +285,26 @@ class TextProcessor(Processor):
             "sentinels": len(self.sentinels),
         }
 
-    def reads_like(self, other: Processor) -> bool:
-        """Whether an id is the same piece of text to both, and a text is cut into the same ones.
+    def find_difference(self, other: Processor) -> str | None:
+        """None where an id is the same piece of text to both, and a text is cut into the same ones.
         What is put around a text, and what its special tokens are for, may differ."""
-        return isinstance(other, TextProcessor) and self._pieces() == other._pieces()
+        if not isinstance(other, TextProcessor):
+            return super().find_difference(other)
+        own, others = self.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+        if len(own) != len(others):
+            return f"one has {len(own):,} tokens and the other {len(others):,}"
+        for token, token_id in own.items():
+            if others.get(token) != token_id:
+                told = "no token" if token not in others else str(others[token])
+                return f"{show(token)} is {token_id} to one and {told} to the other"
+        parts, others_parts = self._parts(), other._parts()
+        names = [name for name, part in parts.items() if part != others_parts[name]]
+        return f"they cut texts in another way ({', '.join(names)})" if names else None
 
-    def _pieces(self) -> tuple[dict[str, int], list[Any]]:
+    def _parts(self) -> dict[str, Any]:
+        """Of what cuts a text into tokens."""
         whole = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        parts = [whole.get(part) for part in ("model", "normalizer", "pre_tokenizer")]
-        return self.tokenizer.get_vocab(), parts
+        return {name: whole.get(name) for name in ("model", "normalizer", "pre_tokenizer")}
 
     def model_fields(self, max_length: int | None) -> ModelFields:
         """A row of the embedding for each id, a position for each token, and the special ids."""

@@ -105,9 +105,9 @@ def _look(question: Mapping[str, Any], found: dict[str, Any]) -> None:
 
 
 def _compare(own: Processor, folder: Location, other: Location, found: dict[str, Any]) -> None:
-    if not type(own).load(other).reads_like(own):
-        told = f"{folder} reads with another {own.file} than {other}: one number is another thing"
-        found["problems"].append(("folder", f"{told} to each"))
+    if (difference := type(own).load(other).find_difference(own)) is not None:
+        told = f"{folder} reads with another {own.file} than {other}: {difference}"
+        found["problems"].append(("folder", f"{told}, so one number is another thing to each"))
 
 
 def _try(model: OwnModel, task: Task, known: Mapping[str, Any]) -> None:

@@ -83,6 +83,10 @@ class Answer:
     taken by the first chunk."""
     form: FormState | None = None
     """How far it has come in the form that is asked of it; kept by the runner that sees to it."""
+    num_drafted: int = 0
+    """Tokens that a draft wrote ahead of it; see `serve.draft`."""
+    num_accepted: int = 0
+    """Those of them that the model took; behind an end some may be that are none of the answer."""
     is_aborted: bool = False
     """Nobody waits for this any more."""
 

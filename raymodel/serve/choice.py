@@ -18,6 +18,7 @@ from raymodel.model.gguf_tokenizer import GgufTokenizer
 from raymodel.model.openvino import LIBRARY, X86, find_precision
 from raymodel.observe.slow_paths import take_slow_path
 from raymodel.serve.capacity import CachePlan, key_value_bytes, plan_cache
+from raymodel.serve.draft import DraftModel
 from raymodel.serve.engine import Engine
 from raymodel.serve.form import Grammars
 from raymodel.serve.memory import available_memory_bytes
@@ -28,6 +29,8 @@ from raymodel.serve.torch_runner import TorchRunner
 from raymodel.storage.model_files import GGUF_FILE
 from raymodel.tasks.boundaries import end_tokens
 
+# OpenVINO GenAI has drafts too, and a check of its own ends it where a request samples. (2026.4)
+_WITH_DRAFT = "beside a draft (serve.draft) it ends as soon as an answer's tokens are drawn"
 _UNLIMITED_CONTEXT_TOKENS = 4096  # for models that state no limit
 
 
@@ -48,6 +51,7 @@ def build_engine(
     weights: EngineWeights = "f16",
     replicas: int = 1,
     load: Callable[[], PreTrainedModel] | None = None,
+    draft: DraftModel | None = None,
 ) -> Choice:
     """The engine of a causal language model.
 
@@ -59,6 +63,7 @@ def build_engine(
         weights: what `serve.weights` says.
         replicas: that may share this machine's memory.
         load: gives the model once more when its weights have been let go; by default it stays.
+        draft: writes ahead of the model; `transformers` then computes.
 
     Raises:
         SpecError: what was asked for cannot be had here.
@@ -70,7 +75,7 @@ def build_engine(
     vocab_size = model.config.get_text_config(decoder=True).vocab_size
     grammars = Grammars(tokenizer, vocab_size, ends)
     runner, reason = _build_runner(
-        model, tokenizer, batch, asked, weights, replicas, load, grammars
+        model, tokenizer, batch, asked, weights, replicas, load, grammars, draft
     )
     engine = Engine(runner, tokenizer, ends=ends, queue=queue)
     return Choice(engine, reason)
@@ -85,6 +90,7 @@ def _build_runner(
     replicas: int,
     load: Callable[[], PreTrainedModel],
     grammars: Grammars,
+    draft: DraftModel | None,
 ) -> tuple[Runner, str]:
     context_tokens = find_context_tokens(model, tokenizer)
     own = gguf_type(model.config)
@@ -93,7 +99,11 @@ def _build_runner(
             f"serve.weights is {weights}, and the model's are in {own} already; leave it out, or "
             "serve the model that they were made from"
         )
-    obstacle = None if asked == "transformers" else find_obstacle(model, tokenizer)
+    obstacle = None
+    if draft is not None:
+        obstacle = _WITH_DRAFT
+    elif asked != "transformers":
+        obstacle = find_obstacle(model, tokenizer)
     if obstacle is None and asked == "auto" and platform.machine() not in X86:
         obstacle = f"on {platform.machine()} it has not been tried; ask for it: engine: openvino"
     file = Path(str(model.config.name_or_path)) / GGUF_FILE if own else None
@@ -140,6 +150,7 @@ def _build_runner(
         context_tokens=context_tokens,
         grammars=grammars,
         replicas=replicas,
+        draft=draft,
     )
     return torch_runner, _asked_for(asked) or f"openvino cannot: {obstacle}"
 

@@ -247,8 +247,8 @@ class _Told:
             self._has_begun = True
             self._put_soon({"type": BEGUN})
 
-    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self._put({"type": COUNTED, "tokens": (prompt_tokens, completion_tokens)})
+    def count(self, *counts: int) -> None:
+        self._put({"type": COUNTED, "tokens": counts})
 
     def filter(self, found: Filtered, count: int) -> None:
         self._put({"type": FILTERED, "found": tuple(found), "count": count})

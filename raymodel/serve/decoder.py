@@ -9,8 +9,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from raymodel.errors import SpecError
 from raymodel.observe.slow_paths import take_slow_path
-from raymodel.serve.capacity import plan_cache
+from raymodel.serve.capacity import CachePlan, plan_cache
 from raymodel.serve.forward import CachedForward, find_cache_word, takes
 from raymodel.serve.memory import free_bytes
 from raymodel.serve.slots import SlotDecoder
@@ -116,14 +117,7 @@ def build_decoder(
     """
     obstacle = find_obstacle(model)
     if obstacle is None:
-        plan = plan_cache(
-            left_bytes=free_bytes(model.device.type),
-            token_bytes=_token_bytes(model),
-            context_tokens=context_tokens,
-            device=model.device.type,
-            asked_rows=num_slots,
-            replicas=replicas,
-        )
+        plan = _plan_slots([model], num_slots, context_tokens, replicas)
         return SlotDecoder(model, plan.rows, plan.context_tokens, plan)
     name = type(model).__name__
     take_slow_path(SingleDecoder.what, f"{name} cannot be batched continuously: {obstacle}")
@@ -131,6 +125,49 @@ def build_decoder(
     if not _keeps_cache(single):
         take_slow_path("reads the whole text again for each token", f"{name} gives no cache")
     return single
+
+
+def build_pair(
+    model: PreTrainedModel,
+    draft: PreTrainedModel,
+    num_slots: int | None,
+    context_tokens: int,
+    replicas: int = 1,
+) -> tuple[SlotDecoder, SlotDecoder]:
+    """A model's slots and those of its draft, which share the memory.
+
+    Args: as of `build_decoder`.
+
+    Raises:
+        SpecError: one of the two has no slots, in which several tokens are read at once.
+        ClusterError: the memory holds no keys and values.
+    """
+    for each, what in ((model, "the model"), (draft, "the draft")):
+        if (obstacle := find_obstacle(each)) is not None:
+            raise SpecError(
+                f"serve.draft is for models that are batched continuously, and {what}, a "
+                f"{type(each).__name__}, is not: {obstacle}. Leave serve.draft out, or take another"
+            )
+    plan = _plan_slots([model, draft], num_slots, context_tokens, replicas)
+    served, own = (
+        SlotDecoder(each, plan.rows, plan.context_tokens, plan) for each in (model, draft)
+    )
+    return served, own
+
+
+def _plan_slots(
+    models: Sequence[PreTrainedModel], num_slots: int | None, context_tokens: int, replicas: int
+) -> CachePlan:
+    """What the memory holds of the keys and values of all of them."""
+    device = models[0].device.type
+    return plan_cache(
+        left_bytes=free_bytes(device),
+        token_bytes=sum(map(_token_bytes, models)),
+        context_tokens=context_tokens,
+        device=device,
+        asked_rows=num_slots,
+        replicas=replicas,
+    )
 
 
 @torch.inference_mode()
@@ -172,7 +209,8 @@ def find_obstacle(model: PreTrainedModel) -> str | None:
 
 @torch.inference_mode()
 def _probe(model: PreTrainedModel) -> str | None:
-    """Two rows that join at different times, one in pieces, against plain forward passes."""
+    """Two rows that join at different times, one in pieces, and are given unequally many tokens, of
+    which some are taken back, against plain forward passes."""
     first, second = [1, 2, 3, 4, 5, 6], [3, 1, 2, 5]
     decoder = SlotDecoder(model, num_slots=2, context_tokens=16)
     try:
@@ -180,11 +218,13 @@ def _probe(model: PreTrainedModel) -> str | None:
         decoder.step([7])
         decoder.prefill([second[:2]])
         decoder.extend(second[2:])
-        slots = decoder.step([8, 9])
+        decoder.read([[8, 4, 2], [9]])
+        decoder.cut(0, len(first) + 2)
+        slots = decoder.step([2, 3])
         plain = torch.stack(
             [
                 model(input_ids=torch.tensor([row], device=model.device)).logits[0, -1]
-                for row in ([*first, 7, 8], [*second, 9])
+                for row in ([*first, 7, 8, 2], [*second, 9, 3])
             ]
         )
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -63,6 +63,7 @@ def application(arguments: dict[str, Any]) -> Application:
         members=[found(name) for name in job.serve.ensemble],
         embedder=found(job.serve.documents.embedder) if job.serve.documents else None,
         classifiers=[found(each.model) for each in classifiers_of(job.serve.filters)],
+        draft=found(job.serve.draft.model) if job.serve.draft else None,
     )
 
 

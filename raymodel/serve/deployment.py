@@ -76,6 +76,8 @@ class Deployed:
     """That answer together with the model; see `serve.ensemble`."""
     embedder: Version | None = None
     """That finds documents; see `serve.documents`."""
+    draft: Version | None = None
+    """That writes ahead of the model; see `serve.draft`."""
     classifiers: tuple[Version, ...] = ()
     """Of the filters that have a model, in their order; see `serve.filters`."""
 
@@ -200,7 +202,7 @@ def _model_class(deployed: Deployed) -> type:
 
 def _load_all(deployed: Deployed, first: Version, filters: Filters) -> Service:
     """The service of a model, and of those that answer together with it, behind filters."""
-    service = _load(deployed, first)
+    service = _load(deployed, first, draft=deployed.draft)
     if deployed.members:
         from raymodel.serve.ensemble import EnsembleService
 
@@ -218,7 +220,9 @@ def _load_filters(deployed: Deployed) -> Filters:
     )
 
 
-def _load(deployed: Deployed, version: Version, name: str | None = None) -> Service:
+def _load(
+    deployed: Deployed, version: Version, name: str | None = None, draft: Version | None = None
+) -> Service:
     """The service of a model; of the application's own, or of one with a name of its own."""
     import torch
 
@@ -235,6 +239,7 @@ def _load(deployed: Deployed, version: Version, name: str | None = None) -> Serv
         name=name or deployed.name,
         spec=deployed.spec,
         wants_gpu=cluster.gpus_per_worker > 0 and name is None,
+        draft=draft,
     )
 
 

@@ -48,8 +48,11 @@ class Notices(Protocol):
     def begin(self, ago_s: float = 0.0) -> None:
         """The model begins with it, or has its first token; more than once says no more."""
 
-    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """The answer is whole, and had so many tokens."""
+    def count(
+        self, prompt_tokens: int, completion_tokens: int, drafted: int = 0, accepted: int = 0, /
+    ) -> None:
+        """The answer is whole, and had so many tokens; a draft wrote so many ahead of it, and so
+        many of these were taken."""
 
     def filter(self, found: Filtered, count: int) -> None:
         """A filter found something so many times."""
@@ -65,7 +68,7 @@ class _Nobody:
     def begin(self, ago_s: float = 0.0) -> None:
         pass
 
-    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def count(self, *counts: int) -> None:
         pass
 
     def filter(self, found: Filtered, count: int) -> None:
@@ -111,8 +114,8 @@ class Passage:
         """What answers it."""
         self.refusal: Refusal | None = None
         """Why it was ended."""
-        self.tokens: tuple[int, int] | None = None
-        """Read and written, once the answer is whole."""
+        self.tokens: tuple[int, ...] | None = None
+        """Once the answer is whole, as they are counted."""
         self.version: str | None = None
         """What answers it; None where there is only one."""
         self.rows: int | None = None
@@ -143,9 +146,9 @@ class Passage:
         self.take_up(ago_s)
         self.begun_s = self.begun_s or time.monotonic() - ago_s
 
-    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def count(self, *counts: int) -> None:
         """The answer is whole."""
-        self.tokens = prompt_tokens, completion_tokens
+        self.tokens = counts
 
     def filter(self, found: Filtered, count: int) -> None:
         """A filter found something so many times."""

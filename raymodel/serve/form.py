@@ -95,6 +95,10 @@ class FormState:
             allowed[: len(known)] = known
         return torch.from_numpy(allowed)
 
+    def copy(self) -> FormState:
+        """One that goes on by itself."""
+        return FormState(self._matcher.deep_copy(), self._ends)
+
     def advance(self, token: int) -> None:
         """Goes on with a token that was chosen."""
         self._matcher.consume_token(token)

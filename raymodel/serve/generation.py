@@ -11,16 +11,18 @@ from typing import Any
 import torch
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from transformers import PreTrainedModel
 
 from raymodel.errors import ClusterError, FormError
 from raymodel.modality.chat import Tool, Turn
 from raymodel.serve.answer_protocol import ChatCompletion, Completion, ModelResponse
 from raymodel.serve.asked import Asked
 from raymodel.serve.bodies import JsonRoute
-from raymodel.serve.capacity import longest_answer, unasked_answer
+from raymodel.serve.capacity import find_draft_tokens, longest_answer, unasked_answer
 from raymodel.serve.chat import PLAIN_STOPS, render_chat
 from raymodel.serve.choice import build_engine
 from raymodel.serve.described import or_events
+from raymodel.serve.draft import DraftModel
 from raymodel.serve.filters.outlet import FilteredPieces
 from raymodel.serve.filters.values import admit_turns, admit_whole
 from raymodel.serve.generation_protocol import (
@@ -48,11 +50,15 @@ from raymodel.tasks.boundaries import first_token
 
 
 class GenerationService(Service):
-    """A causal language model."""
+    """A causal language model.
+
+    Args:
+        draft: the model that `spec.draft` names, on the device of the other.
+    """
 
     kind = "generation"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, draft: PreTrainedModel | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tokenizer = self.task.processor.tokenizer
         self._format = self.task.processor.chat
@@ -66,6 +72,7 @@ class GenerationService(Service):
             weights=self.spec.weights,
             replicas=self.spec.replicas.max,
             load=lambda: self.reload(),
+            draft=None if draft is None else self._as_draft(draft),
         )
         self._texts = TokenTexts(self.tokenizer)
         self._asked = Asked(
@@ -75,6 +82,12 @@ class GenerationService(Service):
             # Rows of the output layer may be padded beyond the tokenizer's ids, never the reverse.
             vocab_size=self.model.config.get_text_config(decoder=True).vocab_size,
         )
+
+    def _as_draft(self, draft: PreTrainedModel) -> DraftModel:
+        spec = self.spec.draft
+        assert spec is not None, "it names the draft"
+        numbers = (sum(p.numel() for p in model.parameters()) for model in (draft, self.model))
+        return DraftModel(draft, find_draft_tokens(spec.tokens, *numbers), spec.model)
 
     def router(self) -> APIRouter:
         """OpenAI's three ways of asking for text, and `/tokenize`."""

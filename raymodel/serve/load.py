@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raymodel.errors import ArtifactError, RaymodelError
-from raymodel.model.stored_numbers import find_stored_numbers
+from raymodel.model.stored_numbers import StoredNumbers, find_stored_numbers
+from raymodel.serve.draft_rules import check_draft, other_tokenizer
+from raymodel.serve.follow import Version
 from raymodel.serve.memory import available_memory_bytes, free_bytes
-from raymodel.serve.room import check_room, find_need
+from raymodel.serve.room import Need, check_room, find_need, with_draft
 from raymodel.serve.spec import DtypeName, ServeSpec
 from raymodel.storage.local import local_folder
 from raymodel.storage.uri import Location
@@ -31,16 +33,24 @@ def service_of(task: str) -> type[Service]:
 
 
 def load_service(
-    folder: Location | Path, task_name: str, *, name: str, spec: ServeSpec, wants_gpu: bool = False
+    folder: Location | Path,
+    task_name: str,
+    *,
+    name: str,
+    spec: ServeSpec,
+    wants_gpu: bool = False,
+    draft: Version | None = None,
 ) -> Service:
     """Loads the model and processor of a folder; no code and no pickle from it is run.
 
     Args:
         folder: on a disk or in a bucket.
         wants_gpu: a model that finds no GPU is served all the same, as a slow path.
+        draft: what `spec.draft` names.
 
     Raises:
-        ArtifactError: the folder does not hold what it should, or what it holds does not answer.
+        ArtifactError: the folder does not hold what it should, or what it holds does not answer; or
+            the draft cannot write ahead of it.
         SpecError: what `serve.engine` asks for cannot be had.
         ClusterError: the memory does not hold it.
     """
@@ -49,12 +59,15 @@ def load_service(
 
     location = folder if isinstance(folder, Location) else Location.parse(str(folder))
     device = find_device(wants_gpu)
-    _check_room(location, task_name, spec, device)
+    if draft is not None:
+        check_draft(task_name, draft.task)
+    _check_room(location, task_name, spec, device, draft)
     with local_folder(location) as local:
         model, task = _load(local, task_name, spec, device)
         note_attention(model)
         note_processor(task.processor)
-        service = service_of(task_name)(model, task, name=name, spec=spec)
+        beside = {} if draft is None else {"draft": _load_draft(draft, task, spec, device)}
+        service = service_of(task_name)(model, task, name=name, spec=spec, **beside)
         try:
             check_outputs(service, local)
             service.settle()
@@ -88,27 +101,60 @@ def _load(
     return model, task
 
 
-def _check_room(folder: Location, task_name: str, spec: ServeSpec, device: str) -> None:
-    """Raises ClusterError for a model that the memory cannot hold."""
-    try:
-        stored = find_stored_numbers(folder, task_name)
-    except ArtifactError:
-        stored = None
-    if stored is None:  # what is damaged or missing, loading says in the words of all who load
+def _load_draft(draft: Version, task: Task, spec: ServeSpec, device: str) -> PreTrainedModel:
+    """The model of a draft, once it was seen to read as the served one does.
+
+    Args:
+        task: of the served one.
+    """
+    from raymodel.model.kernels import note_attention
+
+    with local_folder(draft.location) as local:
+        model, own = _load(local, draft.task, spec, device)
+    difference = task.processor.find_difference(own.processor)
+    if difference is not None:
+        raise other_tokenizer(draft.location, difference)
+    note_attention(model)
+    return model
+
+
+def _check_room(
+    folder: Location, task_name: str, spec: ServeSpec, device: str, draft: Version | None
+) -> None:
+    """Raises ClusterError for a model that the memory cannot hold, with its draft."""
+    stored = _find_stored(folder, task_name)
+    if stored is None:
         return
-    need = find_need(
+    need = _find_need(stored, task_name, spec, device)
+    beside = None if draft is None else _find_stored(draft.location, draft.task)
+    if draft is not None and beside is not None:
+        dtype = _served_in(stored.dtype, device, spec.dtype)
+        held_bytes = stored.held_bytes(dtype) if device == "cpu" else 0
+        need = with_draft(need, held_bytes, _find_need(beside, draft.task, spec, device))
+    check_room(
+        need,
+        stored,
+        left_bytes=available_memory_bytes(),
+        device_left_bytes=0 if device == "cpu" else free_bytes(device),
+    )
+
+
+def _find_stored(folder: Location, task_name: str) -> StoredNumbers | None:
+    """None of what is damaged or missing, which loading says in the words of all who load."""
+    try:
+        return find_stored_numbers(folder, task_name)
+    except ArtifactError:
+        return None
+
+
+def _find_need(stored: StoredNumbers, task_name: str, spec: ServeSpec, device: str) -> Need:
+    return find_need(
         stored,
         task_name,
         device=device,
         dtype=_served_in(stored.dtype, device, spec.dtype),
         engine=spec.engine,
         weights=spec.weights,
-    )
-    check_room(
-        need,
-        stored,
-        left_bytes=available_memory_bytes(),
-        device_left_bytes=0 if device == "cpu" else free_bytes(device),
     )
 
 

@@ -6,13 +6,16 @@ Shapes: N running rows, V vocabulary, T tokens of a text, K tokens of the highes
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from raymodel.serve.answer import Answer, Scored
 from raymodel.serve.sampling import Sampling
+
+if TYPE_CHECKING:
+    from raymodel.serve.ahead import Ahead
 
 # A nucleus is mostly small: ranking so many tokens costs a tenth of sorting a whole vocabulary.
 _FIRST_RANKED = 256
@@ -21,7 +24,7 @@ _SCORED_NUMBERS = 2**22
 _ALL = 2**62  # `top_k` of rows without one
 
 
-def change_logits(logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tensor:
+def change_logits(logits: torch.Tensor, answers: Sequence[Answer | Ahead]) -> torch.Tensor:
     """The logits that the next tokens are chosen from.
 
     Args:
@@ -37,7 +40,7 @@ def change_logits(logits: torch.Tensor, answers: Sequence[Answer]) -> torch.Tens
     return logits
 
 
-def _change(logits_V: torch.Tensor, answer: Answer) -> None:
+def _change(logits_V: torch.Tensor, answer: Answer | Ahead) -> None:
     """In place, in the order that `Sampling` tells."""
     sampling, device = answer.sampling, logits_V.device
     if sampling.logit_bias:
@@ -119,6 +122,59 @@ def choose_tokens(
     return tokens
 
 
+def token_probabilities(logits: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
+    """(N, V) with which tokens are drawn, in fp32; every row has a temperature above 0."""
+    drawn = _probabilities(logits.float(), [sampling.temperature for sampling in samplings])
+    places = [row for row, sampling in enumerate(samplings) if sampling.cuts]
+    if places:
+        some = drawn[places]
+        cut = torch.zeros_like(some)
+        for rows, weights, order in _kept(some, [samplings[row] for row in places]):
+            cut[rows] = torch.zeros_like(some[rows]).scatter(-1, order, weights)
+        drawn[places] = cut / cut.sum(-1, keepdim=True)
+    return drawn
+
+
+def draw_tokens(probabilities: torch.Tensor, draws: Sequence[random.Random]) -> list[int]:
+    """One of each row of (N, V) probabilities, which need not add up to 1."""
+    uniforms = torch.tensor([each.random() for each in draws], device=probabilities.device)
+    tokens: list[int] = _invert(probabilities.cumsum(-1), uniforms[:, None]).tolist()
+    return tokens
+
+
+def keep_or_redraw(
+    probabilities: torch.Tensor,
+    drafted: torch.Tensor,
+    tokens: Sequence[int],
+    draws: Sequence[random.Random],
+) -> list[int]:
+    """Tokens that were drawn from other probabilities, made ones that are drawn from the right ones
+    (arXiv:2211.17192, algorithm 1).
+
+    A token stays with as much probability as it has of what it was drawn with, at most 1; else one
+    is drawn of what the right probabilities have more. So no row is ever likelier to give a token
+    than it is by itself, and as often as can be it is the one that is there.
+
+    Args:
+        probabilities: (N, V), the right ones.
+        drafted: (N, V), of which each token was drawn.
+        tokens: N of them.
+        draws: N sources, each advanced twice.
+    """
+    device = probabilities.device
+    uniforms = torch.tensor([each.random() for each in draws], device=device)[:, None]
+    tokens_N1 = torch.tensor(tokens, device=device)[:, None]
+    stays = uniforms * drafted.gather(-1, tokens_N1) < probabilities.gather(-1, tokens_N1)
+    more = (probabilities - drafted).clamp(min=0)
+    # Of two that are equal but for rounding nothing may be left.
+    more = torch.where(more.sum(-1, keepdim=True) > 0, more, probabilities)
+    others = draw_tokens(more, draws)
+    return [
+        token if stay else other
+        for token, stay, other in zip(tokens, stays[:, 0].tolist(), others, strict=True)
+    ]
+
+
 def _probabilities(logits: torch.Tensor, temperatures: list[float]) -> torch.Tensor:
     # Against overflow at tiny temperatures, where the result is greedy anyway.
     scaled = logits - logits.max(-1, keepdim=True).values
@@ -166,16 +222,26 @@ def _draw_cut(
     probabilities: torch.Tensor, samplings: Sequence[Sampling], uniform: torch.Tensor
 ) -> torch.Tensor:
     """(N,) tokens of those that `top_k`, `top_p` and `min_p` keep."""
+    tokens = torch.empty(len(probabilities), dtype=torch.long, device=probabilities.device)
+    for rows, weights, order in _kept(probabilities, samplings):
+        tokens[rows] = _draw_ranked(weights, order, uniform[rows])
+    return tokens
+
+
+def _kept(
+    probabilities: torch.Tensor, samplings: Sequence[Sampling]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """What `top_k`, `top_p` and `min_p` keep: rows, the weights of their likeliest tokens, and
+    which these are. A row that comes again is meant as it comes last."""
     cut = _Cut.of(samplings, probabilities.device)
     ordered, order = probabilities.topk(min(_FIRST_RANKED, probabilities.shape[-1]))
-    tokens = _draw_ranked(cut.keep(ordered), order, uniform)
+    yield torch.arange(len(ordered), device=ordered.device), cut.keep(ordered), order
     # Each row by itself decides whether it needs the full order, so that its neighbours, which may
     # need it, do not change how its own ties are ordered.
     is_wide = (~cut.is_within(ordered)).nonzero()[:, 0]
     if len(is_wide):
         ordered, order = probabilities[is_wide].sort(-1, descending=True)
-        tokens[is_wide] = _draw_ranked(cut.rows(is_wide).keep(ordered), order, uniform[is_wide])
-    return tokens
+        yield is_wide, cut.rows(is_wide).keep(ordered), order
 
 
 def _draw_ranked(weights: torch.Tensor, order: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

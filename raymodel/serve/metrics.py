@@ -38,8 +38,9 @@ class Metrics:
             "requests", "Requests by path and status.", ("model", "path", "status"), **given
         )
         self._tokens = Counter(
-            "tokens", "Tokens that were read and written.", ("model", "kind"), **given
-        )
+            "tokens", "Tokens that were read and written, and those that a draft wrote ahead.",
+            ("model", "kind"), **given,
+        )  # fmt: skip
         self._answers = Counter(
             "answers", "Requests by the version that answered them.",
             ("model", "version", "status"), **given,
@@ -87,17 +88,28 @@ class Metrics:
         self._filtered.labels(self._model, *found).inc(count)
 
     def measure(
-        self, first_s: float, rest_s: float, prompt_tokens: int, completion_tokens: int
+        self,
+        first_s: float,
+        rest_s: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        drafted: int = 0,
+        accepted: int = 0,
     ) -> None:
         """An answer that is whole.
 
         Args:
             first_s: until its first token.
             rest_s: from then to its end.
+            drafted: tokens that a draft wrote ahead of it.
+            accepted: those of them that the model took.
         """
         self._first.labels(self._model).observe(first_s)
         self._tokens.labels(self._model, "prompt").inc(prompt_tokens)
         self._tokens.labels(self._model, "completion").inc(completion_tokens)
+        if drafted:
+            self._tokens.labels(self._model, "drafted").inc(drafted)
+            self._tokens.labels(self._model, "accepted").inc(accepted)
         if completion_tokens > 1:
             self._each.labels(self._model).observe(rest_s / (completion_tokens - 1))
 

@@ -82,6 +82,20 @@ def find_need(
     )
 
 
+def with_draft(need: Need, held_bytes: int, draft: Need) -> Need:
+    """What a model takes with a draft, which is loaded after it.
+
+    Args:
+        held_bytes: what the model goes on taking of the machine's memory.
+        draft: what the draft takes.
+    """
+    return Need(
+        host_bytes=max(need.host_bytes, held_bytes + draft.host_bytes),
+        device_bytes=need.device_bytes + draft.device_bytes,
+        parts=f"{need.parts}, and for its draft {draft.parts}",
+    )
+
+
 def openvino_bytes(
     numbers: int, dtype: str, weights: EngineWeights, *, gguf_bytes: int | None = None
 ) -> int:

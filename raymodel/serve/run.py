@@ -28,6 +28,7 @@ from raymodel.cluster.spec import ClusterSpec
 from raymodel.errors import ArtifactError, ClusterError, PortError, RaymodelError, SourceError
 from raymodel.model.purpose import find_task
 from raymodel.serve.deployment import LOGGING, Deployed, build_deployments, num_gates
+from raymodel.serve.draft_rules import check_draft
 from raymodel.serve.filters.chain import CODE
 from raymodel.serve.filters.check import check_classifier
 from raymodel.serve.filters.spec import classifiers_of
@@ -159,6 +160,7 @@ def run_serve(
     members: Sequence[Artifact | Location] = (),
     embedder: Artifact | Location | None = None,
     classifiers: Sequence[Artifact | Location] = (),
+    draft: Artifact | Location | None = None,
     keep: bool = False,
 ) -> Served:
     """Serves a model on the Ray that this process is connected to; returns once it answers.
@@ -173,6 +175,7 @@ def run_serve(
         members: the models that `spec.ensemble` names.
         embedder: the model that `spec.documents` names.
         classifiers: the models that `spec.filters` name, in their order.
+        draft: the model that `spec.draft` names.
         keep: leave it running at the end of a `with` block.
 
     Raises:
@@ -194,6 +197,7 @@ def run_serve(
         members=members,
         embedder=embedder,
         classifiers=classifiers,
+        draft=draft,
         own=key,
     )
     app_name = app_name_of(job_name)
@@ -240,6 +244,7 @@ def build_application(
     members: Sequence[Artifact | Location] = (),
     embedder: Artifact | Location | None = None,
     classifiers: Sequence[Artifact | Location] = (),
+    draft: Artifact | Location | None = None,
     own: Key | None = None,
 ) -> serve.Application:
     """The application of `run_serve`, not yet running. Raises SpecError and ArtifactError alike.
@@ -252,6 +257,9 @@ def build_application(
     keys, version = load_keys(spec), version_of(model)
     if spec.documents is not None:
         check_grounded(spec.documents, version, Path.cwd())
+    ahead = None if draft is None else version_of(draft)
+    if ahead is not None:
+        check_draft(version.task, ahead.task)
     judges = tuple(map(version_of, classifiers))
     for judge, each in zip(classifiers_of(spec.filters), judges, strict=True):
         check_classifier(judge, each.location, each.task)
@@ -276,6 +284,7 @@ def build_application(
             members=tuple(map(version_of, members)),
             embedder=None if embedder is None else version_of(embedder),
             classifiers=judges,
+            draft=ahead,
         )
     )
 

@@ -4,8 +4,8 @@ Rows 0 … N-1 are the running requests, so a decoding step works on the slice `
 gathering. A request that joins takes row N; when one leaves, the last of them moves into its place.
 Behind them there may be one row whose prompt is read in pieces, between the steps of the others.
 
-Shapes: N running rows, P prompts, H key/value heads, C capacity in tokens, L longest row, T prompt
-tokens, D head size, V vocabulary.
+Shapes: N running rows, P prompts, H key/value heads, C capacity in tokens, L longest row, T tokens
+of a row that are read in one pass, D head size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class _Cursor:
     start: int = 0
     """Prefill: tokens of the row that are stored already."""
     rows: torch.Tensor | None = None
-    """Decoding: (N,) row numbers; None while a prefill runs."""
+    """Decoding: (N, 1) row numbers; None while a prefill runs."""
     positions: torch.Tensor | None = None
-    """Decoding: (N,) where each row's new token goes."""
+    """Decoding: (N, T) where each row's new tokens go."""
     length: int = 0
-    """Decoding: L, the tokens of the longest row with its new one."""
+    """Decoding: L, the tokens of the longest row with its new ones."""
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -70,7 +70,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Stores what is new and returns what attention shall see.
 
         Prefill takes (P, H, T, D) and returns it, behind what is stored of the row; decoding takes
-        (N, H, 1, D) and returns (N, H, L, D), of which the mask hides what lies behind each row's
+        (N, H, T, D) and returns (N, H, L, D), of which the mask hides what lies behind each token's
         own position.
         """
         if not self.is_initialized:
@@ -84,8 +84,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             if at.start == 0:
                 return key_states, value_states
             return self.keys[rows, :, :end], self.values[rows, :, :end]
-        self.keys[at.rows, :, at.positions] = key_states[:, :, 0]
-        self.values[at.rows, :, at.positions] = value_states[:, :, 0]
+        self.keys[at.rows, :, at.positions] = key_states.transpose(1, 2)
+        self.values[at.rows, :, at.positions] = value_states.transpose(1, 2)
         num_rows = len(key_states)
         return self.keys[:num_rows, :, : at.length], self.values[:num_rows, :, : at.length]
 
@@ -106,6 +106,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of one row over another."""
+        if not self.is_initialized:  # no row has any
+            return
         self.keys[target, :, :length] = self.keys[source, :, :length]
         self.values[target, :, :length] = self.values[source, :, :length]
 
@@ -147,7 +149,7 @@ class SlotDecoder:
         num_layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
         self._layers = [SlotLayer(self._cursor) for _ in range(num_layers)]
         self._cache = Cache(layers=list(self._layers))
-        self._row_numbers = torch.arange(self.num_slots, device=self.model.device)
+        self._row_numbers = torch.arange(self.num_slots, device=self.model.device)[:, None]
         self._forward = CachedForward(self.model)
 
     @property
@@ -197,41 +199,69 @@ class SlotDecoder:
         own_end = [ends.index(length - 1) for length in lengths]
         return logits_PEV[range(len(prompts)), own_end]
 
-    def extend(self, tokens: Sequence[int], *, every: bool = False) -> torch.Tensor:
-        """Reads more of the last row's prompt; returns (1, V) logits of what follows, or, of every
-        place, (1, T, V)."""
+    def open(self, count: int) -> None:
+        """Takes new rows behind the running ones that have read nothing."""
+        self.lengths.extend([0] * count)
+        self._reserve(len(self.lengths), 1)
+
+    def extend(
+        self, tokens: Sequence[int], row: int | None = None, *, every: bool = False
+    ) -> torch.Tensor:
+        """Reads more of one row, of the last one's prompt unless another is named; returns (1, V)
+        logits of what follows, or, of every place, (1, T, V)."""
         at, device = self._cursor, self.model.device
-        at.first_row, at.start, at.rows = len(self.lengths) - 1, self.lengths[-1], None
+        row = len(self.lengths) - 1 if row is None else row
+        at.first_row, at.start, at.rows = row, self.lengths[row], None
         end = at.start + len(tokens)
         self._reserve(len(self.lengths), end)
-        positions = torch.arange(at.start, end, device=device)
+        positions_1T = torch.arange(at.start, end, device=device)[None]
         logits_1TV, _ = self._forward(
             torch.tensor([tokens], device=device),
             self._cache,
-            position_ids=positions[None],
-            # (1, 1, T, L): each token sees those before it.
-            attention_mask=self._mask(positions, end).permute(1, 2, 0, 3),
+            position_ids=positions_1T,
+            attention_mask=self._mask(positions_1T, end),
             logits_to_keep=0 if every else 1,
         )
-        self.lengths[-1] = end
+        self.lengths[row] = end
         return logits_1TV if every else logits_1TV[:, -1]
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Feeds one token to each of the first N rows; returns (N, V) logits of the next ones."""
+        return self.read([[token] for token in tokens])[:, -1]
+
+    def read(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Feeds tokens, at least one, to each of the first N rows, in one pass.
+
+        A row that is given fewer than another has its last token once more, in the same place: so
+        no place is written that is not the row's, and nothing has to be hidden.
+
+        Returns:
+            (N, T, V) logits of the token that follows each; the last of a row are those that follow
+            its last token, however many it was given.
+        """
         at, device = self._cursor, self.model.device
-        running = self.lengths[: len(tokens)]
-        at.length = max(running) + 1
+        ends = [length + len(row) for length, row in zip(self.lengths, rows, strict=False)]
+        longest = max(map(len, rows))
+        at.length = max(ends)
         self._reserve(len(self.lengths), at.length)
-        at.rows = self._row_numbers[: len(tokens)]
-        at.positions = torch.tensor(running, device=device)
-        logits_N1V, _ = self._forward(
-            torch.tensor(tokens, device=device)[:, None],
+        tokens = [[*row, *[row[-1]] * (longest - len(row))] for row in rows]
+        begins = torch.tensor(self.lengths[: len(rows)], device=device)[:, None]
+        last = torch.tensor(ends, device=device)[:, None] - 1
+        at.rows = self._row_numbers[: len(rows)]
+        at.positions = torch.minimum(begins + torch.arange(longest, device=device), last)
+        logits_NTV, _ = self._forward(
+            torch.tensor(tokens, device=device),
             self._cache,
-            position_ids=at.positions[:, None],
+            position_ids=at.positions,
             attention_mask=self._mask(at.positions, at.length),
         )
-        self.lengths[: len(tokens)] = [length + 1 for length in running]
-        return logits_N1V[:, -1]
+        self.lengths[: len(rows)] = ends
+        return logits_NTV
+
+    def cut(self, row: int, length: int) -> None:
+        """Takes back what a row has beyond its first tokens; what comes next is written over it."""
+        assert length <= self.lengths[row], (length, self.lengths[row])
+        self.lengths[row] = length
 
     def release(self, row: int, num_running: int) -> None:
         """Frees a row; the last running one takes its number, and the one behind it the last one's.
@@ -253,16 +283,17 @@ class SlotDecoder:
             for layer in self._layers:
                 layer.forget()
 
-    def _mask(self, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """(N, 1, 1, L), added to the attention scores: 0 up to a row's position, lowest behind.
+    def _mask(self, positions_NT: torch.Tensor, length: int) -> torch.Tensor:
+        """(N, 1, T, L), added to the attention scores: 0 up to a token's position, lowest behind.
 
         Additive, and made once a step: every attention implementation takes it, and none has to
         convert it again in every layer.
         """
         dtype = self.model.dtype
-        hidden = torch.arange(length, device=positions.device) > positions[:, None]
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
-        return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
+        device = positions_NT.device
+        hidden = torch.arange(length, device=device) > positions_NT[:, :, None]
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=device)
+        return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
     def _reserve(self, num_rows: int, length: int) -> None:
         """Has the store hold so many rows, and one of this length.

@@ -115,6 +115,19 @@ class DocumentsSpec(Spec):
     answered without."""
 
 
+class DraftSpec(Spec):
+    """A small model that writes ahead of the served one, which reads what it wrote in one pass and
+    takes what it would have written itself. The answers are those of the model alone, and drawn
+    with the same probabilities; what changes is how long they take."""
+
+    model: Text
+    """As `serve.model` names one, of the same tokenizer: such as `JOB/finetune` of this job, where
+    `finetune.distill` made a student and `serve.model` is its teacher."""
+    tokens: int | None = Field(default=None, ge=1, le=32)
+    """So many it writes in a step for each answer. By default what pays for a model as much smaller
+    as it is: 1 of one of half the size, 5 of one of a tenth."""
+
+
 class ServeSpec(ListenSpec):
     """One HTTP application for the promoted model."""
 
@@ -136,6 +149,9 @@ class ServeSpec(ListenSpec):
     ensemble: Annotated[Many[Text], DISTINCT, Field(max_length=MOST_MEMBERS), OPERATIONAL] = ()
     """More models, named as `model` is, that answer together with it: classifiers of the same
     classes, whose probabilities are averaged. Each replica holds all of them."""
+    draft: Annotated[DraftSpec | None, OPERATIONAL] = None
+    """A small model writes ahead of one that writes text: for few requests at a time, of which each
+    then takes less. The engine `transformers` computes both."""
     documents: Annotated[DocumentsSpec | None, OPERATIONAL] = None
     """`/v1/chat/completions` answers from the documents of a folder, and names them."""
     filters: Annotated[Many[AnyFilterSpec], OPERATIONAL] = ()
@@ -206,6 +222,16 @@ class ServeSpec(ListenSpec):
         if self.watch and self.ensemble:
             raise ValueError(
                 "watch changes one model, and ensemble is of several that were trained together; "
+                "leave one of the two out"
+            )
+        if self.draft and self.engine == "openvino":
+            raise ValueError(
+                "draft is for the engine transformers: OpenVINO ends beside one as soon as an "
+                "answer's tokens are drawn. Leave engine out, or draft"
+            )
+        if self.draft and self.ensemble:
+            raise ValueError(
+                "draft writes ahead of a model that writes text, and ensemble is of classifiers; "
                 "leave one of the two out"
             )
         if self.canary and not self.watch:

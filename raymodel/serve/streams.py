@@ -111,7 +111,12 @@ class AnswerStream:
         self._ended.add(index)
         self._num_open -= 1
         if not self._num_open:
-            self._notices.count(self.num_prompt_tokens, sum(self.num_tokens))
+            self._notices.count(
+                self.num_prompt_tokens,
+                sum(self.num_tokens),
+                sum(answer.num_drafted for answer in self._answers),
+                sum(answer.num_accepted for answer in self._answers),
+            )
 
     def _put(self, index: int, chunk: Chunk) -> None:
         if index in self._ended:  # it was on its way when it was ended

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from raymodel.serve.answer import Answer, Scored
-from raymodel.serve.decoder import build_decoder
+from raymodel.model.positions import find_max_tokens
+from raymodel.serve.ahead import Proposal, take_tokens
+from raymodel.serve.answer import Answer
+from raymodel.serve.capacity import DRAFTED_ROWS
+from raymodel.serve.decoder import Decoder, build_decoder, build_pair
+from raymodel.serve.draft import Draft, DraftModel
 from raymodel.serve.form import Grammars
-from raymodel.serve.logits import change_logits, choose_tokens, score_tokens
-from raymodel.serve.runner import Made, Runner, Tokens
+from raymodel.serve.logits import score_tokens
+from raymodel.serve.runner import Runner, Tokens
 from raymodel.serve.sampling import Sampling
 
 # Prompt tokens read between two decoding steps: bounds how long running answers stand still. On two
@@ -36,6 +40,11 @@ class TorchRunner(Runner):
         context_tokens: of prompt and answer together; fewer where the memory holds fewer.
         grammars: of the forms that answers may be asked to have.
         replicas: that may share this machine's memory.
+        draft: writes ahead of the model; None has it write alone.
+
+    Raises:
+        SpecError: there is a draft, and it or the model cannot be batched.
+        ClusterError: the memory holds no keys and values.
     """
 
     name = "transformers"
@@ -49,8 +58,22 @@ class TorchRunner(Runner):
         context_tokens: int,
         grammars: Grammars,
         replicas: int = 1,
+        draft: DraftModel | None = None,
     ) -> None:
-        self.decoder = build_decoder(model, batch, context_tokens, replicas)
+        self.decoder: Decoder
+        self._draft: Draft | None = None
+        if draft is None:
+            self.decoder = build_decoder(model, batch, context_tokens, replicas)
+        else:
+            self.decoder, own = build_pair(model, draft.model, batch, context_tokens, replicas)
+            self._draft = Draft(
+                self.decoder,
+                own,
+                draft.tokens,
+                own_context=find_max_tokens(draft.model.config.to_dict()) or context_tokens,
+                most_rows=DRAFTED_ROWS.get(model.device.type, DRAFTED_ROWS["cpu"]),
+                name=draft.name,
+            )
         self.context_tokens = self.decoder.context_tokens
         self.mode = self.decoder.mode
         self.num_slots = self.decoder.num_slots
@@ -84,10 +107,10 @@ class TorchRunner(Runner):
         piece, is_scored = self._piece_of(answers[0]), _is_scored(answers[0])
         if len(prompts[0]) > piece and self.decoder.reads_in_pieces:
             [self._reading] = answers
-            logits = self.decoder.prefill([prompts[0][:piece]], every=is_scored)
+            logits = self._prefill([prompts[0][:piece]], every=is_scored)
             _score_prompt(answers[0], logits[0], 0)
             return []
-        logits = self.decoder.prefill(prompts, every=is_scored)
+        logits = self._prefill(prompts, every=is_scored)
         self._rows.extend(answers)
         if is_scored:
             for answer, logits_TV in zip(answers, logits, strict=True):
@@ -100,9 +123,17 @@ class TorchRunner(Runner):
     def step(self) -> Tokens:
         tokens = []
         if self._rows:
-            logits = self.decoder.step([answer.tokens[-1] for answer in self._rows])
-            tokens = _choose(self._rows, logits)
+            tokens = self._step() if self._draft is None else self._draft.step(self._rows)
         return tokens + self._read_on()
+
+    def _step(self) -> Tokens:
+        return _choose(self._rows, self.decoder.step([each.tokens[-1] for each in self._rows]))
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], *, every: bool) -> torch.Tensor:
+        logits = self.decoder.prefill(prompts, every=every)
+        if self._draft is not None:
+            self._draft.prefill(prompts)
+        return logits
 
     def _read_on(self) -> Tokens:
         """The next piece of the prompt that is being read; after the last one its first token."""
@@ -111,6 +142,8 @@ class TorchRunner(Runner):
         answer, place = self._reading, self.decoder.lengths[-1]
         piece = answer.prompt[place : place + self._piece_of(answer)]
         logits = self.decoder.extend(piece, every=_is_scored(answer))
+        if self._draft is not None:
+            self._draft.extend(piece, place)
         if _is_scored(answer):
             _score_prompt(answer, logits[0], place)
             logits = logits[:, -1]
@@ -126,17 +159,24 @@ class TorchRunner(Runner):
         # From the last row down: releasing moves the last row, which stays, forward.
         for row in range(len(self._rows) - 1, -1, -1):
             if id(self._rows[row]) in ended:
-                self.decoder.release(row, len(self._rows))
+                for decoder in self._decoders:
+                    decoder.release(row, len(self._rows))
                 self._rows[row] = self._rows[-1]
                 self._rows.pop()
         if id(self._reading) in ended:
             self._reading = None
         num_kept = len(self._rows) + (self._reading is not None)
-        while len(self.decoder.lengths) > num_kept:  # not read to its end, or in vain
-            self.decoder.release(len(self.decoder.lengths) - 1, len(self._rows))
+        for decoder in self._decoders:
+            while len(decoder.lengths) > num_kept:  # not read to its end, or in vain
+                decoder.release(len(decoder.lengths) - 1, len(self._rows))
+
+    @property
+    def _decoders(self) -> list[Decoder]:
+        return [self.decoder] if self._draft is None else [self.decoder, self._draft.own]
 
     def facts(self) -> dict[str, Any]:
-        return super().facts() | self.decoder.facts()
+        told = {} if self._draft is None else {"draft": self._draft.facts()}
+        return super().facts() | self.decoder.facts() | told
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -163,18 +203,6 @@ def _score_prompt(answer: Answer, logits_TV: torch.Tensor, start: int) -> None:
         answer.prompt_scores += score_tokens(logits_TV, tokens, num_top)
 
 
-def _choose(answers: Sequence[Answer], logits: torch.Tensor) -> Tokens:
-    changed = change_logits(logits, answers)
-    tokens = choose_tokens(changed, [a.sampling for a in answers], [a.draws for a in answers])
-    for answer, token in zip(answers, tokens, strict=True):
-        if answer.form is not None:
-            answer.form.advance(token)
-    return [
-        Made(answer, token, _score(answer, row_V, token))
-        for answer, row_V, token in zip(answers, logits, tokens, strict=True)
-    ]
-
-
-def _score(answer: Answer, logits_V: torch.Tensor, token: int) -> Scored | None:
-    num_top = answer.sampling.logprobs
-    return None if num_top is None else score_tokens(logits_V[None], [token], num_top)[0]
+def _choose(answers: Sequence[Answer], logits_NV: torch.Tensor) -> Tokens:
+    """One token for each."""
+    return take_tokens(answers, logits_NV[:, None], [Proposal()] * len(answers))[0]

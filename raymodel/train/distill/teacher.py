@@ -55,7 +55,7 @@ def open_teacher(folder: Location, task: Task, row_tokens: int | None) -> OpenTe
     own = own.reading_as(here)
     if own.modality != "text":  # of a text its files are a chat template, which is the student's
         own.adapt_processor({})
-    if not task.processor.reads_like(own.processor):
+    if task.processor.find_difference(own.processor) is not None:
         raise ArtifactError(other_processor(folder, task))
     most = find_max_tokens(outline.config.to_dict())
     if row_tokens is not None and most is not None and row_tokens > most:
