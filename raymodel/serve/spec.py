@@ -151,7 +151,8 @@ class ServeSpec(ListenSpec):
     classes, whose probabilities are averaged. Each replica holds all of them."""
     draft: Annotated[DraftSpec | None, OPERATIONAL] = None
     """A small model writes ahead of one that writes text: for few requests at a time, of which each
-    then takes less. The engine `transformers` computes both."""
+    then takes less. The engine `transformers` computes both; on an x86 CPU `openvino` without a
+    draft may be faster (`benchmarks/serve_draft.py`)."""
     documents: Annotated[DocumentsSpec | None, OPERATIONAL] = None
     """`/v1/chat/completions` answers from the documents of a folder, and names them."""
     filters: Annotated[Many[AnyFilterSpec], OPERATIONAL] = ()

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from raymodel.errors import SpecError
-from raymodel.job.check import check_job
+from raymodel.job.check import check_draft, check_job
+from raymodel.job.spec import Job
 from raymodel.spec.load import load_job
 
 JOB = """\
@@ -74,6 +75,11 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
             "      optimizer.learning_rate: {loguniform: [1e-5, 1e-3]}",
             "      distill.teacher: {choice: [a, b]}",
             "job.yaml:20: finetune.sweep.search.distill.teacher: 'distill.teacher' cannot make",
+        ),
+        (
+            "evaluate:",
+            "serve: {engine: openvino, draft: {model: small/finetune}}\nevaluate:",
+            "job.yaml:21: serve: draft is for the engine transformers: OpenVINO ends beside one",
         ),
         (
             '{path: "python:stdlib"}',
@@ -247,6 +253,31 @@ def test_a_job_whose_stages_fit_passes(tmp_path: Path):
 )
 def test_what_does_not_fit_across_stages_is_refused_with_its_line(refusal, old, new, message):
     assert refusal(old, new).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "found"),
+    [
+        ("causal_lm", {"prompt": "p", "response": "r"}, []),
+        (
+            "text_classification",
+            {"text": "t", "label": "l"},
+            [
+                "the model that is served is for text_classification, which does not write text "
+                "token by token, as a model and its draft do; leave draft out"
+            ],
+        ),
+    ],
+)
+def test_a_draft_is_for_a_model_that_writes(task: str, fields: dict[str, str], found: list[str]):
+    finetune = {
+        "task": task, "base": "b", "sources": [{"path": "a", "fields": fields}],
+        "global_batch": 8, "duration": "1 epoch",
+    }  # fmt: skip
+    job = Job.model_validate(
+        {"name": "n", "finetune": finetune, "serve": {"draft": {"model": "d"}}}
+    )
+    assert [problem.message for problem in check_draft(job)] == found
 
 
 def test_searching_an_adapter_that_is_not_trained_is_refused(refusal):

@@ -400,6 +400,18 @@ Q = "model.layers.1.self_attn.q_proj.weight"
             None,
             "parallel.tensor: 4 workers cannot share 4 heads with 2",
         ),
+        (job(serve={"model": "llama", "draft": {"model": "tied"}}), None, None),
+        (
+            job(serve={"model": "llama", "draft": {"model": "tied"}}),
+            lambda: train_tiny_tokenizer(["another text"], 262).save_pretrained("tied"),
+            "draft: …reads with another tokenizer.json than",
+        ),
+        (
+            job(serve={"model": "llama", "draft": {"model": "bert"}}),
+            None,
+            "serve.draft: the draft is for text_classification, which does not write text",
+        ),
+        (job(serve={"model": "llama", "draft": {"model": "gpt2"}}), None, "reads like an id"),
         (job(serve={"model": "gpt2"}), None, "reads like an id"),
         (job(serve={"model": "corpus.txt"}), None, "has no config.json"),
         (job(serve={"model": "other/prepare"}), lambda: prepared("other"), "result of prepare"),

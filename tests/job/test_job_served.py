@@ -39,6 +39,22 @@ def test_less_memory_and_longer_numbers_give_fewer_requests():
     assert lines(on="1GiB")["at once"].startswith("none: the memory that is left holds")
 
 
+def test_a_draft_has_its_share_of_the_memory_and_openvino_has_none():
+    job = Job.model_validate(
+        {"name": "n", "storage": "s", "serve": {"model": "m", "draft": {"model": "d"}}}
+    )
+    config = SMOL | {"num_hidden_layers": 15}
+    model, draft = (
+        Offered(task="causal_lm", config=each, numbers=numbers, dtype="bfloat16")
+        for each, numbers in ((SMOL, NUMBERS), (config, NUMBERS // 2))
+    )
+    told = dict(served_lines(job, model, parse_fleet("2GiB"), draft))
+    assert told["draft"] == "0.13 GiB in bfloat16; writes 1 token ahead"
+    assert told["cache"] == "33.8 KiB of keys and values a token"
+    rows = int(told["at once"].split()[0])
+    assert rows < int(lines(on="2GiB", engine="transformers")["at once"].split()[0])
+
+
 def test_what_is_written_is_said_as_it_is_written():
     told = lines(batch=4, max_tokens=100)
     assert told["at once"].startswith("4 requests a replica (serve.batch), of 8,192 tokens")

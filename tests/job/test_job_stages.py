@@ -114,6 +114,14 @@ def serve(model: str | None) -> str:
     return found.serve(served).fingerprint(0)
 
 
+def serve_with(draft: str) -> str:
+    spec = {"model": "other/best", "draft": {"model": draft}}
+    found = stages(prepare=PREPARE, pretrain={"model": MODEL} | TRAINING, serve=spec)
+    served = found.served(None)
+    assert served is not None
+    return found.serve(served).fingerprint(0)
+
+
 def of_sources(path: str) -> str:
     return stages(prepare=PREPARE | {"sources": [{"path": path}]}).prepare().fingerprint(0)
 
@@ -237,6 +245,7 @@ MIXED_FOLDERS = [
         (go_on, ("one", "same", "./one"), ["another"]),
         (evaluate, OWN_MODEL, ["other/pretrain"]),
         (serve, OWN_MODEL, ["other/best", "one"]),
+        (serve_with, OWN_MODEL[1:], ["other/best", "one"]),
         (prepare, ("one", "same", "./one"), ["another"]),
         (fresh_examples, ("one", "same"), ["another"]),
         (examples, ("one", "same"), ["another"]),

@@ -38,15 +38,19 @@ def tiny(vocab_size, seed=3, max_positions=512, **fields):
     return round_weights(model).eval()
 
 
+def disturbed(model, share):
+    torch.manual_seed(0)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += share * weight.std() * torch.randn_like(weight)
+    return other
+
+
 @pytest.fixture(scope="module")
 def near(llama):
     """A draft that is right often, and not always."""
-    torch.manual_seed(0)
-    other = copy.deepcopy(llama)
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight += 0.02 * weight.std() * torch.randn_like(weight)
-    return other
+    return disturbed(llama, 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -244,18 +248,18 @@ def test_an_answer_fills_the_context_to_its_last_token(tokenizer):
 
 
 def test_where_many_run_nobody_writes_ahead_and_what_was_missed_is_read_later(
-    llama, tokenizer, near, monkeypatch
+    llama, tokenizer, monkeypatch
 ):
     monkeypatch.setitem(capacity.DRAFTED_ROWS, "cpu", 2)
     monkeypatch.setattr(draft_module, "_PIECE_TOKENS", 16)
-    engine = drafted(llama, tokenizer, near)
+    engine = drafted(llama, tokenizer, llama)
     lengths, prompts = [120, 20, 20, 120], random_prompts(4, seed=8, longest=50)
     answers, _ = ask(engine, [(p, greedy(n)) for p, n in zip(prompts, lengths, strict=True)])
     expected = [generate(llama, p, n) for p, n in zip(prompts, lengths, strict=True)]
     assert [answer.tokens for answer in answers] == expected
     assert [bool(answer.num_drafted) for answer in answers] == [True, False, False, True]
-    rights = sum(a.num_accepted for a in answers) / sum(a.num_drafted for a in answers)
-    assert rights > 0.5, "it has read what it missed"
+    # It is always right, as it has read what it missed.
+    assert [a.num_accepted for a in answers] == [a.num_drafted for a in answers]
     engine.close()
 
 
@@ -288,14 +292,15 @@ def probabilities_of(model, way, prompt):
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(way))
-@pytest.mark.parametrize("k", [1, 4])
 @torch.inference_mode()
-def test_answers_are_drawn_with_the_probabilities_of_the_model(way, k, tokenizer, monkeypatch):
+def test_answers_are_drawn_with_the_probabilities_of_the_model(way, tokenizer, monkeypatch):
     numbers = itertools.count()
     monkeypatch.setattr(Sampling, "draws", lambda self: random.Random(next(numbers)))
     monkeypatch.setitem(capacity.DRAFTED_ROWS, "cpu", 64)
-    model, other = tiny(VOCAB, seed=1, initializer_range=0.25), tiny(VOCAB, seed=2)
-    engine, count = drafted(model, tokenizer, other, batch=64, tokens=k), 1500
+    model = tiny(VOCAB, seed=1, initializer_range=0.25)
+    with torch.inference_mode(mode=False):
+        other = disturbed(model, 0.5)
+    engine, count = drafted(model, tokenizer, other, batch=64), 1500
     sampling = Sampling(max_tokens=DRAWN, ignore_eos=True, **way)
     answers = []
     for _ in range(count // 60):
