@@ -136,7 +136,7 @@ def build_pair(
 ) -> tuple[SlotDecoder, SlotDecoder]:
     """A model's slots and those of its draft, which share the memory.
 
-    Args: as of `build_decoder`.
+    The arguments are those of `build_decoder`.
 
     Raises:
         SpecError: one of the two has no slots, in which several tokens are read at once.

@@ -53,12 +53,15 @@ class GenerationService(Service):
     """A causal language model.
 
     Args:
-        draft: the model that `spec.draft` names, on the device of the other.
+        draft: the name of the model that `spec.draft` means, and that model, on the device of the
+            other.
     """
 
     kind = "generation"
 
-    def __init__(self, *args: Any, draft: PreTrainedModel | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, draft: tuple[str, PreTrainedModel] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.tokenizer = self.task.processor.tokenizer
         self._format = self.task.processor.chat
@@ -72,7 +75,7 @@ class GenerationService(Service):
             weights=self.spec.weights,
             replicas=self.spec.replicas.max,
             load=lambda: self.reload(),
-            draft=None if draft is None else self._as_draft(draft),
+            draft=None if draft is None else self._as_draft(*draft),
         )
         self._texts = TokenTexts(self.tokenizer)
         self._asked = Asked(
@@ -83,11 +86,10 @@ class GenerationService(Service):
             vocab_size=self.model.config.get_text_config(decoder=True).vocab_size,
         )
 
-    def _as_draft(self, draft: PreTrainedModel) -> DraftModel:
-        spec = self.spec.draft
-        assert spec is not None, "it names the draft"
+    def _as_draft(self, name: str, draft: PreTrainedModel) -> DraftModel:
+        assert self.spec.draft is not None, "it names the draft"
         numbers = (sum(p.numel() for p in model.parameters()) for model in (draft, self.model))
-        return DraftModel(draft, find_draft_tokens(spec.tokens, *numbers), spec.model)
+        return DraftModel(draft, find_draft_tokens(self.spec.draft.tokens, *numbers), name)
 
     def router(self) -> APIRouter:
         """OpenAI's three ways of asking for text, and `/tokenize`."""

@@ -66,7 +66,9 @@ def load_service(
         model, task = _load(local, task_name, spec, device)
         note_attention(model)
         note_processor(task.processor)
-        beside = {} if draft is None else {"draft": _load_draft(draft, task, spec, device)}
+        beside = (
+            {} if draft is None else {"draft": (draft.name, _load_draft(draft, task, spec, device))}
+        )
         service = service_of(task_name)(model, task, name=name, spec=spec, **beside)
         try:
             check_outputs(service, local)
