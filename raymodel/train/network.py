@@ -69,10 +69,12 @@ def build_network(work: TrainWork, task: Task, dataset: Dataset) -> Network:
 
 
 def _check_reads_alike(base: Location, task: Task) -> None:
-    if not task.processor.reads_like(type(task)(task.spec).reading_as(base).processor):
+    own = type(task)(task.spec).reading_as(base).processor
+    if (difference := task.processor.find_difference(own)) is not None:
         raise ArtifactError(
-            f"pretrain.base, {base}, reads with another {task.processor.file} than the data: one "
-            "number is another thing to each. Prepare the data with that of the base"
+            f"pretrain.base, {base}, reads with another {task.processor.file} than the data "
+            f"({difference}): one number is another thing to each. Prepare the data with that of "
+            "the base"
         )
 
 

@@ -10,7 +10,7 @@ from asked import call, check_error, complete, events
 from engines import Listener, generate, greedy, random_prompts, torch_engine
 from fastapi.testclient import TestClient
 
-from raymodel.serve import torch_runner
+from raymodel.serve import ahead, torch_runner
 from raymodel.serve.answer import Answer, Chunk, Scored
 from raymodel.serve.app import build_app
 from raymodel.serve.decoder import SingleDecoder
@@ -309,7 +309,7 @@ def test_the_likeliest_is_told_with_its_own_number_to_the_last_bit():
 
 def test_what_cannot_be_has_a_number_that_json_knows(generation, monkeypatch):
     impossible = [Scored(3, -math.inf, ((3, -math.inf),))]
-    monkeypatch.setattr(torch_runner, "score_tokens", lambda *_: impossible)
+    monkeypatch.setattr(ahead, "score_tokens", lambda *_: impossible)
     found = choice_of(generation, max_tokens=1, logprobs=1)["logprobs"]
     assert found["token_logprobs"] == [-9999.0]
 
