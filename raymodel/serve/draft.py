@@ -22,6 +22,7 @@ from raymodel.serve.runner import Tokens
 from raymodel.serve.slots import SlotDecoder
 
 _PIECE_TOKENS = 256  # that it reads at once of an answer that it is behind of
+_TRIED_TOKENS = 32  # that it writes for an answer before it is seen whether they pay
 
 
 class DraftModel(NamedTuple):
@@ -60,6 +61,7 @@ class Draft:
         self.num_drafted = self.num_accepted = 0
         self._num_ids = _num_ids(self.served.model)
         self._own_ids = _num_ids(self.own.model)
+        self._cost = _num_weights(self.own.model) / _num_weights(self.served.model)
 
     def facts(self) -> dict[str, Any]:
         """What `/health` tells of it."""
@@ -143,9 +145,9 @@ class Draft:
 
     def _num_wanted(self, row: int, answer: Answer) -> int:
         """Tokens that are worth to be written for an answer: the model adds one, and none is behind
-        its end. 0 where the draft is behind, or cannot read so far."""
+        its end. 0 where the draft is behind, or does not write for it."""
         num_tokens = _num_tokens(answer)
-        if self._num_unread(row, answer) > self._few or not self._can_read(answer):
+        if self._num_unread(row, answer) > self._few or not self._writes_for(answer):
             return 0
         asked = answer.sampling.max_tokens - len(answer.tokens) - 1
         return max(0, min(self.tokens, asked, self.served.context_tokens - num_tokens))
@@ -153,7 +155,7 @@ class Draft:
     def _catch_up(self, answers: Sequence[Answer]) -> None:
         """Reads a piece of what it is behind of one answer, so that nobody waits for long."""
         for row, answer in enumerate(answers):
-            if self._num_unread(row, answer) > self._few and self._can_read(answer):
+            if self._num_unread(row, answer) > self._few and self._writes_for(answer):
                 piece = self._unread(row, answer)[:-1][:_PIECE_TOKENS]
                 self.own.extend(self._known(piece), row)
                 return
@@ -164,8 +166,13 @@ class Draft:
         that it goes on by where all are taken, or after a step without any."""
         return self.tokens + 1
 
-    def _can_read(self, answer: Answer) -> bool:
-        return _num_tokens(answer) + self.tokens <= self.own_context
+    def _writes_for(self, answer: Answer) -> bool:
+        """Not for one that it cannot read to its end, nor for one of which, once it was tried, it
+        has been right too seldom: its tokens cost a share of as many of the model, and where fewer
+        than that are taken, they cost more than they bring."""
+        is_tried = answer.num_drafted >= _TRIED_TOKENS
+        pays = not is_tried or answer.num_accepted >= self._cost * answer.num_drafted
+        return pays and _num_tokens(answer) + self.tokens <= self.own_context
 
     def _num_unread(self, row: int, answer: Answer) -> int:
         return _num_tokens(answer) - self.own.lengths[row]
@@ -184,6 +191,10 @@ class Draft:
 def _num_tokens(answer: Answer) -> int:
     """Of prompt and answer; the last one the model reads in the next step."""
     return len(answer.prompt) + len(answer.tokens)
+
+
+def _num_weights(model: PreTrainedModel) -> int:
+    return sum(weight.numel() for weight in model.parameters())
 
 
 def _num_ids(model: PreTrainedModel) -> int:

@@ -130,6 +130,15 @@ def test_a_near_one_is_right_often_and_a_stranger_seldom(llama, tokenizer, near,
     assert 1 > shares[0] > 0.5 > shares[1]
 
 
+def test_for_an_answer_that_it_is_mostly_wrong_about_it_stops_to_write(llama, tokenizer, stranger):
+    engine = drafted(llama, tokenizer, stranger, tokens=3)
+    [answer, again], _ = ask(engine, [([5, 6], greedy(55)), ([7, 8], greedy(55))])
+    engine.close()
+    assert answer.tokens == generate(llama, [5, 6], 55)
+    assert 32 <= answer.num_drafted < 32 + 3
+    assert 32 <= again.num_drafted < 32 + 3  # each is tried
+
+
 def test_prompts_in_pieces_and_answers_that_are_given_up_leave_others_as_they_are(
     llama, tokenizer, draft, monkeypatch
 ):
