@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 
 # What events may take of the loop's thread before they are joined. Gate and proxy compute about as
 # much for each as the loop does, mostly on the cores that the model computes on.
-_SHARE = 0.05
+_SHARE = 0.025
 # No answer is held for longer: its text still flows for a reader, 15 or 20 times a second.
 _LONGEST_S = 0.05
 _WINDOW_S = 0.25

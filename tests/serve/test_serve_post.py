@@ -85,8 +85,8 @@ def paced(num_answers, event_s, *, seconds=1.0, pace=None, held=1):
     ("num_answers", "event_s", "least_s", "most_s"),
     [
         (1, 0.01, 0, 0),  # one alone sees each token, whatever it costs
-        (4, 0.0002, 0, 0),  # 4 % of the thread
-        (8, 0.0002, 0.03, 0.034),  # all 8 each 32 ms are 5 % of it
+        (2, 0.0002, 0, 0),  # 2 % of the thread
+        (4, 0.0002, 0.03, 0.034),  # all 4 each 32 ms are 2.5 % of it
         (64, 0.0002, 0.05, 0.05),  # never for longer
     ],
 )
