@@ -18,12 +18,18 @@ from raymodel.serve.streams import AnswerStream
 HELD_S = 0.2
 
 
+class Numbered(int):
+    """Stands for an answer."""
+
+    num_drafted = num_accepted = 0
+
+
 class Engine:
     """Delivers what it is told to."""
 
     def submit(self, requests, deliver, on_slot):
         self.deliver, self.aborted = deliver, []
-        return list(range(len(requests)))
+        return [Numbered(number) for number in range(len(requests))]
 
     def abort(self, answers):
         self.aborted += answers
