@@ -57,6 +57,7 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
         stages=SimpleNamespace(
             serve=lambda model: None,
             embedder=lambda: None,
+            draft=lambda: None,
             members=lambda: [],
             classifiers=lambda: [],
         ),
