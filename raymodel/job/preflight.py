@@ -322,11 +322,11 @@ class _Look:
         if self._is_made_by_this_job(named):
             return
         with self._collecting("serve"):
-            draft = resolve_base(named, self._storage, self.base_dir)
+            draft = self._resolve("serve", named)
             task = find_task(draft.artifact or draft.location)
             question = Question(task=task, folder=draft.location, trains=False)
             if served is not None and not self._is_made_by_this_job(served):
-                model = resolve_base(served, self._storage, self.base_dir)
+                model = self._resolve("serve", served)
                 check_draft(find_task(model.artifact or model.location), task)
                 question = replace(question, reads_like=model.location)
             self.questions.append(("serve.draft", question))
