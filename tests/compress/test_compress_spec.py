@@ -95,6 +95,7 @@ def test_the_jobs_in_the_documentation_are_jobs(tmp_path: Path) -> None:
         "shallow",
         "shallow-tuned",
         "student",
+        "quick",
         "small",
         "small-chat",
         "gpu-chat",

@@ -65,7 +65,7 @@ def test_a_server_that_is_interrupted_ends_its_answers_before_ray_ends(
     )
     monkeypatch.setattr(job_run, "_question", lambda *_: ("a", {"prompt": "a"}))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    model: Any = SimpleNamespace(artifact=None, location="model")
+    model: Any = SimpleNamespace(artifact=None, location=Location.parse("model"))
     with pytest.raises(KeyboardInterrupt) if interrupted == "while it asks" else nullcontext():
         job_run._serve(pipeline, model, keep_serving=keeps)
     assert kept == [address is not None]

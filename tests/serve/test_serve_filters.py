@@ -435,10 +435,10 @@ def test_another_model_that_takes_over_has_the_same_filters(monkeypatch):
         def __init__(self, version):
             self.version, self.filters = version, None
 
-    monkeypatch.setattr(deployment, "_load", lambda deployed, version: Loaded(version))
+    monkeypatch.setattr(deployment, "_load", lambda deployed, version, draft: Loaded(version))
     filters = Filters()
     services = [
-        deployment._load_all(SimpleNamespace(members=()), version, filters)
+        deployment._load_all(SimpleNamespace(members=(), draft=None), version, filters)
         for version in ("old", "new")
     ]
     assert [service.version for service in services] == ["old", "new"]

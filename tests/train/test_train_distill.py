@@ -401,7 +401,7 @@ def test_what_cannot_be_is_refused_in_the_job_file(spec: dict[str, Any], told: s
 
 def test_what_is_pretrained_is_no_part_of_a_teacher() -> None:
     fields = {"model": MODEL, **TRAINING, "distill": {"teacher": "t", "student": {"layers": 2}}}
-    with pytest.raises(ValueError, match="pretraining has a fresh `model`"):
+    with pytest.raises(ValueError, match="pretraining has a `model` or a `base`"):
         PretrainSpec.model_validate(fields)
 
 
