@@ -29,7 +29,10 @@ def served(tokenizer, tmp_path):
     model.generation_config.eos_token_id = model.config.eos_token_id = None
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    spec = ServeSpec(port=free_port(), batch=2, queue=30, max_tokens=4000, grace="60s")
+    # Whatever the machine has to do besides: who waits here is not refused for it.
+    spec = ServeSpec(
+        port=free_port(), batch=2, queue=30, max_wait="600s", max_tokens=4000, grace="60s"
+    )
     with local_ray(4):
         from raymodel.serve.run import run_serve
 
