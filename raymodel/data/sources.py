@@ -322,6 +322,14 @@ def _resolve_python(spec: SourceSpec) -> SourceFiles:
     return replace(found, identity=identity | {"bytes": str(found.total_bytes)})
 
 
+def locate_by_name(name: str) -> Location | None:
+    """Where a model or a tokenizer lies that is named by no path: on the Hugging Face Hub, or in a
+    package; None of all others. Errors are those of `locate_on_hub` and `locate_in_package`."""
+    if is_on_hub(name):
+        return locate_on_hub(name)
+    return locate_in_package(name) if name.startswith("python:") else None
+
+
 def locate_in_package(path: str) -> Location:
     """`python:PACKAGE/inner/path` → where it lies, without importing the package.
 
@@ -386,11 +394,8 @@ def find_tokenizer(path: str, base_dir: Path | None = None) -> Location:
     Raises:
         SourceError: it does not exist, or holds no `tokenizer.json`.
     """
-    if is_on_hub(path):
-        place = locate_on_hub(path)
-    elif path.startswith("python:"):
-        place = locate_in_package(path)
-    else:
+    place = locate_by_name(path)
+    if place is None:
         check_no_hub_id("tokenizer.load", path, base_dir)
         place = Location.parse(path, base_dir)
     if not place.exists():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raymodel.data.sources import (
-    locate_in_package,
+    locate_by_name,
     sets_identity,
     sources_identity,
     tokenizer_identity,
@@ -20,7 +20,7 @@ from raymodel.spec.base import fingerprint
 from raymodel.storage.artifact import Artifact, find_artifact
 from raymodel.storage.content import content_of
 from raymodel.storage.execution import ATTEMPTS_FILE
-from raymodel.storage.hub import check_no_hub_id, locate_on_hub
+from raymodel.storage.hub import check_no_hub_id
 from raymodel.storage.hub_place import is_on_hub
 from raymodel.storage.manifest import FILE_NAME
 from raymodel.storage.registry import resolve_artifact
@@ -75,11 +75,8 @@ def resolve_base(reference: str, storage: Location, base_dir: Path) -> BaseModel
         SourceError: the package that should hold it is not installed.
         StorageError: the Hub refuses to have it read, or cannot be asked.
     """
-    if is_on_hub(reference):
-        location = locate_on_hub(reference)
-    elif reference.startswith("python:"):
-        location = locate_in_package(reference)
-    else:
+    location = locate_by_name(reference)
+    if location is None:
         check_no_hub_id("a model", reference, base_dir)
         artifact = resolve_artifact(reference, storage, base_dir)
         if artifact is not None:

@@ -106,3 +106,11 @@ def generate(model, prompt, max_tokens, **options):
         given, max_new_tokens=max_tokens, do_sample=False, pad_token_id=1, **options
     )
     return ids[0, len(prompt) :].tolist()
+
+
+def wait_until(condition):
+    """Returns once it holds."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.002)

@@ -5,12 +5,19 @@ import copy
 import itertools
 import queue
 import random
-import time
 
 import pytest
 import torch
 from asked import client_of
-from engines import WAIT_S, Listener, generate, greedy, random_prompts, torch_engine
+from engines import (
+    WAIT_S,
+    Listener,
+    generate,
+    greedy,
+    random_prompts,
+    torch_engine,
+    wait_until,
+)
 from transformers import MistralConfig, MistralForCausalLM
 
 from raymodel.errors import ArtifactError, ClusterError, SpecError
@@ -87,13 +94,6 @@ def ask(engine, requests):
     last = listener.wait(len(requests))
     assert all(chunk.error is None for _, chunk in last.values()), last
     return answers, [last[i] for i in range(len(requests))]
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 # ---- the same tokens -----------------------------------------------------------------------------

@@ -7,13 +7,13 @@ import time
 import pytest
 import torch
 from engines import (
-    WAIT_S,
     Listener,
     generate,
     greedy,
     random_prompts,
     steps_when,
     torch_engine,
+    wait_until,
 )
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
@@ -37,13 +37,6 @@ def engine(llama, tokenizer, asked):
     engine = build_engine(llama, tokenizer, batch=3, queue=64, asked=asked).engine
     yield engine
     engine.close()
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 def test_a_batch_larger_than_the_slots_gives_the_tokens_of_generate(engine, llama):
